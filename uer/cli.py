@@ -1,0 +1,233 @@
+"""The command line, made from the dataclasses of `uer.config`. The only user of argparse.
+
+Merge order: a field's default < the JSON file of `--config_path` < the command line.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from uer import config as config_module
+from uer.config import REQUIRED
+from uer.errors import UserError
+from uer.registry import choose
+
+# Where the valid values of a `family` field are: module, its table, and the names it knows but does not build yet.
+FAMILIES = {
+    "tokenizer": ("uer.tokenizers", "TOKENIZERS", "PLANNED"),
+    "data_processor": ("uer.data.processors", "PROCESSORS", "PLANNED"),
+    "hidden_act": ("uer.layers.activations", "ACTIVATIONS", ""),
+    "embedding": ("uer.embeddings", "EMBEDDINGS", "PLANNED"),
+    "encoder": ("uer.encoders", "ENCODERS", "PLANNED"),
+    "decoder": ("uer.decoders", "DECODERS", "PLANNED"),
+    "target": ("uer.targets", "TARGETS", "PLANNED"),
+    "optimizer": ("uer.optim", "OPTIMIZERS", ""),
+    "scheduler": ("uer.optim.schedules", "SCHEDULES", ""),
+}
+
+
+def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
+    """Read the command line into one frozen dataclass for each of `sections`, in their order.
+
+    Args:
+        description: the first line of `--help`.
+        sections: config classes; no two may share a field name.
+        argv: the arguments; those of the process when None.
+
+    Raises:
+        UserError: an unknown flag or JSON key, a value of the wrong kind, a missing required flag, an unreadable
+            config file, or settings that contradict one another (all of these in one message).
+    """
+    fields = _fields_by_name(sections)
+    given = _parse_flags(description, fields, argv)
+    from_file = _read_config_file(fields, given)
+    values = {**from_file, **given}
+    _check_values(fields, values, set(given))
+    built = [section(**{f.name: values[f.name] for f in dataclasses.fields(section) if f.name in values})
+             for section in sections]
+    problems = [line for part in built if hasattr(part, "problems") for line in part.problems()]
+    if problems:
+        raise UserError("; ".join(problems))
+    return built
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Run an entry script: a `UserError` becomes one line on stderr and status 2.
+
+    Ctrl-C leaves with status 130. A full disk or an unreadable file is the user's to mend, so an `OSError` that names
+    its reason is one line too. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        main()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+
+
+def _fail(message: str) -> typing.NoReturn:
+    print("error: " + " ".join(message.split("\n")), file=sys.stderr)
+    sys.exit(2)
+
+
+def _fields_by_name(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
+    fields: dict[str, dataclasses.Field] = {}
+    for section in sections:
+        for field in dataclasses.fields(section):
+            assert field.name not in fields, f"two sections share the flag --{field.name}"
+            fields[field.name] = field
+    return fields
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def _parse_flags(description: str, fields: dict[str, dataclasses.Field], argv: Sequence[str] | None) -> dict[str, Any]:
+    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                     formatter_class=argparse.RawTextHelpFormatter)
+    for field in fields.values():
+        _add_flag(parser, field)
+    namespace, unknown = parser.parse_known_args(argv)
+    for argument in unknown:
+        close = difflib.get_close_matches(argument.lstrip("-"), fields, n=1)
+        hint = f"; did you mean --{close[0]}?" if close else " (--help lists the flags)"
+        raise UserError(f"unknown argument '{argument}'{hint}")
+    given = vars(namespace)
+    for field in fields.values():
+        if field.default is REQUIRED and field.name not in given:
+            raise UserError(f"--{field.name} is required (--help lists the flags)")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    kind, many = _kind(field)
+    choices = field.metadata["choices"] or _family_names(field.metadata["family"])
+    help_text = field.metadata["help"].replace("%", "%%")
+    if choices and field.metadata["family"]:
+        help_text += f" One of: {', '.join(choices)}."
+    if field.default not in (REQUIRED, None, ()):
+        shown = " ".join(map(str, field.default)) if many else field.default
+        help_text += f" (default: {shown})"
+    name = f"--{field.name}"
+    if kind is bool and field.default is False:
+        parser.add_argument(name, action=argparse.BooleanOptionalAction, help=help_text)
+    elif kind is bool:
+        parser.add_argument(name, type=_true_or_false, metavar="{true,false}", help=help_text)
+    else:
+        metavar = None if not field.metadata["choices"] else "{" + ",".join(choices) + "}"
+        parser.add_argument(name, type=kind, nargs="+" if many else None, metavar=metavar or _metavar(field, kind),
+                            help=help_text)
+
+
+def _metavar(field: dataclasses.Field, kind: type) -> str:
+    if field.name.endswith(("_path", "_dir")):
+        return "PATH"
+    return {int: "N", float: "X"}.get(kind, "NAME")
+
+
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+    return text.lower() == "true"
+
+
+def _kind(field: dataclasses.Field) -> tuple[type, bool]:
+    """`str | None` -> (str, False); `tuple[int, ...]` -> (int, True)."""
+    annotation = field.type
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0], True
+    return annotation, False
+
+
+def _family_names(family: str) -> tuple[str, ...]:
+    return tuple(_family(family)[0]) if family else ()
+
+
+def _family(family: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    module_name, table, planned = FAMILIES[family]
+    module = importlib.import_module(module_name)
+    return getattr(module, table), tuple(getattr(module, planned)) if planned else ()
+
+
+def _read_config_file(fields: dict[str, dataclasses.Field], given: dict[str, Any]) -> dict[str, Any]:
+    """The JSON file's values for the fields of this command; keys of other commands are known and passed over."""
+    if "config_path" not in fields:
+        return {}
+    path = given.get("config_path", fields["config_path"].default)
+    if not path:
+        return {}
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise UserError(f"--config_path {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"--config_path {path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config_path {path}: a JSON object is needed, not {type(content).__name__}")
+    known = {field.name: field for section in vars(config_module).values() if dataclasses.is_dataclass(section)
+             for field in dataclasses.fields(section)}
+    values = {}
+    for key, value in content.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise UserError(f"{path}: unknown key '{key}'{hint}")
+        if key in fields:
+            values[key] = _convert(fields[key], value, path)
+    return values
+
+
+def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
+    kind, many = _kind(field)
+    if many and isinstance(value, list):
+        return tuple(_convert_one(field.name, kind, item, path) for item in value)
+    converted = _convert_one(field.name, kind, value, path)
+    return (converted,) if many else converted
+
+
+def _convert_one(name: str, kind: type, value: Any, path: str) -> Any:
+    """`value` as `kind`: whole numbers serve as floats; "true" and "false" as booleans, as UER-py's files have them."""
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path}: '{name}' must be {kind.__name__}, not {json.dumps(value, ensure_ascii=False)}")
+    return value
+
+
+def _check_values(fields: dict[str, dataclasses.Field], values: dict[str, Any], from_flags: set[str]) -> None:
+    """Every value is one of its field's choices; says 'not built yet' of the names that UER-py knows.
+
+    A family's names are checked here only where the command line gives them: a config file serves several commands, and
+    one that uses the named part checks it when it builds it.
+    """
+    for name, value in values.items():
+        metadata = fields[name].metadata
+        source = f"--{name}" if name in from_flags else f"{name} in --config_path"
+        items = value if isinstance(value, tuple) else (value,)
+        if metadata["family"] and name in from_flags:
+            table, planned = _family(metadata["family"])
+            for item in items:
+                choose(table, item, source, planned)
+        elif metadata["choices"]:
+            table = dict.fromkeys(metadata["choices"])
+            for item in items:
+                choose(table, item, source)

@@ -1,0 +1,251 @@
+"""Every setting of the toolkit, declared once.
+
+A field's name is the flag's name (UER-py's, letter for letter) and the key in a JSON config file; its annotation is the
+flag's kind, its default the flag's default, its metadata the help text. `uer.cli` makes the flags from these fields.
+Families receive the small config they need; layers receive plain numbers.
+
+Each class may define `problems()`: the cross-checks between its fields, as lines that name the flags. The command line
+gathers them from every class and raises them once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "") -> Any:
+    """A dataclass field that is also a command-line flag.
+
+    Args:
+        default: the value when neither the command line nor a JSON file gives one; `REQUIRED` makes the flag mandatory.
+        help: the help text.
+        choices: the valid values, where they are a plain list.
+        family: where the valid values are the keys of a family's table, its name in `uer.cli.FAMILIES`.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "family": family})
+
+
+REQUIRED = object()
+
+
+def _require(problems: list[str], holds: bool, message: str) -> None:
+    if not holds:
+        problems.append(message)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer, and the files it reads."""
+
+    tokenizer: str = flag("bert", "How text becomes tokens.", family="tokenizer")
+    vocab_path: str | None = flag(None, "Vocabulary file, one entry a line; a known name is fetched when missing.")
+    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.")
+    spm_model_path: str | None = flag(None, "SentencePiece model file.")
+    do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
+    tgt_tokenizer: str = flag("bert", "Tokenizer of the target side.", family="tokenizer")
+    tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.")
+    tgt_merges_path: str | None = flag(None, "Merges file of the target side.")
+    tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.")
+    tgt_do_lower_case: bool = flag(True, "Lower-case the target side.")
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Which positions an MLM row predicts (always 15% of its tokens, at least one)."""
+
+    whole_word_masking: bool = flag(False, "Choose whole words (jieba's segmentation) instead of single tokens.")
+    span_masking: bool = flag(False, "Choose spans of neighbouring tokens.")
+    span_geo_prob: float = flag(0.2, "Parameter of the geometric distribution of span lengths.")
+    span_max_length: int = flag(10, "Longest span.")
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        _require(found, not (self.whole_word_masking and self.span_masking),
+                 "--whole_word_masking and --span_masking exclude one another")
+        _require(found, 0.0 < self.span_geo_prob < 1.0, "--span_geo_prob must lie between 0 and 1")
+        _require(found, 1 <= self.span_max_length <= 255, "--span_max_length must lie between 1 and 255")
+        return found
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How `preprocess.py` makes a dataset from a corpus."""
+
+    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.")
+    dataset_path: str = flag("dataset.pt", "Where the dataset is written.")
+    processes_num: int = flag(1, "Worker processes; the output does not depend on it.")
+    data_processor: str = flag("bert", "How documents become training instances.", family="data_processor")
+    docs_buffer_size: int = flag(100000, "Accepted for UER-py's commands; memory is bounded without it.")
+    seq_length: int = flag(128, "Tokens of an instance, [CLS] and [SEP] included.")
+    tgt_seq_length: int = flag(128, "Tokens of a target-side sequence.")
+    dup_factor: int = flag(5, "How many masked versions of each instance static masking makes.")
+    short_seq_prob: float = flag(0.1, "How often a shorter instance is made (bert and albert processors).")
+    full_sentences: bool = flag(False, "Join the documents first, then cut: only the last instance is short.")
+    seed: int = flag(7, "Seed of static masks.")
+    dynamic_masking: bool = flag(False, "Draw new masks in every epoch (makes dup_factor 1).")
+    sentence_selection_strategy: str = flag("lead", "Which sentences gsg predicts.", choices=("lead", "random"))
+    text_field: str | None = flag(None, "The corpus is JSON lines; this field holds the text.")
+    encoding_errors: str = flag("replace", "What to do with bytes that are not UTF-8.",
+                                choices=("report", "replace", "stop"))
+    user_dict: str | None = flag(None, "A jieba user dictionary for --whole_word_masking.")
+    vocab_report_size: int = flag(10, "How many of the commonest unknown characters the summary names.")
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        _require(found, self.processes_num >= 1, "--processes_num must be at least 1")
+        _require(found, self.seq_length >= 4, "--seq_length must be at least 4")
+        _require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
+        _require(found, 0.0 <= self.short_seq_prob <= 1.0, "--short_seq_prob must lie between 0 and 1")
+        return found
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture; a JSON file of `models/` usually sets it. Defaults are BERT-base's."""
+
+    emb_size: int = flag(768, "Width of the embeddings.")
+    hidden_size: int = flag(768, "Width of the hidden states.")
+    feedforward_size: int = flag(3072, "Inner width of the feed-forward layers.")
+    heads_num: int = flag(12, "Attention heads.")
+    layers_num: int = flag(12, "Encoder layers.")
+    decoder_layers_num: int = flag(12, "Decoder layers.")
+    hidden_act: str = flag("gelu", "Activation of the feed-forward layers.", family="hidden_act")
+    dropout: float = flag(0.1, "Dropout probability.")
+    embedding: tuple[str, ...] = flag(("word",), "Embeddings that are summed.", family="embedding")
+    tgt_embedding: tuple[str, ...] = flag(("word",), "Embeddings of the target side.", family="embedding")
+    max_seq_length: int = flag(512, "Longest sequence the position embedding has rows for.")
+    relative_position_embedding: bool = flag(False, "Add T5's relative position bias to the attention scores.")
+    share_embedding: bool = flag(False, "Source and target share their embedding.")
+    remove_embedding_layernorm: bool = flag(False, "No layer norm after the embedding.")
+    factorized_embedding_parameterization: bool = flag(False, "A linear layer from emb_size to hidden_size (ALBERT).")
+    encoder: str = flag("transformer", "Encoder.", family="encoder")
+    decoder: str = flag("transformer", "Decoder.", family="decoder")
+    mask: str = flag("fully_visible", "What a position may attend to.",
+                     choices=("fully_visible", "causal", "causal_with_prefix"))
+    layernorm_positioning: str = flag("post", "Layer norm before or after each sub-layer.", choices=("pre", "post"))
+    feed_forward: str = flag("dense", "Feed-forward kind.", choices=("dense", "gated"))
+    relative_attention_buckets_num: int = flag(32, "Buckets of the relative position bias.")
+    remove_attention_scale: bool = flag(False, "Do not divide attention scores by sqrt(head size).")
+    remove_transformer_bias: bool = flag(False, "Linear layers of the transformer have no bias.")
+    layernorm: str = flag("normal", "Layer norm kind.", choices=("normal", "t5"))
+    bidirectional: bool = flag(False, "Bidirectional recurrent encoder.")
+    parameter_sharing: bool = flag(False, "All layers share one set of parameters (ALBERT).")
+    has_residual_attention: bool = flag(False, "Add the previous layer's attention scores (RealFormer).")
+    has_lmtarget_bias: bool = flag(False, "The lm target's output layer has a bias.")
+    target: tuple[str, ...] = flag(("mlm",), "Pretraining objectives.", family="target")
+    tie_weights: bool = flag(False, "The output layer shares the word embedding's weight.")
+    pooling: str = flag("first", "How a sequence becomes one vector.", choices=("mean", "max", "first", "last"))
+    prefix_lm_loss: bool = flag(False, "The prefix counts in the lm loss.")
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        for name in ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num", "max_seq_length"):
+            _require(found, getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.heads_num >= 1 and self.hidden_size % self.heads_num:
+            found.append(f"hidden_size {self.hidden_size} is not divisible by heads_num {self.heads_num}")
+        if self.emb_size != self.hidden_size and not self.factorized_embedding_parameterization:
+            found.append(f"emb_size {self.emb_size} differs from hidden_size {self.hidden_size} "
+                         "without factorized_embedding_parameterization")
+        _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
+        return found
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and learning-rate schedule."""
+
+    learning_rate: float = flag(2e-5, "Peak learning rate.")
+    warmup: float = flag(0.1, "Share of total_steps in which the rate rises from 0.")
+    lr_decay: float = flag(0.5, "tri_stage: share of total_steps in which the rate decays.")
+    optimizer: str = flag("adamw", "Optimizer.", family="optimizer")
+    scheduler: str = flag("linear", "Learning-rate schedule.", family="scheduler")
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        _require(found, self.learning_rate > 0, "--learning_rate must be positive")
+        _require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
+        _require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
+        return found
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One pretraining run."""
+
+    dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.")
+    dataset_weights: tuple[float, ...] = flag((), "How often each dataset is drawn from; one number a dataset.")
+    pretrained_model_path: str | None = flag(None, "Checkpoint to start from.")
+    output_model_path: str = flag(REQUIRED, "Checkpoints are written to <output_model_path>-<step>.")
+    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.")
+    total_steps: int = flag(100000, "Optimizer updates.")
+    save_checkpoint_steps: int = flag(10000, "Updates between checkpoints.")
+    report_steps: int = flag(100, "Updates between report lines.")
+    accumulation_steps: int = flag(1, "Micro-batches of one update.")
+    batch_size: int = flag(32, "Rows of a micro-batch in each process.")
+    instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.")
+    labels_num: int | None = flag(None, "Number of labels of the cls target.")
+    seed: int = flag(7, "Seed of initial weights, order, masks and dropout.")
+    data_processor: str = flag("bert", "How instances become batches.", family="data_processor")
+    deep_init: bool = flag(False, "Scale the initial weights of output projections by 1/sqrt(2 layers).")
+    resume: str = flag("auto", "auto: go on from the training state beside the output path; never; or a state's path.")
+    keep_checkpoints: int = flag(2, "How many training states are kept.")
+    max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 does not clip.")
+    max_skipped_updates: int = flag(10, "Stop after so many non-finite updates in a row.")
+    precision: str = flag("auto", "Arithmetic; auto is bf16 where the GPU has it.",
+                          choices=("auto", "fp32", "bf16", "fp16"))
+    compile: str = flag("auto", "torch.compile.", choices=("auto", "on", "off"))
+    dataset_device: str = flag("auto", "Where the dataset lives; auto is the GPU when it fits.",
+                               choices=("auto", "cpu", "cuda"))
+    unpad: str = flag("auto", "Compute nothing for padding.", choices=("auto", "on", "off"))
+    dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.")
+    dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
+    eval_steps: int = flag(0, "Updates between evaluations; 0 evaluates at checkpoints.")
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        for name in ("total_steps", "save_checkpoint_steps", "report_steps", "accumulation_steps", "batch_size",
+                     "keep_checkpoints", "max_skipped_updates"):
+            _require(found, getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}")
+        _require(found, not self.dataset_weights or len(self.dataset_weights) == len(self.dataset_path),
+                 "--dataset_weights needs one number for each --dataset_path")
+        _require(found, all(weight > 0 for weight in self.dataset_weights), "--dataset_weights must be positive")
+        _require(found, 0.0 <= self.dev_fraction < 1.0, "--dev_fraction must lie in [0, 1)")
+        _require(found, not (self.dev_fraction and self.dev_dataset_path),
+                 "--dev_fraction and --dev_dataset_path exclude one another")
+        _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
+        _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
+        return found
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """Which processes train together."""
+
+    world_size: int = flag(1, "Processes of the run.")
+    gpu_ranks: tuple[int, ...] = flag((), "Ranks started on this machine, each on the GPU of its own number.")
+    master_ip: str = flag("tcp://localhost:12345", "Where rank 0 listens.")
+    backend: str = flag("nccl", "Communication library; gloo is used without CUDA.", choices=("nccl", "gloo"))
+    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+    sharding: str = flag("none", "fsdp splits parameters and optimizer over the ranks.", choices=("none", "fsdp"))
+    activation_checkpointing: bool = flag(False, "Recompute layers in the backward pass to save memory.")
+    cpu_offload: bool = flag(False, "With --sharding fsdp: keep parameters and optimizer in host memory.")
+    collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        _require(found, self.world_size >= 1, "--world_size must be at least 1")
+        _require(found, len(set(self.gpu_ranks)) == len(self.gpu_ranks), "--gpu_ranks names a rank twice")
+        _require(found, all(0 <= rank < self.world_size for rank in self.gpu_ranks),
+                 f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
+        _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
+        return found
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written where."""
+
+    log_path: str | None = flag(None, "Also log to this file.")
+    log_level: str = flag("INFO", "Level on the terminal.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
+    log_file_level: str = flag("INFO", "Level in the log file.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
+    metrics_path: str | None = flag(None, "Append one JSON line a report to this file.")
+    tensorboard_dir: str | None = flag(None, "Write TensorBoard events to this folder.")
