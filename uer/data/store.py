@@ -1,0 +1,210 @@
+"""The dataset file: columns of tokens in the safetensors format, opened by memory mapping.
+
+    8 bytes   length of the header
+    header    JSON: dtype, shape and place of each column, and `__metadata__` (DatasetInfo, each field as JSON)
+    offsets   int64, one more than there are instances: instance i is tokens[offsets[i]:offsets[i + 1]]
+    tokens    uint16, or uint32 for vocabularies over 65,536 entries; no padding
+    ...       what a processor adds: one value a token (such as `word_start`) or one an instance
+
+No torch here: `preprocess.py` has to start fast. Masks and batches are made elsewhere.
+"""
+
+import dataclasses
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uer.data.files import atomic_path
+from uer.errors import UserError
+
+FORMAT = "uer-dataset"
+FORMAT_VERSION = 1
+MAX_HEADER_BYTES = 1 << 24
+SAFETENSORS_NAMES = {"int64": "I64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
+NUMPY_NAMES = {short: name for name, short in SAFETENSORS_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The file's metadata: what made it, and what a training run must agree with."""
+
+    format_version: int
+    processor: str
+    seq_length: int
+    vocab_fingerprint: str
+    vocab_size: int
+    tokenizer: dict[str, Any]
+    special_ids: dict[str, int]
+    """Token id of "pad", "unk", "cls", "sep" and "mask"."""
+    dynamic_masking: bool
+    dup_factor: int
+    seed: int
+    masking: dict[str, Any]
+    """whole_word_masking, span_masking, span_geo_prob, span_max_length."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What the corpus held and the file holds: documents, blank_lines, instances, tokens, ..."""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class TokenDataset:
+    """An open dataset; the arrays are views of the mapped file."""
+
+    path: Path
+    info: DatasetInfo
+    tokens: np.ndarray
+    offsets: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        """Stored instances (static masking trains on `info.dup_factor` versions of each)."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, instance: int) -> np.ndarray:
+        """The tokens of one instance, without padding."""
+        if not 0 <= instance < len(self):
+            raise IndexError(instance)
+        return self.tokens[self.offsets[instance]:self.offsets[instance + 1]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to be written: its whole length, and its values piece by piece."""
+
+    dtype: np.dtype
+    length: int
+    pieces: Iterable[np.ndarray]
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest type that holds every id: 65536 -> uint16, 65537 -> uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def open_dataset(path: str | os.PathLike) -> TokenDataset:
+    """Map a dataset into memory; costs the same for a file of any size.
+
+    Raises:
+        UserError: the file is missing, truncated, foreign, or of another format version.
+    """
+    path = Path(path)
+    header, data_start = _read_header(path)
+    info = _read_info(path, header.pop("__metadata__", None))
+    try:
+        places = {name: (np.dtype(NUMPY_NAMES[entry["dtype"]]), *entry["shape"], *entry["data_offsets"])
+                  for name, entry in header.items()}
+        end = max(stop for _, _, _, stop in places.values())
+        size = path.stat().st_size
+        if data_start + end != size:
+            raise UserError(f"{path}: the dataset is truncated or damaged: it should have {data_start + end} bytes "
+                            f"and has {size}; run preprocess.py again")
+        mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))[data_start:]
+        arrays = {name: mapped[start:stop].view(dtype) for name, (dtype, _, start, stop) in places.items()}
+        if any(len(arrays[name]) != length for name, (_, length, _, _) in places.items()):
+            raise ValueError("a column's shape does not match its size")
+        return _assemble(path, info, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: the dataset's header is damaged ({error}); run preprocess.py again") from None
+
+
+def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, Column]) -> None:
+    """Stream columns into a dataset file, which appears under its name when it is whole.
+
+    Args:
+        columns: "offsets", "tokens" and a processor's own, in any order.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        ordered = sorted(columns.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+        file.write(_header(info, ordered))
+        for name, column in ordered:
+            written = 0
+            for piece in column.pieces:
+                assert piece.dtype == column.dtype, f"column {name}: {piece.dtype} is not {column.dtype}"
+                file.write(np.ascontiguousarray(piece).data)
+                written += len(piece)
+            assert written == column.length, f"column {name}: {written} values, not {column.length}"
+
+
+def save_dataset(path: str | os.PathLike, tokens: np.ndarray, offsets: np.ndarray, columns: Mapping[str, np.ndarray],
+                 info: DatasetInfo) -> None:
+    """Write a dataset that is in memory.
+
+    Args:
+        tokens: (tokens,) token ids of all instances, one after another.
+        offsets: (instances + 1,) where each instance begins.
+        columns: further columns, (tokens,) or (instances,), of unsigned integers or booleans.
+    """
+    dtype = token_dtype(info.vocab_size)
+    arrays = {"offsets": np.asarray(offsets, np.int64), "tokens": np.asarray(tokens).astype(dtype)}
+    for name, values in columns.items():
+        arrays[name] = values.view(np.uint8) if values.dtype == bool else values
+    write_dataset(path, info, {name: Column(array.dtype, len(array), [array]) for name, array in arrays.items()})
+
+
+def _header(info: DatasetInfo, columns: list[tuple[str, Column]]) -> bytes:
+    """The first bytes of the file, padded so that the columns begin at a multiple of 8."""
+    metadata = {name: json.dumps(value, ensure_ascii=False, sort_keys=True)
+                for name, value in dataclasses.asdict(info).items()}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **metadata}}
+    position = 0
+    for name, column in columns:
+        end = position + column.length * column.dtype.itemsize
+        header[name] = {"dtype": SAFETENSORS_NAMES[column.dtype.name], "shape": [column.length],
+                        "data_offsets": [position, end]}
+        position = end
+    encoded = json.dumps(header, ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """-> (the header, where the columns begin)."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+            size = os.fstat(file.fileno()).st_size
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if 0 < length <= MAX_HEADER_BYTES:
+                if 8 + length > size:
+                    raise UserError(f"{path}: the dataset is truncated or damaged; run preprocess.py again")
+                header = json.loads(file.read(length))
+                if isinstance(header, dict):
+                    return header, 8 + length
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; datasets are made by preprocess.py") from None
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+    raise UserError(f"{path}: not a dataset made by this preprocess.py"
+                    + ("; the original UER-py's datasets have to be made anew" if start[:1] == b"\x80" else ""))
+
+
+def _read_info(path: Path, metadata: Any) -> DatasetInfo:
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: a safetensors file, but not a dataset made by preprocess.py")
+    version = metadata.get("format_version")
+    if version != str(FORMAT_VERSION):
+        raise UserError(f"{path}: dataset format version {version}; this program reads version {FORMAT_VERSION}")
+    try:
+        return DatasetInfo(**{f.name: json.loads(metadata[f.name]) for f in dataclasses.fields(DatasetInfo)})
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: the dataset's metadata is damaged ({error}); run preprocess.py again") from None
+
+
+def _assemble(path: Path, info: DatasetInfo, arrays: dict[str, np.ndarray]) -> TokenDataset:
+    tokens, offsets = arrays.pop("tokens"), arrays.pop("offsets")
+    if offsets.dtype != np.int64 or tokens.dtype != token_dtype(info.vocab_size):
+        raise ValueError("a column has the wrong type")
+    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(tokens):
+        raise ValueError("offsets and tokens do not fit together")
+    if any(len(column) not in (len(tokens), len(offsets) - 1) for column in arrays.values()):
+        raise ValueError("a column's length fits neither tokens nor instances")
+    return TokenDataset(path, info, tokens, offsets, arrays)
