@@ -1,0 +1,136 @@
+"""The command line: merge order, kinds, and one clear line for everything wrong."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from uer import cli
+from uer.config import REQUIRED, ModelConfig, ParallelConfig, TrainConfig, flag
+from uer.errors import UserError
+
+REQUIRED_FLAGS = ["--output_model_path", "out.bin"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pie:
+    """A section with one field of each kind."""
+
+    pie_path: str = flag(REQUIRED, "Where it goes, 100% sure.")
+    config_path: str | None = flag(None, "JSON file.")
+    dropout: float = flag(0.5, "A share.")
+    heads_num: int = flag(3, "A number.")
+    tie_weights: bool = flag(False, "A switch.")
+    do_lower_case: bool = flag(True, "A choice of true or false.")
+    embedding: tuple[str, ...] = flag(("word",), "Several.")
+    mask: str = flag("causal", "One of a few.", choices=("causal", "full"))
+    labels_num: int | None = flag(None, "May be absent.")
+
+
+def parse(*argv: str) -> Pie:
+    return cli.parse("A test.", (Pie,), argv)[0]
+
+
+def write(tmp_path, content) -> str:
+    path = tmp_path / "config.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+def test_defaults():
+    assert parse("--pie_path", "x") == Pie(pie_path="x")
+
+
+def test_merge_order_is_default_then_file_then_flag(tmp_path):
+    path = write(tmp_path, {"dropout": 0.25, "heads_num": 7, "tie_weights": True})
+    pie = parse("--pie_path", "x", "--config_path", path, "--heads_num", "9")
+    assert (pie.dropout, pie.heads_num, pie.tie_weights, pie.mask) == (0.25, 9, True, "causal")
+
+
+def test_a_flag_switches_off_what_the_file_switched_on(tmp_path):
+    path = write(tmp_path, {"tie_weights": True})
+    assert not parse("--pie_path", "x", "--config_path", path, "--no-tie_weights").tie_weights
+
+
+def test_kinds():
+    pie = parse("--pie_path", "x", "--do_lower_case", "false", "--embedding", "word", "pos", "--labels_num", "13")
+    assert (pie.do_lower_case, pie.embedding, pie.labels_num) == (False, ("word", "pos"), 13)
+
+
+def test_file_values_of_other_spellings(tmp_path):
+    path = write(tmp_path, {"do_lower_case": "false", "dropout": 0, "embedding": "word"})
+    pie = parse("--pie_path", "x", "--config_path", path)
+    assert (pie.do_lower_case, pie.dropout, pie.embedding) == (False, 0.0, ("word",))
+    assert isinstance(pie.dropout, float)
+
+
+def test_keys_of_other_commands_are_passed_over(tmp_path):
+    path = write(tmp_path, {"learning_rate": 1e-4, "heads_num": 5})
+    assert parse("--pie_path", "x", "--config_path", path).heads_num == 5
+
+
+@pytest.mark.parametrize("argv, message", [
+    ([], "--pie_path is required"),
+    (["--pie_path", "x", "--heads", "3"], r"unknown argument '--heads'.*--heads_num"),
+    (["--pie_path", "x", "--heads_num", "three"], "--heads_num: invalid int value: 'three'"),
+    (["--pie_path", "x", "--do_lower_case", "maybe"], "neither true nor false"),
+    (["--pie_path", "x", "--mask", "none"], "--mask: 'none' is unknown; choose from: causal, full"),
+    (["--pie_path", "x", "stray"], "unknown argument 'stray'"),
+    (["--pie_path", "x", "--config_path", "/nonexistent.json"], "/nonexistent.json: No such file"),
+])
+def test_bad_command_lines(argv, message):
+    with pytest.raises(UserError, match=message):
+        parse(*argv)
+
+
+@pytest.mark.parametrize("content, message", [
+    ('{"heads_num": 3', "not JSON"),
+    ([1, 2], "a JSON object is needed, not list"),
+    ({"heads_nums": 3}, "unknown key 'heads_nums'; did you mean 'heads_num'"),
+    ({"heads_num": "3"}, "'heads_num' must be int, not \"3\""),
+    ({"heads_num": True}, "'heads_num' must be int, not true"),
+    ({"heads_num": 2.5}, "'heads_num' must be int, not 2.5"),
+    ({"mask": "none"}, "mask in --config_path: 'none' is unknown"),
+])
+def test_bad_files_name_the_file_and_the_key(tmp_path, content, message):
+    path = write(tmp_path, content)
+    with pytest.raises(UserError, match=message) as error:
+        parse("--pie_path", "x", "--config_path", path)
+    assert path in str(error.value) or "--config_path" in str(error.value)
+
+
+def test_contradictions_are_gathered_and_raised_once(tmp_path):
+    path = write(tmp_path, {"emb_size": 32, "hidden_size": 37, "heads_num": 7})
+    argv = [*REQUIRED_FLAGS, "--config_path", path, "--total_steps", "0", "--gpu_ranks", "0", "5"]
+    with pytest.raises(UserError) as error:
+        cli.parse("A test.", (ModelConfig, TrainConfig, ParallelConfig), argv)
+    for part in ("hidden_size 37 is not divisible", "emb_size 32 differs", "--total_steps must be", "--gpu_ranks must"):
+        assert part in str(error.value)
+
+
+def test_a_name_that_is_not_built_yet_is_refused():
+    with pytest.raises(UserError, match="--encoder: 'lstm' is not built yet; choose from: transformer"):
+        cli.parse("A test.", (ModelConfig,), ["--encoder", "lstm"])
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("raised, status, shown", [
+    ("UserError('bad flag')", 2, "error: bad flag\n"),
+    ("OSError(28, 'No space left on device', 'a.bin')", 2, "error: a.bin: No space left on device\n"),
+    ("KeyboardInterrupt()", 130, "interrupted\n"),
+])
+def test_run_turns_what_a_user_can_mend_into_one_line(raised, status, shown):
+    code = f"from uer import cli\nfrom uer.errors import UserError\ndef main(): raise {raised}\ncli.run(main)"
+    done = run_python(code)
+    assert (done.returncode, done.stderr) == (status, shown)
+
+
+def test_run_keeps_the_traceback_of_a_bug():
+    done = run_python("from uer import cli\ndef main(): raise KeyError('x')\ncli.run(main)")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
