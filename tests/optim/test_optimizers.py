@@ -1,0 +1,190 @@
+"""AdamW against the original's trajectory and its own formulas; Adafactor against transformers'."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from uer.optim import OPTIMIZERS, Adafactor, AdamW, check_ownership, parameter_groups, set_learning_rate
+
+
+def shapes():
+    return [(7, 5), (13,), (3, 4, 5), (1,), (37, 32)]
+
+
+def parameters(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in shapes()]
+
+
+def give_gradients(params, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in params:
+        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adamw_follows_the_original(golden, capturable, dtype):
+    record = json.loads((golden / "adamw_trajectory.json").read_text())
+    values = record["params_before_and_after_each_step"]
+    parameter = nn.Parameter(torch.tensor(values[0], dtype=dtype))
+    optimizer = AdamW([parameter], lr=record["lr"], betas=tuple(record["betas"]), eps=record["eps"],
+                      weight_decay=record["weight_decay"], capturable=capturable)
+    for gradient, expected in zip(record["grads"], values[1:]):
+        parameter.grad = torch.tensor(gradient, dtype=dtype)
+        optimizer.step()
+        torch.testing.assert_close(parameter.detach(), torch.tensor(expected, dtype=dtype), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("capturable", "tolerance"), [(False, 1e-13), (True, 1e-7)])
+def test_adamw_follows_its_formulas_while_the_rate_changes(capturable, tolerance):
+    params = parameters(torch.float64)
+    optimizer = AdamW([{"params": params[:3], "weight_decay": 0.01}, {"params": params[3:]}], lr=0.0,
+                      capturable=capturable)
+    expected = [(p.detach().clone(), torch.zeros_like(p), torch.zeros_like(p)) for p in params]
+    for step in range(6):
+        rate = 1e-3 * step
+        set_learning_rate(optimizer, rate)
+        give_gradients(params, step)
+        optimizer.step()
+        for number, (parameter, (value, m, v)) in enumerate(zip(params, expected)):
+            m.mul_(0.9).add_(parameter.grad, alpha=0.1)
+            v.mul_(0.999).add_(parameter.grad**2, alpha=0.001)
+            value.sub_(rate * m / (v.sqrt() + 1e-6)).mul_(1 - rate * (0.01 if number < 3 else 0.0))
+            torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=tolerance)
+
+
+def test_adamw_first_step_with_rate_zero_keeps_the_parameters_and_takes_the_moments():
+    params = parameters()
+    before = [p.detach().clone() for p in params]
+    optimizer = AdamW(params, lr=0.0, weight_decay=0.01)
+    give_gradients(params, 1)
+    optimizer.step()
+    for parameter, value in zip(params, before):
+        assert torch.equal(parameter, value)
+        assert optimizer.state[parameter]["exp_avg_sq"].any()
+
+
+def test_adamw_divides_by_the_scale_and_skips_what_is_not_finite():
+    plain, scaled = parameters(), parameters()
+    first, second = AdamW(plain, lr=1e-2), AdamW(scaled, lr=1e-2)
+    give_gradients(plain, 1)
+    give_gradients(scaled, 1)
+    for parameter in scaled:
+        parameter.grad.mul_(1024.0)
+    first.step()
+    second.grad_scale = torch.tensor(1024.0)
+    second.step()
+    for one, two in zip(plain, scaled):
+        assert torch.equal(one, two)
+    before = [p.detach().clone() for p in scaled]
+    moments = copy.deepcopy([second.state[p]["exp_avg"] for p in scaled])
+    give_gradients(scaled, 2)
+    scaled[0].grad[0, 0] = float("nan")
+    second.found_inf = torch.tensor(1.0)
+    second.step()
+    for parameter, value, moment in zip(scaled, before, moments):
+        assert torch.equal(parameter, value)
+        assert torch.equal(second.state[parameter]["exp_avg"], moment)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_resumes_bit_for_bit(name, capturable, tmp_path):
+    def build(params):
+        return OPTIMIZERS[name]([{"params": params, "weight_decay": 0.01}], lr=1e-2, capturable=capturable)
+
+    through = parameters()
+    optimizer = build(through)
+    for step in range(6):
+        if step == 3:
+            torch.save({"values": [p.detach().clone() for p in through], "state": optimizer.state_dict()},
+                       tmp_path / "state.pt")
+        give_gradients(through, step)
+        optimizer.step()
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = [nn.Parameter(value) for value in saved["values"]]
+    optimizer = build(resumed)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved["state"])
+    for group, rate in zip(optimizer.param_groups, rates):
+        assert isinstance(group["lr"], torch.Tensor) == capturable
+        assert not capturable or group["lr"] is rate
+    for step in range(3, 6):
+        give_gradients(resumed, step)
+        optimizer.step()
+    for one, two in zip(through, resumed):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_adafactor_follows_transformers(capturable):
+    reference_module = pytest.importorskip("transformers.optimization")
+    ours, theirs = parameters(), parameters()
+    optimizer = Adafactor([{"params": ours, "weight_decay": 0.01}], lr=1e-2, capturable=capturable)
+    reference = reference_module.Adafactor([{"params": theirs, "weight_decay": 0.01}], lr=1e-2, relative_step=False,
+                                           scale_parameter=False, warmup_init=False)
+    for step in range(8):
+        set_learning_rate(optimizer, 1e-2 / (step + 1))
+        set_learning_rate(reference, 1e-2 / (step + 1))
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
+        optimizer.step()
+        reference.step()
+        for one, two in zip(ours, theirs):
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+        self.output = nn.Linear(5, 3)
+        self.output.weight = self.linear.weight
+        self.layer_norm = nn.Module()
+        self.layer_norm.gamma = nn.Parameter(torch.ones(3))
+        self.layer_norm.beta = nn.Parameter(torch.zeros(3))
+        self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
+
+
+def test_groups_own_every_parameter_once():
+    model = Small()
+    decayed, kept = parameter_groups(model)
+    assert decayed["weight_decay"] == 0.01 and kept["weight_decay"] == 0.0
+    assert decayed["params"] == [model.linear.weight]
+    assert len(kept["params"]) == 4
+    with pytest.raises(AssertionError, match=r"no group owns: linear.weight"):
+        check_ownership(model, [kept])
+    with pytest.raises(AssertionError, match=r"own twice: linear.weight"):
+        check_ownership(model, [decayed, kept, decayed])
+    with pytest.raises(AssertionError, match="not trainable"):
+        check_ownership(model, [decayed, kept, {"params": [model.frozen]}])
+
+
+@pytest.mark.gpu
+def test_adamw_is_the_same_on_cuda_and_in_a_graph():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    host = parameters()
+    device = [nn.Parameter(p.detach().cuda()) for p in host]
+    optimizers = [AdamW([{"params": params, "weight_decay": 0.01}], lr=1e-2, capturable=params is device)
+                  for params in (host, device)]
+    give_gradients(host, 0)
+    for one, two in zip(host, device):
+        two.grad = one.grad.cuda()
+    for _ in range(3):
+        for optimizer in optimizers:
+            optimizer.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizers[1].step()
+    for rate in (1e-3, 1e-4):
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, rate)
+        optimizers[0].step()
+        graph.replay()
+    for one, two in zip(host, device):
+        torch.testing.assert_close(one, two.cpu(), rtol=1e-5, atol=1e-6)

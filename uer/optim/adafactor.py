@@ -1,0 +1,89 @@
+"""Adafactor with a given learning rate: a matrix's second moments are kept as one row and one column.
+
+Shazeer and Stern, 2018, https://arxiv.org/abs/1804.04235; as UER-py uses it: the rate comes from the schedule, no
+scaling by the parameter's size, no first moment.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Adafactor(torch.optim.Optimizer):
+    """Adafactor without relative steps.
+
+    Args:
+        params: parameters or parameter groups (see `uer.optim.groups`).
+        lr: learning rate.
+        eps: added to the squared gradients.
+        clip_threshold: an update whose root mean square is larger is scaled down to it.
+        decay_rate: the second moments' decay is 1 - step^decay_rate.
+        weight_decay: decoupled, taken off before the update.
+        capturable: keep the rate in a tensor beside the parameters, so that a captured CUDA graph sees it change.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, eps: float = 1e-30, clip_threshold: float = 1.0,
+                 decay_rate: float = -0.8, weight_decay: float = 0.0, capturable: bool = False) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps, "clip_threshold": clip_threshold, "decay_rate": decay_rate,
+                                  "weight_decay": weight_decay})
+        if capturable:
+            for group in self.param_groups:
+                group["lr"] = torch.tensor(float(lr), device=group["params"][0].device)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(group, parameter)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but a rate that lives in a tensor stays in that tensor."""
+        before = [group["lr"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, rate in zip(self.param_groups, before):
+            loaded = float(group["lr"])
+            group["lr"] = rate.fill_(loaded) if isinstance(rate, Tensor) else loaded
+
+    def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
+        gradient, state = parameter.grad, self.state[parameter]
+        if not state:
+            # A tensor, so that a CUDA graph counts too; float32 counts exactly to 16 million, where the decay is 1.
+            state["step"] = torch.zeros((), device=parameter.device)
+            if parameter.dim() >= 2:
+                state["exp_avg_sq_row"] = torch.zeros_like(gradient.mean(dim=-1))
+                state["exp_avg_sq_col"] = torch.zeros_like(gradient.mean(dim=-2))
+            else:
+                state["exp_avg_sq"] = torch.zeros_like(gradient)
+        state["step"] += 1
+        fresh = state["step"] ** group["decay_rate"]
+        update = _inverse_root(state, gradient.square().add_(group["eps"]), fresh).mul_(gradient)
+        excess = update.square().mean().sqrt() / group["clip_threshold"]
+        if group["weight_decay"]:
+            parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+        parameter.sub_(update.mul_(group["lr"] / excess.clamp(min=1.0)))
+
+
+def _inverse_root(state: dict[str, Tensor], squares: Tensor, fresh: Tensor) -> Tensor:
+    """Take the squared gradients into the second moments; returns 1 / sqrt(second moments), the gradient's shape.
+
+    A matrix's moments are approximated by row * column / mean(row).
+
+    Args:
+        squares: squared gradients, (..., rows, columns) or (size,).
+        fresh: their weight in the moving average, 0-dim.
+    """
+    if "exp_avg_sq" in state:
+        return state["exp_avg_sq"].lerp_(squares, fresh).rsqrt()
+    row = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1), fresh)
+    column = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2), fresh)
+    row = row / row.mean(dim=-1, keepdim=True)
+    return row.rsqrt().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)

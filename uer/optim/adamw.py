@@ -1,0 +1,107 @@
+"""AdamW without bias correction, the arithmetic of Google's BERT, in one pass over memory.
+
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient^2
+    parameter = parameter - rate * m / (sqrt(v) + eps)
+    parameter = parameter - rate * weight_decay * parameter
+
+torch's fused kernel reads and writes each tensor once, on the CPU and on CUDA, but computes another variant. Two facts
+turn it into this one:
+- its bias corrections are 1 - beta^step: with step = infinity they are exactly 1;
+- it decays before the update: (1 - r w) p - r u. Ours is (1 - r w)(p - r u), the same with the rate r (1 - r w) in
+  front of u.
+
+Decoupled weight decay: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class AdamW(torch.optim.Optimizer):
+    """AdamW without bias correction.
+
+    A step does not depend on how many came before, so the state is the two moments and nothing else.
+    torch's `GradScaler` may set `grad_scale` and `found_inf` (0-dim tensors) before `step`: the kernel then divides the
+    gradients, or leaves everything as it was, without the host looking.
+
+    Args:
+        params: parameters or parameter groups (see `uer.optim.groups`).
+        lr: learning rate.
+        betas, eps, weight_decay: as in the module's formulas.
+        capturable: keep the rate in a tensor beside the parameters, so that a captured CUDA graph sees it change.
+    """
+
+    _step_supports_amp_scaling = True
+
+    def __init__(self, params: Iterable[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
+                 weight_decay: float = 0.0, capturable: bool = False) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._never = {}
+        if capturable:
+            for group in self.param_groups:
+                group["lr"] = torch.tensor(float(lr), device=group["params"][0].device)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            for kind, rows in self._rows(group).items():
+                _fused_update(group, rows, self._infinity(kind[0]), grad_scale, found_inf)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but a rate that lives in a tensor stays in that tensor."""
+        before = [group["lr"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, rate in zip(self.param_groups, before):
+            loaded = float(group["lr"])
+            group["lr"] = rate.fill_(loaded) if isinstance(rate, Tensor) else loaded
+
+    def _rows(self, group: dict[str, Any]) -> dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]]:
+        """(parameter, gradient, m, v) of a group, by device and kind of number."""
+        rows: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            row = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+            rows.setdefault((parameter.device, parameter.dtype), []).append(tuple(map(_local, row)))
+        return rows
+
+    def _infinity(self, device: torch.device) -> Tensor:
+        if device not in self._never:
+            self._never[device] = torch.tensor(float("inf"), device=device)
+        return self._never[device]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor: the update is elementwise, so the parts need not know of one another."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _fused_update(group: dict[str, Any], rows: list[tuple[Tensor, ...]], infinity: Tensor, grad_scale: Tensor | None,
+                  found_inf: Tensor | None) -> None:
+    parameters, gradients, first, second = map(list, zip(*rows))
+    rate, decay = group["lr"], group["weight_decay"]
+    if not isinstance(rate, Tensor):
+        kept = 1.0 - rate * decay
+        rate, decay = rate * kept, decay / kept
+    elif decay:
+        # The kernel takes no tensor for the decay: p decays by r w (1 - r w) instead of r w, 1e-12 of p at rate 1e-4.
+        rate = rate * (1.0 - rate * decay)
+    beta1, beta2 = group["betas"]
+    torch._fused_adamw_(parameters, gradients, first, second, [], [infinity] * len(rows), lr=rate, beta1=beta1,
+                        beta2=beta2, weight_decay=decay, eps=group["eps"], amsgrad=False, maximize=False,
+                        grad_scale=grad_scale, found_inf=found_inf)

@@ -1,0 +1,36 @@
+"""Which parameters an optimizer owns, and which of them decay."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+WEIGHT_DECAY = 0.01
+NOT_DECAYED = ("bias", "gamma", "beta")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float = WEIGHT_DECAY) -> list[dict[str, Any]]:
+    """Two groups: parameters that decay, and those whose name holds `bias`, `gamma` or `beta`, which do not.
+
+    A parameter with several names (a tied weight) is taken once, under its first. Frozen parameters are left out.
+    """
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (kept if any(part in name for part in NOT_DECAYED) else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    check_ownership(model, groups)
+    return groups
+
+
+def check_ownership(model: nn.Module, groups: Sequence[dict[str, Any]]) -> None:
+    """Assert that every trainable parameter of the model is in exactly one group, once, and nothing else is."""
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    owned = [id(parameter) for group in groups for parameter in group["params"]]
+    missing = [name for key, name in names.items() if key not in set(owned)]
+    twice = [names.get(key, "a parameter of no name") for key in set(owned) if owned.count(key) > 1]
+    foreign = len(set(owned) - set(names))
+    assert not missing, f"parameters that no group owns: {', '.join(missing)}"
+    assert not twice, f"parameters that groups own twice: {', '.join(twice)}"
+    assert not foreign, f"{foreign} parameters in the groups are not trainable ones of the model"
