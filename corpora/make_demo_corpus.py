@@ -2,11 +2,11 @@
 
     python3 corpora/make_demo_corpus.py
 
-The corpus has one document a line, as `--data_processor mlm` reads it. A document holds some sentences on one to three
-subjects: a country, a province, a river, a season, an animal or a review. The held-out documents come from the same facts
-but none of them stands in the corpus. The task (`label`, `text_a`) tells praise from blame. Its training part uses only
-some of the judging words and its test part only the others, so a model does well on it only if it knows from pretraining
-which words belong together.
+The corpus has one document a line, as `--data_processor mlm` reads it. A document holds some sentences on one to
+three subjects: a country, a province, a river, a season, an animal or a review. The held-out documents come from the
+same facts but none of them stands in the corpus. The task (`label`, `text_a`) tells praise from blame. Its training
+part uses only some of the judging words and its test part only the others, so a model does well on it only if it knows
+from pretraining which words belong together.
 """
 
 import random
