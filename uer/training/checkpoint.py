@@ -1,0 +1,155 @@
+"""Weights on disk: written whole or not at all, read without ever running code.
+
+A checkpoint is a `torch.save` file of a flat dictionary from UER's parameter names to tensors, as the original toolkit
+writes it. Reading is weights-only, so a file from a stranger can be wrong but never run anything, and checks every
+record against its checksum first, so that a damaged file is refused rather than loaded in part.
+
+    save_weights(model.state_dict(), "model.bin-1000")
+    report = load_into(model, load_weights("model.bin-1000"), "model.bin-1000")
+"""
+
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uer.data.files import atomic_path
+from uer.errors import UserError
+
+
+def save_weights(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Write `state` as plain CPU tensors; `path` exists only once the file is whole and on disk.
+
+    Tensors that share their memory (tied weights) are stored once. The same weights give the same bytes.
+    """
+    write(to_host(state), path)
+
+
+def load_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read a checkpoint's tensors onto the CPU.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, holds anything but named tensors, or tries to run code.
+    """
+    content = read(path)
+    if not isinstance(content, Mapping) or not content or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        raise UserError(f"{path}: not a checkpoint: a dictionary of named tensors is needed")
+    return dict(content)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did not cover: names of the model that got nothing, names of the file that nothing took, and
+    (name, shape in the file, shape in the model) where the two differ."""
+
+    missing: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
+    other_shape: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """One line for every key that did not fit."""
+        return ([f"missing, keeps its initial values: {name}" for name in self.missing]
+                + [f"left over, not used: {name}" for name in self.left_over]
+                + [f"of another shape, keeps its initial values: {name}: {list(theirs)} in the file, {list(ours)} here"
+                   for name, theirs, ours in self.other_shape])
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | os.PathLike) -> LoadReport:
+    """Copy the tensors of `state` that fit into `model`; say of every other key why it does not.
+
+    A name the file lacks is not missing when the model ties it to one the file has.
+
+    Raises:
+        UserError: nothing fits, so `source` belongs to another kind of model.
+    """
+    ours = model.state_dict()
+    fitting, other_shape = {}, []
+    for name, value in state.items():
+        if name in ours and ours[name].shape == value.shape:
+            fitting[name] = value
+        elif name in ours:
+            other_shape.append((name, tuple(value.shape), tuple(ours[name].shape)))
+    if not fitting:
+        example = next(iter(state), "none")
+        raise UserError(f"{source}: none of its {len(state)} tensors fits this model (it has {example})")
+    covered = {ours[name].data_ptr() for name in fitting if ours[name].numel()}
+    different = {name for name, _, _ in other_shape}
+    missing = [name for name in ours
+               if name not in fitting and name not in different and ours[name].data_ptr() not in covered]
+    model.load_state_dict(fitting, strict=False)
+    return LoadReport(missing, [name for name in state if name not in ours], other_shape)
+
+
+def to_host(content: Any) -> Any:
+    """A copy of nested dictionaries and lists of tensors on the CPU, which later training steps cannot change.
+
+    Tensors that are the same memory stay the same tensor.
+    """
+    return _copy(content, {})
+
+
+def _copy(content: Any, seen: dict[tuple, Tensor]) -> Any:
+    if isinstance(content, Tensor):
+        key = (content.device, content.data_ptr(), content.shape, content.stride(), content.dtype)
+        if content.numel() == 0 or key not in seen:
+            seen[key] = content.detach().to("cpu", copy=True).contiguous()
+        return seen[key]
+    if isinstance(content, Mapping):
+        return {key: _copy(value, seen) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_copy(value, seen) for value in content]
+    return content
+
+
+def write(content: Any, path: str | os.PathLike) -> None:
+    """`torch.save` next to `path`, flush, rename."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
+
+
+def read(path: str | os.PathLike) -> Any:
+    """The content of a `torch.save` file, weights-only and checked against its checksums.
+
+    Raises:
+        UserError: in one line, whatever is wrong with the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; a checkpoint file is needed")
+    try:
+        _check_sums(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except Exception as error:
+        raise UserError(f"{path}: not a checkpoint, or a damaged one: {_reason(error)}") from None
+
+
+def _check_sums(path: Path) -> None:
+    """torch reads records without comparing their checksums, and so would load flipped bits as weights."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"{path}: damaged: the record {damaged} does not match its checksum")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "Weights only load failed" in text or "weights_only" in text:
+        return "it holds more than tensors, and such a file could run code"
+    if isinstance(error, EOFError) or "PytorchStreamReader" in text:
+        return "it ends too early or its directory is broken"
+    return " ".join(text.split())[:120] or type(error).__name__
