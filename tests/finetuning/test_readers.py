@@ -1,0 +1,120 @@
+"""Every format is read; every bad row is named by file and line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uer.errors import UserError
+from uer.finetuning.labels import LabelSet, parse_logits, train_labels
+from uer.finetuning.readers import read_json, read_table
+
+
+def write(tmp_path: Path, text: str | bytes, name: str = "train.tsv") -> str:
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_tsv_with_bom_crlf_blank_lines_and_columns_in_any_order(tmp_path):
+    path = write(tmp_path, b"\xef\xbb\xbf" + "text_a\tlabel\textra\r\n好\t1\tx\r\n\r\n坏 书\t0\ty\r\n".encode())
+    table = read_table(path, ("label", "text_a"), ("text_b",))
+    assert table.columns == {"text_a": ["好", "坏 书"], "label": ["1", "0"]}
+    assert table.lines == [2, 4]
+    assert table.skipped["blank lines"] == 1
+    assert "text_b" not in table
+
+
+@pytest.mark.parametrize("record, expected", [
+    ({"label": "108", "label_desc": "news_edu", "sentence": "上课", "keywords": ""}, ("108", "上课", None)),
+    ({"label": 3, "label_des": "打车", "sentence": "应用"}, ("3", "应用", None)),
+    ({"sentence1": "甲", "sentence2": "乙", "label": "neutral", "id": 0}, ("neutral", "甲", "乙")),
+    ({"text_a": "甲", "text_b": "乙", "label": 1, "logits": [0.5, 1]}, ("1", "甲", "乙")),
+])
+def test_json_lines_of_clue_and_ours(tmp_path, record, expected):
+    path = write(tmp_path, json.dumps(record, ensure_ascii=False) + "\n", "dev.json")
+    table = read_table(path, ("label", "text_a"), ("text_b", "logits"))
+    assert (table["label"][0], table["text_a"][0], table["text_b"][0] if "text_b" in table else None) == expected
+    if "logits" in table:
+        assert parse_logits(table, 2).tolist() == [[0.5, 1.0]]
+
+
+def test_rows_without_an_agreed_label_are_left_out_and_counted(tmp_path):
+    lines = [{"sentence1": "甲", "sentence2": "乙", "label": label} for label in ("-", "neutral", "-")]
+    path = write(tmp_path, "\n".join(map(json.dumps, lines)))
+    table = read_table(path, ("label", "text_a", "text_b"))
+    assert table.lines == [2]
+    assert table.skipped["rows without an agreed label"] == 2
+
+
+def test_lcqmc_as_published_has_no_header(tmp_path):
+    table = read_table(write(tmp_path, "喜欢打篮球\t爱打篮球\t1\n我要\t你要\t0\n"), ("label", "text_a"), ("text_b",))
+    assert table.columns == {"text_a": ["喜欢打篮球", "我要"], "text_b": ["爱打篮球", "你要"], "label": ["1", "0"]}
+
+
+@pytest.mark.parametrize("content, message", [
+    ("", "the file is empty"),
+    ("\n\n", "the file is empty"),
+    ("label\ttext_a\n", "no example in the file"),
+    ("text_a\n好\n", ":1: no column 'label'; found: text_a"),
+    ("1\t好\n0\t坏\n", ":1: no header"),
+    ("label\ttext_a\n1\t好\n0\n", ":3: 1 columns where the header has 2 (label, text_a)"),
+    ("label\ttext_a\ttext_a\n", ":1: the header names a column twice"),
+    (b"label\ttext_a\n1\t\xff\n", ":2: not UTF-8 at byte 3"),
+    ('{"label": 1, "sentence": "x"}\n{"label": 1\n', ":2: not JSON"),
+    ('{"label": 1, "sentence": "x"}\n[1]\n', ":2: a JSON object is needed"),
+    ('{"label": 1, "sentence": "x"}\n{"label": 1}\n', ":2: no column 'text_a' (or sentence, sentence1); found: label"),
+    ('{"label": {}, "sentence": "x"}\n', ":1: 'label' must be a string or a number, not dict"),
+])
+def test_bad_files_are_named(tmp_path, content, message):
+    path = write(tmp_path, content)
+    with pytest.raises(UserError) as caught:
+        read_table(path, ("label", "text_a"))
+    assert str(caught.value).startswith(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_broken_json(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_table(str(tmp_path / "none.tsv"), ("text_a",))
+    with pytest.raises(UserError, match=r"bad.json:2: not JSON"):
+        read_json(write(tmp_path, '{"a":\n}', "bad.json"))
+
+
+def test_real_tasks(shared_data):
+    ocnli = read_table(str(shared_data / "tasks/ocnli/train.json"), ("label", "text_a", "text_b"))
+    assert train_labels(ocnli).names == ("contradiction", "entailment", "neutral")
+    assert ocnli.skipped["rows without an agreed label"] > 0
+    book = read_table(str(shared_data / "tasks/book_review/test.tsv"), ("label", "text_a"))
+    assert len(book) == 8000
+
+
+def test_labels_are_ordered_by_value_or_by_name():
+    assert LabelSet.of(["10", "9", "9", "-1"]).names == ("-1", "9", "10")
+    assert LabelSet.of(["b", "a", "10"]).names == ("10", "a", "b")
+    assert LabelSet.of(["01", "1"]).names == ("01", "1")
+
+
+def test_label_problems_name_the_line(tmp_path):
+    train = read_table(write(tmp_path, "label\ttext_a\n0\tx\n1\ty\n"), ("label", "text_a"))
+    labels = train_labels(train)
+    assert labels.numbers(train).tolist() == [0, 1]
+    dev = read_table(write(tmp_path, "label\ttext_a\n0\tx\n2\ty\n", "dev.tsv"), ("label", "text_a"))
+    with pytest.raises(UserError, match=r"dev.tsv:3: label '2' is not one of the 2 labels of the training file: 0, 1"):
+        labels.numbers(dev)
+    with pytest.raises(UserError, match="only one label"):
+        train_labels(read_table(write(tmp_path, "label\ttext_a\n0\tx\n"), ("label", "text_a")))
+    with pytest.raises(UserError, match=r":2: the label is empty"):
+        train_labels(read_table(write(tmp_path, "label\ttext_a\n\tx\n"), ("label", "text_a")))
+
+
+@pytest.mark.parametrize("logits, message", [("1 2 3", "3 logits for 2 labels"), ("1 x", "must be numbers"),
+                                             ("1 nan", "not finite")])
+def test_bad_logits(tmp_path, logits, message):
+    table = read_table(write(tmp_path, f"label\ttext_a\tlogits\n0\tx\t{logits}\n"), ("label", "text_a"), ("logits",))
+    with pytest.raises(UserError, match=f":2: .*{message}"):
+        parse_logits(table, 2)
+    assert parse_logits(read_table(write(tmp_path, "label\ttext_a\tlogits\n0\tx\t1 -2.5\n"),
+                                   ("text_a", "logits")), 2).dtype == np.float32

@@ -1,0 +1,67 @@
+"""Adversarial training: gradients at the word embedding as it is, plus gradients where it is disturbed.
+
+FGM (Miyato et al., 2016, https://arxiv.org/abs/1605.07725) goes one step of length epsilon along the gradient. PGD
+(Madry et al., 2017, https://arxiv.org/abs/1706.06083) goes several steps of length alpha and stays within epsilon; only
+the gradients of its last place count.
+
+`backward()` is the loop's: it clears the gradients, computes a batch's, and sums them over the ranks, so the
+disturbance is the same on every rank.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from uer.errors import UserError
+from uer.finetuning.config import AdversarialConfig
+
+WORD_EMBEDDING = "embedding.word.embedding.weight"
+
+
+def adversarial_gradients(model: nn.Module, config: AdversarialConfig, backward: Callable[[], Tensor]) -> Tensor:
+    """Leave clean + disturbed gradients in the parameters; the parameters themselves end as they were.
+
+    Returns:
+        The clean loss.
+    """
+    embedding = word_embedding(model)
+    original = embedding.detach().clone()
+    loss = backward()
+    clean = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
+    for _ in range(1 if config.adv_type == "fgm" else config.pgd_k):
+        _disturb(embedding, original, config)
+        backward()
+    with torch.no_grad():
+        embedding.copy_(original)
+        for parameter, gradient in zip(model.parameters(), clean):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return loss
+
+
+def word_embedding(model: nn.Module) -> nn.Parameter:
+    """The parameter that is disturbed.
+
+    Raises:
+        UserError: the model has no word embedding.
+    """
+    parameters = dict(model.named_parameters())
+    if WORD_EMBEDDING not in parameters:
+        raise UserError(f"--use_adv needs a model with {WORD_EMBEDDING}")
+    return parameters[WORD_EMBEDDING]
+
+
+@torch.no_grad()
+def _disturb(embedding: nn.Parameter, original: Tensor, config: AdversarialConfig) -> None:
+    norm = embedding.grad.norm()
+    if not torch.isfinite(norm) or norm == 0:
+        return
+    if config.adv_type == "fgm":
+        embedding.add_(embedding.grad, alpha=float(config.fgm_epsilon / norm))
+        return
+    embedding.add_(embedding.grad, alpha=float(config.pgd_alpha / norm))
+    away = embedding - original
+    distance = away.norm()
+    if distance > config.pgd_epsilon:
+        embedding.copy_(original + away * (config.pgd_epsilon / distance))

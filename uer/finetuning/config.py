@@ -1,0 +1,116 @@
+"""Settings of the fine-tuning, grid and inference scripts; see `uer.config` for how a field becomes a flag."""
+
+from dataclasses import dataclass
+
+from uer.config import REQUIRED, flag
+
+TRUNCATIONS = ("head", "tail", "head_tail")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning run; the same for every task."""
+
+    pretrained_model_path: str | None = flag(None, "Pretrained weights; without them the model starts at random.")
+    output_model_path: str = flag("models/finetuned_model.bin", "Where the model that is best on dev is written.")
+    train_path: str = flag(REQUIRED, "Training examples.")
+    dev_path: str = flag(REQUIRED, "Examples that choose the best epoch.")
+    test_path: str | None = flag(None, "Examples for the final figure.")
+    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.")
+    batch_size: int = flag(32, "Rows of an update, over all ranks together.")
+    seq_length: int = flag(128, "Longest row in tokens, [CLS] and [SEP] included.")
+    epochs_num: int = flag(3, "Passes over the training examples.")
+    report_steps: int = flag(100, "Updates between report lines.")
+    seed: int = flag(7, "Seed of the head's initial weights, the order and dropout.")
+    seeds: tuple[int, ...] = flag((), "Run once for each of these seeds; report the median and the spread.")
+    truncation: str = flag("head", "Which part of a long text is kept; head cuts at seq_length as UER-py does.",
+                           choices=TRUNCATIONS)
+    early_stop: int = flag(0, "Stop after so many epochs without gain on dev; 0 never stops early.")
+    save_best_by: str | None = flag(None, "Metric of dev that chooses the epoch: accuracy or macro_f1 of a classifier; "
+                                          "by default the task's first metric.")
+    precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
+    metrics_path: str | None = flag(None, "Append one JSON line for each evaluation to this file.")
+
+    def problems(self) -> list[str]:
+        found = [f"--{name} must be at least 1, not {getattr(self, name)}"
+                 for name in ("batch_size", "epochs_num", "report_steps") if getattr(self, name) < 1]
+        if self.seq_length < 4:
+            found.append("--seq_length must be at least 4")
+        if self.early_stop < 0:
+            found.append("--early_stop must not be negative")
+        if len(set(self.seeds)) < len(self.seeds):
+            found.append("--seeds names a seed twice")
+        return found
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What only classifiers have."""
+
+    soft_targets: bool = flag(False, "Distillation: learn the `logits` column of the training file too.")
+    soft_alpha: float = flag(0.5, "Weight of the distillation loss; the labels' loss weighs 1 - soft_alpha.")
+    class_weights: str = flag("none", "balanced: a label's loss weighs as much as it is rare.",
+                              choices=("none", "balanced"))
+
+    def problems(self) -> list[str]:
+        return [] if 0.0 <= self.soft_alpha <= 1.0 else ["--soft_alpha must lie between 0 and 1"]
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """Adversarial training: the word embedding is disturbed where it hurts most."""
+
+    use_adv: bool = flag(False, "Train on disturbed embeddings too.")
+    adv_type: str = flag("fgm", "fgm: one disturbance; pgd: several small ones.", choices=("fgm", "pgd"))
+    fgm_epsilon: float = flag(1e-6, "Length of the fgm disturbance.")
+    pgd_k: int = flag(3, "Number of pgd disturbances.")
+    pgd_epsilon: float = flag(1.0, "Radius that the sum of the pgd disturbances stays in.")
+    pgd_alpha: float = flag(0.3, "Length of one pgd disturbance.")
+
+    def problems(self) -> list[str]:
+        found = [] if self.pgd_k >= 1 else ["--pgd_k must be at least 1"]
+        return found + [f"--{name} must be positive" for name in ("fgm_epsilon", "pgd_epsilon", "pgd_alpha")
+                        if getattr(self, name) <= 0]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Which settings the grid tries, and how many at once."""
+
+    batch_size_list: tuple[int, ...] = flag((32, 64), "Batch sizes.")
+    learning_rate_list: tuple[float, ...] = flag((3e-5, 1e-4, 3e-4), "Learning rates.")
+    epochs_num_list: tuple[int, ...] = flag((3, 5, 8), "Numbers of epochs.")
+    results_path: str | None = flag(None, "JSON lines, one a trial; trials found there are not run again "
+                                          "(default: output_model_path with .grid.jsonl).")
+    parallel_trials: int = flag(0, "Trials that run at once; 0 is one for each GPU, or one for each CPU core up to 4.")
+    save_model: bool = flag(True, "Keep the best trial's model at output_model_path.")
+
+    def problems(self) -> list[str]:
+        found = [] if self.parallel_trials >= 0 else ["--parallel_trials must not be negative"]
+        for name in ("batch_size_list", "learning_rate_list", "epochs_num_list"):
+            if not getattr(self, name) or min(getattr(self, name)) <= 0:
+                found.append(f"--{name} must hold positive numbers")
+        return found
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Prediction with a fine-tuned model."""
+
+    load_model_path: str = flag(REQUIRED, "Fine-tuned model: its weights file, or the folder that holds it.")
+    test_path: str = flag(REQUIRED, "Examples to label.")
+    prediction_path: str = flag(REQUIRED, "Where the predictions are written.")
+    config_path: str | None = flag(None, "JSON file of the model's settings, for weights that UER-py wrote.")
+    batch_size: int = flag(64, "Rows of a batch.")
+    seq_length: int | None = flag(None, "Longest row in tokens (default: as fine-tuned, else 128).")
+    labels_num: int | None = flag(None, "Number of labels, for weights that UER-py wrote.")
+    output_logits: bool = flag(False, "Write a column of logits.")
+    output_prob: bool = flag(False, "Write a column of probabilities.")
+
+    def problems(self) -> list[str]:
+        found = [] if self.batch_size >= 1 else ["--batch_size must be at least 1"]
+        if self.seq_length is not None and self.seq_length < 4:
+            found.append("--seq_length must be at least 4")
+        if self.labels_num is not None and self.labels_num < 1:
+            found.append("--labels_num must be at least 1")
+        return found

@@ -1,0 +1,92 @@
+"""Label names <-> class numbers, in an order that depends only on the set of names."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from uer.errors import UserError
+from uer.finetuning.readers import Table
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Class i is called `names[i]`."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labels: Iterable[str]) -> "LabelSet":
+        """The distinct labels in order: whole numbers by value, anything else by code points.
+
+        >>> LabelSet.of(["10", "2", "2"]).names
+        ('2', '10')
+        """
+        distinct = {label.strip() for label in labels}
+        if all(_is_whole_number(label) for label in distinct):
+            return cls(tuple(sorted(distinct, key=int)))
+        return cls(tuple(sorted(distinct)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def numbers(self, table: Table, column: str = "label") -> np.ndarray:
+        """The class of every row, int64 (rows,).
+
+        Raises:
+            UserError: a label that is not in the set, named by file and line.
+        """
+        index = {name: number for number, name in enumerate(self.names)}
+        numbers = np.empty(len(table), dtype=np.int64)
+        for row, label in enumerate(table[column]):
+            number = index.get(label.strip())
+            if number is None:
+                raise table.error(row, f"label '{label.strip()}' is not one of the {len(self)} labels of the training "
+                                       f"file: {shorten(self.names)}")
+            numbers[row] = number
+        return numbers
+
+
+def shorten(names: Sequence[str], most: int = 8) -> str:
+    """At most `most` names, and how many more there are."""
+    rest = f", ... ({len(names) - most} more)" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def train_labels(table: Table) -> LabelSet:
+    """The labels of a training table.
+
+    Raises:
+        UserError: fewer than two different labels, or an empty one: there is nothing to learn.
+    """
+    for row, label in enumerate(table["label"]):
+        if not label.strip():
+            raise table.error(row, "the label is empty")
+    labels = LabelSet.of(table["label"])
+    if len(labels) < 2:
+        raise UserError(f"{table.path}: only one label ('{labels.names[0]}'); a classifier needs two")
+    return labels
+
+
+def parse_logits(table: Table, labels_num: int, column: str = "logits") -> np.ndarray:
+    """The `logits` column, numbers with spaces between, as float32 (rows, labels_num).
+
+    Raises:
+        UserError: another count of numbers, or something that is no finite number; named by file and line.
+    """
+    logits = np.empty((len(table), labels_num), dtype=np.float32)
+    for row, text in enumerate(table[column]):
+        try:
+            values = [float(word) for word in text.split()]
+        except ValueError:
+            raise table.error(row, f"'{column}' must be numbers with spaces between") from None
+        if len(values) != labels_num:
+            raise table.error(row, f"{len(values)} logits for {labels_num} labels")
+        logits[row] = values
+        if not np.isfinite(logits[row]).all():
+            raise table.error(row, f"'{column}' holds a number that is not finite")
+    return logits
+
+
+def _is_whole_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii() and str(int(text)) == text

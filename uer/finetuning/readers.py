@@ -1,0 +1,176 @@
+"""Files of examples -> tables of columns, with the line every row came from.
+
+Three formats, told apart by their content:
+- UER's TSV: a header that names `text_a` and any of `label`, `text_b`, `logits`;
+- JSON lines, with the same names or those of CLUE's files (`sentence`, `sentence1`, `sentence2`);
+- lcqmc as published: no header, three columns: two texts and 0 or 1.
+
+A row that does not fit stops the run with one line that names the file and the row's line.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uer.errors import UserError
+
+# CLUE's names for our columns.
+JSON_NAMES = {"sentence": "text_a", "sentence1": "text_a", "sentence2": "text_b"}
+# OCNLI's annotators did not agree on these.
+NO_LABEL = "-"
+
+
+@dataclass
+class Table:
+    """Columns of equal length; `lines[i]` is the 1-based line of row i in `path`."""
+
+    path: str
+    lines: list[int]
+    columns: dict[str, list[str]]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def __getitem__(self, name: str) -> list[str]:
+        return self.columns[name]
+
+    def error(self, row: int, message: str) -> UserError:
+        """The error that names row `row`'s place in the file."""
+        return UserError(f"{self.path}:{self.lines[row]}: {message}")
+
+
+def read_table(path: str, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """Read the columns `required`, and those of `optional` that the file has.
+
+    Rows whose label is "-" (OCNLI's for "no agreement") and blank lines are left out and counted in `skipped`.
+
+    Raises:
+        UserError: the file is missing, empty or not UTF-8; a column is missing; a row does not fit.
+    """
+    skipped: Counter[str] = Counter()
+    lines = read_lines(path, skipped)
+    if not lines:
+        raise UserError(f"{path}: the file is empty")
+    if lines[0][1].lstrip().startswith("{"):
+        records = _json_records(path, lines, required, optional)
+    else:
+        records = _tsv_records(path, lines, required, optional)
+    numbers: list[int] = []
+    columns: dict[str, list[str]] = {}
+    for number, record in records:
+        if record.get("label") == NO_LABEL and "label" in required:
+            skipped["rows without an agreed label"] += 1
+            continue
+        if not columns:
+            columns = {name: [] for name in record}
+        numbers.append(number)
+        for name, column in columns.items():
+            if name not in record:
+                raise UserError(f"{path}:{number}: no '{name}', which earlier rows have")
+            column.append(record[name])
+    if not numbers:
+        raise UserError(f"{path}: no example in the file")
+    return Table(path, numbers, columns, skipped)
+
+
+def read_lines(path: str, skipped: Counter[str]) -> list[tuple[int, str]]:
+    """The non-blank lines with their numbers; only "\\n" ends a line, a "\\r" before it and a BOM are dropped."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    lines = []
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1}") from None
+        if text.strip():
+            lines.append((number, text))
+        else:
+            skipped["blank lines"] += 1
+    skipped["blank lines"] -= raw.endswith(b"\n") or not raw
+    return lines
+
+
+def read_json(path: str) -> Any:
+    """A whole JSON file.
+
+    Raises:
+        UserError: missing, not UTF-8, or not JSON (with the line of the mistake).
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+
+
+def _json_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
+                  optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    wanted = {*required, *optional}
+    for number, line in lines:
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path}:{number}: a JSON object is needed on every line")
+        record = {}
+        for key, value in content.items():
+            name = JSON_NAMES.get(key, key)
+            if name in wanted and value is not None:
+                record[name] = _json_text(value, path, number, key)
+        _require(required, record, path, number)
+        yield number, record
+
+
+def _json_text(value: Any, path: str, number: int, key: str) -> str:
+    """A JSON value as the text a TSV would hold: numbers as digits, a list as words with spaces between."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
+        return " ".join(map(str, value))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{path}:{number}: '{key}' must be a string or a number, not {type(value).__name__}")
+
+
+def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
+                 optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    header = lines[0][1].split("\t")
+    if "text_a" in header or "label" in header:
+        lines = lines[1:]
+        _require(required, header, path, 1)
+        if len(set(header)) < len(header):
+            raise UserError(f"{path}:1: the header names a column twice")
+    elif len(header) == 3 and header[2].strip() in ("0", "1"):
+        header = ["text_a", "text_b", "label"]
+        _require(required, header, path, 1)
+    else:
+        raise UserError(f"{path}:1: no header: the first line must name the columns, such as label and text_a")
+    wanted = {*required, *optional}
+    for number, line in lines:
+        values = line.split("\t")
+        if len(values) != len(header):
+            raise UserError(f"{path}:{number}: {len(values)} columns where the header has {len(header)} "
+                            f"({', '.join(header)})")
+        yield number, {name: value for name, value in zip(header, values) if name in wanted}
+
+
+def _require(required: Sequence[str], found: Sequence[str] | dict[str, str], path: str, number: int) -> None:
+    for name in required:
+        if name not in found:
+            aliases = [key for key, value in JSON_NAMES.items() if value == name]
+            also = f" (or {', '.join(aliases)})" if aliases and isinstance(found, dict) else ""
+            raise UserError(f"{path}:{number}: no column '{name}'{also}; found: {', '.join(found) or 'none'}")

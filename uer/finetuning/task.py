@@ -1,0 +1,86 @@
+"""What the loop needs to know of a task; each file of `uer.finetuning.tasks` fills this in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.finetuning.batches import Examples
+from uer.finetuning.encode import Sequences, build_sequences, content_hash, tokenize_all
+from uer.finetuning.readers import Table
+from uer.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Texts -> rows, with one set of settings for training, evaluation and inference."""
+
+    tokenizer: Tokenizer
+    seq_length: int
+    truncation: str = "head"
+
+    def sequences(self, first: Sequence[str], second: Sequence[str] | None = None) -> Sequences:
+        """[CLS] first [SEP], or [CLS] first [SEP] second [SEP], one row for each text or pair."""
+        vocab = self.tokenizer.vocab
+        return build_sequences(tokenize_all(self.tokenizer, first),
+                               None if second is None else tokenize_all(self.tokenizer, second),
+                               self.seq_length, self.truncation, vocab.cls_id, vocab.sep_id)
+
+
+class Task:
+    """A task: its examples, its model, its loss and its figures.
+
+    Attributes:
+        name: stands in the saved settings.
+        metric_names: figures that --save_best_by may name; the first is the default. More is better in all of them.
+        head_keys: parameters that only a fine-tuned model of this task has.
+    """
+
+    name: str
+    metric_names: tuple[str, ...]
+    head_keys: tuple[str, ...]
+
+    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+        """Read and encode a file.
+
+        Args:
+            labelled: False at inference: targets are not read.
+        """
+        raise NotImplementedError
+
+    def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
+        """A model with random weights; its forward takes a Batch and gives what `loss` and `outputs` take."""
+        raise NotImplementedError
+
+    def denominator(self, examples: Examples, chosen: np.ndarray) -> float:
+        """What the summed loss of a batch is divided by: known to every rank without communication."""
+        return float(len(chosen))
+
+    def loss(self, predicted: Any, batch: Batch) -> Tensor:
+        """The loss summed over the batch's examples, 0-dim."""
+        raise NotImplementedError
+
+    def outputs(self, predicted: Any, batch: Batch) -> list[np.ndarray]:
+        """What the model says about each example of the batch, on the host."""
+        raise NotImplementedError
+
+    def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
+        """Figures of a whole file; `outputs` in the examples' order."""
+        raise NotImplementedError
+
+    def report(self, outputs: list[np.ndarray], examples: Examples) -> list[str]:
+        """Lines that tell a reader more than the figures."""
+        return []
+
+    def settings(self) -> dict[str, Any]:
+        """What `from_settings` needs to make this task again at inference; plain JSON."""
+        raise NotImplementedError
+
+
+def table_hash(table: Table) -> str:
+    """Content hash of the columns that were read."""
+    return content_hash(table.columns)
