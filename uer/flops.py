@@ -1,0 +1,49 @@
+"""Sizes and costs of a model, by formula: no model is built."""
+
+from uer.config import ModelConfig
+
+PREDICTED_SHARE = 0.15
+
+
+def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
+    """Floating-point operations of training on one token slot, forward and backward, with an MLM head on 15% of them.
+
+    6 * 12 H^2 L + 12 L H S + 0.15 * 6 (H^2 + H V), where 12 H^2 stands for a layer's 4 H^2 + 2 H F weights (3 H F
+    with a gated feed-forward): every weight costs 2 operations forward and 4 backward; attention costs 12 H S a layer.
+    """
+    hidden, layers = config.hidden_size, config.layers_num
+    weights = layers * _layer_matrices(config)
+    head = hidden * config.emb_size + config.emb_size * vocab_size
+    if config.factorized_embedding_parameterization:
+        weights += config.emb_size * hidden
+    return 6.0 * weights + 12.0 * layers * hidden * seq_length + PREDICTED_SHARE * 6.0 * head
+
+
+def _layer_matrices(config: ModelConfig) -> int:
+    matrices = 3 if config.feed_forward == "gated" else 2
+    return 4 * config.hidden_size ** 2 + matrices * config.hidden_size * config.feedforward_size
+
+
+def parameter_count(config: ModelConfig, vocab_size: int) -> int:
+    """How many numbers a transformer encoder with an MLM head trains; a tied weight counts once.
+
+    >>> parameter_count(ModelConfig(embedding=("word", "pos", "seg"), tie_weights=True), 21128)  # BERT-base
+    102290312
+    """
+    emb, hidden, feedforward = config.emb_size, config.hidden_size, config.feedforward_size
+    biased = not config.remove_transformer_bias
+    norm = 1 if config.layernorm == "t5" else 2
+    rows = {"word": vocab_size, "pos": config.max_seq_length, "seg": 3}
+    embedding = sum(rows.get(name, 0) for name in config.embedding) * emb
+    embedding += 0 if config.remove_embedding_layernorm else 2 * emb
+    inner = 2 if config.feed_forward == "gated" else 1
+    layer = _layer_matrices(config) + biased * (5 * hidden + inner * feedforward) + 2 * norm * hidden
+    encoder = layer * (1 if config.parameter_sharing else config.layers_num)
+    if config.factorized_embedding_parameterization:
+        encoder += (emb + 1) * hidden
+    if config.layernorm_positioning == "pre":
+        encoder += norm * hidden
+    if config.relative_position_embedding:
+        encoder += config.relative_attention_buckets_num * config.heads_num
+    head = (hidden + 1) * emb + 2 * emb + vocab_size
+    return embedding + encoder + head + (0 if config.tie_weights else vocab_size * emb)

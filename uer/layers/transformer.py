@@ -1,0 +1,36 @@
+"""One layer of a transformer encoder: attention and feed-forward, each with dropout, residual sum and norm."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from uer.layers.attention import SelfAttention
+from uer.layers.feed_forward import FEED_FORWARDS
+from uer.layers.layout import Layout
+from uer.layers.norm import NORMS
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm: norm(x + f(x)), as BERT. Pre-norm: x + f(norm(x)), as GPT-2 and T5."""
+
+    def __init__(self, hidden_size: int, heads: int, feedforward_size: int, activation: Callable[[Tensor], Tensor],
+                 dropout: float, *, pre_norm: bool = False, feed_forward: str = "dense", norm: str = "normal",
+                 bias: bool = True, scale: bool = True, residual_attention: bool = False) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.self_attn = SelfAttention(hidden_size, heads, dropout, bias=bias, scale=scale,
+                                       residual=residual_attention)
+        self.dropout_1 = nn.Dropout(dropout)
+        self.feed_forward = FEED_FORWARDS[feed_forward](hidden_size, feedforward_size, activation, bias)
+        self.dropout_2 = nn.Dropout(dropout)
+        self.layer_norm_1 = NORMS[norm](hidden_size)
+        self.layer_norm_2 = NORMS[norm](hidden_size)
+
+    def forward(self, hidden: Tensor, layout: Layout, bias: Tensor | None = None,
+                previous: list[Tensor] | None = None) -> Tensor:
+        """(N, H) -> (N, H); the other arguments are `SelfAttention`'s."""
+        if self.pre_norm:
+            hidden = hidden + self.dropout_1(self.self_attn(self.layer_norm_1(hidden), layout, bias, previous))
+            return hidden + self.dropout_2(self.feed_forward(self.layer_norm_2(hidden)))
+        hidden = self.layer_norm_1(hidden + self.dropout_1(self.self_attn(hidden, layout, bias, previous)))
+        return self.layer_norm_2(hidden + self.dropout_2(self.feed_forward(hidden)))

@@ -1,0 +1,167 @@
+"""A model from its configuration: embedding, encoder, target. The only place where they are wired together."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from uer.config import ModelConfig
+from uer.embeddings import EMBEDDINGS, EmbeddingSum
+from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
+from uer.encoders import ENCODERS
+from uer.encoders import PLANNED as PLANNED_ENCODERS
+from uer.errors import UserError
+from uer.layers.layout import Layout, padded_layout, unpadded_layout
+from uer.registry import choose
+from uer.targets import PLANNED as PLANNED_TARGETS
+from uer.targets import TARGETS, LossOutput
+
+# Scaled down by `deep_init`: what a layer adds to the residual stream.
+RESIDUAL_OUTPUTS = ("self_attn.final_linear.weight", "feed_forward.linear_2.weight")
+
+
+class Batch(Protocol):
+    """What the model reads of a batch (`uer.data.batch.Batch` is one)."""
+
+    src: Tensor
+    seg: Tensor
+    targets: dict[str, Tensor]
+
+
+class Backbone(nn.Module):
+    """Embedding and encoder: tokens to hidden states. Fine-tuning heads build on it."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto") -> None:
+        """
+        Args:
+            config: the architecture.
+            vocab_size: entries of the vocabulary.
+            unpad: True or "on" computes nothing for padding; False or "off" keeps static shapes; "auto" leaves padding
+                out on a CPU, where it is free to look at the batch, and keeps it on a GPU.
+
+        Raises:
+            UserError: the configuration names something unknown or not built.
+        """
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.unpad = {True: "on", False: "off"}.get(unpad, unpad)
+        assert self.unpad in ("auto", "on", "off")
+        self.embedding = _embedding(config, vocab_size)
+        self.encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)(config)
+
+    def encode(self, src: Tensor, seg: Tensor) -> Tensor:
+        """src, seg (B, S) -> hidden states (B, S, H). What stands at padding positions has no meaning."""
+        hidden, layout = self.encode_flat(src, seg)
+        return layout.scatter(hidden)
+
+    def encode_flat(self, src: Tensor, seg: Tensor) -> tuple[Tensor, Layout]:
+        """src, seg (B, S) -> hidden states (N, H) of the positions that were computed, and where they belong."""
+        assert src.shape == seg.shape and src.dim() == 2
+        if src.shape[1] > self.config.max_seq_length:
+            raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
+        layout = self._layout(seg)
+        return self.encoder(self.embedding(src, layout), layout), layout
+
+    def _layout(self, seg: Tensor) -> Layout:
+        unpad = self.unpad == "on" or (self.unpad == "auto" and seg.device.type == "cpu")
+        return unpadded_layout(seg) if unpad else padded_layout(seg)
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained; a tied weight counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @torch.no_grad()
+    def initialise(self, deep_init: bool = False) -> None:
+        """Draw every parameter anew: weights N(0, 0.02), biases 0, norms 1 and 0.
+
+        Args:
+            deep_init: scale the layers' output projections by 1 / sqrt(2 * layers_num).
+        """
+        for module in self.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        if deep_init:
+            for name, parameter in self.named_parameters():
+                if name.endswith(RESIDUAL_OUTPUTS):
+                    parameter.mul_(1.0 / math.sqrt(2 * self.config.layers_num))
+
+
+class Model(Backbone):
+    """A backbone with its pretraining targets."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto") -> None:
+        super().__init__(config, vocab_size, unpad=unpad)
+        if not config.target:
+            raise UserError("--target: at least one is needed")
+        self.target = nn.ModuleDict({name: choose(TARGETS, name, "--target", PLANNED_TARGETS)(config, vocab_size)
+                                     for name in config.target})
+        self.tied: dict[str, str] = {}
+        if config.tie_weights and "mlm" in self.target:
+            self.target["mlm"].linear_2.weight = self.embedding.word.embedding.weight
+            self.tied["target.mlm.linear_2.weight"] = "embedding.word.embedding.weight"
+        self.register_load_state_dict_pre_hook(_fill_tied_weights)
+
+    def counts(self, batch: Batch) -> Tensor:
+        """(targets,) float32 on the device: how many predictions each target's loss sums over."""
+        return torch.stack([target.count(batch.targets) for target in self.target.values()])
+
+    def forward(self, batch: Batch, counts: Tensor | None = None) -> LossOutput:
+        """
+        Args:
+            batch: src and seg (B, S), and what the targets ask for.
+            counts: (targets,) what each target's loss sum is divided by; the batch's own numbers when None. A trainer
+                passes those of the whole global batch.
+
+        Returns:
+            The sum of the targets' losses, and their metrics; with several targets a metric's name begins with its
+            target's.
+        """
+        hidden, layout = self.encode_flat(batch.src, batch.seg)
+        if counts is None:
+            counts = self.counts(batch)
+        total, metrics = 0.0, {}
+        for (name, target), count in zip(self.target.items(), counts):
+            output = target(hidden, layout, batch.targets)
+            total = total + output.loss / count.clamp(min=1)
+            prefix = f"{name}_" if len(self.target) > 1 else ""
+            metrics.update({prefix + metric: figure for metric, figure in output.metrics.items()})
+        return LossOutput(total, metrics)
+
+
+def build_model(config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto",
+                activation_checkpointing: bool = False, deep_init: bool = False) -> Model:
+    """A freshly initialised model, drawn from torch's default generator.
+
+    Args:
+        config: the architecture.
+        vocab_size: entries of the vocabulary.
+        unpad: see `Backbone`.
+        activation_checkpointing: recompute each layer in the backward pass instead of keeping its inner values.
+        deep_init: see `Backbone.initialise`.
+
+    Raises:
+        UserError: the configuration names something unknown or not built.
+    """
+    model = Model(config, vocab_size, unpad=unpad)
+    model.encoder.activation_checkpointing = activation_checkpointing
+    if deep_init:
+        model.initialise(deep_init)
+    return model
+
+
+def _embedding(config: ModelConfig, vocab_size: int) -> EmbeddingSum:
+    parts = {name: choose(EMBEDDINGS, name, "--embedding", PLANNED_EMBEDDINGS)(config, vocab_size)
+             for name in config.embedding}
+    return EmbeddingSum(parts, config)
+
+
+def _fill_tied_weights(model: Model, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """A checkpoint may leave out a tied weight; one that has both must have them equal."""
+    for name, source in model.tied.items():
+        name, source = prefix + name, prefix + source
+        if name not in state_dict and source in state_dict:
+            state_dict[name] = state_dict[source]
+        elif name in state_dict and source in state_dict and not torch.equal(state_dict[name], state_dict[source]):
+            raise UserError(f"the weights {name} and {source} differ, but tie_weights makes them one")
