@@ -1,0 +1,114 @@
+"""The model card: what is known of a model, and no more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from uer.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says.
+
+    Attributes:
+        name: the model's name; the folder's is a good one.
+        head: what stands on top of the encoder, as in `uer.convert.bert.CLASSES`.
+        config: the architecture.
+        vocab_size: entries of the vocabulary.
+        parameters: how many numbers the weights hold, shared ones once.
+        do_lower_case: the tokenizer's setting.
+        chinese: whether the vocabulary is mostly Chinese characters.
+        source: the converted file's name.
+        recipe: what is recorded of the training, label -> value; empty when nothing is.
+        labels: the labels' names of a fine-tuned model.
+        check: the sentence that says how the conversion was checked.
+    """
+
+    name: str
+    head: str
+    config: ModelConfig
+    vocab_size: int
+    parameters: int
+    do_lower_case: bool
+    chinese: bool
+    source: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    labels: Sequence[str] = ()
+    check: str = ""
+
+
+# head -> pipeline, one line about the model, an example's call
+_USES = {
+    "mlm": ("fill-mask", "A BERT encoder pretrained as a masked-language model.", "中国的首都是[MASK]京。"),
+    "bert": ("fill-mask", "A BERT encoder pretrained with masked words and sentence pairs.", "中国的首都是[MASK]京。"),
+    "text_classification": ("text-classification", "A BERT encoder fine-tuned to classify texts.", "这本书很好看。"),
+    "token_classification": ("token-classification", "A BERT encoder fine-tuned to label tokens.", "她住在北京。"),
+    "extractive_qa": ("question-answering", "A BERT encoder fine-tuned to find answers in a text.", ""),
+}
+
+
+def model_card(facts: CardFacts) -> str:
+    """The text of README.md, with the YAML block that the Hugging Face hub reads."""
+    return "\n".join([*_metadata(facts), f"# {facts.name}", "", _USES[facts.head][1], "", *_architecture(facts),
+                      *_recipe(facts), *_usage(facts), *_notes(facts)])
+
+
+def _metadata(facts: CardFacts) -> list[str]:
+    pipeline, _, example = _USES[facts.head]
+    lines = ["---"]
+    if facts.chinese:
+        lines.append("language: zh")
+    lines += ["library_name: transformers", f"pipeline_tag: {pipeline}", "tags:", "- bert"]
+    if facts.chinese and example:
+        lines += ["widget:", f'- text: "{example}"']
+    return [*lines, "---", ""]
+
+
+def _architecture(facts: CardFacts) -> list[str]:
+    config = facts.config
+    rows = {"Layers": config.layers_num, "Hidden size": config.hidden_size, "Attention heads": config.heads_num,
+            "Feed-forward size": config.feedforward_size, "Activation": config.hidden_act,
+            "Vocabulary": f"{facts.vocab_size:,} entries, {'lower-cased' if facts.do_lower_case else 'cased'}",
+            "Longest sequence": f"{config.max_seq_length} tokens", "Parameters": f"{facts.parameters:,}"}
+    if facts.labels:
+        shown = ", ".join(facts.labels[:12]) + (", ..." if len(facts.labels) > 12 else "")
+        rows["Labels"] = f"{len(facts.labels)} ({shown})"
+    return ["## Architecture", "", *_table(rows), ""]
+
+
+def _recipe(facts: CardFacts) -> list[str]:
+    lines = ["## Training", ""]
+    if not facts.recipe:
+        return [*lines, f"Nothing is recorded beside `{facts.source}` about how it was trained: no corpus, no number of "
+                "steps, no learning rate. Whoever publishes this model should write them here.", ""]
+    return [*lines, *_table(facts.recipe), ""]
+
+
+def _usage(facts: CardFacts) -> list[str]:
+    pipeline, _, example = _USES[facts.head]
+    call = ("question=\"她住在哪里?\", context=\"她住在北京。\"" if facts.head == "extractive_qa" else f'"{example}"')
+    variable = pipeline.replace("-", "_")
+    lines = ["## Use", "", "```python", "from transformers import AutoModel, AutoTokenizer, pipeline", "",
+             f'{variable} = pipeline("{pipeline}", model="{facts.name}")', f"print({variable}({call}))", "",
+             f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}")',
+             f'model = AutoModel.from_pretrained("{facts.name}")',
+             f'hidden = model(**tokenizer({call if example else repr("她住在北京。")}, return_tensors="pt"))'
+             ".last_hidden_state", "```", ""]
+    if facts.head == "mlm":
+        lines += ["It has no pooler: masked-language modelling trains none, so `AutoModel` starts one at random; use "
+                  "`last_hidden_state`.", ""]
+    return lines
+
+
+def _notes(facts: CardFacts) -> list[str]:
+    checked = f" {facts.check}" if facts.check else ""
+    return ["## Conversion", "", f"Converted from the UER checkpoint `{facts.source}`.{checked}", ""]
+
+
+def _table(rows: Mapping[str, Any]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {_cell(label)} | {_cell(value)} |" for label, value in rows.items())]
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
