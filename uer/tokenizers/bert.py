@@ -1,0 +1,174 @@
+"""BERT's tokenization as Google published it, for whole blocks of text at once.
+
+Its rules, in this order: drop control characters; put spaces around CJK ideographs; split at whitespace; lower-case and
+strip accents; split at punctuation; WordPiece. Here a table from code point to code settles ideographs and punctuation,
+whose code is their id, and names the class of every other character; only runs of word characters are looked up as
+strings. The table is filled for the code points that occur, by the plain definitions of `characters`.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from uer.tokenizers.base import Tokenizer
+from uer.tokenizers.characters import (
+    IDEOGRAPH_RANGES,
+    fold,
+    folds_by_itself,
+    is_dropped,
+    is_ideograph,
+    is_punctuation,
+    is_whitespace,
+    split_punctuation,
+)
+from uer.tokenizers.vocab import Vocab
+from uer.tokenizers.words import WordCache, wordpiece
+
+# Codes of characters that are not a token of their own (those that are have their id >= 0); the rarer, the lower.
+WORD, SPACE, NEWLINE, DROPPED, ACCENT, ENTANGLED, UNSEEN = range(-1, -8, -1)
+COMMON = NEWLINE  # a block whose lowest code is this needs nothing but the short way
+
+MAX_WORD_CHARS = 200
+SHORTENED_CHARS = 4096
+
+
+class BertTokenizer(Tokenizer):
+    """WordPiece with Google's rules; a word of over 200 characters is [UNK].
+
+    One instance is for one thread: its table and its memory of words grow as it reads.
+    """
+
+    kind = "bert"
+
+    def __init__(self, vocab: Vocab, do_lower_case: bool = True):
+        super().__init__(vocab, do_lower_case)
+        self._codes = np.full(0x110000, UNSEEN, np.int32)
+        self._folded = np.zeros(0x110000, np.uint32)
+        self._words = WordCache(self._encode_word)
+
+    def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
+        points = _code_points(block)
+        codes = self._classify(points)
+        if codes.size and codes.min() < COMMON:
+            points, codes = self._settle_rare(points, codes)
+        is_word = codes == WORD
+        begins = is_word.copy()
+        np.greater(is_word[1:], is_word[:-1], out=begins[1:])
+        positions = np.flatnonzero((codes >= 0) | begins)
+        units = codes[positions]  # a unit is a token of its own, or a word
+        line_ends = np.searchsorted(positions, np.flatnonzero(codes == NEWLINE))
+        if unknown is not None:
+            self._count_unknown(points[positions[units == self.vocab.unk_id]], unknown)
+        word_units = np.flatnonzero(units == WORD)
+        if not word_units.size:
+            return units, line_ends
+        starts, counts, flat = self._words.look_up(self._word_strings(points, is_word), unknown)
+        single = counts == 1
+        units[word_units[single]] = flat[starts[single]]
+        if single.all():
+            return units, line_ends
+        return _expand(units, line_ends, word_units[~single], starts[~single], counts[~single], flat)
+
+    def _classify(self, points: np.ndarray) -> np.ndarray:
+        """The code of each character; code points met for the first time enter the table."""
+        codes = self._codes.take(points)
+        if codes.size and codes.min() == UNSEEN:
+            for point in np.unique(points[codes == UNSEEN]).tolist():
+                self._codes[point], self._folded[point] = self._describe(chr(point))
+            codes = self._codes.take(points)
+        return codes
+
+    def _describe(self, char: str) -> tuple[int, int]:
+        """Code of `char`, and the code point it becomes within a word."""
+        point = ord(char)
+        if char == "\n":
+            return NEWLINE, point
+        if is_dropped(char):
+            return DROPPED, point
+        if is_whitespace(char):
+            return SPACE, point
+        folded = char
+        if self.do_lower_case:
+            if not folds_by_itself(char):
+                return ENTANGLED, point
+            folded = fold(char)
+            if not folded:
+                return ACCENT, point
+        if is_ideograph(char) or is_punctuation(folded):
+            return self.vocab.ids.get(folded, self.vocab.unk_id), ord(folded)
+        return WORD, ord(folded)
+
+    def _settle_rare(self, points: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take out what vanishes; make one word of what stands between spaces and holds an entangled character."""
+        kept = codes != DROPPED
+        points, codes = points[kept], codes[kept]
+        if (codes == ENTANGLED).any():
+            separates = (codes == SPACE) | (codes == NEWLINE) | _are_ideographs(points)
+            stretch = np.cumsum(separates)
+            entangled = np.zeros(len(points) + 1, bool)
+            entangled[stretch[codes == ENTANGLED]] = True
+            codes[entangled[stretch] & ~separates] = WORD
+        kept = codes != ACCENT
+        return points[kept], codes[kept]
+
+    def _word_strings(self, points: np.ndarray, is_word: np.ndarray) -> list[str]:
+        """The runs of word characters, folded."""
+        chosen = is_word.copy()
+        chosen[1:] |= is_word[:-1]  # one more behind each run, to become the space that separates it from the next
+        chars = self._folded.take(points[chosen])
+        chars[~is_word[chosen]] = 32
+        return chars.astype("<u4", copy=False).tobytes().decode("utf-32-le").split()
+
+    def _encode_word(self, word: str) -> tuple[list[int], list[str]]:
+        """Ids of what stands between spaces, and the pieces of it that became [UNK]."""
+        if self.do_lower_case:
+            word = fold(word)
+        ids: list[int] = []
+        unknown = []
+        for piece in split_punctuation(word):
+            found = wordpiece(piece, self.vocab.ids, MAX_WORD_CHARS)
+            if found is None:
+                found = [self.vocab.unk_id]
+                unknown.append(piece[:MAX_WORD_CHARS])
+            ids += found
+        return ids, unknown
+
+    def _count_unknown(self, points: np.ndarray, unknown: Counter) -> None:
+        for point, count in zip(*(part.tolist() for part in np.unique(points, return_counts=True))):
+            unknown[chr(self._folded[point])] += count
+
+    def _separates(self, char: str) -> bool:
+        return is_whitespace(char) or is_ideograph(char) or is_punctuation(char)
+
+    def _shorten(self, word: str) -> str:
+        vanishing = {ord(char) for char in set(word) if self._describe(char)[0] in (DROPPED, ACCENT)}
+        return word.translate(dict.fromkeys(vanishing))[:SHORTENED_CHARS]
+
+
+def _code_points(text: str) -> np.ndarray:
+    """The code points of `text`; uint16 where none lies beyond U+FFFF."""
+    narrow = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2")
+    if len(narrow) == len(text):
+        return narrow
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _are_ideographs(points: np.ndarray) -> np.ndarray:
+    found = np.zeros(len(points), bool)
+    for first, last in IDEOGRAPH_RANGES:
+        if first <= np.iinfo(points.dtype).max:
+            found |= (points >= first) & (points <= last)
+    return found
+
+
+def _expand(units: np.ndarray, line_ends: np.ndarray, places: np.ndarray, starts: np.ndarray, counts: np.ndarray,
+            flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put `counts[i]` ids of `flat` from `starts[i]` on where unit `places[i]` stands, and shift the line ends."""
+    repeats = np.ones(len(units), np.int64)
+    repeats[places] = counts
+    before = np.zeros(len(units) + 1, np.int64)
+    np.cumsum(repeats, out=before[1:])
+    ids = np.repeat(units, repeats)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    ids[np.repeat(before[places], counts) + within] = flat[np.repeat(starts, counts) + within]
+    return ids, before[line_ends]

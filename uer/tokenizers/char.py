@@ -1,0 +1,46 @@
+"""Every character of a line is a token."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from uer.tokenizers.base import BLOCK_CHARS, Tokenizer
+from uer.tokenizers.vocab import Vocab
+
+UNSEEN = -1
+
+
+class CharTokenizer(Tokenizer):
+    """A line without the whitespace at its ends, one token a character; `do_lower_case` has no effect."""
+
+    kind = "char"
+
+    def __init__(self, vocab: Vocab, do_lower_case: bool = False):
+        super().__init__(vocab, False)
+        self._codes = np.full(0x110000, UNSEEN, np.int32)
+
+    def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
+        points = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids = self._codes.take(points)
+        if ids.size and ids.min() == UNSEEN:
+            for point in np.unique(points[ids == UNSEEN]).tolist():
+                self._codes[point] = self.vocab.ids.get(chr(point), self.vocab.unk_id)
+            ids = self._codes.take(points)
+        is_newline = points == 10
+        line_ends = np.flatnonzero(is_newline)
+        if unknown is not None:
+            missing = points[(ids == self.vocab.unk_id) & ~is_newline]
+            for point, count in zip(*(part.tolist() for part in np.unique(missing, return_counts=True))):
+                unknown[chr(point)] += count
+        return ids[~is_newline], line_ends - np.arange(len(line_ends))
+
+    def _blocks(self, text: str) -> Iterator[str]:
+        """Blocks of stripped lines; a long line in pieces."""
+        start = 0
+        while start < len(text):
+            cut = text.rfind("\n", start, start + BLOCK_CHARS) + 1 or text.find("\n", start) + 1 or len(text)
+            block = "\n".join(map(str.strip, text[start:cut].split("\n")))
+            for first in range(0, len(block), BLOCK_CHARS):
+                yield block[first:first + BLOCK_CHARS]
+            start = cut

@@ -1,0 +1,127 @@
+"""The vocabulary: one entry a line, its id is its line number counted from 0."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from uer.errors import UserError
+
+# Role -> the entry that plays it where no `special_tokens_map.json` stands beside the vocabulary.
+DEFAULT_SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+class Vocab:
+    """Entries and their ids.
+
+    Attributes:
+        tokens: the entries in the order of their ids.
+        ids: entry -> id.
+        special_tokens: role (`pad_token`, `unk_token`, `cls_token`, `sep_token`, `mask_token`) -> entry.
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special entries.
+        fingerprint: SHA-256 in hex of the entries, each followed by a line feed, in UTF-8. Two files that differ only
+            in BOM or line ends have the same one.
+    """
+
+    def __init__(self, tokens: Sequence[str], special_tokens: dict[str, str] | None = None, source: str = "vocabulary"):
+        """Args: tokens: the entries; special_tokens: role -> entry, default names where absent; source: for messages.
+
+        Raises:
+            UserError: an entry is blank or stands there twice, or a special entry is missing.
+        """
+        self.tokens = list(tokens)
+        self.ids = {token: index for index, token in enumerate(self.tokens)}
+        _check_entries(self.tokens, self.ids, source)
+        self.special_tokens = {**DEFAULT_SPECIAL_TOKENS, **(special_tokens or {})}
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            _special_id(self.ids, self.special_tokens[role], role, source) for role in DEFAULT_SPECIAL_TOKENS)
+        self.fingerprint = hashlib.sha256("".join(f"{token}\n" for token in self.tokens).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocab":
+        """Read `path` (UTF-8, BOM and CRLF allowed); special names from `special_tokens_map.json` in its folder.
+
+        Raises:
+            UserError: the file cannot be read, is not UTF-8, or its entries are not valid (see `__init__`).
+        """
+        path = Path(path)
+        return cls(read_entries(path), read_special_tokens(path.parent / "special_tokens_map.json"), str(path))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Short role -> id: {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}."""
+        return {"pad": self.pad_id, "unk": self.unk_id, "cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id}
+
+
+def read_entries(path: Path) -> list[str]:
+    """The file's lines as entries: `"的\\t1023"`, a line with a count beside the entry, gives `"的"`.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty or not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: the vocabulary cannot be read: {error.strerror}") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8") from None
+    if not text.strip():
+        raise UserError(f"{path}: the vocabulary is empty")
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r").split("\t", 1)[0] if line[0:1] != "\t" else line for line in lines]
+
+
+def read_special_tokens(path: Path) -> dict[str, str]:
+    """The roles that `special_tokens_map.json` names; empty where there is no such file.
+
+    A value is an entry, or an object with the entry under `content`, as Hugging Face writes it.
+
+    Raises:
+        UserError: the file is not a JSON object of entries.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object is needed")
+    named = {}
+    for role in DEFAULT_SPECIAL_TOKENS.keys() & content.keys():
+        value = content[role]
+        entry = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(entry, str):
+            raise UserError(f"{path}: {role} must be a string")
+        named[role] = entry
+    return named
+
+
+def _check_entries(tokens: list[str], ids: dict[str, int], source: str) -> None:
+    first: dict[str, int] = {}
+    for line, token in enumerate(tokens, start=1):
+        if not token.strip(" \t\r"):
+            raise UserError(f"{source}, line {line}: a blank vocabulary entry")
+        if len(ids) != len(tokens) and first.setdefault(token, line) != line:
+            raise UserError(f"{source}, line {line}: '{token}' already stands at line {first[token]}")
+
+
+def _special_id(ids: dict[str, int], token: str, role: str, source: str) -> int:
+    if token not in ids:
+        raise UserError(f"{source}: no entry '{token}' ({role}); add it, or name another one in a "
+                        "special_tokens_map.json in the vocabulary's folder")
+    return ids[token]
