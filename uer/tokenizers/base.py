@@ -21,7 +21,7 @@ CASE_IGNORABLE = frozenset("'.:^`\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u202
 class Tokenizer(ABC):
     """Text to ids and back.
 
-    A kind implements `_encode_block` and says where a long line may be cut. No kind adds [CLS] or [SEP].
+    A kind says how text is cut into blocks and how a block is encoded. No kind adds [CLS] or [SEP].
     """
 
     kind: ClassVar[str]
@@ -39,6 +39,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
         """Ids of `block`, and for each of its line feeds how many ids stand before it."""
+
+    @abstractmethod
+    def _blocks(self, text: str) -> Iterator[str]:
+        """`text` in pieces of bounded size that can be encoded one by one."""
 
     def encode_lines(self, text: str, unknown: Counter | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokenize many lines at once: `"北京\\n\\n东"` -> ids `[1266, 776, 691]`, offsets `[0, 2, 2, 3]`.
@@ -87,6 +91,10 @@ class Tokenizer(ABC):
                 text += token
         return text
 
+
+class WordTokenizer(Tokenizer):
+    """A tokenizer for which some characters separate words: a long line can be cut there."""
+
     def _blocks(self, text: str) -> Iterator[str]:
         """`text` in pieces of about `BLOCK_CHARS`, cut after line feeds, or in a long line where no word is.
 
@@ -110,10 +118,9 @@ class Tokenizer(ABC):
         """The last place in `text[start:stop]` right behind a character that separates words; 0 where there is none."""
         for first in (max(start, stop - 512), start):
             chars = {char for char in set(text[first:stop]) if self._separates(char)}
-            chars = chars - CASE_IGNORABLE or chars
-            if chars:
-                return max(text.rfind(char, first, stop) for char in chars) + 1
-        return 0
+            if chars - CASE_IGNORABLE:
+                return max(text.rfind(char, first, stop) for char in chars - CASE_IGNORABLE) + 1
+        return max((text.rfind(char, start, stop) for char in chars), default=-1) + 1
 
     @abstractmethod
     def _separates(self, char: str) -> bool:

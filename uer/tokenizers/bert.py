@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from uer.tokenizers.base import Tokenizer
+from uer.tokenizers.base import WordTokenizer
 from uer.tokenizers.characters import (
     IDEOGRAPH_RANGES,
     fold,
@@ -32,7 +32,7 @@ MAX_WORD_CHARS = 200
 SHORTENED_CHARS = 4096
 
 
-class BertTokenizer(Tokenizer):
+class BertTokenizer(WordTokenizer):
     """WordPiece with Google's rules; a word of over 200 characters is [UNK].
 
     One instance is for one thread: its table and its memory of words grow as it reads.

@@ -25,8 +25,8 @@ def is_whitespace(char: str) -> bool:
 def is_dropped(char: str) -> bool:
     """Whether `char` vanishes before anything else: control (Cc) but tab and line ends, format (Cf), U+FFFD.
 
-    Private and unassigned code points stay, as in Google's code (Hugging Face's drops private ones). Lone surrogates, which
-    no UTF-8 text holds, vanish too.
+    Private and unassigned code points stay, as in Google's code (Hugging Face's drops private ones). Lone surrogates,
+    which no UTF-8 text holds, vanish too.
     """
     return char == "\ufffd" or (category(char) in ("Cc", "Cf", "Cs") and char not in "\t\n\r")
 

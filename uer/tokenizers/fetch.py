@@ -17,7 +17,7 @@ from pathlib import Path
 
 from uer.errors import UserError
 
-HUB_SECONDS = 10
+HUB_SECONDS = 8
 WHEEL_SECONDS = 90
 
 

@@ -4,12 +4,12 @@ from collections import Counter
 
 import numpy as np
 
-from uer.tokenizers.base import Tokenizer
+from uer.tokenizers.base import WordTokenizer
 from uer.tokenizers.vocab import Vocab
 from uer.tokenizers.words import WordCache
 
 
-class SpaceTokenizer(Tokenizer):
+class SpaceTokenizer(WordTokenizer):
     """Already segmented text; a word without an entry is [UNK]; `do_lower_case` has no effect."""
 
     kind = "space"
