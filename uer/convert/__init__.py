@@ -5,7 +5,7 @@
     files            reading and writing the files of both worlds
     tokenizer_files  a vocabulary as transformers' tokenizer files
     card             the model card
-    folder           all of these as one Hugging Face folder
+    folder           configuration, weights and tokenizer as one Hugging Face folder
 
 Tensors stay in dictionaries here: no model is built, and transformers is not needed. That logits agree is checked by
 the scripts that call this package.

@@ -81,6 +81,7 @@ BERT = NameTable(
     aliases={".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"},
     buffers=(".position_ids", ".token_type_ids"),
     duplicates={"cls.predictions.decoder.bias": "cls.predictions.bias"},
+    fixed={"segments": 2, "two": 2},
     prefixes={"uer": ("embedding.", "encoder."), "hugging_face": ("bert.embeddings.", "bert.encoder.")},
 )
 
@@ -96,6 +97,9 @@ CLASSES = {
 # UER's activations by Hugging Face's names for the same formula.
 ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_fast", "relu": "relu", "silu": "silu"}
 
+# Further names that Hugging Face has for UER's activations.
+_MORE_ACTIVATIONS = {"gelu_new": "gelu_fast", "gelu_pytorch_tanh": "gelu_fast", "swish": "silu"}
+
 # Settings of a model that leave its tensors' names as they are, but make it another function than BERT's.
 _BERT_SETTINGS = {
     "mask": "fully_visible", "layernorm_positioning": "post", "feed_forward": "dense", "layernorm": "normal",
@@ -105,17 +109,18 @@ _BERT_SETTINGS = {
 }
 
 
-def model_config(sizes: Mapping[str, int], base: ModelConfig | None, targets: tuple[str, ...], tied: bool,
-                 path: str) -> ModelConfig:
+def model_config(sizes: Mapping[str, int], base: ModelConfig | None, targets: tuple[str, ...], tied: bool, path: str,
+                 told: Mapping[str, Any] | None = None) -> ModelConfig:
     """The model that a checkpoint of these sizes holds.
 
     Args:
         sizes: `Conversion.sizes`.
-        base: the model's settings where the user gives them; it says what a checkpoint cannot (heads, activation,
-            dropout) and is checked against what a checkpoint can.
+        base: the model's settings where the user gives them; they say what a checkpoint cannot (heads, activation,
+            dropout) and must agree with what a checkpoint can.
         targets: the model's targets.
         tied: whether the output layer shares the word embedding's weight.
         path: the checkpoint's, for the messages.
+        told: instead of `base`, what `from_hugging_face_config` found.
 
     Raises:
         UserError: `base` contradicts the checkpoint or is not a BERT; or the number of heads cannot be guessed.
@@ -123,21 +128,33 @@ def model_config(sizes: Mapping[str, int], base: ModelConfig | None, targets: tu
     measured = {"layers_num": sizes["layers"], "hidden_size": sizes["hidden"], "emb_size": sizes["hidden"],
                 "feedforward_size": sizes["feedforward"], "max_seq_length": sizes["positions"]}
     if base is None:
-        if sizes["hidden"] % 64:
-            raise UserError(f"{path}: hidden size {sizes['hidden']} is no multiple of 64, so the number of heads is "
-                            "not known; name the model's settings by --config_path")
-        base = ModelConfig(heads_num=sizes["hidden"] // 64)
+        base = ModelConfig(**{"heads_num": _guess_heads(sizes["hidden"], told, path), **(told or {})})
     else:
-        for name, size in measured.items():
-            if getattr(base, name) != size:
-                raise UserError(f"{path}: {name} is {size}, but --config_path says {getattr(base, name)}")
-        for name, value in _BERT_SETTINGS.items():
-            if getattr(base, name) != value:
-                raise UserError(f"--config_path: {name} is {getattr(base, name)}, but a BERT's is {value}")
-    if base.hidden_act not in ACTIVATIONS:
-        raise UserError(f"--config_path: hidden_act {base.hidden_act} has no counterpart in Hugging Face's BERT; "
-                        f"these have: {', '.join(ACTIVATIONS)}")
+        _require_agreement(base, measured, path)
+    if sizes["hidden"] % base.heads_num:
+        raise UserError(f"{path}: hidden size {sizes['hidden']} is not divisible by {base.heads_num} heads")
     return replace(base, **measured, embedding=("word", "pos", "seg"), target=targets, tie_weights=tied)
+
+
+def _guess_heads(hidden: int, told: Mapping[str, Any] | None, path: str) -> int:
+    if told and "heads_num" in told:
+        return told["heads_num"]
+    if hidden % 64:
+        raise UserError(f"{path}: hidden size {hidden} is no multiple of 64, so the number of heads is not known; give "
+                        "the model's settings (--config_path, or Hugging Face's config.json beside the weights)")
+    return hidden // 64
+
+
+def _require_agreement(base: ModelConfig, measured: Mapping[str, int], path: str) -> None:
+    for name, size in measured.items():
+        if getattr(base, name) != size:
+            raise UserError(f"{path}: {name} is {size}, but the model's settings say {getattr(base, name)}")
+    for name, value in _BERT_SETTINGS.items():
+        if getattr(base, name) != value:
+            raise UserError(f"{path}: {name} is {getattr(base, name)} in the model's settings, but a BERT's is {value}")
+    if base.hidden_act not in ACTIVATIONS:
+        raise UserError(f"{path}: hidden_act {base.hidden_act} has no counterpart in Hugging Face's BERT; these have: "
+                        f"{', '.join(ACTIVATIONS)}")
 
 
 def hugging_face_config(config: ModelConfig, vocab_size: int, head: str, pad_id: int = 0, tied: bool = True,
@@ -191,7 +208,7 @@ def from_hugging_face_config(content: Mapping[str, Any], path: str) -> dict[str,
     for name, value in (("position_embedding_type", "absolute"), ("is_decoder", False), ("type_vocab_size", 2)):
         if content.get(name, value) != value:
             raise UserError(f"{path}: {name} is {content[name]}; UER's BERT has {value}")
-    activations = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
+    activations = {**{theirs: ours for ours, theirs in ACTIVATIONS.items()}, **_MORE_ACTIVATIONS}
     act = content.get("hidden_act", "gelu")
     if act not in activations:
         raise UserError(f"{path}: hidden_act {act} has no counterpart in UER; these have: {', '.join(activations)}")

@@ -80,8 +80,8 @@ def _architecture(facts: CardFacts) -> list[str]:
 def _recipe(facts: CardFacts) -> list[str]:
     lines = ["## Training", ""]
     if not facts.recipe:
-        return [*lines, f"Nothing is recorded beside `{facts.source}` about how it was trained: no corpus, no number of "
-                "steps, no learning rate. Whoever publishes this model should write them here.", ""]
+        return [*lines, f"Nothing is recorded beside `{facts.source}` about how it was trained: no corpus, no number "
+                "of steps, no learning rate. Whoever publishes this model should write them here.", ""]
     return [*lines, *_table(facts.recipe), ""]
 
 

@@ -1,7 +1,8 @@
-"""One Hugging Face folder: configuration, weights, tokenizer, model card."""
+"""One Hugging Face folder: configuration, weights, tokenizer."""
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,34 @@ def stored_weights(weights: Mapping[str, Tensor], table: NameTable, head: str) -
     return {**weights, **copies}
 
 
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """The tokenizer of a model.
+
+    Attributes:
+        tokens: the vocabulary; an entry's place is its number.
+        special_tokens: role -> entry, as in special_tokens_map.json.
+        do_lower_case: whether text is lower-cased and its accents stripped.
+    """
+
+    tokens: Sequence[str]
+    special_tokens: Mapping[str, str]
+    do_lower_case: bool
+
+
 def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table: NameTable, head: str,
-                 config: Mapping[str, Any], tokens: Sequence[str], do_lower_case: bool, card: str) -> None:
-    """Write a folder that transformers opens offline.
+                 config: Mapping[str, Any], tokenizer: TokenizerFacts) -> None:
+    """Write what transformers needs to open a folder offline; the model card is `uer.convert.card`'s.
 
     Args:
         folder: an existing folder.
         weights: `Conversion.weights` of the Hugging Face side.
         table, head: what they were converted by.
         config: the content of config.json.
-        tokens: the vocabulary.
-        do_lower_case: the tokenizer's setting.
-        card: the text of README.md.
+        tokenizer: its files are written too.
     """
     folder = Path(folder)
     write_json(config, folder / "config.json")
-    write_tokenizer(tokens, do_lower_case, config["max_position_embeddings"], folder)
+    write_tokenizer(tokenizer.tokens, tokenizer.special_tokens, tokenizer.do_lower_case,
+                    config["max_position_embeddings"], folder)
     write_safetensors(stored_weights(weights, table, head), folder / "model.safetensors")
-    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -6,7 +6,7 @@ tensor that does not fit the others. This module renames and measures; it reads 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,6 +51,7 @@ class NameTable:
         aliases: endings of Hugging Face's older names, and the endings that replaced them.
         buffers: endings of Hugging Face's names that hold no weights.
         duplicates: Hugging Face's names of tensors that are stored twice, and their first homes.
+        fixed: dimensions whose size the architecture gives.
         prefixes: on each side, how the names of body and layers begin: there, no tensor may be left over.
     """
 
@@ -60,6 +61,7 @@ class NameTable:
     aliases: Mapping[str, str]
     buffers: tuple[str, ...]
     duplicates: Mapping[str, str]
+    fixed: Mapping[str, int]
     prefixes: Mapping[Side, tuple[str, ...]]
 
     def rows(self, layers_num: int, head: str) -> list[Row]:
@@ -107,7 +109,31 @@ def from_uer(weights: Mapping[str, Tensor], table: NameTable, head: str, path: s
 
 def from_hugging_face(weights: Mapping[str, Tensor], table: NameTable, head: str, path: str) -> Conversion:
     """Hugging Face's names, old or new -> UER's; arguments and errors as `from_uer`."""
-    return _rename(_tidy(weights, table, path), table, head, path, "hugging_face")
+    return _rename(tidy(weights, table, path), table, head, path, "hugging_face")
+
+
+def fitting_heads(weights: Mapping[str, Tensor], table: NameTable, source: Side) -> list[str]:
+    """The heads of which the checkpoint has every tensor."""
+    return [head for head, rows in table.heads.items()
+            if all(row.name(source) in weights or row.tied_to for row in rows)]
+
+
+def tidy(weights: Mapping[str, Tensor], table: NameTable, path: str) -> dict[str, Tensor]:
+    """Hugging Face's weights under today's names, without buffers and second copies."""
+    tidied: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name.endswith(table.buffers):
+            continue
+        for old, new in table.aliases.items():
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        tidied[name] = tensor
+    for copy, home in table.duplicates.items():
+        if copy in tidied and home in tidied:
+            if not torch.equal(tidied[copy], tidied[home]):
+                raise UserError(f"{path}: {copy} and {home} differ; UER has one tensor for both")
+            del tidied[copy]
+    return tidied
 
 
 def is_tied(weights: Mapping[str, Tensor], row: Row, side: Side, table: NameTable) -> bool:
@@ -119,10 +145,10 @@ def is_tied(weights: Mapping[str, Tensor], row: Row, side: Side, table: NameTabl
 def _rename(weights: Mapping[str, Tensor], table: NameTable, head: str, path: str, source: Side) -> Conversion:
     target: Side = "hugging_face" if source == "uer" else "uer"
     layers_num = table.count_layers(weights, source)
-    rows = table.rows(layers_num, head)
-    _refuse_missing(weights, rows, path, source)
+    rows = table.rows(max(layers_num, 1), head)
+    _refuse_missing(weights, table, head, rows, path, source)
     left_out = _left_over(weights, table, rows, path, source)
-    sizes = {"layers": layers_num}
+    sizes = {"layers": layers_num, **table.fixed}
     renamed: dict[str, Tensor] = {}
     names = {row.uer: row for row in rows}
     for row in rows:
@@ -162,10 +188,17 @@ def _measure(sizes: dict[str, int], row: Row, tensor: Tensor, path: str, source:
                         f"{list(wanted)} ({row.shape.replace(' ', ' x ')})")
 
 
-def _refuse_missing(weights: Mapping[str, Tensor], rows: list[Row], path: str, source: Side) -> None:
+def _refuse_missing(weights: Mapping[str, Tensor], table: NameTable, head: str, rows: list[Row], path: str,
+                    source: Side) -> None:
     missing = [row.name(source) for row in rows if row.name(source) not in weights and not row.tied_to]
-    if missing:
-        raise UserError(f"{path}: {len(missing)} of {len(rows)} tensors are missing: {_some(missing)}")
+    if not missing:
+        return
+    in_head = {row.name(source) for row in table.heads[head]}
+    if in_head.issuperset(missing):
+        fitting = fitting_heads(weights, table, source)
+        raise UserError(f"{path}: no {head} head: {some(missing)} {'is' if len(missing) == 1 else 'are'} missing; "
+                        + (f"it fits {' and '.join(fitting)}" if fitting else "it has no head that is known"))
+    raise UserError(f"{path}: {len(missing)} of {len(rows)} tensors are missing: {some(missing)}")
 
 
 def _left_over(weights: Mapping[str, Tensor], table: NameTable, rows: list[Row], path: str,
@@ -174,29 +207,11 @@ def _left_over(weights: Mapping[str, Tensor], table: NameTable, rows: list[Row],
     left_over = [name for name in weights if name not in known]
     foreign = [name for name in left_over if name.startswith(table.prefixes[source])]
     if foreign:
-        raise UserError(f"{path}: another architecture: no place for {_some(foreign)}")
+        raise UserError(f"{path}: another architecture: no place for {some(foreign)}")
     return tuple(left_over)
 
 
-def _tidy(weights: Mapping[str, Tensor], table: NameTable, path: str) -> dict[str, Tensor]:
-    """Hugging Face's weights under today's names, without buffers and second copies."""
-    tidy: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if name.endswith(table.buffers):
-            continue
-        for old, new in table.aliases.items():
-            if name.endswith(old):
-                name = name.removesuffix(old) + new
-        tidy[name] = tensor
-    for copy, home in table.duplicates.items():
-        if copy in tidy and home in tidy:
-            if not torch.equal(tidy[copy], tidy[home]):
-                raise UserError(f"{path}: {copy} and {home} differ; UER has one tensor for both")
-            del tidy[copy]
-    return tidy
-
-
-def _some(names: list[str], shown: int = 4) -> str:
+def some(names: Sequence[str], shown: int = 4) -> str:
     """'a, b, c, d and 12 more'."""
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

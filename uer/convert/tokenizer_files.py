@@ -7,56 +7,68 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uer.convert.files import write_json
+from uer.convert.files import read_json, write_json
 from uer.errors import UserError
 
-SPECIAL_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
-                  "mask_token": "[MASK]"}
-
-# Google's and UER's limit. The Rust tokenizer's own default is 100; the file carries the number, so ids stay equal.
+# Google's and UER's limit. The Rust tokenizer's own default is 100; the file carries the number, and transformers 4
+# heeds it. transformers 5 does not, so there a word of 101 to 200 characters is [UNK].
 LONGEST_WORD = 200
 
 
-def write_tokenizer(tokens: Sequence[str], do_lower_case: bool, max_length: int, folder: str | os.PathLike) -> None:
+def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int,
+                    folder: str | os.PathLike) -> None:
     """Write the four files.
 
     Args:
         tokens: the vocabulary; an entry's place is its number.
+        special_tokens: role -> entry: {"pad_token": "[PAD]", "unk_token": ..., "cls_token", "sep_token", "mask_token"}.
         do_lower_case: whether text is lower-cased and its accents stripped.
         max_length: the longest sequence the model takes.
         folder: an existing folder.
-
-    Raises:
-        UserError: one of the five special tokens is missing.
     """
     folder = Path(folder)
-    for token in SPECIAL_TOKENS.values():
-        if token not in tokens:
-            raise UserError(f"the vocabulary has no {token}, which transformers' BertTokenizer needs")
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
-    write_json(tokenizer_json(tokens, do_lower_case), folder / "tokenizer.json")
-    write_json(tokenizer_config(do_lower_case, max_length), folder / "tokenizer_config.json")
-    write_json(SPECIAL_TOKENS, folder / "special_tokens_map.json")
+    write_json(tokenizer_json(tokens, special_tokens, do_lower_case), folder / "tokenizer.json")
+    write_json(tokenizer_config(special_tokens, do_lower_case, max_length), folder / "tokenizer_config.json")
+    write_json(special_tokens, folder / "special_tokens_map.json")
 
 
-def tokenizer_config(do_lower_case: bool, max_length: int) -> dict[str, Any]:
+def read_tokens(folder: str | os.PathLike) -> list[str]:
+    """The vocabulary of a Hugging Face folder, from vocab.txt or, where there is none, tokenizer.json.
+
+    Raises:
+        UserError: the folder has neither, or a tokenizer of another kind.
+    """
+    folder = Path(folder)
+    if (folder / "vocab.txt").is_file():
+        return (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds neither vocab.txt nor tokenizer.json")
+    vocab = (read_json(path).get("model") or {}).get("vocab")
+    if not isinstance(vocab, dict) or sorted(vocab.values()) != list(range(len(vocab))):
+        raise UserError(f"{path}: holds no WordPiece vocabulary")
+    return sorted(vocab, key=vocab.__getitem__)
+
+
+def tokenizer_config(special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int) -> dict[str, Any]:
     """The content of tokenizer_config.json."""
     return {"tokenizer_class": "BertTokenizer", "do_lower_case": do_lower_case, "do_basic_tokenize": True,
             "never_split": None, "strip_accents": None, "tokenize_chinese_chars": True,
-            "clean_up_tokenization_spaces": True, "model_max_length": max_length, **SPECIAL_TOKENS}
+            "clean_up_tokenization_spaces": True, "model_max_length": max_length, **special_tokens}
 
 
-def tokenizer_json(tokens: Sequence[str], do_lower_case: bool) -> dict[str, Any]:
+def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool) -> dict[str, Any]:
     """The content of tokenizer.json: normalizer, splitter, WordPiece, and [CLS] A [SEP] B [SEP] around the result.
 
     `strip_accents` null means "as `lowercase` says", which is Google's rule.
     """
     ids = {token: number for number, token in enumerate(tokens)}
-    specials = sorted(SPECIAL_TOKENS.values(), key=ids.__getitem__)
+    specials = sorted(special_tokens.values(), key=ids.__getitem__)
     return {
         "version": "1.0",
         "truncation": None,
@@ -66,18 +78,21 @@ def tokenizer_json(tokens: Sequence[str], do_lower_case: bool) -> dict[str, Any]
         "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
                        "strip_accents": None, "lowercase": do_lower_case},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": _template(ids),
+        "post_processor": _template(ids, special_tokens["cls_token"], special_tokens["sep_token"]),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "model": {"type": "WordPiece", "unk_token": special_tokens["unk_token"], "continuing_subword_prefix": "##",
                   "max_input_chars_per_word": LONGEST_WORD, "vocab": ids},
     }
 
 
-def _template(ids: dict[str, int]) -> dict[str, Any]:
+def _template(ids: Mapping[str, int], cls: str, sep: str) -> dict[str, Any]:
     """[CLS] and [SEP] around one sequence (all segment 0) or two (segments 0 and 1)."""
-    cls, sep = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("[CLS]", "[SEP]"))
-    single = [cls, {"Sequence": {"id": "A", "type_id": 0}}, sep]
-    second = [{"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}]
-    return {"type": "TemplateProcessing", "single": single, "pair": single + second,
-            "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]}
-                               for token in ("[CLS]", "[SEP]")}}
+    def special(token: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": segment}}
+
+    def sequence(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special(cls, 0), sequence("A", 0), special(sep, 0)]
+    return {"type": "TemplateProcessing", "single": single, "pair": [*single, sequence("B", 1), special(sep, 1)],
+            "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (cls, sep)}}
