@@ -5,8 +5,14 @@ No torch at the top: `preprocess.py` uses the first half of this file and has to
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from uer.config import MaskingConfig
+    from uer.data.batch import Batch, InstanceRows
+    from uer.data.store import DatasetInfo
 
 
 @dataclass(frozen=True)
@@ -101,3 +107,15 @@ class MlmProcessor:
                          full_sentences: bool = False) -> MlmInstanceBuilder:
         """A builder for one stretch of the corpus (a shard); shards are independent of one another."""
         return MlmInstanceBuilder(seq_length, special_ids, full_sentences)
+
+    def batch(self, rows: "InstanceRows", info: "DatasetInfo", masking: "MaskingConfig") -> "Batch":
+        """Mask rows: the targets are `mlm_positions` and `mlm_labels` (R, P), see `uer.data.masking`."""
+        from uer.data.batch import Batch  # torch: `preprocess.py` does without it
+        from uer.data.masking import masker
+
+        mask = masker(masking, info.seq_length, info.vocab_size, tuple(sorted(info.special_ids.items())),
+                      rows.tokens.device)
+        real = mask.positions < rows.lengths[:, None]
+        tokens = rows.tokens.masked_fill(~real, info.special_ids["pad"])
+        src, positions, labels = mask(tokens, rows.lengths, rows.keys, rows.columns.get("word_start"))
+        return Batch(src, real.long(), {"mlm_positions": positions, "mlm_labels": labels}, rows.samples, rows.lengths)

@@ -1,0 +1,82 @@
+"""Random numbers as functions of integers: hashes and shuffles that give the same bits on the CPU and on a GPU.
+
+Every value is an int64 between 0 and 2^32 - 1. No product leaves the 63 bits that int64 holds, and no operation rounds,
+so there is nothing that two devices could do differently. The functions take tensors and Python's integers alike.
+
+    hash_words(7, 0, 12345)                       -> one number of 32 bits, always the same
+    shuffled(torch.arange(5), 5, 3, key=99)       -> the numbers 0 to 4 in an order that belongs to key 99
+"""
+
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Integers = TypeVar("Integers", int, Tensor)
+
+MASK = 0xFFFFFFFF
+GOLDEN = 0x1E3779B9
+ROUNDS = 4
+
+
+def mix(value: Integers) -> Integers:
+    """A bijection of the 32-bit numbers in which every bit of the input reaches every bit of the output.
+
+    The multipliers were found by Chris Wellons' search for the least biased mixers of this form (hash-prospector); the
+    second is written less 2^32, which changes nothing in the lower 32 bits and keeps the product within int64.
+    """
+    value = ((value >> 16) ^ value) * 0x21F0AAAD & MASK
+    value = ((value >> 15) ^ value) * (0xD35A2D97 - (1 << 32)) & MASK
+    return (value >> 15) ^ value
+
+
+def hash_words(*words: int | Tensor) -> int | Tensor:
+    """One 32-bit hash of several integers from 0 to 2^63 - 1; tensors are broadcast against one another."""
+    state = 0
+    for word in words:
+        state = mix((state + GOLDEN ^ word) & MASK)
+        if isinstance(word, Tensor) or word > MASK:
+            state = mix(state ^ word >> 32)
+    return state
+
+
+def below(hashed: Integers, limit: int | Tensor) -> Integers:
+    """A 32-bit hash as a number from 0 to `limit` - 1; each is as likely as the others to 1 in 2^32 / limit.
+
+    Args:
+        limit: at most 2^31.
+    """
+    return hashed * limit >> 32
+
+
+def grid_width(length: int) -> int:
+    """The side of the grid that `shuffled` lays `length` numbers out on: the square root, rounded up."""
+    return math.isqrt(length - 1) + 1 if length else 1
+
+
+def shuffled(index: Tensor, length: int | Tensor, width: int | Tensor, key: int | Tensor) -> Tensor:
+    """The place of each number of [0, length) in a shuffle that belongs to `key`: a bijection, in constant time.
+
+    The numbers lie on a grid of `width` columns whose last row may be short. Each round turns every row by a hash of
+    its number, then every column by a hash of its own: a Feistel network of unequal sides. A turn is a bijection of a
+    row or column of any length, so that no number leaves the range and none has to be drawn again.
+
+    Args:
+        index: int64 numbers from 0 to length - 1.
+        length, width, key: integers, or tensors that broadcast with `index`: each element may have its own shuffle.
+    """
+    full, rest = length // width, length % width
+    row, column = index // width, index % width
+    for number in range(ROUNDS):
+        size = torch.where(row < full, width, rest)
+        column = _turned(column, below(mix(row + 2 * number * GOLDEN & MASK ^ key), size), size)
+        size = (column < rest) + full
+        row = _turned(row, below(mix(column + (2 * number + 1) * GOLDEN & MASK ^ key), size), size)
+    return row * width + column
+
+
+def _turned(place: Tensor, by: Tensor, size: Tensor) -> Tensor:
+    """(place + by) modulo size, both below size."""
+    moved = place + by
+    return torch.where(moved < size, moved, moved - size)

@@ -1,0 +1,290 @@
+"""Batches as a pure function of the update's number.
+
+    loader.step(12)   -> this rank's micro-batches of update 12
+
+Update s uses the samples s * G to (s + 1) * G - 1 of the run, with G = batch_size * world_size * accumulation_steps;
+micro-batch m of rank r takes those from s * G + (m * world_size + r) * batch_size on. What a sample is (which instance
+of which dataset, masked how) depends on its number and the seed alone: so the number of ranks or micro-batches changes
+nothing, every rank has the same number of batches, and resuming needs nothing but the number of the update.
+
+Several micro-batches are made in one go, as one large batch that is then cut: the work per batch is small, and so
+tensor operations of one batch's size would mostly be overhead.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uer.config import MaskingConfig
+from uer.data.batch import Batch, InstanceRows
+from uer.data.hashing import hash_words
+from uer.data.order import permute
+from uer.data.store import DatasetInfo, TokenDataset
+from uer.data.token_rows import TokenRows, widened
+from uer.errors import UserError
+
+POSITIONS_AT_ONCE = 1 << 18
+SLOTS = 10_000
+"""Weighted datasets: samples are dealt in rounds of so many, in which each dataset has its share to 1 in 10,000."""
+
+# What a seed is used for; it keeps the draws apart.
+ORDER, MASKS, MIXTURE, DEV_SPLIT, DEV_MASKS = range(1, 6)
+
+
+class Loader:
+    """The training batches of one rank.
+
+    Args:
+        datasets: open datasets of one vocabulary, processor and sequence length.
+        processor: an instance of the processor's class; its `batch` makes batches of rows.
+        masking: how dynamically masked datasets are masked; static ones hold this themselves.
+        batch_size: rows of a micro-batch.
+        accumulation_steps: micro-batches of an update.
+        rank, world_size: which process this is, of how many.
+        seed: of the order, the mixture and dynamic masks.
+        weights: how often each dataset is drawn from; when empty, an epoch is every sample of every dataset once.
+        dev_fraction: share of each dataset that is held out (see `EvaluationLoader`).
+        device: where batches are made.
+        dataset_device: where the datasets lie: the CPU, which maps the files, or `device`, which holds a copy.
+        trim: cut the positions that are padding in a whole batch (for the CPU; CUDA wants static shapes).
+
+    Raises:
+        UserError: a dataset that is empty or has no word starts for whole-word masking, datasets that differ, more held
+            out than there is.
+    """
+
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Any, masking: MaskingConfig, *, batch_size: int,
+                 accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, seed: int = 7,
+                 weights: Sequence[float] = (), dev_fraction: float = 0.0, device: torch.device | str = "cpu",
+                 dataset_device: torch.device | str = "cpu", trim: bool = False) -> None:
+        self._rows = _RowMaker(datasets, processor, masking, device, dataset_device)
+        self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
+        self.rank, self.world_size = rank, world_size
+        self.seed, self.trim = seed, trim
+        self.samples_per_step = batch_size * world_size * accumulation_steps
+        self._parts = [_TrainPart(dataset, number, seed, dev_fraction) for number, dataset in enumerate(datasets)]
+        self._slots = _slots(weights) if weights else _cumulative([part.samples for part in self._parts])
+        self.samples_per_epoch = sum(part.samples for part in self._parts)
+        self.tokens_per_epoch = sum(part.tokens for part in self._parts)
+        rows = batch_size * accumulation_steps
+        self._steps_at_once = max(1, POSITIONS_AT_ONCE // (rows * self._rows.seq_length))
+        self._made: tuple[int, Batch] | None = None
+
+    def step(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of update `step`, counted from 0; views of a store that nobody may write to."""
+        group = step // self._steps_at_once
+        if self._made is None or self._made[0] != group:
+            self._made = (group, self._make(group * self._steps_at_once))
+        first = (step - group * self._steps_at_once) * self.accumulation_steps
+        batches = [self._made[1].rows(number * self.batch_size, (number + 1) * self.batch_size)
+                   for number in range(first, first + self.accumulation_steps)]
+        return [batch.trimmed() for batch in batches] if self.trim else batches
+
+    def _make(self, first_step: int) -> Batch:
+        """The rows of `_steps_at_once` updates from `first_step` on, as one batch."""
+        device = self._rows.dataset_device
+        micro = first_step * self.accumulation_steps + torch.arange(
+            self._steps_at_once * self.accumulation_steps, device=device)
+        starts = (micro * self.world_size + self.rank) * self.batch_size
+        samples = (starts[:, None] + torch.arange(self.batch_size, device=device)).view(-1)
+        dataset, number = self._deal(samples)
+        stored, keys = torch.zeros_like(samples), torch.zeros_like(samples)
+        for index, part in enumerate(self._parts):
+            mine = dataset == index
+            part_stored, part_keys = part.instances(torch.where(mine, number, 0))
+            stored, keys = torch.where(mine, part_stored, stored), torch.where(mine, part_keys, keys)
+        return self._rows.batch(dataset, stored, keys, samples)
+
+    def _deal(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample numbers -> which dataset each comes from, and its number among that dataset's samples.
+
+        The slots of a round come in a shuffled order; those from bounds[d] to bounds[d + 1] - 1 are dataset d's.
+        """
+        if len(self._parts) == 1:
+            return torch.zeros_like(samples), samples
+        rounds, place = samples // self._slots[-1], samples % self._slots[-1]
+        slot = permute(place, self._slots[-1], hash_words(self.seed, MIXTURE), rounds)
+        bounds = torch.tensor(self._slots, device=samples.device)
+        dataset = torch.bucketize(slot, bounds[1:], right=True)
+        begin, share = bounds[dataset], bounds[dataset + 1] - bounds[dataset]
+        return dataset, rounds * share + slot - begin
+
+
+class EvaluationLoader:
+    """A rank's share of the held-out instances, or of whole datasets, with masks that are always the same.
+
+    Every instance is in one batch of one rank. Every rank has the same number of batches: rows that only fill the last
+    ones have no labels (-100 throughout) and no real tokens.
+
+    Args:
+        datasets, processor, masking, batch_size, rank, world_size, device, dataset_device, trim: as for `Loader`.
+        dev_fraction: evaluate what a `Loader` of the same fraction leaves out; 0 evaluates everything.
+    """
+
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Any, masking: MaskingConfig, *, batch_size: int,
+                 rank: int = 0, world_size: int = 1, dev_fraction: float = 0.0, device: torch.device | str = "cpu",
+                 dataset_device: torch.device | str = "cpu", trim: bool = False) -> None:
+        self._rows = _RowMaker(datasets, processor, masking, device, dataset_device)
+        self._lengths = [len(dataset) for dataset in datasets]
+        self._held_out = [_held_out(dataset, dev_fraction) if dev_fraction else len(dataset) for dataset in datasets]
+        self.instances = sum(self._held_out)
+        self.batch_size, self.rank, self.world_size, self.trim = batch_size, rank, world_size, trim
+
+    def __len__(self) -> int:
+        """Batches of each rank."""
+        return -(-self.instances // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go through this rank's batches."""
+        for number in range(len(self)):
+            batch = self._batch((number * self.world_size + self.rank) * self.batch_size)
+            yield batch.trimmed() if self.trim else batch
+
+    def _batch(self, first: int) -> Batch:
+        places = first + torch.arange(self.batch_size, device=self._rows.dataset_device)
+        filling = places >= self.instances
+        left = places.clamp(max=self.instances - 1)
+        dataset, stored, begin = torch.zeros_like(left), torch.zeros_like(left), 0
+        for index, (length, held_out) in enumerate(zip(self._lengths, self._held_out)):
+            mine = (left >= begin) & (left < begin + held_out)
+            ranks = torch.where(mine, left - begin, 0)
+            stored = torch.where(mine, _split_order(ranks, length), stored)
+            dataset = torch.where(mine, index, dataset)
+            begin += held_out
+        batch = self._rows.batch(dataset, stored, hash_words(DEV_MASKS, dataset, stored), places)
+        return batch.without_labels(filling.to(batch.src.device))
+
+
+@dataclass(frozen=True)
+class _TrainPart:
+    """What is trained on of one dataset, in which order and with which mask keys."""
+
+    dataset: TokenDataset
+    number: int
+    seed: int
+    dev_fraction: float
+
+    @property
+    def stored(self) -> int:
+        return len(self.dataset) - _held_out(self.dataset, self.dev_fraction)
+
+    @property
+    def versions(self) -> int:
+        return 1 if self.dataset.info.dynamic_masking else self.dataset.info.dup_factor
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return self.stored * self.versions
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an epoch; of the held-out part an average instance's are left out."""
+        return len(self.dataset.tokens) * self.samples // len(self.dataset)
+
+    def instances(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """This dataset's samples -> stored instances, and the keys of their masks."""
+        epoch, place = numbers // self.samples, numbers % self.samples
+        place = permute(place, self.samples, hash_words(self.seed, ORDER, self.number), epoch)
+        version, place = place // self.stored, place % self.stored
+        stored = place
+        if self.dev_fraction:
+            held_out = len(self.dataset) - self.stored
+            stored = _split_order(place + held_out, len(self.dataset))
+        if self.dataset.info.dynamic_masking:
+            return stored, hash_words(self.seed, MASKS, self.number, epoch, stored)
+        return stored, hash_words(self.dataset.info.seed, MASKS, version, stored)
+
+
+def _held_out(dataset: TokenDataset, fraction: float) -> int:
+    """How many instances are held out; at least one where any is asked for."""
+    if not fraction:
+        return 0
+    held_out = max(1, round(fraction * len(dataset)))
+    if held_out >= len(dataset):
+        raise UserError(f"{dataset.path}: --dev_fraction {fraction} leaves none of its {len(dataset)} instances")
+    return held_out
+
+
+def _split_order(rank: Tensor, length: int) -> Tensor:
+    """The instance at each rank of the order whose first ones are held out; no seed: every run agrees on it."""
+    return permute(rank, length, DEV_SPLIT, 0)
+
+
+def _cumulative(amounts: Sequence[int]) -> list[int]:
+    """[3, 4] -> [0, 3, 7]"""
+    return [0, *itertools.accumulate(amounts)]
+
+
+def _slots(weights: Sequence[float]) -> list[int]:
+    """Weights -> where each dataset's slots of a round begin, and their end: [3, 1] -> [0, 7500, 10000].
+
+    Every dataset has one slot at least.
+    """
+    bounds = [0]
+    for number, reached in enumerate(itertools.accumulate(weights), start=1):
+        wanted = round(SLOTS * reached / sum(weights))
+        bounds.append(min(max(wanted, bounds[-1] + 1), SLOTS - len(weights) + number))
+    return bounds
+
+
+class _RowMaker:
+    """Fetches instances, pads them and has the processor make a batch of them."""
+
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Any, masking: MaskingConfig,
+                 device: torch.device | str, dataset_device: torch.device | str) -> None:
+        self.processor = processor
+        self.device, self.dataset_device = torch.device(device), torch.device(dataset_device)
+        self.info = _common_info(datasets)
+        self.masking = _masking_of(datasets, masking)
+        self.seq_length = self.info.seq_length
+        columns = ("word_start",) if self.masking.whole_word_masking else ()
+        for dataset in datasets:
+            if columns and "word_start" not in dataset.columns:
+                raise UserError(f"{dataset.path}: --whole_word_masking needs a dataset that preprocess.py made with "
+                                "--whole_word_masking")
+        self.stores = [TokenRows(dataset, columns, self.seq_length, self.dataset_device) for dataset in datasets]
+
+    def batch(self, dataset: Tensor, stored: Tensor, keys: Tensor, samples: Tensor) -> Batch:
+        """Rows (R,) of the datasets -> a batch of R rows."""
+        columns, lengths = self.stores[0].fetch(torch.where(dataset == 0, stored, 0))
+        for number, store in enumerate(self.stores[1:], start=1):
+            mine = dataset == number
+            others, other_lengths = store.fetch(torch.where(mine, stored, 0))
+            columns = {name: torch.where(mine[:, None], others[name], rows) for name, rows in columns.items()}
+            lengths = torch.where(mine, other_lengths, lengths)
+        columns = {name: self._moved(rows) for name, rows in columns.items()}
+        tokens = widened(columns.pop("tokens"))
+        return self.processor.batch(InstanceRows(tokens, self._moved(lengths), columns, self._moved(keys),
+                                                 self._moved(samples)), self.info, self.masking)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+def _common_info(datasets: Sequence[TokenDataset]) -> DatasetInfo:
+    first = datasets[0]
+    for dataset in datasets:
+        if not len(dataset):
+            raise UserError(f"{dataset.path}: the dataset has no instances")
+        for name in ("processor", "seq_length", "vocab_fingerprint", "vocab_size", "special_ids"):
+            ours, theirs = getattr(first.info, name), getattr(dataset.info, name)
+            if ours != theirs:
+                raise UserError(f"{dataset.path}: its {name} ({theirs}) differs from that of {first.path} ({ours})")
+    return first.info
+
+
+def _masking_of(datasets: Sequence[TokenDataset], given: MaskingConfig) -> MaskingConfig:
+    """How the datasets are masked: as the command line says, but static masks as their dataset says."""
+    configs = [given if dataset.info.dynamic_masking else MaskingConfig(**dataset.info.masking)
+               for dataset in datasets]
+    for dataset, config in zip(datasets, configs):
+        if config != configs[0]:
+            raise UserError(f"{dataset.path}: its masks are made otherwise than those of {datasets[0].path}: {config}")
+    return configs[0]

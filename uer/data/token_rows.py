@@ -1,0 +1,77 @@
+"""Stored instances as rows of tensors, from the mapped file or from a copy on the GPU."""
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uer.data.store import TokenDataset
+
+SIGNED = {"uint8": np.uint8, "uint16": np.int16, "uint32": np.int32}
+
+
+class TokenRows:
+    """Fetches whole instances of one dataset.
+
+    On the CPU rows are copied straight out of the mapped file; on another device the columns are loaded once and rows
+    are gathered there, without the host.
+
+    Args:
+        dataset: an open dataset.
+        columns: names of the columns to fetch besides the tokens; one value a token each.
+        seq_length: S.
+        device: where the rows are made.
+    """
+
+    def __init__(self, dataset: TokenDataset, columns: tuple[str, ...], seq_length: int, device: torch.device) -> None:
+        self.seq_length = seq_length
+        self.mapped = device.type == "cpu"
+        self.offsets = _tensor(dataset.offsets).to(device)
+        arrays = {"tokens": dataset.tokens, **{name: dataset.columns[name] for name in columns}}
+        self.columns = {name: _tensor(array) for name, array in arrays.items()}
+        if not self.mapped:
+            self.columns = {name: torch.nn.functional.pad(column, (0, seq_length)).to(device)
+                            for name, column in self.columns.items()}
+
+    def fetch(self, instances: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Fetch rows.
+
+        Args:
+            instances: (R,) int64.
+
+        Returns:
+            each column as (R, S), with whatever follows in the file behind a row's length, and the lengths (R,).
+            Unsigned columns come in the signed type of their size: torch's kernels are made for these.
+        """
+        starts = self.offsets[instances]
+        lengths = self.offsets[instances + 1] - starts
+        return {name: self._rows(column, starts) for name, column in self.columns.items()}, lengths
+
+    def _rows(self, column: Tensor, starts: Tensor) -> Tensor:
+        if not self.mapped:
+            return column.unfold(0, self.seq_length, 1).index_select(0, starts)
+        last = len(column) - self.seq_length
+        if last < 0:
+            return self._one_by_one(column, starts)
+        rows = column.unfold(0, self.seq_length, 1).index_select(0, starts.clamp(max=last))
+        at_the_end = (starts > last).nonzero().squeeze(1)
+        if len(at_the_end):
+            rows[at_the_end] = self._one_by_one(column, starts[at_the_end])
+        return rows
+
+    def _one_by_one(self, column: Tensor, starts: Tensor) -> Tensor:
+        """Rows that may reach beyond the end of the column: its last value stands for what is not there."""
+        return column[(starts[:, None] + torch.arange(self.seq_length)).clamp(max=len(column) - 1)]
+
+
+def widened(tokens: Tensor) -> Tensor:
+    """Token ids as int64: an id of 65535, -1 in the signed type of its size, becomes 65535 again."""
+    bits = 8 * tokens.element_size()
+    return tokens.to(torch.int64).bitwise_and_((1 << bits) - 1)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():  # torch warns of writing to a read-only file; nothing here writes
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array.view(SIGNED.get(array.dtype.name, array.dtype)))
