@@ -1,0 +1,238 @@
+"""A pretraining run put together: datasets, model, optimizer and trainer, as the settings say. Used by pretrain.py."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from uer.config import LogConfig, MaskingConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig, TrainConfig
+from uer.data.loader import EvaluationLoader, Loader
+from uer.data.processors import PLANNED as PLANNED_PROCESSORS
+from uer.data.processors import PROCESSORS
+from uer.data.store import TokenDataset, open_dataset
+from uer.errors import UserError
+from uer.flops import flops_per_token, parameter_count
+from uer.model import Model, build_model
+from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
+from uer.optim.schedules import SCHEDULES
+from uer.registry import choose
+from uer.tokenizers import build_tokenizer
+from uer.tokenizers.base import Tokenizer
+from uer.training import checkpoint, launch, preflight
+from uer.training.evaluation import evaluate
+from uer.training.parallel import World, connect
+from uer.training.plan import Plan, activation_bytes, device_name
+from uer.training.precision import Precision
+from uer.training.report import Reporter
+from uer.training.saver import Saver
+from uer.training.state import StateFolder, check_settings
+from uer.training.trainer import Parts, StepModule, Trainer
+
+SAMPLED_TOKENS = 4096
+SMALL_MODEL = 50_000_000
+SHARE_FOR_DATA = 0.3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the command line says."""
+
+    train: TrainConfig
+    model: ModelConfig
+    optim: OptimConfig
+    tokenizer: TokenizerConfig
+    masking: MaskingConfig
+    parallel: ParallelConfig
+    log: LogConfig
+
+
+def run(settings: Settings) -> int:
+    """Pretrain in as many processes as asked; returns the exit status."""
+    return launch.run(launch.places(settings.parallel), pretrain, settings)
+
+
+def pretrain(place: launch.Place, settings: Settings) -> int:
+    """The work of one process."""
+    world = connect(place, settings.parallel)
+    reporter = world.check(lambda: Reporter(settings.log, world, settings.train.total_steps))
+    tokenizer, data = world.check(lambda: _open_data(settings))
+    folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
+    identity = run_identity(settings, world, tokenizer, data)
+    found = world.check(lambda: _find_state(settings, world, folder, identity, reporter))
+    step = world.share(found[0]["step"] if found else 0)
+    if step >= settings.train.total_steps:
+        reporter.say(f"finished already: {folder.weights_path(step)} (--resume never starts anew)")
+        world.close()
+        return 0
+    parts = _assemble(settings, world, tokenizer, data, folder, identity, reporter, fresh=step == 0)
+    world.check(lambda: preflight.check_output(
+        settings.train.output_model_path,
+        preflight.checkpoint_bytes(parts.model, settings.train.total_steps - step,
+                                   settings.train.save_checkpoint_steps, settings.train.keep_checkpoints)))
+    trainer = Trainer(parts, settings.train, world)
+    _say_plan(settings, world, parts, data, len(tokenizer.vocab))
+    if step:
+        trainer.resume(found[0] if found else None)
+        reporter.say(f"resumed after step {step}" + (f" from {found[1]}" if found else ""))
+    elif world.is_main:
+        _clear(settings, folder, reporter)
+    status = trainer.train()
+    reporter.close()
+    world.close()
+    return status
+
+
+def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:
+    """The tokenizer and the datasets, checked against one another."""
+    config = settings.train
+    choose(PROCESSORS, config.data_processor, "--data_processor", PLANNED_PROCESSORS)
+    preflight.check_output(config.output_model_path, 0)
+    datasets = [open_dataset(path) for path in config.dataset_path]
+    dev = [open_dataset(config.dev_dataset_path)] if config.dev_dataset_path else []
+    for dataset in datasets + dev:
+        info, path = dataset.info, str(dataset.path)
+        preflight.check_processor(path, info.processor, config.data_processor)
+        preflight.check_lengths(path, info.seq_length, settings.model.max_seq_length)
+        if not len(dataset):
+            raise UserError(f"{path}: the dataset is empty")
+    tokenizer = build_tokenizer(settings.tokenizer)
+    for dataset in datasets + dev:
+        info = dataset.info
+        preflight.check_vocabulary(str(dataset.path), (info.vocab_fingerprint, info.vocab_size, info.tokenizer),
+                                   (tokenizer.vocab.fingerprint, len(tokenizer.vocab), tokenizer.settings))
+    return tokenizer, datasets + dev
+
+
+def run_identity(settings: Settings, world: World, tokenizer: Tokenizer,
+                 datasets: list[TokenDataset]) -> dict[str, Any]:
+    """What makes a run what it is: a training state continues only a run with the same.
+
+    The number of ranks and micro-batches is not in it, only their product with the batch size.
+    """
+    config = settings.train
+    names = ("total_steps", "seed", "data_processor", "deep_init", "max_grad_norm", "precision", "dev_fraction",
+             "dataset_weights", "pretrained_model_path", "labels_num")
+    rows = config.batch_size * config.accumulation_steps * world.world_size
+    return {**asdict(settings.model), **asdict(settings.optim), **asdict(settings.masking),
+            **{field.name: getattr(config, field.name) for field in fields(config) if field.name in names},
+            "batch_size x accumulation_steps x world_size": rows, "vocabulary": tokenizer.vocab.fingerprint,
+            "dataset": [_fingerprint(dataset) for dataset in datasets[:len(config.dataset_path)]]}
+
+
+def _fingerprint(dataset: TokenDataset) -> str:
+    """A hash of the dataset's sizes, settings, first and last tokens: the same wherever the file lies."""
+    info = dataset.info
+    facts = (len(dataset), len(dataset.tokens), info.processor, info.seq_length, info.vocab_fingerprint,
+             info.dynamic_masking, info.dup_factor, info.seed, sorted(info.masking.items()))
+    digest = hashlib.sha256(repr(facts).encode())
+    digest.update(dataset.tokens[:SAMPLED_TOKENS].tobytes())
+    digest.update(dataset.tokens[-SAMPLED_TOKENS:].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _find_state(settings: Settings, world: World, folder: StateFolder, identity: dict[str, Any],
+                reporter: Reporter) -> Any:
+    """(state, path) to go on from on the main rank, None elsewhere and where there is none."""
+    if not world.is_main:
+        return None
+    folder.tidy()
+    found = folder.find(settings.train.resume, reporter.say)
+    if found:
+        check_settings(found[0]["settings"], identity, found[1])
+    return found
+
+
+def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list[TokenDataset], folder: StateFolder,
+              identity: dict[str, Any], reporter: Reporter, fresh: bool) -> Parts:
+    """Model, optimizer and all the trainer needs of this run."""
+    config, optim = settings.train, settings.optim
+    precision = Precision(config.precision, world.device)
+    compiled = config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
+    model = world.check(lambda: _build(settings, len(tokenizer.vocab), compiled, reporter, fresh)).to(world.device)
+    forward = StepModule(model)
+    if compiled:
+        forward.compile(mode="reduce-overhead" if model.num_parameters() < SMALL_MODEL else "default")
+    module = world.wrap(forward)
+    optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate)
+    factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
+    loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))
+    reporter.flops_per_token = flops_per_token(settings.model, len(tokenizer.vocab), data[0].info.seq_length)
+    return Parts(
+        model=model, module=module, loader=loader, optimizer=optimizer,
+        rate=lambda step: optim.learning_rate * factor(step), set_rate=set_learning_rate, precision=precision,
+        reporter=reporter, saver=Saver(folder, model, optimizer, precision, world, json.dumps(identity), reporter.say),
+        evaluate=(lambda: evaluate(forward, held_out, world, precision)) if held_out else None,
+        decode=tokenizer.decode)
+
+
+def _build(settings: Settings, vocab_size: int, compiled: bool, reporter: Reporter, fresh: bool) -> Model:
+    """The model with its first weights: drawn, or of `--pretrained_model_path`."""
+    config = settings.train
+    torch.manual_seed(config.seed)
+    model = build_model(settings.model, vocab_size, unpad="off" if compiled else config.unpad,
+                        activation_checkpointing=settings.parallel.activation_checkpointing,
+                        deep_init=config.deep_init)
+    path = config.pretrained_model_path
+    if path and fresh:
+        lines = checkpoint.load_into(model, checkpoint.load_weights(path), path).lines()
+        reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
+        for line in lines:
+            reporter.say(f"{path}: {line}")
+    return model
+
+
+def _build_loader(settings: Settings, world: World, data: list[TokenDataset]) -> Loader:
+    config = settings.train
+    return Loader(data[:len(config.dataset_path)], PROCESSORS[config.data_processor](), settings.masking,
+                  batch_size=config.batch_size, accumulation_steps=config.accumulation_steps, rank=world.rank,
+                  world_size=world.world_size, seed=config.seed, weights=config.dataset_weights,
+                  dev_fraction=config.dev_fraction, **_placement(config, world, data))
+
+
+def _build_dev(settings: Settings, world: World, data: list[TokenDataset]) -> EvaluationLoader | None:
+    config = settings.train
+    if not config.dev_dataset_path and not config.dev_fraction:
+        return None
+    held_out = data[len(config.dataset_path):] if config.dev_dataset_path else data
+    return EvaluationLoader(held_out, PROCESSORS[config.data_processor](), settings.masking,
+                            batch_size=config.batch_size, rank=world.rank, world_size=world.world_size,
+                            dev_fraction=config.dev_fraction, **_placement(config, world, data))
+
+
+def _placement(config: TrainConfig, world: World, data: list[TokenDataset]) -> dict[str, Any]:
+    """Where the datasets lie and the batches are made; padding can be cut off where shapes need not be static."""
+    size = sum(dataset.tokens.nbytes + dataset.offsets.nbytes for dataset in data)
+    on_gpu = world.device.type == "cuda"
+    if config.dataset_device == "cuda" and not on_gpu:
+        raise UserError("--dataset_device cuda: this run has no GPU")
+    fits = on_gpu and size < SHARE_FOR_DATA * torch.cuda.mem_get_info(world.device)[0]
+    on_device = on_gpu and (config.dataset_device == "cuda" or (config.dataset_device == "auto" and fits))
+    return {"device": world.device, "dataset_device": world.device if on_device else "cpu", "trim": not on_gpu}
+
+
+def _clear(settings: Settings, folder: StateFolder, reporter: Reporter) -> None:
+    """Make room for a new run under the name of an old one."""
+    steps = folder.set_aside()
+    if steps:
+        reporter.say(f"--resume never: the training states of an earlier run (steps {', '.join(map(str, steps))}) "
+                     "are renamed to *.old")
+
+
+def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDataset], vocab_size: int) -> None:
+    config, model = settings.train, settings.model
+    seq_length = data[0].info.seq_length
+    kernels = [f"attention: torch's fused, optimizer: {settings.optim.optimizer}",
+               "compiled" if config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
+               else "not compiled", f"sharding {settings.parallel.sharding}"]
+    plan = Plan(
+        parameters=parameter_count(model, vocab_size), instances=parts.loader.samples_per_epoch,
+        tokens=parts.loader.tokens_per_epoch, seq_length=seq_length, global_batch=parts.loader.samples_per_step,
+        total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
+        activation_bytes=activation_bytes(model, config.batch_size * seq_length, vocab_size),
+        rate=parts.rate, precision=parts.precision.describe(), kernels=", ".join(kernels),
+        devices=f"{world.world_size} x {device_name(world.device)}",
+        start=config.pretrained_model_path or f"drawn with seed {config.seed}")
+    for line in plan.lines():
+        parts.reporter.say(line)

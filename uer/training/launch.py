@@ -1,0 +1,281 @@
+"""Which processes a command has to be, and starting them: the same training code runs in one process or in many.
+
+Four ways lead to a `Place` (a process's rank and where the others meet):
+- nothing said: one process;
+- `--world_size 4 --gpu_ranks 0 1 2 3`: this command starts the ranks named, one process each;
+- `torchrun --nproc_per_node 4 pretrain.py ...`: it sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT;
+- `srun python3 pretrain.py ...`: Slurm sets SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID; the meeting place is
+  MASTER_ADDR and MASTER_PORT where given, else the first machine of SLURM_JOB_NODELIST and a port from SLURM_JOB_ID.
+
+Started ranks are watched: when one fails, its error is shown once and the others are ended within seconds.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from uer.config import ParallelConfig
+from uer.errors import UserError
+
+GRACE_SECONDS = 2.0
+SLURM_FIRST_PORT = 20000
+CLEAN_STATUSES = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+class SharedError(UserError):
+    """A user's error that every rank knows of: rank 0 shows it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process of a run: `local_rank` numbers the processes of a machine, rank 0 listens at `host` and `port`.
+
+    `store_exists`: something outside (torchrun's agent) already listens there.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    host: str = "localhost"
+    port: int = 12345
+    store_exists: bool = False
+    spawned: bool = False
+
+
+def places(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[Place]:
+    """The processes this command has to run; one of them, not `spawned`, is the command itself.
+
+    Raises:
+        UserError: the flags and the environment contradict one another.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return [_from_torchrun(config, env)]
+    if config.world_size == 1 and int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+        return [_from_slurm(env)]
+    if config.world_size == 1:
+        return [Place(local_rank=config.gpu_ranks[0] if config.gpu_ranks else 0)]
+    if not config.gpu_ranks:
+        raise UserError(f"--world_size {config.world_size} needs --gpu_ranks, the ranks that run on this machine "
+                        f"(all of them: --gpu_ranks {' '.join(map(str, range(config.world_size)))})")
+    host, port = _meeting_place(config.master_ip)
+    if len(config.gpu_ranks) == config.world_size and not _port_is_free(host, port):
+        port = _free_port()
+    return [Place(rank, config.world_size, local_rank, host, port, spawned=True)
+            for local_rank, rank in enumerate(config.gpu_ranks)]
+
+
+def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> Place:
+    place = Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")),
+                  env.get("MASTER_ADDR", "localhost"), int(env.get("MASTER_PORT", "29500")),
+                  store_exists=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    if config.world_size not in (1, place.world_size):
+        raise UserError(f"--world_size {config.world_size} contradicts torchrun's WORLD_SIZE {place.world_size}; "
+                        "leave the flag out")
+    return place
+
+
+def _from_slurm(env: Mapping[str, str]) -> Place:
+    first = env.get("MASTER_ADDR") or first_host(env.get("SLURM_JOB_NODELIST", "localhost"))
+    port = env.get("MASTER_PORT") or SLURM_FIRST_PORT + int(env.get("SLURM_JOB_ID", "0")) % 10000
+    return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")), first,
+                 int(port))
+
+
+def first_host(nodes: str) -> str:
+    """The first machine of a Slurm node list: `gpu[003-010,12],login1` -> `gpu003`."""
+    prefix, bracket, rest = nodes.partition("[")
+    if not bracket or "," in prefix:
+        return nodes.split(",")[0]
+    return prefix + rest.split("]")[0].split(",")[0].split("-")[0]
+
+
+def _meeting_place(master_ip: str) -> tuple[str, int]:
+    address = master_ip.removeprefix("tcp://")
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise UserError(f"--master_ip {master_ip}: tcp://HOST:PORT is needed")
+    return host, int(port)
+
+
+def _port_is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def run(where: list[Place], worker: Callable[..., int], *arguments: Any) -> int:
+    """Run `worker(place, *arguments)` in every place; returns the exit status.
+
+    Spawned ranks begin as forks on machines without CUDA (no second import of torch), as fresh processes otherwise.
+
+    Raises:
+        UserError: one was raised in a rank.
+    """
+    if not where[0].spawned:
+        return _run_here(where[0], worker, *arguments)
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ranks = []
+    for place in where:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_rank_main, args=(theirs, worker, place, arguments), name=f"rank {place.rank}")
+        process.start()
+        theirs.close()
+        ranks.append(_Rank(place.rank, process, ours))
+    return _watch(ranks)
+
+
+def _run_here(place: Place, worker: Callable[..., int], *arguments: Any) -> int:
+    try:
+        return worker(place, *arguments)
+    except SharedError as error:
+        if place.rank == 0:
+            raise
+        return describe(error).status
+
+
+@dataclass
+class _Rank:
+    number: int
+    process: Any
+    pipe: Any
+    failure: "_Failure | None" = None
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a rank ended. `weight` orders causes before consequences (a rank whose peer is gone fails too)."""
+
+    weight: int
+    status: int
+    message: str
+    user: bool = False
+
+
+def _rank_main(pipe: Any, worker: Callable[..., int], place: Place, arguments: tuple) -> None:
+    """The life of a spawned rank. Its error travels to the parent, which prints it once."""
+    try:
+        status, failure = worker(place, *arguments), None
+    except SystemExit as leaving:
+        status, failure = int(leaving.code or 0), None
+    except KeyboardInterrupt:
+        status, failure = 128 + signal.SIGINT, None
+    except BaseException as error:
+        failure = describe(error)
+        status = failure.status
+    if failure is not None:
+        pipe.send(failure)
+    pipe.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if failure is None:
+        sys.exit(status)
+    os._exit(status)
+
+
+def describe(error: BaseException) -> _Failure:
+    """What the parent has to know of a rank's exception."""
+    if isinstance(error, UserError):
+        return _Failure(3, 2, str(error), user=True)
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return _Failure(3, 2, message, user=True)
+    text = "".join(traceback.format_exception(error))
+    return _Failure(1 if is_lost_peer(error) else 2, 1, text)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether this exception says that another rank went away, so that the cause has to be looked for there."""
+    text = str(error).lower()
+    signs = ("connection closed by peer", "connection reset", "gloo", "nccl", "broken pipe", "socket")
+    return isinstance(error, (RuntimeError, ConnectionError)) and any(sign in text for sign in signs)
+
+
+def _watch(ranks: list[_Rank]) -> int:
+    """Wait for every rank; end the others once one has failed. SIGTERM and Ctrl-C are passed on."""
+    passed_on: list[int] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        passed_on.append(number)
+        for rank in ranks:
+            if rank.process.is_alive():
+                os.kill(rank.process.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        while any(rank.process.is_alive() for rank in ranks):
+            multiprocessing.connection.wait([rank.process.sentinel for rank in ranks if rank.process.is_alive()], 0.5)
+            if any(_collect(rank) for rank in ranks):
+                _end(ranks)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if any(-number in [rank.process.exitcode for rank in ranks] for number in passed_on):
+        return 128 + passed_on[-1]
+    return _verdict(ranks)
+
+
+def _collect(rank: _Rank) -> bool:
+    """Take a rank's message or notice its death; whether it has failed."""
+    if rank.failure is None and rank.process.exitcode is not None:
+        try:
+            rank.failure = rank.pipe.recv() if rank.pipe.poll() else None
+        except EOFError:
+            rank.failure = None
+        code = rank.process.exitcode
+        if rank.failure is None and code < 0:
+            name = signal.Signals(-code).name
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            rank.failure = _Failure(4, 1, f"rank {rank.number} was killed by {name}{hint}")
+        elif rank.failure is None and code not in CLEAN_STATUSES:
+            rank.failure = _Failure(2, code, f"it ended with status {code}")
+    return rank.failure is not None
+
+
+def _end(ranks: list[_Rank]) -> None:
+    """Give the other ranks a moment to say why they failed, then kill what is left: it may hang in a collective."""
+    until = time.monotonic() + GRACE_SECONDS
+    alive = [rank for rank in ranks if rank.process.is_alive()]
+    for rank in alive:
+        rank.process.join(max(0.0, until - time.monotonic()))
+    for rank in alive:
+        if rank.process.is_alive():
+            rank.failure = _Failure(0, 1, f"rank {rank.number} was ended")
+            rank.process.kill()
+            rank.process.join()
+        else:
+            _collect(rank)
+
+
+def _verdict(ranks: list[_Rank]) -> int:
+    failures = [rank.failure for rank in ranks if _collect(rank)]
+    if not failures:
+        return max(rank.process.exitcode or 0 for rank in ranks)
+    cause = max(failures, key=lambda failure: failure.weight)
+    if cause.user:
+        raise UserError(cause.message)
+    number = next(rank.number for rank in ranks if rank.failure is cause)
+    headline = cause.message if cause.weight == 4 else f"rank {number} failed:\n{cause.message}"
+    print(f"error: {headline.rstrip()}", file=sys.stderr)
+    return cause.status

@@ -1,0 +1,291 @@
+"""The processes that train together, and everything they say to one another. Only this module uses torch.distributed.
+
+    world = connect(place, config)
+    module = world.wrap(model)
+    world.sum_(tensor)              # in place, over all ranks
+    world.agree(problem)            # an error on any rank is an error on every rank
+"""
+
+import contextlib
+import copy
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from uer.config import ParallelConfig
+from uer.errors import UserError
+from uer.training.launch import Place, SharedError
+
+PATIENCE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    config: ParallelConfig
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank speaks for all: it prints and writes."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up `tensor` over the ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, here: bool) -> bool:
+        """Whether `here` is true on any rank. Waits for every rank, on the host."""
+        if self.world_size == 1:
+            return here
+        flag = torch.tensor(int(here))
+        dist.all_reduce(flag)
+        return bool(flag.item())
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        self.any(False)
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, a plain Python object, on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def share_tensors(self, tree: Any) -> Any:
+        """Rank 0's nested dictionaries of CPU tensors on every rank; the others pass None."""
+        if self.world_size == 1:
+            return tree
+        tensors: list[Tensor] = []
+        skeleton, shapes = self.share((_take_out(tree, tensors), [(t.shape, t.dtype) for t in tensors])
+                                      if self.is_main else None)
+        received = tensors if self.is_main else [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
+        for tensor in received:
+            dist.broadcast(tensor, src=0)
+        return _put_back(skeleton, received)
+
+    def agree(self, problem: str | None) -> None:
+        """Raise on every rank when any rank has a problem.
+
+        Raises:
+            UserError: the problems, each once, with the ranks that have it where not all do.
+        """
+        if self.world_size == 1:
+            problems: list[str | None] = [problem]
+        else:
+            problems = [None] * self.world_size
+            dist.all_gather_object(problems, problem)
+        found: dict[str, list[int]] = {}
+        for rank, text in enumerate(problems):
+            if text:
+                found.setdefault(text, []).append(rank)
+        if found:
+            raise SharedError("; ".join(text if len(ranks) == self.world_size else f"rank {ranks[0]}: {text}"
+                                        for text, ranks in found.items()))
+
+    def check(self, action: Callable[[], Any]) -> Any:
+        """Run `action` on every rank; a `UserError` on one becomes a `UserError` on all."""
+        result, problem = None, None
+        try:
+            result = action()
+        except UserError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        self.agree(problem)
+        return result
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Make `module`'s backward pass average gradients over the ranks, as `--sharding` says."""
+        if self.config.sharding == "fsdp":
+            return _shard(module, self)
+        if self.world_size == 1:
+            return module
+        on_gpu = self.device.type == "cuda"
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=[self.device.index] if on_gpu else None, broadcast_buffers=False,
+            gradient_as_bucket_view=True, static_graph=True)
+
+    @contextlib.contextmanager
+    def synchronise(self, module: nn.Module, now: bool) -> Iterator[None]:
+        """Around a forward and backward pass: gradients travel between ranks only `now`, at the last micro-batch."""
+        if isinstance(module, nn.parallel.DistributedDataParallel) and not now:
+            with module.no_sync():
+                yield
+            return
+        if self.config.sharding == "fsdp":
+            module.set_requires_gradient_sync(now)
+        yield
+
+    def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """The Euclidean norm of all gradients after a synchronised backward pass, 0-dim, on the device."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        parts = [gradient.to_local() if _is_sharded(gradient) else gradient for gradient in gradients]
+        parts = [part for part in parts if part.numel()]
+        if not parts:
+            return torch.zeros((), device=self.device)
+        norm = torch.stack([n.float() for n in torch._foreach_norm(parts)]).norm()
+        if any(_is_sharded(gradient) for gradient in gradients):
+            norm = self.sum_(norm.square().to(self.device)).sqrt()
+        return norm.to(self.device)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A sharded tensor put together (every rank has to ask); others as they are."""
+        return tensor.full_tensor() if _is_sharded(tensor) else tensor
+
+    def part(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """`tensor`, whole and the same on every rank, laid out as `like` is."""
+        if _is_sharded(like) and tensor.shape == like.shape:
+            from torch.distributed.tensor import distribute_tensor
+
+            return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+        return tensor.to(like.device)
+
+    def identity(self, tensor: Tensor) -> tuple:
+        """Equal for tensors that are the same memory."""
+        local = tensor.to_local() if _is_sharded(tensor) else tensor
+        return (local.data_ptr(), tensor.shape) if local.numel() else (id(tensor), tensor.shape)
+
+    def load_(self, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Overwrite every tensor of `parameters` with its namesake in `state`."""
+        with torch.no_grad():
+            for name, tensor in parameters.items():
+                tensor.copy_(self.part(state[name], tensor))
+
+    def close(self) -> None:
+        """Leave the others, when all is done."""
+        if self.world_size > 1 or self.config.sharding == "fsdp":
+            dist.destroy_process_group()
+
+
+def connect(place: Place, config: ParallelConfig) -> World:
+    """Meet the other ranks.
+
+    Raises:
+        UserError: the device this place needs is not there, or a rank did not come within `--collective_timeout`.
+    """
+    device = _device(place, config)
+    world = World(place.rank, place.world_size, place.local_rank, device, config)
+    if place.world_size == 1 and config.sharding == "none":
+        return world
+    if place.host in ("localhost", "127.0.0.1") and "lo" in [name for _, name in socket.if_nameindex()]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    timeout = timedelta(seconds=config.collective_timeout)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" and config.backend == "nccl" else "gloo"
+    store: Any = dist.HashStore() if place.world_size == 1 else _meet(place, timeout)
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
+    present = world.sum_(torch.ones((), device=device))
+    assert int(present.item()) == place.world_size, f"{present} of {place.world_size} ranks answered"
+    return world
+
+
+def _device(place: Place, config: ParallelConfig) -> torch.device:
+    count = torch.cuda.device_count()
+    if config.device == "cpu" or (config.device == "auto" and count == 0):
+        return torch.device("cpu")
+    if count == 0:
+        raise UserError("--device cuda: torch sees no GPU on this machine")
+    if place.local_rank >= count:
+        raise UserError(f"--gpu_ranks: rank {place.rank} needs GPU {place.local_rank}, but this machine has {count}")
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)
+
+
+def _meet(place: Place, timeout: timedelta) -> dist.Store:
+    """The store all ranks share, once every rank has signed in."""
+    where = f"{place.host}:{place.port}"
+    try:
+        store = dist.TCPStore(place.host, place.port, place.world_size, is_master=place.rank == 0
+                              and not place.store_exists, timeout=timeout, wait_for_workers=False)
+    except (RuntimeError, ValueError) as error:
+        if "in use" in str(error).lower():
+            raise UserError(f"--master_ip: the port of {where} is in use; name another one") from None
+        raise UserError(f"rank {place.rank} could not reach rank 0 at {where} within {timeout.total_seconds():.0f} s "
+                        "(--master_ip, --collective_timeout)") from None
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"uer-{attempt}", store)
+    store.set(f"rank {place.rank}", "here")
+    _await_all(store, place, timeout.total_seconds())
+    return store
+
+
+def _await_all(store: dist.Store, place: Place, seconds: float) -> None:
+    missing, waited = list(range(place.world_size)), 0.0
+    while missing:
+        patience = min(PATIENCE_SECONDS, seconds - waited)
+        try:
+            store.wait([f"rank {rank}" for rank in missing], timedelta(seconds=max(patience, 0.1)))
+            return
+        except RuntimeError:
+            waited += patience
+            missing = [rank for rank in missing if not store.check([f"rank {rank}"])]
+        names = ", ".join(map(str, missing))
+        if missing and waited >= seconds:
+            raise UserError(f"no answer from rank {names} of {place.world_size} within {seconds:.0f} s "
+                            "(--collective_timeout); is it running, and can it reach --master_ip?")
+        if missing and place.rank == min(set(range(place.world_size)) - set(missing)):
+            print(f"waiting for rank {names}", flush=True)
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a model: the elements of its outermost module lists that are more than one layer each."""
+    found: list[nn.Module] = []
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            found.extend(block for block in child if any(True for _ in block.children()))
+        else:
+            found.extend(_blocks(child))
+    return found
+
+
+def _shard(module: nn.Module, world: World) -> nn.Module:
+    """Split parameters, gradients and optimizer state over the ranks, block by block, the rest as one group."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+    mesh = dist.device_mesh.init_device_mesh(world.device.type, (world.world_size,))
+    offload = CPUOffloadPolicy() if world.config.cpu_offload else OffloadPolicy()
+    for block in _blocks(module):
+        fully_shard(block, mesh=mesh, offload_policy=offload)
+    return fully_shard(module, mesh=mesh, offload_policy=offload)
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def _take_out(tree: Any, tensors: list[Tensor]) -> Any:
+    """`tree` with each tensor replaced by its number in `tensors`."""
+    if isinstance(tree, Tensor):
+        tensors.append(tree.contiguous())
+        return _Slot(len(tensors) - 1)
+    if isinstance(tree, Mapping):
+        return {key: _take_out(value, tensors) for key, value in tree.items()}
+    return copy.copy(tree)
+
+
+def _put_back(tree: Any, tensors: list[Tensor]) -> Any:
+    if isinstance(tree, _Slot):
+        return tensors[tree.number]
+    if isinstance(tree, Mapping):
+        return {key: _put_back(value, tensors) for key, value in tree.items()}
+    return tree
+
+
+@dataclass(frozen=True)
+class _Slot:
+    number: int

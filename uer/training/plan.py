@@ -1,0 +1,71 @@
+"""What a run is going to do, in a few lines before its first step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from uer.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures of a run."""
+
+    parameters: int
+    instances: int
+    """Samples of an epoch."""
+    tokens: int
+    """Tokens of an epoch, padding left out."""
+    seq_length: int
+    global_batch: int
+    """Rows of an update, over all micro-batches and ranks."""
+    total_steps: int
+    flops_per_token: float
+    activation_bytes: int
+    """Estimate for one micro-batch."""
+    rate: Callable[[int], float]
+    precision: str
+    kernels: str
+    devices: str
+    start: str
+    """Where the weights come from."""
+
+    def memory_bytes(self) -> int:
+        """Weights, gradients and two moments in fp32, and what a micro-batch leaves for the backward pass."""
+        return 16 * self.parameters + self.activation_bytes
+
+    def lines(self) -> list[str]:
+        """The plan as it is printed."""
+        epochs = self.total_steps * self.global_batch / max(1, self.instances)
+        points = sorted({round(share * (self.total_steps - 1)) for share in (0.0, 0.05, 0.1, 0.5, 1.0)})
+        rates = ", ".join(f"{self.rate(step):.2e} at {step + 1}" for step in points)
+        flops = self.flops_per_token * self.total_steps * self.global_batch * self.seq_length
+        return [
+            f"model: {self.parameters:,} parameters, {self.start}",
+            f"data: {self.instances:,} instances, {self.tokens:,} tokens an epoch; {self.total_steps:,} steps of "
+            f"{self.global_batch} x {self.seq_length} make {epochs:.2f} epochs",
+            f"compute: {self.flops_per_token / 1e6:.1f} MFLOP a token, {flops:.2e} FLOP in all; about "
+            f"{self.memory_bytes() / 2**30:.2f} GiB a process",
+            f"learning rate: {rates}",
+            f"runs on: {self.devices}, {self.precision}; {self.kernels}",
+        ]
+
+
+def activation_bytes(config: ModelConfig, tokens: int, vocab_size: int) -> int:
+    """An estimate of what `tokens` slots keep for the backward pass in fp32, attention scores not materialised.
+
+    A layer keeps about 8 vectors of the hidden size and 2 of the feed-forward's; the head keeps the logits of 15% of
+    the slots and their gradient.
+    """
+    layer = 8 * config.hidden_size + 2 * config.feedforward_size
+    head = 0.15 * (2 * vocab_size + 3 * config.emb_size)
+    return round(4 * tokens * (layer * config.layers_num + head))
+
+
+def device_name(device: torch.device) -> str:
+    """As a person calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU process of {threads} thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,74 @@
+"""Arithmetic of a run: fp32 (TF32 on CUDA), bf16 or fp16 under autocast, and fp16's loss scale.
+
+All decisions about a step's gradients are tensors on the device, so that no step waits for the host.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FIRST_SCALE = 65536.0
+GROWTH_INTERVAL = 2000
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """`--precision` on a device.
+
+    Attributes:
+        name: fp32, bf16 or fp16, `auto` resolved: bf16 on GPUs that have it, else fp32.
+        scale: fp16's `LossScale`, None otherwise.
+    """
+
+    def __init__(self, wanted: str, device: torch.device) -> None:
+        self.device = device
+        self.name = wanted
+        if wanted == "auto":
+            has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+            self.name = "bf16" if has_bf16 else "fp32"
+        self.scale = LossScale(device) if self.name == "fp16" else None
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.name == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=TYPES[self.name])
+
+    def describe(self) -> str:
+        """As the plan names it."""
+        return "fp32 (TF32 matrix products)" if self.name == "fp32" and self.device.type == "cuda" else self.name
+
+
+class LossScale:
+    """fp16's gradients underflow, so the loss is multiplied by a scale that halves when they overflow and doubles
+    after 2,000 updates without. Micikevicius et al., 2018, https://arxiv.org/abs/1710.03740
+
+    Attributes:
+        value: the scale, 0-dim float32 on the device.
+        good: updates since the last overflow or doubling.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.value = torch.tensor(FIRST_SCALE, device=device)
+        self.good = torch.zeros((), device=device)
+
+    def update(self, finite: Tensor) -> None:
+        """Adapt to whether the last gradients were finite (0-dim bool)."""
+        self.good = torch.where(finite, self.good + 1, 0.0)
+        grow = self.good >= GROWTH_INTERVAL
+        self.value = torch.where(finite, torch.where(grow, self.value * 2, self.value),
+                                 (self.value / 2).clamp(min=1.0))
+        self.good = torch.where(grow, 0.0, self.good)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+        return {"value": self.value, "good": self.good}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.value = state["value"].to(self.value.device)
+        self.good = state["good"].to(self.good.device)

@@ -1,0 +1,87 @@
+"""What can be known in seconds to go wrong in hours.
+
+Each check raises a `UserError`, or an `OSError` that names its reason; `World.check` shows it once for all ranks.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from uer.errors import UserError
+
+
+def check_output(output_model_path: str, kept_bytes: int) -> None:
+    """The folder of the checkpoints can be written to, and has room for those to come.
+
+    Args:
+        kept_bytes: what the run will leave there (see `checkpoint_bytes`).
+    """
+    folder = Path(output_model_path).parent
+    if not folder.is_dir():
+        raise UserError(f"--output_model_path {output_model_path}: the folder {folder} does not exist")
+    if Path(output_model_path).name in ("", ".", ".."):
+        raise UserError(f"--output_model_path {output_model_path}: a file name is needed")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output_model_path {output_model_path}: {folder} cannot be written to: "
+                        f"{error.strerror}") from None
+    free = shutil.disk_usage(folder).free
+    if kept_bytes > free:
+        raise UserError(f"--output_model_path {output_model_path}: the checkpoints to come need "
+                        f"{kept_bytes / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; save less often "
+                        "(--save_checkpoint_steps), keep fewer states (--keep_checkpoints) or write elsewhere")
+
+
+def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: int) -> int:
+    """Bytes of the checkpoints that `steps_left` updates will write: all weights, `keep` states and the one in work.
+
+    A state holds the weights and two moments of the same size.
+    """
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    saves = -(-steps_left // save_every)
+    return weights * saves + 3 * weights * min(keep + 1, saves)
+
+
+def check_lengths(path: str, seq_length: int, max_seq_length: int) -> None:
+    """The dataset's rows fit the model's positions."""
+    if seq_length > max_seq_length:
+        raise UserError(f"{path}: made with --seq_length {seq_length}, but the model's max_seq_length is "
+                        f"{max_seq_length}")
+
+
+def check_vocabulary(path: str, dataset: tuple[str, int, dict], vocabulary: tuple[str, int, dict]) -> None:
+    """The dataset was made with the vocabulary of this run.
+
+    Args:
+        path: the dataset's.
+        dataset: its vocabulary's fingerprint and size, and its tokenizer's settings.
+        vocabulary: the same of this run.
+    """
+    (theirs, their_size, their_settings), (ours, our_size, our_settings) = dataset, vocabulary
+    if theirs != ours:
+        raise UserError(f"{path}: made with another vocabulary ({their_size} entries, hash {theirs[:8]}) than "
+                        f"--vocab_path ({our_size} entries, hash {ours[:8]})")
+    different = sorted(name for name in their_settings.keys() | our_settings.keys()
+                       if their_settings.get(name) != our_settings.get(name))
+    if different:
+        name = different[0]
+        raise UserError(f"{path}: made with tokenizer setting {name} = {their_settings.get(name)}, but this run has "
+                        f"{name} = {our_settings.get(name)}")
+
+
+def check_processor(path: str, theirs: str, ours: str) -> None:
+    """The dataset was made by the processor this run uses."""
+    if theirs != ours:
+        raise UserError(f"{path}: made with --data_processor {theirs}, not {ours}")
+
+
+def check_log_files(*paths: str | None) -> None:
+    """Log and metrics files can be created."""
+    for path in paths:
+        if path and not os.path.isdir(os.path.dirname(path) or "."):
+            raise UserError(f"{path}: its folder does not exist")

@@ -1,0 +1,244 @@
+"""What a person sees of a run: report lines as UER-py's, a progress bar on a terminal, JSON lines, TensorBoard.
+
+    | 100/1000 steps| 9512.33 tokens/s| loss    7.01| acc: 0.046| lr 1.00e-04| ... | 0:01:12 left
+"""
+
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from uer.config import LogConfig
+from uer.errors import UserError
+from uer.training.parallel import World
+
+logger = logging.getLogger("uer")
+LEVELS = {"ERROR": logging.ERROR, "INFO": logging.INFO, "DEBUG": logging.DEBUG, "NOTSET": logging.NOTSET}
+
+# Dense bf16/fp16 operations a second, by a part of the name CUDA gives the device.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A800": 312e12, "H800": 989e12, "L40": 181e12,
+              "RTX 4090": 165e12, "RTX 3090": 71e12, "A10": 125e12, "L4": 121e12, "V100": 125e12, "T4": 65e12}
+
+
+class Sums:
+    """Sums since the last report, on the device, so that adding to them waits for nothing.
+
+    `loss` is already that of the global batch; metrics and tokens are this rank's until `collect`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.updates = torch.zeros((), device=device)
+        self.loss = torch.zeros((), device=device)
+        self.norm = torch.zeros((), device=device)
+        self.metrics: dict[str, Tensor] = {}
+        """name -> (2,) numerator and denominator"""
+
+    def add_metrics(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Add a micro-batch's figures."""
+        for name, pair in metrics.items():
+            fresh = torch.stack([part.detach().float() for part in pair])
+            self.metrics[name] = self.metrics[name] + fresh if name in self.metrics else fresh
+
+    def add_update(self, loss: Tensor, norm: Tensor, finite: Tensor) -> None:
+        """Add an update's loss and gradient norm, unless they are not finite."""
+        self.updates = self.updates + finite
+        self.loss = self.loss + torch.where(finite, loss, 0.0)
+        self.norm = self.norm + torch.where(finite, norm, 0.0)
+
+    def collect(self, world: World) -> dict[str, Tensor]:
+        """The sums over all ranks, as a flat dictionary; every rank has to ask."""
+        metrics = {f"metric {name}": world.sum_(pair.clone()) for name, pair in sorted(self.metrics.items())}
+        return {"updates": self.updates, "loss": self.loss, "norm": self.norm, **metrics}
+
+    def load(self, collected: dict[str, Tensor], world: World) -> None:
+        """Go on from `collect`'s result, which rank 0 takes over for all."""
+        self.updates, self.loss, self.norm = (collected[name].to(self.device) for name in ("updates", "loss", "norm"))
+        share = 1.0 if world.is_main else 0.0
+        self.metrics = {name.removeprefix("metric "): pair.to(self.device) * share
+                        for name, pair in collected.items() if name.startswith("metric ")}
+
+
+def averages(collected: dict[str, Tensor]) -> dict[str, float]:
+    """Collected sums as figures: mean loss and gradient norm of the updates, ratio of each other metric."""
+    updates = max(1.0, float(collected["updates"]))
+    figures = {"loss": float(collected["loss"]) / updates}
+    for name, pair in collected.items():
+        if name.startswith("metric ") and name != "metric loss":
+            figures[name.removeprefix("metric ")] = float(pair[0]) / max(1.0, float(pair[1]))
+    return {**figures, "grad_norm": float(collected["norm"]) / updates}
+
+
+@dataclass
+class Clock:
+    """Throughput since the last report; waiting in evaluation and for checkpoints counts as time, as it is."""
+
+    started: float = field(default_factory=time.perf_counter)
+    last: float = field(default_factory=time.perf_counter)
+    slots: int = 0
+    updates: int = 0
+
+    def lap(self) -> tuple[float, int, int]:
+        """(seconds, slots, updates) since the last lap; begins a new one."""
+        now = time.perf_counter()
+        result = (max(now - self.last, 1e-9), self.slots, self.updates)
+        self.last, self.slots, self.updates = now, 0, 0
+        return result
+
+
+class Reporter:
+    """Prints and writes on the main rank; silent on the others.
+
+    Args:
+        first_step: the update a resumed run begins with.
+        flops_per_token: for the share of a known GPU's peak; 0 when unknown.
+    """
+
+    def __init__(self, config: LogConfig, world: World, total_steps: int, flops_per_token: float = 0.0) -> None:
+        self.world = world
+        self.total_steps = total_steps
+        self.flops_per_token = flops_per_token
+        self.bar: Any = None
+        self._metrics: Any = None
+        self._board: Any = None
+        self._peak = peak_flops(world.device) * world.world_size
+        if world.is_main:
+            _set_up_logging(config)
+            self._metrics = _open_metrics(config.metrics_path)
+            self._board = _open_board(config.tensorboard_dir)
+
+    def start(self, first_step: int) -> None:
+        """Show the progress bar where there is a terminal."""
+        if self.world.is_main and sys.stderr.isatty():
+            self.bar = tqdm(total=self.total_steps, initial=first_step, unit=" steps", dynamic_ncols=True, leave=False)
+
+    def advance(self) -> None:
+        """One update is done."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def say(self, text: str) -> None:
+        """A line to the terminal and the log file."""
+        if self.world.is_main:
+            logger.info(text)
+
+    def report(self, step: int, figures: dict[str, float]) -> None:
+        """A report line, and the same figures for machines."""
+        if not self.world.is_main:
+            return
+        if self._peak and self.flops_per_token:
+            figures = {**figures, "mfu": figures["tokens_per_second"] * self.flops_per_token / self._peak}
+        logger.info(report_line(step, self.total_steps, figures))
+        self.record("train", step, figures)
+
+    def record(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+        """A line of `--metrics_path`, and TensorBoard's scalars."""
+        if self._metrics is not None:
+            print(json.dumps({"kind": kind, "step": step, "total_steps": self.total_steps, **figures}),
+                  file=self._metrics, flush=True)
+        if self._board is not None:
+            for name, value in figures.items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self.bar is not None:
+            self.bar.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def report_line(step: int, total_steps: int, figures: dict[str, float]) -> str:
+    """UER-py's line, then what it did not tell."""
+    shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
+             "seconds_left", "mfu", "skipped", "elapsed"}
+    parts = [f"{step:8d}/{total_steps:8d} steps", f" {figures['tokens_per_second']:8.2f} tokens/s",
+             f" loss {figures['loss']:7.2f}"]
+    parts += [f" {name}: {value:3.3f}" for name, value in figures.items() if name not in shown]
+    parts += [f" lr {figures['learning_rate']:.2e}", f" grad norm {figures['grad_norm']:.2f}",
+              f" {figures['real_tokens_per_second']:.0f} real tokens/s", f" epoch {figures['epoch']:.2f}",
+              f" {figures['memory_gib']:.2f} GiB"]
+    if "mfu" in figures:
+        parts.append(f" MFU {100 * figures['mfu']:.1f}%")
+    if figures["skipped"]:
+        parts.append(f" {figures['skipped']:.0f} updates skipped")
+    parts.append(f" {duration(figures['seconds_left'])} left")
+    return "| " + "|".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """3725 -> 1:02:05"""
+    whole = round(seconds)
+    days, hours = divmod(whole // 3600, 24)
+    clock = f"{hours}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{days} days {clock}" if days else clock
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory of this process: on its GPU, else the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
+
+
+def peak_flops(device: torch.device) -> float:
+    """Dense bf16 operations a second of a known GPU; 0 for others."""
+    if device.type != "cuda":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), 0.0)
+
+
+class _BarHandler(logging.Handler):
+    """Prints lines without tearing the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _set_up_logging(config: LogConfig) -> None:
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    line = logging.Formatter("[%(asctime)s %(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
+    wanted: list[tuple[logging.Handler, str]] = [(_BarHandler(), config.log_level)]
+    if config.log_path:
+        wanted.append((logging.FileHandler(config.log_path, encoding="utf-8"), config.log_file_level))
+    for handler, level in wanted:
+        handler.setFormatter(line)
+        handler.setLevel(LEVELS[level])
+        logger.addHandler(handler)
+
+
+def _open_metrics(path: str | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return open(Path(path), "a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--metrics_path {path}: {error.strerror}") from None
+
+
+def _open_board(folder: str | None) -> Any:
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # an optional dependency
+    except ImportError:
+        raise UserError("--tensorboard_dir needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter(folder)

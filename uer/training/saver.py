@@ -1,0 +1,115 @@
+"""Checkpoints of a run in progress: a copy is taken between two updates and written while training goes on."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uer.training import checkpoint
+from uer.training.parallel import World
+from uer.training.precision import Precision
+from uer.training.state import FORMAT_VERSION, BackgroundWriter, StateFolder
+
+
+class Saver:
+    """Takes and restores a run's whole state.
+
+    Args:
+        model: the bare model, whose names are UER's.
+        settings: the run's identity, as JSON text.
+        say: prints a line.
+
+    Attributes:
+        stall: seconds that training waited for checkpoints so far.
+    """
+
+    def __init__(self, folder: StateFolder, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision,
+                 world: World, settings: str, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.model = model
+        self.optimizer = optimizer
+        self.precision = precision
+        self.world = world
+        self.settings = settings
+        self.say = say
+        self.stall = 0.0
+        self._writer = BackgroundWriter()
+        self._pending = ""
+
+    def save(self, step: int, sums: Mapping[str, Tensor], with_weights: bool) -> None:
+        """Begin to write the state after `step` updates, and `with_weights` the weights alone too.
+
+        Every rank has to call; the main rank writes. Waits for the checkpoint before, if it is still being written.
+        """
+        started = time.perf_counter()
+        state = self._capture(step, sums)
+        if self.world.is_main:
+            self.finish()
+            self._writer.submit(lambda: self._write(step, state, with_weights))
+            stalled = time.perf_counter() - started
+            self.stall += stalled
+            path = self.folder.weights_path(step) if with_weights else self.folder.state_path(step)
+            self._pending = f"saved {path}: training waited {stalled:.2f} s, written in "
+
+    def poll(self) -> None:
+        """Tell of a checkpoint that has become whole; raise what went wrong with it."""
+        if self._writer.poll():
+            self._tell()
+
+    def finish(self) -> None:
+        """Return when the checkpoint in work, if any, is on disk."""
+        self._writer.wait()
+        self._tell()
+
+    def restore(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Put back a state that rank 0 has read; returns it, on every rank."""
+        shared = self.world.share_tensors(state)
+        self.world.load_(dict(self.model.state_dict()), shared["model"])
+        for name, parameter in self.model.named_parameters():
+            kept = {key: self.world.part(value, parameter) for key, value in shared["optimizer"].get(name, {}).items()}
+            if kept:
+                self.optimizer.state[parameter] = kept
+        if self.precision.scale is not None and shared["scale"]:
+            self.precision.scale.load(shared["scale"])
+        torch.set_rng_state(shared["random"])
+        return shared
+
+    def _tell(self) -> None:
+        if self._pending:
+            self.say(f"{self._pending}{self._writer.seconds:.2f} s")
+            self._pending = ""
+
+    def _capture(self, step: int, sums: Mapping[str, Tensor]) -> dict[str, Any]:
+        tensors = {
+            "model": self._whole(self.model.state_dict()),
+            "optimizer": {name: self._whole(self.optimizer.state[parameter])
+                          for name, parameter in self.model.named_parameters() if self.optimizer.state.get(parameter)},
+            "scale": self.precision.scale.state() if self.precision.scale is not None else {},
+            "sums": dict(sums),
+            "random": torch.get_rng_state(),
+        }
+        if not self.world.is_main:
+            return {}
+        return {"format_version": FORMAT_VERSION, "step": step, "settings": self.settings,
+                **checkpoint.to_host(tensors)}
+
+    def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sharded tensors are put together and moved to the host one at a time; others stay as they are."""
+        if self.world.config.sharding == "none":
+            return dict(state)
+        whole: dict[str, Tensor] = {}
+        seen: dict[tuple, Tensor] = {}
+        for name, tensor in state.items():
+            key = self.world.identity(tensor)
+            if key not in seen:
+                seen[key] = self.world.whole(tensor).to("cpu") if self.world.is_main else self.world.whole(tensor)[:0]
+            whole[name] = seen[key]
+        return whole
+
+    def _write(self, step: int, state: dict[str, Any], with_weights: bool) -> None:
+        if with_weights:
+            checkpoint.write(state["model"], self.folder.weights_path(step))
+        checkpoint.write(state, self.folder.state_path(step))
+        self.folder.prune()

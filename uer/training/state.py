@@ -1,0 +1,170 @@
+"""Training states: what a killed run needs to go on as if it had not been, in `<output_model_path>.state-<step>`.
+
+A state is one file of plain tensors, numbers and JSON text, readable weights-only: the step, the model and the
+optimizer's state by parameter name, the loss scale, the sums of the report in progress, and the settings that make a
+run what it is. Nothing in it depends on the number of ranks, and neither its size nor the cost of reading it on the
+step. Random state is a function of (seed, step); the generator's own is kept for completeness.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from uer.errors import UserError
+from uer.training import checkpoint
+
+FORMAT_VERSION = 1
+
+
+class StateFolder:
+    """The training states beside an output path."""
+
+    def __init__(self, output_model_path: str | os.PathLike, keep: int) -> None:
+        self.output = Path(output_model_path)
+        self.keep = keep
+
+    def weights_path(self, step: int) -> Path:
+        """Where the weights of a step are."""
+        return self.output.with_name(f"{self.output.name}-{step}")
+
+    def state_path(self, step: int) -> Path:
+        """Where the training state of a step is."""
+        return self.output.with_name(f"{self.output.name}.state-{step}")
+
+    def steps(self) -> list[int]:
+        """The steps there are states of, newest first."""
+        prefix = f"{self.output.name}.state-"
+        if not self.output.parent.is_dir():
+            return []
+        names = [path.name.removeprefix(prefix) for path in self.output.parent.iterdir()
+                 if path.name.startswith(prefix)]
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def prune(self) -> None:
+        """Remove all but the newest `keep` states."""
+        for step in self.steps()[self.keep:]:
+            self.state_path(step).unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what a killed run left unfinished."""
+        for path in self.output.parent.glob("*.tmp"):
+            stem = path.name.removesuffix(".tmp")
+            for prefix in (f"{self.output.name}-", f"{self.output.name}.state-"):
+                if stem.startswith(prefix) and stem.removeprefix(prefix).isdigit():
+                    path.unlink(missing_ok=True)
+
+    def set_aside(self) -> list[int]:
+        """Rename the states of an earlier run, lest a new one under the same name mistake them for its own."""
+        steps = self.steps()
+        for step in steps:
+            path = self.state_path(step)
+            os.replace(path, path.with_name(path.name + ".old"))
+        return steps
+
+    def find(self, resume: str, say: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
+        """The state to go on from, as `--resume` asks; a damaged newest one falls back to the one before.
+
+        Raises:
+            UserError: the state that was named, or every state there is, is damaged.
+        """
+        if resume == "never":
+            return None
+        if resume != "auto":
+            return read_state(Path(resume)), Path(resume)
+        problems = []
+        for step in self.steps():
+            try:
+                return read_state(self.state_path(step)), self.state_path(step)
+            except UserError as error:
+                problems.append(str(error))
+                say(f"{error}; falling back to the state before it")
+        if problems:
+            raise UserError(f"{problems[0]}; no training state of this run can be read (--resume never starts anew)")
+        return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A training state's content.
+
+    Raises:
+        UserError: the file is missing, damaged or something else.
+    """
+    content = checkpoint.read(path)
+    if not isinstance(content, Mapping) or "settings" not in content or "model" not in content:
+        raise UserError(f"{path}: not a training state")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: a training state of format version {content.get('format_version')}; "
+                        f"this program reads version {FORMAT_VERSION}")
+    return dict(content)
+
+
+def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
+    """A state continues only the run it belongs to.
+
+    Args:
+        saved: the state's settings, as JSON.
+        now: this run's.
+
+    Raises:
+        UserError: they contradict one another; the message names the fields.
+    """
+    before = json.loads(saved)
+    after = json.loads(json.dumps(now))
+    different = [f"{name} was {json.dumps(before.get(name), ensure_ascii=False)} and is now "
+                 f"{json.dumps(after.get(name), ensure_ascii=False)}"
+                 for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    if different:
+        raise UserError(f"{path}: belongs to a run with other settings: {'; '.join(different)}. Start anew with "
+                        "--resume never or another --output_model_path; to train on from its weights, name them as "
+                        "--pretrained_model_path")
+
+
+class BackgroundWriter:
+    """Runs one writing job at a time in a thread; a job's error comes out at the next call.
+
+    Attributes:
+        seconds: how long the last finished job took.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Wait for the job before, then start this one."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+        self.poll()
+
+    def poll(self) -> bool:
+        """Whether a job has finished since the last call.
+
+        Raises:
+            whatever the job raised.
+        """
+        if self._thread is None or self._thread.is_alive():
+            return False
+        self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return True
+
+    def _run(self, job: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        try:
+            job()
+        except BaseException as error:
+            self._error = error
+        self.seconds = time.perf_counter() - started
