@@ -1,0 +1,24 @@
+"""Turn a corpus into a dataset for pretraining."""
+
+import sys
+
+from uer import cli
+from uer.config import DatasetConfig, MaskingConfig, TokenizerConfig
+from uer.data.build import build_dataset
+from uer.data.processors import PLANNED, PROCESSORS
+from uer.registry import choose
+from uer.tokenizers import build_tokenizer
+
+
+def main() -> None:
+    """Read the flags, make the dataset, print what came out."""
+    dataset, masking, tokenizer_config = cli.parse(__doc__, (DatasetConfig, MaskingConfig, TokenizerConfig))
+    choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)  # the default too may not be built yet
+    tokenizer = build_tokenizer(tokenizer_config)
+    summary = build_dataset(dataset, masking, tokenizer, ["preprocess.py", *sys.argv[1:]],
+                            note=lambda line: print(line, file=sys.stderr, flush=True))
+    print("\n".join(summary.lines(dataset.vocab_report_size, tokenizer.vocab.ids)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,219 @@
+"""A corpus: text files, globs and folders, plain or compressed, and the stretches they are worked on in.
+
+What a line means is `lines`' matter; this module only knows bytes and the line ends between them.
+"""
+
+import glob
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from uer.errors import UserError
+
+MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+READ_BYTES = 1 << 19
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file: its size and time say whether it is still the same at a restart."""
+
+    path: str
+    size: int
+    time: int
+    compression: str
+    """gzip, bzip2, xz, zstd; empty for plain text."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A look at the beginning of a corpus before the work."""
+
+    text: bytes
+    expansion: float
+    """Bytes of text for each byte of the files; 1 for plain ones."""
+
+
+def find_files(paths: Iterable[str]) -> list[CorpusFile]:
+    """The files behind `--corpus_path`: files as given, globs and folders (with their subfolders) in sorted order.
+
+    Hidden files inside folders are left out, and so are empty ones beside others.
+
+    Raises:
+        UserError: a path is missing or no regular file, is UTF-16, or all files are empty.
+    """
+    files = [_look_at(name) for path in paths for name in _expand(path)]
+    if not any(file.size for file in files):
+        raise UserError(f"--corpus_path {' '.join(paths)}: the corpus is empty")
+    return [file for file in files if file.size]
+
+
+def _expand(path: str) -> list[str]:
+    if os.path.isdir(path):
+        found = sorted(str(name) for name in Path(path).rglob("*")
+                       if name.is_file() and not any(part.startswith(".") for part in name.relative_to(path).parts))
+        if not found:
+            raise UserError(f"--corpus_path {path}: the folder holds no files")
+        return found
+    if not os.path.lexists(path) and glob.has_magic(path):
+        found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+        if not found:
+            raise UserError(f"--corpus_path {path}: no file matches")
+        return found
+    return [path]
+
+
+def _look_at(path: str) -> CorpusFile:
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"--corpus_path {path}: not a regular file")
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise UserError(f"--corpus_path {path}: {error.strerror}") from None
+    if start.startswith(UTF16):
+        raise UserError(f"--corpus_path {path}: the text is UTF-16; convert it to UTF-8, for example with iconv")
+    compression = next((name for magic, name in MAGIC.items() if start.startswith(magic)), "")
+    return CorpusFile(os.path.abspath(path), status.st_size, status.st_mtime_ns, compression)
+
+
+def open_text(file: CorpusFile) -> tuple[BinaryIO, BinaryIO]:
+    """-> (a stream of decompressed bytes, the raw file, whose position tells how far the reading is)."""
+    raw = open(file.path, "rb")  # noqa: SIM115 - the caller closes it
+    if file.compression == "gzip":
+        import gzip  # imported where needed: a plain corpus does not pay for any of these
+
+        return gzip.GzipFile(fileobj=raw), raw
+    if file.compression == "bzip2":
+        import bz2
+
+        return bz2.BZ2File(raw), raw
+    if file.compression == "xz":
+        import lzma
+
+        return lzma.LZMAFile(raw), raw
+    if file.compression == "zstd":
+        return _open_zstd(file, raw), raw
+    return raw, raw
+
+
+def _open_zstd(file: CorpusFile, raw: BinaryIO) -> BinaryIO:
+    try:
+        from compression import zstd  # Python 3.14
+    except ImportError:
+        pass
+    else:
+        return zstd.ZstdFile(raw)
+    try:
+        import zstandard
+    except ImportError:
+        raw.close()
+        raise UserError(f"--corpus_path {file.path}: reading .zst needs the package zstandard "
+                        "(pip install zstandard)") from None
+    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+
+
+def read_blocks(file: CorpusFile) -> Iterator[tuple[bytes, int]]:
+    """Stream a file's text as (bytes, how many bytes of the file itself have been read).
+
+    Raises:
+        UserError: the compressed data is damaged or ends too early.
+    """
+    stream, raw = open_text(file)
+    try:
+        while block := _read(stream, file):
+            yield block, raw.tell()
+    finally:
+        stream.close()
+        raw.close()
+
+
+def _read(stream: BinaryIO, file: CorpusFile) -> bytes:
+    try:
+        return stream.read(READ_BYTES)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        reason = str(error)
+    except Exception as error:  # each library has its own: EOFError, zlib.error, LZMAError, ZstdError
+        if not file.compression:
+            raise
+        reason = str(error)
+    raise UserError(f"--corpus_path {file.path}: damaged {file.compression} data: {reason}")
+
+
+def take_sample(files: list[CorpusFile], size: int) -> Sample:
+    """About `size` bytes of whole lines from the largest file, its beginning and, where it is plain, its middle."""
+    file = max(files, key=lambda candidate: candidate.size)
+    if file.compression:
+        text, read = b"", 0
+        for block, position in read_blocks(file):
+            text, read = text + block, position
+            if len(text) >= size:
+                break
+        return Sample(_whole_lines(text), len(text) / max(read, 1))
+    with open(file.path, "rb") as stream:
+        text = _whole_lines(stream.read(size // 2))
+        if file.size > size:
+            stream.seek(file.size // 2)
+            text += _whole_lines(stream.read(size // 2).partition(b"\n")[2])
+    return Sample(text, 1.0)
+
+
+def _whole_lines(text: bytes) -> bytes:
+    """Without the line that the end of the sample cuts; a sample inside one long line is kept as it is."""
+    return text[:text.rfind(b"\n") + 1] or text
+
+
+def unchanged(file: CorpusFile) -> bool:
+    """Whether the file on disk is still the one that was found."""
+    try:
+        status = os.stat(file.path)
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (file.size, file.time)
+
+
+def stretch(path: str, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes of the lines that begin in [start, stop), streamed.
+
+    Every line belongs to the stretch its first byte lies in, so stretches that cover a file cover each line once,
+    however long it is. The first bytes of a stretch that belong to an earlier line are passed over.
+    """
+    with open(path, "rb") as file:
+        position = _first_line(file, start, stop)
+        last = b"\n"
+        while position < stop:
+            block = file.read(min(READ_BYTES, stop - position))
+            if not block:
+                return
+            position += len(block)
+            last = block[-1:]
+            yield block
+        while last != b"\n" and (block := file.read(READ_BYTES)):  # the rest of the last line
+            end = block.find(b"\n") + 1 or len(block)
+            last = block[end - 1:end]
+            yield block[:end]
+
+
+def _first_line(file: BinaryIO, start: int, stop: int) -> int:
+    """Seek to the first line that begins in [start, stop) and return its place; `stop` where there is none."""
+    if start == 0:
+        return 0
+    file.seek(start - 1)
+    position = start - 1
+    while position < stop:
+        block = file.read(min(READ_BYTES, stop - position))
+        end = block.find(b"\n") + 1
+        if end:
+            file.seek(position + end)
+            return position + end
+        if not block:
+            break
+        position += len(block)
+    return stop

@@ -1,0 +1,190 @@
+"""From raw bytes to clean lines: what ends a line, damaged bytes, JSON lines, lines of any length.
+
+Only "\\n" and "\\r\\n" end a line. Whatever is replaced or left out is counted and located.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from uer.errors import UserError
+
+LONG_LINE = 1 << 20  # bytes; a longer line is worked on in pieces
+LONG_JSON_LINE = 1 << 24  # bytes; JSON cannot be read in pieces, so a longer line is left out
+KEPT_PLACES = 100  # damaged lines that are located; all are counted
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# Where a long line may be cut without changing its tokens, for each kind of tokenizer: "space" at whitespace; "bert"
+# also behind an ideograph (U+4E00 to U+8FFF) and punctuation that no lower-casing rule looks across; "char", which
+# strips the whitespace from a line's ends, between two characters that are not whitespace.
+IDEOGRAPH = rb"\xe4[\xb8-\xbf][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2}"
+CUTS = {
+    "bert": re.compile(rb"[ \t,;!?()\[\]{}\"]|" + IDEOGRAPH),
+    "char": re.compile(rb"(?:[0-9A-Za-z]|" + IDEOGRAPH + rb")(?=[0-9A-Za-z\xe5-\xe8])"),
+    "space": re.compile(rb"[ \t]"),
+}
+
+
+def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LONG_LINE) -> Iterator[tuple[bytes, bool]]:
+    """Regroup a stream into whole lines: -> (bytes, whether the last line goes on in the next chunk).
+
+    A line longer than `long_line` comes in pieces, so that no more than about that is held in memory. It is cut where
+    `cut` matches; a stretch of that length without any such place (one endless word) is cut where it stands.
+    """
+    buffer = b""
+    for block in blocks:
+        buffer += block
+        end = buffer.rfind(b"\n") + 1
+        if end:
+            yield buffer[:end], False
+            buffer = buffer[end:]
+        while len(buffer) >= long_line:
+            end = _cut_place(buffer, cut)
+            yield buffer[:end], True
+            buffer = buffer[end:]
+    if buffer:
+        yield buffer, False
+
+
+def _cut_place(buffer: bytes, cut: re.Pattern[bytes]) -> int:
+    """Behind the last match of `cut`, searched for from the end in growing windows."""
+    window = 1024
+    while window < 2 * len(buffer):
+        start = max(len(buffer) - window, 0)
+        ends = [match.end() for match in cut.finditer(buffer, start)]
+        if ends:
+            return ends[-1]
+        window *= 8
+    end = len(buffer)
+    while end > len(buffer) - 4 and buffer[end - 1] & 0xC0 == 0x80:  # not inside a character
+        end -= 1
+    return end - 1 if buffer[end - 1] >= 0xC0 or buffer[end - 1] == 0x0D else end
+
+
+class LineCleaner:
+    """Bytes of lines to text of lines, with an account of the damage.
+
+    Attributes:
+        lines: lines seen so far.
+        left_out: lines of them that gave no text because they are damaged.
+        damaged: lines that are damaged in some way, those left out among them.
+        damage: how many lines have which kind of damage (a line may have two).
+        places: the first of them, as (line counted from 1, kind of damage).
+    """
+
+    def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None):
+        self.path = path
+        self.encoding_errors = encoding_errors
+        self.text_field = text_field
+        self.lines = 0
+        self.left_out = 0
+        self.damaged = 0
+        self.damage: Counter[str] = Counter()
+        self.places: list[tuple[int, str]] = []
+        self._continued = False  # the next chunk begins inside a line
+        self._noted: dict[str, int] = {}  # the line last noted for each kind of damage
+
+    def clean(self, data: bytes, unfinished: bool) -> str:
+        """The text of a chunk, every line ended by "\\n"; `unfinished` as `chunks` says it.
+
+        The text of a line that is left out is left out whole, line end and all.
+
+        Raises:
+            UserError: bytes are not UTF-8 and `encoding_errors` is "stop".
+        """
+        if b"\r\n" in data:
+            data = data.replace(b"\r\n", b"\n")
+        if not data.endswith(b"\n"):
+            data += b"\n"
+        first = self.lines + (not self._continued)  # number of the chunk's first line
+        text = self._json(data, first, unfinished) if self.text_field else self._plain(data, first, unfinished)
+        self.lines = first + data.count(b"\n") - 1
+        self._continued = unfinished
+        return text
+
+    def _plain(self, data: bytes, first: int, unfinished: bool) -> str:
+        if b"\0" not in data:
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                pass
+        kept = []
+        lines = data.split(b"\n")[:-1]
+        for number, line in enumerate(lines, first):
+            in_pieces = (number == first and self._continued) or (number == first + len(lines) - 1 and unfinished)
+            text = self._decode(line, number, in_pieces)
+            if text is not None:
+                kept.append(text + "\n")
+        return "".join(kept)
+
+    def _decode(self, line: bytes, number: int, in_pieces: bool = False) -> str | None:
+        """The text of a line; None when it is left out. A line that comes in pieces cannot be left out any more."""
+        if b"\0" in line:
+            self._note(number, "NUL bytes, dropped")
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            if self.encoding_errors == "stop":
+                raise DamagedLine(self.path, number, f"byte 0x{line[error.start]:02x} at column {error.start + 1} "
+                                                     "is not UTF-8 (--encoding_errors stop)") from None
+            if self.encoding_errors == "report" and not in_pieces:
+                self._note(number, "not UTF-8, left out")
+                self.left_out += 1
+                return None
+            self._note(number, "not UTF-8, replaced")
+            return line.decode(errors="replace")
+
+    def _json(self, data: bytes, first: int, unfinished: bool) -> str:
+        lines = data.split(b"\n")[:-1]
+        if self._continued:  # the rest of a line that is too long
+            lines, first = lines[1:], first + 1
+        if unfinished and lines:
+            self._leave_out(first + len(lines) - 1, f"longer than {LONG_JSON_LINE >> 20} MiB")
+            lines = lines[:-1]
+        texts = (self._json_text(line, number) for number, line in enumerate(lines, first))
+        return "".join(text + "\n" for text in texts if text is not None)
+
+    def _json_text(self, line: bytes, number: int) -> str | None:
+        if not line.strip():
+            return ""
+        decoded = self._decode(line, number)
+        if decoded is None:
+            return None
+        try:
+            record = json.loads(decoded)
+        except (ValueError, RecursionError):
+            return self._leave_out(number, "not JSON")
+        if not isinstance(record, dict):
+            return self._leave_out(number, "not a JSON object")
+        if self.text_field not in record:
+            return self._leave_out(number, f"no field '{self.text_field}'")
+        text = record[self.text_field]
+        if not isinstance(text, str):
+            return self._leave_out(number, f"field '{self.text_field}' is not text")
+        return text.encode(errors="replace").decode().replace("\n", " ")  # JSON can name half a surrogate pair
+
+    def _leave_out(self, number: int, kind: str) -> None:
+        self._note(number, f"{kind}, left out")
+        self.left_out += 1
+
+    def _note(self, number: int, kind: str) -> None:
+        """Count a kind of damage once a line, also when the line comes in pieces."""
+        if self._noted.get(kind) == number:
+            return
+        self.damaged += number not in self._noted.values()
+        self._noted[kind] = number
+        self.damage[kind] += 1
+        if len(self.places) < KEPT_PLACES:
+            self.places.append((number, kind))
+
+
+class DamagedLine(UserError):
+    """A line that stops the run; its number counts from the beginning of the stretch that was read."""
+
+    def __init__(self, path: str, line: int, reason: str):
+        super().__init__(f"{path}: line {line}: {reason}")
+        self.path, self.line, self.reason = path, line, reason
+
+    def __reduce__(self):
+        return DamagedLine, (self.path, self.line, self.reason)
