@@ -28,7 +28,7 @@ def parameter_count(config: ModelConfig, vocab_size: int) -> int:
     """How many numbers a transformer encoder with an MLM head trains; a tied weight counts once.
 
     >>> parameter_count(ModelConfig(embedding=("word", "pos", "seg"), tie_weights=True), 21128)  # BERT-base
-    102290312
+    102291080
     """
     emb, hidden, feedforward = config.emb_size, config.hidden_size, config.feedforward_size
     biased = not config.remove_transformer_bias

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
+from uer.layers.dropout import Dropout
 from uer.layers.layout import Layout
 from uer.layers.norm import LayerNorm
 
@@ -17,7 +18,7 @@ class EmbeddingSum(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
         self.names = tuple(parts)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layer_norm = None if config.remove_embedding_layernorm else LayerNorm(config.emb_size)
 
     def forward(self, src: Tensor, layout: Layout) -> Tensor:

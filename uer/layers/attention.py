@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uer.layers.cpu_attention import cpu_attention
 from uer.layers.layout import Layout
 from uer.layers.linear import Linear
 
@@ -48,7 +49,11 @@ class SelfAttention(nn.Module):
         Returns:
             (N, H)
         """
-        query, key, value = self._project(hidden)
+        qkv = self._project(hidden)
+        if self._runs_tiled(qkv, bias):
+            drop = self.dropout if self.training else 0.0
+            return self.final_linear(cpu_attention(qkv, layout.groups, layout.masks, self.heads, self.scale, drop))
+        query, key, value = qkv.chunk(3, dim=-1)
         parts = []
         for number, group in enumerate(layout.groups):
             rows = slice(group.start, group.start + group.rows * group.length)
@@ -58,11 +63,16 @@ class SelfAttention(nn.Module):
             parts.append(part.transpose(1, 2).reshape(-1, hidden.shape[-1]))
         return self.final_linear(parts[0] if len(parts) == 1 else torch.cat(parts))
 
-    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _runs_tiled(self, qkv: Tensor, bias: Tensor | None) -> bool:
+        return (qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.float64) and bias is None
+                and not self.residual and not torch.compiler.is_compiling())
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        """(N, H) -> (N, 3 * H): queries, keys, values"""
         weight = torch.cat([layer.weight for layer in self.linear_layers])
         biases = [layer.bias for layer in self.linear_layers]
         bias = None if biases[0] is None else torch.cat(biases)
-        return F.linear(hidden, weight, bias).chunk(3, dim=-1)
+        return F.linear(hidden, weight, bias)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, number: int, bias: Tensor | None,
                 previous: list[Tensor] | None) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from uer.layers.attention import SelfAttention
+from uer.layers.dropout import Dropout
 from uer.layers.feed_forward import FEED_FORWARDS
 from uer.layers.layout import Layout
 from uer.layers.norm import NORMS
@@ -20,9 +21,9 @@ class TransformerLayer(nn.Module):
         self.pre_norm = pre_norm
         self.self_attn = SelfAttention(hidden_size, heads, dropout, bias=bias, scale=scale,
                                        residual=residual_attention)
-        self.dropout_1 = nn.Dropout(dropout)
+        self.dropout_1 = Dropout(dropout)
         self.feed_forward = FEED_FORWARDS[feed_forward](hidden_size, feedforward_size, activation, bias)
-        self.dropout_2 = nn.Dropout(dropout)
+        self.dropout_2 = Dropout(dropout)
         self.layer_norm_1 = NORMS[norm](hidden_size)
         self.layer_norm_2 = NORMS[norm](hidden_size)
 
@@ -30,7 +31,7 @@ class TransformerLayer(nn.Module):
                 previous: list[Tensor] | None = None) -> Tensor:
         """(N, H) -> (N, H); the other arguments are `SelfAttention`'s."""
         if self.pre_norm:
-            hidden = hidden + self.dropout_1(self.self_attn(self.layer_norm_1(hidden), layout, bias, previous))
-            return hidden + self.dropout_2(self.feed_forward(self.layer_norm_2(hidden)))
-        hidden = self.layer_norm_1(hidden + self.dropout_1(self.self_attn(hidden, layout, bias, previous)))
-        return self.layer_norm_2(hidden + self.dropout_2(self.feed_forward(hidden)))
+            hidden = self.dropout_1(self.self_attn(self.layer_norm_1(hidden), layout, bias, previous), hidden)
+            return self.dropout_2(self.feed_forward(self.layer_norm_2(hidden)), hidden)
+        hidden = self.layer_norm_1(self.dropout_1(self.self_attn(hidden, layout, bias, previous), hidden))
+        return self.layer_norm_2(self.dropout_2(self.feed_forward(hidden), hidden))

@@ -4,17 +4,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from uer.config import ModelConfig
 from uer.layers.activations import ACTIVATIONS
+from uer.layers.cross_entropy import IGNORED, linear_cross_entropy
 from uer.layers.layout import Layout
 from uer.layers.linear import Linear
 from uer.layers.norm import LayerNorm
 from uer.registry import choose
 from uer.targets.output import LossOutput
-
-IGNORED = -100
 
 
 class MlmTarget(nn.Module):
@@ -44,9 +42,8 @@ class MlmTarget(nn.Module):
         if hidden.device.type == "cpu":
             kept = labels != IGNORED
             positions, labels = positions[kept], labels[kept]
-        logits = self.logits(layout.select(hidden, positions))
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        correct = (logits.argmax(-1) == labels).sum().float()
+        features = self.features(layout.select(hidden, positions))
+        loss, correct = linear_cross_entropy(features, self.linear_2.weight, self.linear_2.bias, labels)
         count = self.count(targets)
         return LossOutput(loss, {"loss": (loss.detach(), count), "acc": (correct, count)})
 
