@@ -73,7 +73,7 @@ def ensure_vocab(path: str | Path) -> Path:
     path = Path(path)
     known = KNOWN.get(path.name)
     if path.is_file():
-        if known and hashlib.sha256(path.read_bytes()).hexdigest() != known.sha256:
+        if known and not is_known(path.read_bytes(), path.name):
             print(f"warning: {path} is not the published {path.name} (another SHA-256); it is used as it is",
                   file=sys.stderr)
         return path
@@ -83,6 +83,11 @@ def ensure_vocab(path: str | Path) -> Path:
         raise UserError(f"{path}: {reason} (fetched when missing: {names})")
     fetch(path)
     return path
+
+
+def is_known(content: bytes, name: str) -> bool:
+    """Whether `content` is the published vocabulary `name`, by its SHA-256."""
+    return hashlib.sha256(content).hexdigest() == KNOWN[name].sha256
 
 
 def fetch(path: Path, name: str | None = None) -> None:
@@ -100,7 +105,7 @@ def fetch(path: Path, name: str | None = None) -> None:
         except SourceError as error:
             reasons.append(f"{source}: {error}")
             continue
-        if hashlib.sha256(content).hexdigest() != known.sha256:
+        if not is_known(content, name):
             reasons.append(f"{source}: the file has another SHA-256")
             continue
         write_atomically(content, path)
@@ -120,9 +125,8 @@ def install_file(source: Path, path: Path, name: str) -> None:
         content = source.read_bytes()
     except OSError as error:
         raise UserError(f"--from_file {source}: {error.strerror}") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != KNOWN[name].sha256:
-        raise UserError(f"--from_file {source}: this is not {name}: SHA-256 {found}, not {KNOWN[name].sha256}")
+    if not is_known(content, name):
+        raise UserError(f"--from_file {source}: this is not the published {name} (another SHA-256)")
     write_atomically(content, path)
 
 

@@ -111,6 +111,11 @@ def read_special_tokens(path: Path) -> dict[str, str]:
     return named
 
 
+def special_entries(named: dict[str, str]) -> list[str]:
+    """The special entries of a new vocabulary in their order, `named` as `read_special_tokens` gives it."""
+    return list({**DEFAULT_SPECIAL_TOKENS, **named}.values())
+
+
 def _check_entries(tokens: list[str], ids: dict[str, int], source: str) -> None:
     first: dict[str, int] = {}
     for line, token in enumerate(tokens, start=1):

@@ -1,0 +1,106 @@
+"""Build a vocabulary from a corpus: special tokens first, then entries from the commonest to the rarest.
+
+    python3 scripts/build_vocab.py --corpus_path corpora/book.txt --output_path models/book_vocab.txt --tokenizer char
+
+`char` counts characters, `space` counts what stands between spaces, `bert` trains WordPiece through the `tokenizers`
+library on BERT's words. Equal counts are ordered by code point, so that the same corpus always gives the same file.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+from _corpus_text import read_texts
+
+from uer import cli
+from uer.config import REQUIRED, flag
+from uer.data.files import atomic_path
+from uer.errors import UserError
+from uer.tokenizers.vocab import read_special_tokens, special_entries
+
+MAX_COUNTED_WORDS = 4_000_000  # words that occurred once are forgotten beyond this many different ones
+
+
+@dataclass(frozen=True)
+class BuildVocabConfig:
+    """What is counted, and which entries are kept."""
+
+    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.")
+    output_path: str = flag(REQUIRED, "Where the vocabulary is written.")
+    tokenizer: str = flag("char", "What an entry is.", choices=("char", "space", "bert"))
+    vocab_size: int = flag(0, "Most entries, special tokens included; 0: no limit (21128 for bert).")
+    min_count: int = flag(1, "An entry occurs at least this often.")
+    do_lower_case: bool = flag(True, "Lower-case and strip accents (bert only).")
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.min_count < 1:
+            found.append("--min_count must be at least 1")
+        if self.vocab_size and self.vocab_size <= 5:
+            found.append("--vocab_size must exceed the 5 special tokens")
+        return found
+
+
+def main() -> None:
+    (config,) = cli.parse(__doc__, (BuildVocabConfig,))
+    special = special_entries(read_special_tokens(Path(config.output_path).parent / "special_tokens_map.json"))
+    if config.tokenizer == "bert":
+        entries = train_wordpiece(config, special)
+    else:
+        counts = count_chars(config.corpus_path) if config.tokenizer == "char" else count_words(config.corpus_path)
+        entries = special + commonest(counts, special, config)
+    if len(entries) == len(special):
+        raise UserError(f"--corpus_path {' '.join(config.corpus_path)}: nothing in it occurs {config.min_count} times")
+    with atomic_path(config.output_path) as path:
+        path.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8", newline="\n")
+    print(f"{config.output_path}: {len(entries):,} entries")
+
+
+def count_chars(paths: tuple[str, ...]) -> Counter[str]:
+    """How often each character occurs; ASCII control characters, spaces and U+FFFD (damage) are left out."""
+    counts = np.zeros(0x110000, np.int64)
+    for text in read_texts(paths):
+        points = np.frombuffer(text.encode("utf-32-le"), "<u4")
+        found = np.bincount(points)
+        counts[:len(found)] += found
+    counts[:33] = counts[0xFFFD] = 0
+    return Counter({chr(point): int(counts[point]) for point in np.flatnonzero(counts).tolist()})
+
+
+def count_words(paths: tuple[str, ...]) -> Counter[str]:
+    """How often each word between spaces occurs."""
+    counts: Counter[str] = Counter()
+    for text in read_texts(paths):
+        counts.update(text.split())
+        if len(counts) > MAX_COUNTED_WORDS:
+            counts = Counter({word: count for word, count in counts.items() if count > 1})
+    return counts
+
+
+def commonest(counts: Counter[str], special: list[str], config: BuildVocabConfig) -> list[str]:
+    """Entries from the commonest to the rarest, as many as `vocab_size` leaves room for."""
+    entries = sorted((entry for entry, count in counts.items() if count >= config.min_count and entry not in special),
+                     key=lambda entry: (-counts[entry], entry))
+    return entries[:config.vocab_size - len(special)] if config.vocab_size else entries
+
+
+def train_wordpiece(config: BuildVocabConfig, special: list[str]) -> list[str]:
+    """Entries of a WordPiece vocabulary."""
+    from tokenizers import BertWordPieceTokenizer  # imported here: counting needs no other library
+
+    trainer = BertWordPieceTokenizer(lowercase=config.do_lower_case)
+    lines = (line for text in read_texts(config.corpus_path) for line in text.split("\n"))
+    size = config.vocab_size or 21128
+    trainer.train_from_iterator(lines, vocab_size=size, min_frequency=config.min_count, limit_alphabet=size,
+                                special_tokens=special, show_progress=sys.stderr.isatty())
+    ids = trainer.get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
+if __name__ == "__main__":
+    cli.run(main)

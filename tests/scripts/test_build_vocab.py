@@ -1,0 +1,68 @@
+"""scripts/build_vocab.py through its command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from uer.tokenizers import BertTokenizer, CharTokenizer, SpaceTokenizer, Vocab
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TEXT = "中国 北京 中国\n北 [MASK] 中国\nab  ab\tabc\u3000\n\n"
+
+
+@pytest.fixture
+def build(root, tmp_path):
+    def run(*flags: str, status: int = 0) -> str:
+        (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+        command = [sys.executable, "scripts/build_vocab.py", "--corpus_path", str(tmp_path / "corpus.txt"),
+                   "--output_path", str(tmp_path / "vocab.txt"), *flags]
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        assert result.returncode == status, result.stderr
+        return result.stderr
+
+    return run
+
+
+def entries(tmp_path: Path) -> list[str]:
+    return (tmp_path / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def test_characters_by_falling_count(build, tmp_path):
+    build("--tokenizer", "char")
+    found = entries(tmp_path)
+    assert found[:13] == [*SPECIAL, "a", "b", "中", "国", "北", "A", "K", "M"]
+    assert "\u3000" in found
+    assert not {" ", "\t"} & set(found)
+    assert CharTokenizer(Vocab.load(tmp_path / "vocab.txt")).encode("北ab") == [9, 5, 6]
+
+
+def test_words_with_a_least_count_and_a_size(build, tmp_path):
+    build("--tokenizer", "space", "--min_count", "2")
+    assert entries(tmp_path) == [*SPECIAL, "中国", "ab"]
+    build("--tokenizer", "space", "--vocab_size", "6")
+    assert entries(tmp_path) == [*SPECIAL, "中国"]
+    assert SpaceTokenizer(Vocab.load(tmp_path / "vocab.txt")).encode("中国 ab") == [5, 1]
+
+
+def test_wordpiece(build, tmp_path):
+    pytest.importorskip("tokenizers")
+    build("--tokenizer", "bert")
+    assert entries(tmp_path)[:5] == SPECIAL
+    tokenizer = BertTokenizer(Vocab.load(tmp_path / "vocab.txt"))
+    assert tokenizer.tokenize("中国 AB abc") == ["中", "国", "ab", "abc"]
+
+
+def test_a_wordpiece_vocabulary_holds_every_ideograph(root, tmp_path):
+    pytest.importorskip("tokenizers")
+    text = "".join(chr(0x4E00 + number) for number in range(2000))
+    (tmp_path / "many.txt").write_text(text, encoding="utf-8")
+    subprocess.run([sys.executable, "scripts/build_vocab.py", "--corpus_path", str(tmp_path / "many.txt"),
+                    "--output_path", str(tmp_path / "vocab.txt"), "--tokenizer", "bert"], cwd=root, check=True)
+    assert set(text) <= set(entries(tmp_path))
+
+
+def test_bad_settings_are_one_line(build):
+    for flags in (["--min_count", "0"], ["--vocab_size", "3"], ["--min_count", "1000"], ["--tokenizer", "bpe"]):
+        assert build(*flags, status=2).count("\n") == 1
