@@ -154,7 +154,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
     forward = StepModule(model)
     if compiled:
         forward.compile(mode="reduce-overhead" if model.num_parameters() < SMALL_MODEL else "default")
-    module = world.wrap(forward)
+    module = world.wrap(forward, accumulating=config.accumulation_steps > 1)
     optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate)
     factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
     loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))

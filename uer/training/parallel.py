@@ -110,16 +110,21 @@ class World:
         self.agree(problem)
         return result
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Make `module`'s backward pass average gradients over the ranks, as `--sharding` says."""
+    def wrap(self, module: nn.Module, accumulating: bool = False) -> nn.Module:
+        """Make `module`'s backward pass average gradients over the ranks, as `--sharding` says.
+
+        Args:
+            accumulating: several micro-batches make an update; torch's static graph has to see its first backward pass
+                synchronised, so it is for single ones.
+        """
         if self.config.sharding == "fsdp":
             return _shard(module, self)
         if self.world_size == 1:
             return module
         on_gpu = self.device.type == "cuda"
         return nn.parallel.DistributedDataParallel(
-            module, device_ids=[self.device.index] if on_gpu else None, broadcast_buffers=False,
-            gradient_as_bucket_view=True, static_graph=True)
+            module, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True,
+            static_graph=not accumulating)
 
     @contextlib.contextmanager
     def synchronise(self, module: nn.Module, now: bool) -> Iterator[None]:
