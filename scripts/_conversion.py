@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from uer.convert import BERT, bert, names
 from uer.convert.card import CardFacts, model_card
 from uer.convert.files import HuggingFaceModel, atomic_folder, read_hugging_face, write_json
 from uer.convert.folder import TokenizerFacts, tied_output, write_folder
+from uer.convert.recipe import Stage, recorded_stages
 from uer.convert.tokenizer_files import read_tokens
 from uer.data.files import atomic_path
 from uer.errors import UserError
@@ -73,7 +74,7 @@ class Source:
     vocab_path: str
     do_lower_case: bool
     labels: tuple[str, ...] = ()
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -104,9 +105,11 @@ def read_source(flags: ExportFlags, head: str) -> Source:
     saved = load_settings(flags.input_model_path) if head in TASK_OF_HEAD else None
     path = str(weights_path(flags.input_model_path)) if saved else flags.input_model_path
     weights = load_weights(path)
+    _require_type(weights, head, "uer", path)
     converted = names.from_uer(weights, BERT, head, path)
     require_layers(flags.layers_num, converted.sizes["layers"], path)
-    base = model_settings(flags.config_path) or (saved.model if saved else None)
+    stages = _stages(path)
+    base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     targets = {"mlm": ("mlm",), "bert": ("mlm", "sp")}.get(head, base.target if base else ("mlm",))
     tied = tied_output(converted.weights, BERT, head)
     config = bert.model_config(converted.sizes, base, targets, tied, path)
@@ -116,7 +119,18 @@ def read_source(flags: ExportFlags, head: str) -> Source:
     lower = lower if flags.do_lower_case is None else flags.do_lower_case
     vocab_path = flags.vocab_path or (saved.tokenizer.vocab_path if saved else None) or DEFAULT_VOCAB
     labels = _labels(saved.task_settings if saved else {}, converted.sizes, path) if "labels" in converted.sizes else ()
-    return Source(path, weights, converted, config, tied, vocab_path, lower, labels)
+    return Source(path, weights, converted, config, tied, vocab_path, lower, labels, stages)
+
+
+def _require_type(weights: Mapping[str, Tensor], head: str, side: names.Side, path: str) -> None:
+    """
+    Raises:
+        UserError: --type bert for a model that was pretrained without next-sentence prediction.
+    """
+    fitting = names.fitting_heads(weights, BERT, side)
+    if head == "bert" and "mlm" in fitting and "bert" not in fitting:
+        raise UserError(f"{path}: --type bert needs the layers of next-sentence prediction, which it has not "
+                        f"({BERT.heads['bert'][0].name(side)}); --type mlm fits")
 
 
 def require_layers(given: int | None, found: int, path: str) -> None:
@@ -125,7 +139,16 @@ def require_layers(given: int | None, found: int, path: str) -> None:
         UserError: the user's number of layers is not the checkpoint's.
     """
     if given is not None and given != found:
-        raise UserError(f"--layers_num {given}, but {path} has {found} layers")
+        raise UserError(f"layers_num is {given}, but {path} has {found} layers")
+
+
+def _stages(path: str) -> tuple[Stage, ...]:
+    """What is recorded of the training; a state that cannot be read is said and passed over."""
+    try:
+        return tuple(recorded_stages(path))
+    except UserError as error:
+        print(f"the model card will not say how the model was trained: {error}")
+        return ()
 
 
 def _labels(settings: Mapping[str, Any], sizes: Mapping[str, int], path: str) -> tuple[str, ...]:
@@ -193,7 +216,7 @@ def _card_facts(source: Source, head: str, folder: str, tokenizer: Tokenizer, ch
     parameters = sum(tensor.numel() for name, tensor in source.converted.weights.items() if name not in tied)
     sentence = f"The conversion was checked: {checked}." if checked else "The conversion was not checked."
     return CardFacts(Path(folder).absolute().name, head, source.config, source.vocab_size, parameters,
-                     source.do_lower_case, ideographs > len(tokens) // 5, Path(source.path).name, source.recipe,
+                     source.do_lower_case, ideographs > len(tokens) // 5, Path(source.path).name, source.stages,
                      source.labels, sentence)
 
 
@@ -206,6 +229,7 @@ def bring_back(flags: ImportFlags, head: str) -> None:
     path = flags.input_model_path
     model = read_hugging_face(path)
     told = bert.from_hugging_face_config(model.config, path)
+    _require_type(model.weights, head, "hugging_face", path)
     converted = names.from_hugging_face(model.weights, BERT, head, path)
     require_layers(flags.layers_num, converted.sizes["layers"], path)
     tied = all(names.is_tied(converted.weights, row, "uer", BERT) for row in BERT.heads[head] if row.tied_to)
@@ -225,7 +249,7 @@ def _check_back(path: str, model: HuggingFaceModel, head: str, config: ModelConf
     else:
         content = bert.hugging_face_config(config, vocab_size, head, tied=config.tie_weights,
                                            labels=("",) * converted.sizes.get("labels", 0))
-        tidied = names.tidy(model.weights, BERT, path)
+        tidied = names.tidy(model.weights, BERT)
         theirs = check.open_weights({name: tensor for name, tensor in tidied.items() if name not in converted.left_out},
                                     content, head)
     src, seg = check.sample_batch(vocab_size, config.max_seq_length, None)

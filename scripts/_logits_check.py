@@ -179,12 +179,14 @@ def require_equal(ours: Logits, theirs: Logits, seg: Tensor, what: str) -> str:
     Raises:
         UserError: they differ by more than `TOLERANCE`.
     """
+    if not all(torch.isfinite(logits).all() for logits in ours.values()):
+        raise UserError(f"{what}: its logits are not finite numbers, so its weights are damaged; nothing was written")
     difference = largest_difference(ours, theirs, seg)
     version = transformers().__version__
     if not difference <= TOLERANCE:
         raise UserError(f"{what}: the check failed: logits differ from those of transformers {version} by up to "
                         f"{difference:.3g} (at most {TOLERANCE:g} is right); nothing was written")
-    return (f"logits on {int((seg > 0).sum())} tokens equal those of transformers {version}: "
-            f"largest difference {difference:.1e}")
+    return (f"on {int((seg > 0).sum())} tokens the logits differ from those of transformers {version} by at most "
+            f"{difference:.1e}")
 
 

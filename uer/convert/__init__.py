@@ -5,6 +5,7 @@
     files            reading and writing the files of both worlds
     tokenizer_files  a vocabulary as transformers' tokenizer files
     card             the model card
+    recipe           what a training state tells the card
     folder           configuration, weights and tokenizer as one Hugging Face folder
 
 Tensors stay in dictionaries here: no model is built, and transformers is not needed. That logits agree is checked by

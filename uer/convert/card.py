@@ -1,10 +1,11 @@
 """The model card: what is known of a model, and no more."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from uer.config import ModelConfig
+from uer.convert.recipe import Stage
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class CardFacts:
         do_lower_case: the tokenizer's setting.
         chinese: whether the vocabulary is mostly Chinese characters.
         source: the converted file's name.
-        recipe: what is recorded of the training, label -> value; empty when nothing is.
+        stages: the training runs that are recorded, newest first.
         labels: the labels' names of a fine-tuned model.
         check: the sentence that says how the conversion was checked.
     """
@@ -33,7 +34,7 @@ class CardFacts:
     do_lower_case: bool
     chinese: bool
     source: str
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    stages: Sequence[Stage] = ()
     labels: Sequence[str] = ()
     check: str = ""
 
@@ -79,10 +80,16 @@ def _architecture(facts: CardFacts) -> list[str]:
 
 def _recipe(facts: CardFacts) -> list[str]:
     lines = ["## Training", ""]
-    if not facts.recipe:
+    if not facts.stages:
         return [*lines, f"Nothing is recorded beside `{facts.source}` about how it was trained: no corpus, no number "
                 "of steps, no learning rate. Whoever publishes this model should write them here.", ""]
-    return [*lines, *_table(facts.recipe), ""]
+    for number, stage in zip(range(len(facts.stages), 0, -1), facts.stages):
+        title = [f"### Stage {number}", ""] if len(facts.stages) > 1 else []
+        lines += [*title, *_table(stage.rows()), ""]
+    started = facts.stages[-1].settings.get("pretrained_model_path")
+    if started:
+        lines += [f"How `{started}` was trained is not recorded here.", ""]
+    return [*lines, "The corpus is not recorded: a dataset's fingerprint tells only whether two runs saw the same.", ""]
 
 
 def _usage(facts: CardFacts) -> list[str]:

@@ -50,7 +50,8 @@ class NameTable:
         heads: the rows of what may stand on top, by the head's name.
         aliases: endings of Hugging Face's older names, and the endings that replaced them.
         buffers: endings of Hugging Face's names that hold no weights.
-        duplicates: Hugging Face's names of tensors that are stored twice, and their first homes.
+        duplicates: Hugging Face's names of tensors that may be stored twice, and the names they have once. Where the
+            two differ, the first is what its models compute with.
         fixed: dimensions whose size the architecture gives.
         prefixes: on each side, how the names of body and layers begin: there, no tensor may be left over.
     """
@@ -109,7 +110,7 @@ def from_uer(weights: Mapping[str, Tensor], table: NameTable, head: str, path: s
 
 def from_hugging_face(weights: Mapping[str, Tensor], table: NameTable, head: str, path: str) -> Conversion:
     """Hugging Face's names, old or new -> UER's; arguments and errors as `from_uer`."""
-    return _rename(tidy(weights, table, path), table, head, path, "hugging_face")
+    return _rename(tidy(weights, table), table, head, path, "hugging_face")
 
 
 def fitting_heads(weights: Mapping[str, Tensor], table: NameTable, source: Side) -> list[str]:
@@ -118,7 +119,7 @@ def fitting_heads(weights: Mapping[str, Tensor], table: NameTable, source: Side)
             if all(row.name(source) in weights or row.tied_to for row in rows)]
 
 
-def tidy(weights: Mapping[str, Tensor], table: NameTable, path: str) -> dict[str, Tensor]:
+def tidy(weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """Hugging Face's weights under today's names, without buffers and second copies."""
     tidied: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -129,10 +130,8 @@ def tidy(weights: Mapping[str, Tensor], table: NameTable, path: str) -> dict[str
                 name = name.removesuffix(old) + new
         tidied[name] = tensor
     for copy, home in table.duplicates.items():
-        if copy in tidied and home in tidied:
-            if not torch.equal(tidied[copy], tidied[home]):
-                raise UserError(f"{path}: {copy} and {home} differ; UER has one tensor for both")
-            del tidied[copy]
+        if copy in tidied:
+            tidied[home] = tidied.pop(copy)
     return tidied
 
 
@@ -193,6 +192,9 @@ def _refuse_missing(weights: Mapping[str, Tensor], table: NameTable, head: str, 
     missing = [row.name(source) for row in rows if row.name(source) not in weights and not row.tied_to]
     if not missing:
         return
+    other: Side = "hugging_face" if source == "uer" else "uer"
+    if all(row.name(other) in weights for row in table.body):
+        raise UserError(f"{path}: its names are already those of {'Hugging Face' if source == 'uer' else 'UER'}")
     in_head = {row.name(source) for row in table.heads[head]}
     if in_head.issuperset(missing):
         fitting = fitting_heads(weights, table, source)

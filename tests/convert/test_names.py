@@ -1,0 +1,108 @@
+"""Renaming by the table: golden keys, both directions, older names, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from uer.convert import ARCHITECTURES, BERT
+from uer.convert.names import from_hugging_face, from_uer
+from uer.errors import UserError
+from uer.training.checkpoint import load_weights
+
+SIZES = {"vocab": 97, "hidden": 24, "positions": 31, "segments": 2, "feedforward": 53, "labels": 5, "two": 2}
+
+
+def random_uer(head: str = "mlm", layers_num: int = 3) -> dict[str, Tensor]:
+    """A checkpoint of small unlike sizes, its output layer tied."""
+    generator = torch.Generator().manual_seed(5)
+    weights = {}
+    for row in BERT.rows(layers_num, head):
+        shape = [SIZES[dimension] for dimension in row.shape.split()]
+        shape[0] += row.padding_rows
+        weights[row.uer] = weights[row.tied_to] if row.tied_to else torch.randn(shape, generator=generator)
+    return weights
+
+
+def test_golden_checkpoint_gets_the_golden_keys(golden: Path) -> None:
+    weights = load_weights(golden / "original_tiny_300steps.bin")
+    expected = json.loads((golden / "huggingface_keys_tiny_mlm.json").read_text())
+    converted = from_uer(weights, BERT, "mlm", "x")
+    assert {name: list(tensor.shape) for name, tensor in converted.weights.items()} == expected
+    assert list(converted.weights) == list(expected)
+    assert converted.sizes == {"layers": 2, "vocab": 21128, "hidden": 128, "positions": 512, "segments": 2,
+                               "feedforward": 512, "two": 2}
+
+
+def test_table_knows_every_uer_key_of_every_size(golden: Path) -> None:
+    models = json.loads((golden / "state_dict_keys_bert_mlm.json").read_text())
+    for keys in models.values():
+        layers_num = len([name for name in keys if name.endswith("layer_norm_2.gamma")])
+        assert {row.uer for row in BERT.rows(layers_num, "mlm")} == set(keys)
+
+
+@pytest.mark.parametrize("head", list(BERT.heads))
+def test_there_and_back_is_bit_exact_but_for_the_padding_segment(head: str) -> None:
+    weights = random_uer(head)
+    there = from_uer(weights, BERT, head, "x")
+    back = from_hugging_face(there.weights, BERT, head, "y")
+    again = from_uer(back.weights, BERT, head, "z")
+    segments = "embedding.seg.embedding.weight"
+    assert back.weights.keys() == weights.keys() and back.sizes == there.sizes
+    assert all(torch.equal(back.weights[name], weights[name]) for name in weights if name != segments)
+    assert torch.equal(back.weights[segments][1:], weights[segments][1:]) and not back.weights[segments][0].any()
+    assert all(torch.equal(again.weights[name], there.weights[name]) for name in there.weights)
+
+
+def test_no_name_stands_twice() -> None:
+    for table in ARCHITECTURES.values():
+        for head in table.heads:
+            rows = table.rows(2, head)
+            assert len({row.uer for row in rows}) == len({row.hugging_face for row in rows}) == len(rows)
+
+
+def test_older_hugging_face_files() -> None:
+    """gamma and beta, position numbers as a buffer, the output bias twice, the tied weight left out."""
+    today = from_uer(random_uer(), BERT, "mlm", "x").weights
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+           for name, tensor in today.items()}
+    old["bert.embeddings.position_ids"] = torch.arange(31)[None]
+    old["cls.predictions.decoder.bias"] = old["cls.predictions.bias"].clone()
+    del old["cls.predictions.decoder.weight"]
+    back = from_hugging_face(old, BERT, "mlm", "y").weights
+    expected = from_hugging_face(today, BERT, "mlm", "y").weights
+    assert all(torch.equal(back[name], tensor) for name, tensor in expected.items())
+
+
+def test_what_has_no_place_is_named() -> None:
+    weights = random_uer("bert")
+    assert from_uer(weights, BERT, "mlm", "x").left_out == tuple(name for name in weights if ".sp." in name)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda w: w.pop("embedding.layer_norm.beta"), r"x.bin: 1 of 59 tensors are missing: embedding.layer_norm.beta"),
+    (lambda w: w.pop("target.mlm.linear_1.bias"), r"x.bin: no mlm head: target.mlm.linear_1.bias is missing"),
+    (lambda w: w.update({"encoder.transformer.4.layer_norm_1.beta": torch.zeros(24)}), "tensors are missing"),
+    (lambda w: w.update({"encoder.linear.weight": torch.zeros(2, 2)}), "no place for encoder.linear.weight"),
+    (lambda w: w.update({"encoder.transformer.2.layer_norm_1.gamma": torch.zeros(23)}),
+     r"encoder.transformer.2.layer_norm_1.gamma has shape \[23\], .* implies \[24\] \(hidden\)"),
+    (lambda w: w.update({"embedding.seg.embedding.weight": torch.zeros(2, 24)}), r"seg.* implies \[3, 24\]"),
+    (lambda w: w.update({"embedding.pos.embedding.weight": torch.tensor(1.0)}), r"has shape \[\]"),
+    (lambda w: w.update({"embedding.layer_norm.beta": torch.zeros(24, dtype=torch.int64)}), "holds torch.int64"),
+])
+def test_refused(change: Callable[[dict], object], message: str) -> None:
+    weights = random_uer()
+    change(weights)
+    with pytest.raises(UserError, match=message):
+        from_uer(weights, BERT, "mlm", "x.bin")
+
+
+def test_the_other_side_s_names_are_recognised() -> None:
+    theirs = from_uer(random_uer(), BERT, "mlm", "x").weights
+    with pytest.raises(UserError, match="already those of Hugging Face"):
+        from_uer(theirs, BERT, "mlm", "x")
+    with pytest.raises(UserError, match="already those of UER"):
+        from_hugging_face(random_uer(), BERT, "mlm", "x")

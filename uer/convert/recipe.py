@@ -1,0 +1,97 @@
+"""How a model was trained, as far as the training state beside its checkpoint tells.
+
+`models/x.bin-1000` has its state in `models/x.bin.state-1000`, while that is kept. A second stage names the checkpoint
+that it started from, whose state may be there as well.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uer.config import ModelConfig
+from uer.training.state import read_state
+
+STAGES = 4  # how far back the chain of stages is followed
+
+# A setting's name in a training state, and what a model card calls it.
+_LABELS = {
+    "target": "Targets",
+    "seq_length": "Sequence length",
+    "total_steps": "Steps planned",
+    "batch_size x accumulation_steps x world_size": "Sequences per step",
+    "optimizer": "Optimizer",
+    "learning_rate": "Peak learning rate",
+    "scheduler": "Schedule",
+    "warmup": "Share of steps that warm up",
+    "dropout": "Dropout",
+    "max_grad_norm": "Gradient norm clipped at",
+    "whole_word_masking": "Whole-word masking",
+    "span_masking": "Span masking",
+    "precision": "Precision",
+    "seed": "Seed",
+    "pretrained_model_path": "Started from",
+    "dataset": "Dataset fingerprint",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run.
+
+    Attributes:
+        checkpoint: the file's name.
+        step: how many updates it had.
+        settings: the run's, under UER's flag names.
+    """
+
+    checkpoint: str
+    step: int
+    settings: Mapping[str, Any]
+
+    def rows(self) -> dict[str, str]:
+        """Label -> value for a model card; what is off or unknown is left out."""
+        rows = {"Checkpoint": self.checkpoint, "Steps": f"{self.step:,}"}
+        for name, label in _LABELS.items():
+            value = self.settings.get(name)
+            if value or (value == 0 and type(value) is int and name == "seed"):
+                rows[label] = _show(value)
+        return rows
+
+    def model(self) -> ModelConfig:
+        """The architecture that was trained."""
+        names = {field.name for field in dataclasses.fields(ModelConfig)}
+        return ModelConfig(**{name: tuple(value) if isinstance(value, list) else value
+                              for name, value in self.settings.items() if name in names})
+
+
+def recorded_stages(checkpoint: str | os.PathLike) -> list[Stage]:
+    """The runs that led to a checkpoint, newest first; empty where no state stands beside it.
+
+    Raises:
+        UserError: there is a state, but it is damaged.
+    """
+    stages: list[Stage] = []
+    path: Path | None = Path(checkpoint)
+    while path is not None and len(stages) < STAGES:
+        match = re.fullmatch(r"(.+)-(\d+)", path.name)
+        beside = path.with_name(f"{match[1]}.state-{match[2]}") if match else None
+        if beside is None or not beside.is_file():
+            break
+        state = read_state(beside)
+        stages.append(Stage(path.name, int(state["step"]), json.loads(state["settings"])))
+        before = stages[-1].settings.get("pretrained_model_path")
+        path = Path(before) if before else None
+    return stages
+
+
+def _show(value: Any) -> str:
+    if value is True:
+        return "yes"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int and value > 9999 else str(value)
