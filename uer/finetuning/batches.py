@@ -4,6 +4,7 @@ An example has `ways` rows of tokens (1 for a classifier, 2 for a siamese pair, 
 targets. Everything about the order is a function of (seed, epoch): the same for any number of ranks.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ class Examples:
         token_targets: one number for each token of `rows`; padded with IGNORED.
         info: what the task's metrics and predictions need beside the model's outputs (texts, ids, lines).
         hash: content hash of what the file holds, for tracing a figure.
+        skipped: what the reader left out, and how often.
     """
 
     rows: Sequences
@@ -37,6 +39,7 @@ class Examples:
     token_targets: dict[str, Ragged] = field(default_factory=dict)
     info: dict[str, object] = field(default_factory=dict)
     hash: str = ""
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.rows) // self.ways
@@ -90,7 +93,8 @@ def collate(examples: Examples, chosen: np.ndarray, pad_id: int) -> Batch:
     for name, ragged in examples.token_targets.items():
         targets[name] = torch.from_numpy(np.where(real, ragged.values[index], IGNORED).astype(np.int64))
     return Batch(src=torch.from_numpy(src.astype(np.int64)), seg=torch.from_numpy(seg.astype(np.int64)),
-                 targets=targets, samples=torch.from_numpy(chosen.astype(np.int64)))
+                 targets=targets, samples=torch.from_numpy(chosen.astype(np.int64)),
+                 real_tokens=torch.from_numpy(lengths.astype(np.int64)))
 
 
 def shard(chosen: np.ndarray, rank: int, world_size: int) -> np.ndarray:

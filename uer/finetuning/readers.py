@@ -41,6 +41,10 @@ class Table:
     def __getitem__(self, name: str) -> list[str]:
         return self.columns[name]
 
+    def get(self, name: str) -> list[str] | None:
+        """The column, or None where the file has none of this name."""
+        return self.columns.get(name)
+
     def error(self, row: int, message: str) -> UserError:
         """The error that names row `row`'s place in the file."""
         return UserError(f"{self.path}:{self.lines[row]}: {message}")

@@ -38,11 +38,18 @@ class Task:
         name: stands in the saved settings.
         metric_names: figures that --save_best_by may name; the first is the default. More is better in all of them.
         head_keys: parameters that only a fine-tuned model of this task has.
+        config_class: the flags that only this task has, if any.
     """
 
     name: str
     metric_names: tuple[str, ...]
     head_keys: tuple[str, ...]
+    config_class: type | None = None
+
+    @classmethod
+    def of_training_file(cls, path: str, config: Any) -> "Task":
+        """The task that a training file poses, such as its labels; `config` is a `config_class`."""
+        raise NotImplementedError
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
         """Read and encode a file.
@@ -78,6 +85,11 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """What `from_settings` needs to make this task again at inference; plain JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "Task":
+        """The task of a saved model."""
         raise NotImplementedError
 
 

@@ -1,0 +1,95 @@
+"""Models of the downstream tasks: a backbone and a head. Parameter names are UER's."""
+
+import torch
+from torch import Tensor, nn
+
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.layers.linear import Linear
+from uer.model import Backbone
+
+
+def pool(hidden: Tensor, seg: Tensor, how: str) -> Tensor:
+    """Hidden states (B, S, H) -> one vector for each row, (B, H).
+
+    Args:
+        seg: (B, S); 0 is padding, which never counts.
+        how: `first` and `last` token of a row, `mean` or `max` over its tokens.
+    """
+    if how == "first":
+        return hidden[:, 0]
+    real = seg > 0
+    if how == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
+    if how == "mean":
+        return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+    assert how == "max"
+    return hidden.masked_fill(~real[:, :, None], float("-inf")).amax(1)
+
+
+class PooledModel(Backbone):
+    """A backbone whose rows become one vector each."""
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """(B, H)"""
+        return pool(self.encode(batch.src, batch.seg), batch.seg, self.config.pooling)
+
+
+class Classifier(PooledModel):
+    """output_layer_1, tanh, output_layer_2: logits of the row; also regression (1 output) and multi-label."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
+        super().__init__(config, vocab_size)
+        self.output_layer_1 = Linear(config.hidden_size, config.hidden_size)
+        self.output_layer_2 = Linear(config.hidden_size, outputs_num)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, outputs)"""
+        return self.output_layer_2(torch.tanh(self.output_layer_1(self.pooled(batch))))
+
+
+class Tagger(Backbone):
+    """Logits for every token: labels of named entities, or (2 outputs) the first and last token of an answer."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
+        super().__init__(config, vocab_size)
+        self.output_layer = Linear(config.hidden_size, outputs_num)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, S, outputs)"""
+        return self.output_layer(self.encode(batch.src, batch.seg))
+
+
+class SiameseClassifier(PooledModel):
+    """Two texts go through one backbone; `classifier` sees both vectors, their difference and their product."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, labels_num: int) -> None:
+        super().__init__(config, vocab_size)
+        self.classifier = Linear(4 * config.hidden_size, labels_num)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Rows 2i and 2i + 1 are a pair: (2B, S) -> (B, labels)"""
+        first, second = self.pooled(batch).view(-1, 2, self.config.hidden_size).unbind(1)
+        return self.classifier(torch.cat([first, second, (first - second).abs(), first * second], dim=-1))
+
+
+class SentenceEncoder(PooledModel):
+    """No head: the pooled vectors themselves."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, H)"""
+        return self.pooled(batch)
+
+
+class MultipleChoice(PooledModel):
+    """One score a row; the rows of a question compete."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, choices_num: int) -> None:
+        super().__init__(config, vocab_size)
+        self.choices_num = choices_num
+        self.dropout = nn.Dropout(config.dropout)
+        self.output_layer = Linear(config.hidden_size, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B * choices, S) -> (B, choices)"""
+        return self.output_layer(self.dropout(self.pooled(batch))).view(-1, self.choices_num)

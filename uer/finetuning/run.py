@@ -1,0 +1,154 @@
+"""The fine-tuning command of every task: read the flags, start the ranks, train each seed, report the best."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from uer import cli
+from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig
+from uer.errors import UserError
+from uer.finetuning.config import AdversarialConfig, FinetuneConfig
+from uer.finetuning.loop import Fit, FitSettings, describe
+from uer.finetuning.task import Task
+from uer.finetuning.workbench import Trial, Workbench
+from uer.training import launch
+from uer.training.parallel import connect
+
+logger = logging.getLogger("uer.finetuning")
+
+SHARED_SECTIONS = (FinetuneConfig, ModelConfig, TokenizerConfig, OptimConfig, AdversarialConfig, LogConfig,
+                   ParallelConfig)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A fine-tuning command's settings, one field for each config class."""
+
+    task_class: type[Task]
+    finetune: FinetuneConfig
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    optim: OptimConfig
+    adversarial: AdversarialConfig
+    log: LogConfig
+    parallel: ParallelConfig
+    task_config: Any = None
+
+    def settings(self, seed: int, save_best_by: str) -> FitSettings:
+        """How the model of one seed is trained."""
+        config = self.finetune
+        return FitSettings(config.batch_size, config.epochs_num, seed, config.report_steps, config.early_stop,
+                           save_best_by, self.optim, self.adversarial)
+
+
+def parse_command(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> Command:
+    """The command line of a task's fine-tuning script."""
+    extra = (task_class.config_class,) if task_class.config_class else ()
+    command = Command(task_class, *cli.parse(description, SHARED_SECTIONS + extra, argv))
+    if command.parallel.sharding != "none" or command.parallel.activation_checkpointing:
+        raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "
+                        "model on each rank")
+    if command.log.tensorboard_dir:
+        raise UserError("--tensorboard_dir is for pretraining; --metrics_path writes fine-tuning's figures")
+    return command
+
+
+def finetune(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
+    """The whole script of a task."""
+    command = parse_command(description, task_class, argv)
+    status = launch.run(launch.places(command.parallel), _rank, command)
+    if status:
+        sys.exit(status)
+
+
+def set_up_logging(config: LogConfig, is_main: bool) -> None:
+    """Lines to the terminal and to --log_path; other ranks than the first say nothing."""
+    root = logging.getLogger("uer.finetuning")
+    root.handlers.clear()
+    root.propagate = False
+    root.setLevel(logging.DEBUG if is_main else logging.CRITICAL)
+    targets: list[tuple[logging.Handler, str]] = [(logging.StreamHandler(sys.stdout), config.log_level)]
+    if config.log_path and is_main:
+        targets.append((logging.FileHandler(config.log_path, encoding="utf-8"), config.log_file_level))
+    for handler, level in targets:
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setLevel(level)
+        root.addHandler(handler)
+
+
+def _rank(place: launch.Place, command: Command) -> int:
+    world = connect(place, command.parallel)
+    set_up_logging(command.log, world.is_main)
+    bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, command.finetune, command.model,
+                                               command.tokenizer, world))
+    describe_data(bench)
+    trials: list[Trial] = []
+    for seed in command.finetune.seeds or (command.finetune.seed,):
+        settings = command.settings(seed, bench.save_best_by)
+        before = max((trial.score for trial in trials), default=float("-inf"))
+
+        def save(fitted: Fit, settings: FitSettings = settings, before: float = before) -> None:
+            if fitted.metrics[settings.save_best_by] > before:
+                bench.save(command.finetune.output_model_path, fitted, settings)
+
+        trials.append(bench.run(settings, save))
+        if world.is_main and command.log.metrics_path:
+            append_lines(command.log.metrics_path, trial_lines(trials[-1]))
+    report(bench, trials, command.finetune.output_model_path)
+    world.close()
+    return 0
+
+
+def describe_data(bench: Workbench) -> None:
+    """One line for each file, so that nothing is left out in silence."""
+    for name, examples in (("train", bench.train), ("dev", bench.dev), ("test", bench.test)):
+        if examples is None:
+            continue
+        skipped = "".join(f", {count} {what} left out" for what, count in examples.skipped.items() if count)
+        cut = int((examples.lengths >= bench.encoder.seq_length).sum())
+        logger.info("%s: %d examples%s, %d reach --seq_length, hash %s", name, len(examples), skipped, cut,
+                    examples.hash[:12])
+
+
+def report(bench: Workbench, trials: list[Trial], path: str) -> None:
+    """What the best trial does on dev and test, and how much seeds matter."""
+    best = max(trials, key=lambda trial: trial.score)
+    logger.info("Best: seed %d, epoch %d; the model is at %s", best.settings.seed, best.fit.epoch, path)
+    for name, outputs, metrics, examples in (("Dev", best.dev_outputs, best.fit.metrics, bench.dev),
+                                             ("Test", best.test_outputs, best.test_metrics, bench.test)):
+        if outputs is None:
+            continue
+        logger.info("%s set evaluation: %s", name, describe(metrics))
+        for line in bench.task.report(outputs, examples):
+            logger.info(line)
+    if len(trials) > 1:
+        for name, scores in (("dev", [trial.score for trial in trials]),
+                             ("test", [trial.test_metrics[bench.save_best_by] for trial in trials
+                                       if trial.test_metrics])):
+            if scores:
+                logger.info("%d seeds, %s %s: %s", len(trials), name, bench.save_best_by, spread(scores))
+
+
+def spread(scores: Sequence[float]) -> str:
+    """`median 0.9137, 0.9100 to 0.9150`"""
+    return f"median {median(scores):.4f}, {min(scores):.4f} to {max(scores):.4f}"
+
+
+def trial_lines(trial: Trial) -> list[dict[str, Any]]:
+    """One record for each evaluation of a trial."""
+    shared = {"seed": trial.settings.seed, "batch_size": trial.settings.batch_size,
+              "learning_rate": trial.settings.optim.learning_rate, "epochs_num": trial.settings.epochs_num}
+    lines = [{**shared, "set": "dev", **entry} for entry in trial.fit.history]
+    if trial.test_metrics is not None:
+        lines.append({**shared, "set": "test", "epoch": trial.fit.epoch, **trial.test_metrics})
+    return lines
+
+
+def append_lines(path: str, records: Sequence[dict[str, Any]]) -> None:
+    """Append JSON lines."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

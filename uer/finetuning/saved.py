@@ -1,0 +1,164 @@
+"""A fine-tuned model on disk: weights, settings, vocabulary, so that inference needs nothing else.
+
+    finetuned_model.bin          weights, UER's names; loads anywhere
+    finetuned_model.json         task, labels, model, tokenizer, seq_length, truncation, how it was trained
+    finetuned_model.vocab.txt    the vocabulary
+
+`path` may be the weights file or, where it ends with a slash or is a folder, a folder: then the files in it are called
+model.bin, model.json and model.vocab.txt.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from uer.config import ModelConfig
+from uer.data.files import atomic_path
+from uer.errors import UserError
+from uer.finetuning.labels import shorten
+from uer.finetuning.readers import read_json
+from uer.finetuning.task import Task, TextEncoder
+from uer.registry import choose
+from uer.tokenizers import TOKENIZERS
+from uer.tokenizers.vocab import Vocab, read_entries
+from uer.training.checkpoint import load_into, load_weights, save_weights
+
+FORMAT = "uer-finetuned"
+VERSION = 1
+# Parts of a pretrained model that a fine-tuned one must have as well.
+BACKBONE = ("embedding.", "encoder.")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What the settings file says."""
+
+    weights_path: Path
+    task: str
+    task_settings: dict[str, Any]
+    model: ModelConfig
+    encoder: TextEncoder
+
+
+def weights_path(path: str | os.PathLike) -> Path:
+    """Where the weights lie; for a folder, `model.bin` in it."""
+    return Path(path) / "model.bin" if str(path).endswith("/") or Path(path).is_dir() else Path(path)
+
+
+def settings_path(path: str | os.PathLike) -> Path:
+    """The settings beside the weights."""
+    return weights_path(path).with_suffix(".json")
+
+
+def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: Task, model: ModelConfig,
+                   encoder: TextEncoder, training: dict[str, Any]) -> None:
+    """Write the three files, each whole or not at all, the weights last.
+
+    Args:
+        training: what is worth knowing about how the model came to be (settings, figures); plain JSON.
+    """
+    weights = weights_path(path)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer, vocab_path = encoder.tokenizer, weights.with_suffix(".vocab.txt")
+    with atomic_path(vocab_path) as temporary:
+        temporary.write_text("".join(f"{token}\n" for token in tokenizer.vocab.tokens), encoding="utf-8", newline="\n")
+    settings = {
+        "format": FORMAT, "version": VERSION, "task": task.name, **task.settings(),
+        "seq_length": encoder.seq_length, "truncation": encoder.truncation,
+        "tokenizer": {"tokenizer": tokenizer.kind, "do_lower_case": tokenizer.do_lower_case,
+                      "vocab_path": vocab_path.name, "special_tokens": tokenizer.vocab.special_tokens},
+        "model": dataclasses.asdict(model), "training": training}
+    with atomic_path(weights.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    save_weights(state, weights)
+
+
+def load_settings(path: str | os.PathLike) -> SavedModel | None:
+    """The settings beside a fine-tuned model, or None where there are none (weights that UER-py wrote).
+
+    Raises:
+        UserError: the settings file is not ours or is damaged.
+    """
+    weights, settings = weights_path(path), settings_path(path)
+    if not settings.exists():
+        return None
+    content = read_json(str(settings))
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{settings}: not the settings of a fine-tuned model")
+    if content.get("version") != VERSION:
+        raise UserError(f"{settings}: version {content.get('version')}; this program reads version {VERSION}")
+    try:
+        model = {key: tuple(value) if isinstance(value, list) else value for key, value in content["model"].items()}
+        vocab = Vocab(read_entries(settings.parent / content["tokenizer"]["vocab_path"]),
+                      content["tokenizer"]["special_tokens"], str(settings))
+        kind = choose(TOKENIZERS, content["tokenizer"]["tokenizer"], str(settings))
+        encoder = TextEncoder(kind(vocab, content["tokenizer"]["do_lower_case"]), content["seq_length"],
+                              content["truncation"])
+        return SavedModel(weights, content["task"], content, ModelConfig(**model), encoder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{settings}: damaged settings: {error}") from None
+
+
+def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> None:
+    """Fill `model` with the fine-tuned weights at `path`; every parameter must be there.
+
+    Raises:
+        UserError: the file holds a pretrained model without this task's head, or a model of another size.
+    """
+    weights = weights_path(path)
+    state = load_weights(weights)
+    absent = [name for name in task.head_keys if name not in state]
+    if absent:
+        raise UserError(f"{weights}: not a fine-tuned model of the task '{task.name}': it has no {absent[0]}"
+                        f"{' (it is a pretrained model: fine-tune it first)' if _has_targets(state) else ''}")
+    report = load_into(model, state, weights)
+    if report.other_shape:
+        raise UserError(_other_shape(weights, report.other_shape))
+    if report.missing:
+        raise UserError(f"{weights}: {len(report.missing)} parameters are missing: {shorten(report.missing, 3)}")
+
+
+def load_pretrained(model: nn.Module, path: str | os.PathLike) -> list[str]:
+    """Fill a model's backbone with pretrained weights; its head, unless the file has one of this name, stays as it is.
+
+    Returns:
+        Lines for the log: what the file holds beside the backbone, and which parameters start at random.
+
+    Raises:
+        UserError: a parameter of the embedding or the encoder is missing or of another size.
+    """
+    state = load_weights(path)
+    report = load_into(model, state, path)
+    if report.other_shape:
+        raise UserError(_other_shape(path, report.other_shape))
+    absent = [name for name in report.missing if name.startswith(BACKBONE)]
+    if absent:
+        raise UserError(f"{path}: {len(absent)} parameters of the embedding and encoder are missing: "
+                        f"{shorten(absent, 3)}; does --config_path fit this model?")
+    deeper = [name for name in report.left_over if name.startswith(BACKBONE)]
+    if deeper:
+        raise UserError(f"{path}: {len(deeper)} parameters of its embedding and encoder have no place in this model: "
+                        f"{shorten(deeper, 3)}; does --config_path fit this model?")
+    lines = []
+    if report.left_over:
+        heads = sorted({".".join(name.split(".")[:2]) for name in report.left_over})
+        lines.append(f"{path}: not used ({len(report.left_over)} parameters): {shorten(heads)}")
+    if report.missing:
+        lines.append(f"{path}: start at random, to be learned now: {shorten(report.missing)}")
+    return lines
+
+
+def _has_targets(state: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith("target.") for name in state)
+
+
+def _other_shape(path: str | os.PathLike, found: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:
+    name, theirs, ours = found[0]
+    return (f"{path}: a model of another size: {name} is {list(theirs)} in the file and {list(ours)} here"
+            f"{f' ({len(found) - 1} more differ)' if len(found) > 1 else ''}; does --config_path fit this model?")

@@ -1,0 +1,123 @@
+"""Single texts or pairs of texts, one label each; also distillation from a teacher's logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.errors import UserError
+from uer.finetuning.batches import Examples
+from uer.finetuning.config import ClassifierConfig
+from uer.finetuning.heads import Classifier
+from uer.finetuning.labels import LabelSet, parse_logits, train_labels
+from uer.finetuning.metrics import classification, confusion_matrix, label_scores
+from uer.finetuning.readers import Table, read_table
+from uer.finetuning.task import Task, TextEncoder, table_hash
+
+
+class Classification(Task):
+    """One of several labels.
+
+    Args:
+        labels: names of the classes.
+        weights: a loss weight for each class, or None.
+        soft_alpha: weight of the distillation loss, or None where there is none.
+    """
+
+    name = "classifier"
+    metric_names = ("accuracy", "macro_f1")
+    head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
+    config_class = ClassifierConfig
+
+    def __init__(self, labels: LabelSet, weights: np.ndarray | None = None, soft_alpha: float | None = None) -> None:
+        self.labels = labels
+        self.weights = weights
+        self.soft_alpha = soft_alpha
+
+    @classmethod
+    def of_training_file(cls, path: str, config: ClassifierConfig) -> "Classification":
+        table = read_table(path, ("label", "text_a"), ("logits",))
+        labels = train_labels(table)
+        if config.soft_targets and "logits" not in table:
+            raise UserError(f"{path}: --soft_targets needs a column 'logits'")
+        weights = balanced_weights(labels.numbers(table), len(labels)) if config.class_weights == "balanced" else None
+        return cls(labels, weights, config.soft_alpha if config.soft_targets else None)
+
+    def read(self, path: str, labelled: bool) -> tuple[Table, dict[str, np.ndarray]]:
+        """The file's table, and its targets."""
+        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b", "logits"))
+        targets = {"label": self.labels.numbers(table)} if labelled else {}
+        if labelled and self.soft_alpha is not None and "logits" in table:
+            targets["soft"] = parse_logits(table, len(self.labels))
+        return table, targets
+
+    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+        table, targets = self.read(path, labelled)
+        rows = encoder.sequences(table["text_a"], table.get("text_b"))
+        return Examples(rows, targets=targets, info={"table": table}, hash=table_hash(table),
+                        skipped=table.skipped)
+
+    def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
+        return Classifier(config, vocab_size, len(self.labels))
+
+    def denominator(self, examples: Examples, chosen: np.ndarray) -> float:
+        return float(len(chosen) if self.weights is None else self.weights[examples.targets["label"][chosen]].sum())
+
+    def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """soft_alpha * squared distance of the logits + (1 - soft_alpha) * cross-entropy, summed over the rows."""
+        weight = None if self.weights is None else torch.from_numpy(self.weights).to(predicted)
+        hard = F.cross_entropy(predicted, batch.targets["label"], weight=weight, reduction="none")
+        if self.soft_alpha is None:
+            return hard.sum()
+        soft = (predicted - batch.targets["soft"]).square().mean(-1)
+        if weight is not None:
+            soft = soft * weight[batch.targets["label"]]
+        return (self.soft_alpha * soft + (1.0 - self.soft_alpha) * hard).sum()
+
+    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        return list(predicted.float().cpu().numpy())
+
+    def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
+        return classification(np.stack(outputs).argmax(-1), examples.targets["label"], len(self.labels))
+
+    def report(self, outputs: list[np.ndarray], examples: Examples) -> list[str]:
+        predicted = np.stack(outputs).argmax(-1)
+        return report_lines(confusion_matrix(predicted, examples.targets["label"], len(self.labels)), self.labels.names)
+
+    def settings(self) -> dict[str, Any]:
+        return {"labels": list(self.labels.names)}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "Classification":
+        return cls(LabelSet(tuple(settings["labels"])))
+
+    def prediction(self, output: np.ndarray) -> str:
+        """The name of the likeliest label."""
+        return self.labels.names[int(output.argmax())]
+
+
+def balanced_weights(numbers: np.ndarray, labels_num: int) -> np.ndarray:
+    """examples / (labels * examples of the label): all labels weigh the same together.
+
+    >>> balanced_weights(np.array([0, 0, 0, 1]), 2).round(3).tolist()
+    [0.667, 2.0]
+    """
+    counts = np.bincount(numbers, minlength=labels_num)
+    return (len(numbers) / (labels_num * np.maximum(counts, 1))).astype(np.float32)
+
+
+def report_lines(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The confusion matrix (rows predicted, columns gold), then precision, recall and F1 of each label."""
+    width = len(str(matrix.max()))
+    lines = ["Confusion matrix (rows: predicted, columns: label):"]
+    lines += ["  " + " ".join(f"{count:>{width}}" for count in row) for row in matrix] if len(names) <= 20 else [
+        f"  {len(names)} labels: left out"]
+    lines.append("Precision, recall, F1 of each label:")
+    lines += [f"  Label {name}: {precision:.3f}, {recall:.3f}, {f1:.3f}"
+              for name, (precision, recall, f1) in zip(names, label_scores(matrix))]
+    return lines
