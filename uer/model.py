@@ -53,18 +53,13 @@ class Backbone(nn.Module):
 
     def encode(self, src: Tensor, seg: Tensor) -> Tensor:
         """src, seg (B, S) -> hidden states (B, S, H). What stands at padding positions has no meaning."""
-        hidden, layout = self.encode_flat(src, seg)
-        return layout.scatter(hidden)
+        layout = self._layout(src, seg)
+        return layout.scatter(self.encoder(self.embedding(src, layout), layout))
 
-    def encode_flat(self, src: Tensor, seg: Tensor) -> tuple[Tensor, Layout]:
-        """src, seg (B, S) -> hidden states (N, H) of the positions that were computed, and where they belong."""
+    def _layout(self, src: Tensor, seg: Tensor) -> Layout:
         assert src.shape == seg.shape and src.dim() == 2
         if src.shape[1] > self.config.max_seq_length:
             raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
-        layout = self._layout(seg)
-        return self.encoder(self.embedding(src, layout), layout), layout
-
-    def _layout(self, seg: Tensor) -> Layout:
         unpad = self.unpad == "on" or (self.unpad == "auto" and seg.device.type == "cpu")
         return unpadded_layout(seg) if unpad else padded_layout(seg)
 
@@ -118,12 +113,16 @@ class Model(Backbone):
             The sum of the targets' losses, and their metrics; with several targets a metric's name begins with its
             target's.
         """
-        hidden, layout = self.encode_flat(batch.src, batch.seg)
-        if counts is None:
-            counts = self.counts(batch)
+        layout = self._layout(batch.src, batch.seg)
+        embedded = self.embedding(batch.src, layout)
+        queries = {name: layout.queries(*target.wanted(batch.targets)) for name, target in self.target.items()}
+        only = next(iter(queries.values())) if len(queries) == 1 else None
+        hidden = self.encoder(embedded, layout, only)
+        counts = self.counts(batch) if counts is None else counts
         total, metrics = 0.0, {}
         for (name, target), count in zip(self.target.items(), counts):
-            output = target(hidden, layout, batch.targets)
+            states = hidden if only is not None else hidden.index_select(0, queries[name].index)
+            output = target(states, queries[name], batch.targets)
             total = total + output.loss / count.clamp(min=1)
             prefix = f"{name}_" if len(self.target) > 1 else ""
             metrics.update({prefix + metric: figure for metric, figure in output.metrics.items()})

@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 from uer.config import ModelConfig
 from uer.encoders.masks import add_masks
 from uer.layers.activations import ACTIVATIONS
-from uer.layers.layout import Layout
+from uer.layers.layout import Layout, Queries
 from uer.layers.linear import Linear
 from uer.layers.norm import NORMS
 from uer.layers.relative_position import RelativePositionBias
@@ -25,7 +25,8 @@ class TransformerEncoder(nn.Module):
         self.mask = config.mask
         self.layers_num = config.layers_num
         self.activation_checkpointing = False
-        self.residual_attention = config.has_residual_attention
+        self.narrow_last_layer = (config.mask == "fully_visible" and not config.has_residual_attention
+                                  and not config.relative_position_embedding)
         bias = not config.remove_transformer_bias
         self.linear = (Linear(config.emb_size, config.hidden_size) if config.factorized_embedding_parameterization
                        else None)
@@ -43,17 +44,24 @@ class TransformerEncoder(nn.Module):
             return list(self.transformer)
         return [self.transformer] * self.layers_num
 
-    def forward(self, embedded: Tensor, layout: Layout) -> Tensor:
-        """(N, E) -> (N, H)"""
+    def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
+        """(N, E) -> (N, H), or (K, H) for the tokens that are asked for.
+
+        Where attention allows it, the last layer computes nothing but the keys and values of the other tokens.
+        """
         hidden = embedded if self.linear is None else self.linear(embedded)
         add_masks(layout, self.mask, hidden.dtype)
         bias = self.relative_pos_emb(layout.seg.shape[1]) if self.relative_pos_emb is not None else None
-        scores: list[Tensor] | None = [] if self.residual_attention else None
-        for layer in self.layers():
+        layers, scores = self.layers(), None
+        narrow = self.narrow_last_layer and queries is not None
+        for number, layer in enumerate(layers):
+            last = queries if narrow and number == len(layers) - 1 else None
             if self.activation_checkpointing and self.training:
-                hidden = checkpoint(layer, hidden, layout, bias, scores, use_reentrant=False)
+                hidden, scores = checkpoint(layer, hidden, layout, bias, scores, last, use_reentrant=False)
             else:
-                hidden = layer(hidden, layout, bias, scores)
+                hidden, scores = layer(hidden, layout, bias, scores, last)
+        if queries is not None and not narrow:
+            hidden = hidden.index_select(0, queries.index)
         return hidden if self.layer_norm is None else self.layer_norm(hidden)
 
 

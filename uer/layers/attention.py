@@ -1,14 +1,18 @@
 """Multi-head self-attention (Vaswani et al., 2017) on rows laid end to end."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uer.layers.cpu_attention import cpu_attention
-from uer.layers.layout import Layout
+from uer.layers.dropout import dropout
+from uer.layers.layout import Group, Layout, Queries
 from uer.layers.linear import Linear
+
+Scores = list[Tensor] | None
 
 
 class SelfAttention(nn.Module):
@@ -37,66 +41,77 @@ class SelfAttention(nn.Module):
         self.linear_layers = nn.ModuleList(Linear(hidden_size, hidden_size, bias) for _ in range(3))
         self.final_linear = Linear(hidden_size, hidden_size, bias)
 
-    def forward(self, hidden: Tensor, layout: Layout, bias: Tensor | None = None,
-                previous: list[Tensor] | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, layout: Layout, bias: Tensor | None = None, scores: Scores = None,
+                queries: Queries | None = None) -> tuple[Tensor, Scores]:
         """
         Args:
             hidden: (N, H).
             layout: which tokens form a row; its groups' masks say what each may attend to.
             bias: (1, heads, S, S) position bias, for the longest row.
-            previous: with `residual`, the scores of the layer before, one for each group; replaced by this layer's.
+            scores: with `residual`, the layer before's, one tensor for each group; None in the first layer.
+            queries: the tokens that are to attend; all when None. Not with masks that differ between queries, a bias
+                or `residual`.
 
         Returns:
-            (N, H)
+            (N, H), or (K, H) for `queries`; and with `residual` this layer's scores.
         """
-        qkv = self._project(hidden)
-        if self._runs_tiled(qkv, bias):
-            drop = self.dropout if self.training else 0.0
-            return self.final_linear(cpu_attention(qkv, layout.groups, layout.masks, self.heads, self.scale, drop))
-        query, key, value = qkv.chunk(3, dim=-1)
-        parts = []
+        query, packed = self._project(hidden, queries)
+        query_groups = layout.groups if queries is None else queries.groups
+        drop = self.dropout if self.training else 0.0
+        if self._runs_tiled(packed, bias):
+            output = cpu_attention(query, packed, layout.groups, query_groups, layout.masks, self.heads, self.scale,
+                                   drop)
+            return self.final_linear(output), None
+        parts, new_scores = [], []
         for number, group in enumerate(layout.groups):
-            rows = slice(group.start, group.start + group.rows * group.length)
-            shape = (group.rows, group.length, self.heads, -1)
-            q, k, v = (x[rows].view(shape).transpose(1, 2) for x in (query, key, value))  # (rows, heads, length, d)
-            part = self._attend(q, k, v, layout, number, bias, previous)
+            query_part, key, value = self._by_head(query, packed, group, query_groups[number])
+            mask = _add(layout.masks.get(number), self._bias(bias, group.length))
+            mask = mask.to(value.dtype) if mask is not None else None
+            if self.residual:
+                previous = scores[number] if scores else None
+                part, score = self._attend_residual(query_part, key, value, _add(mask, previous), drop)
+                new_scores.append(score)
+            else:
+                part = F.scaled_dot_product_attention(query_part, key, value, mask, drop, scale=self.scale)
             parts.append(part.transpose(1, 2).reshape(-1, hidden.shape[-1]))
-        return self.final_linear(parts[0] if len(parts) == 1 else torch.cat(parts))
+        return self.final_linear(parts[0] if len(parts) == 1 else torch.cat(parts)), new_scores or None
 
-    def _runs_tiled(self, qkv: Tensor, bias: Tensor | None) -> bool:
-        return (qkv.device.type == "cpu" and qkv.dtype in (torch.float32, torch.float64) and bias is None
+    def _project(self, hidden: Tensor, queries: Queries | None) -> tuple[Tensor | None, Tensor]:
+        """(N, H) -> queries (K, H), keys and values (N, 2 * H); or None and (N, 3 * H) all three where all are asked"""
+        query, *others = self.linear_layers
+        if queries is None:
+            return None, _joined(self.linear_layers, hidden)
+        return query(hidden.index_select(0, queries.index)), _joined(others, hidden)
+
+    def _by_head(self, query: Tensor | None, packed: Tensor, group: Group,
+                 query_group: Group) -> tuple[Tensor, Tensor, Tensor]:
+        """A group's query, key and value, (rows, heads, length, d) each."""
+        parts = [] if query is None else [(query, query_group)]
+        size = self.heads * (self.final_linear.in_features // self.heads)
+        parts += [(part, group) for part in packed.split(size, dim=-1)]
+        return tuple(part[start:start + rows * length].view(rows, length, self.heads, -1).transpose(1, 2)
+                     for part, (start, rows, length) in parts)
+
+    def _runs_tiled(self, packed: Tensor, bias: Tensor | None) -> bool:
+        return (packed.device.type == "cpu" and packed.dtype in (torch.float32, torch.float64) and bias is None
                 and not self.residual and not torch.compiler.is_compiling())
 
-    def _project(self, hidden: Tensor) -> Tensor:
-        """(N, H) -> (N, 3 * H): queries, keys, values"""
-        weight = torch.cat([layer.weight for layer in self.linear_layers])
-        biases = [layer.bias for layer in self.linear_layers]
-        bias = None if biases[0] is None else torch.cat(biases)
-        return F.linear(hidden, weight, bias)
+    def _bias(self, bias: Tensor | None, length: int) -> Tensor | None:
+        return None if bias is None else bias[:, :, :length, :length] * self.scale
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, number: int, bias: Tensor | None,
-                previous: list[Tensor] | None) -> Tensor:
-        """(rows, heads, length, d) each -> the same"""
-        mask = layout.masks.get(number)
-        dropout = self.dropout if self.training else 0.0
-        if bias is not None:
-            length = query.shape[2]
-            scaled = (bias[:, :, :length, :length] * self.scale).to(query.dtype)
-            mask = scaled if mask is None else scaled + mask
-        if self.residual:
-            return self._attend_residual(query, key, value, mask, dropout, number, previous)
-        if mask is not None:
-            mask = mask.to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=self.scale)
+    def _attend_residual(self, query: Tensor, key: Tensor, value: Tensor, added: Tensor | None,
+                         drop: float) -> tuple[Tensor, Tensor]:
+        scores = _add((query * self.scale) @ key.transpose(-1, -2), added)
+        return dropout(scores.softmax(-1), drop) @ value, scores
 
-    def _attend_residual(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float,
-                         number: int, previous: list[Tensor]) -> Tensor:
-        scores = (query * self.scale) @ key.transpose(-1, -2)
-        if mask is not None:
-            scores = scores + mask
-        if number < len(previous):
-            scores = scores + previous[number]
-            previous[number] = scores
-        else:
-            previous.append(scores)
-        return F.dropout(scores.softmax(-1), dropout) @ value
+
+def _joined(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
+    """The layers' outputs side by side, from one matrix product."""
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    return F.linear(hidden, torch.cat([layer.weight for layer in layers]), bias)
+
+
+def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    if left is None or right is None:
+        return left if right is None else right
+    return left + right

@@ -8,6 +8,7 @@ scores again; only the dropout masks are kept, one byte an element.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,66 +22,105 @@ Tile = tuple[int | slice, int | slice]
 TILE_ELEMENTS = 131072  # 512 KiB of float32 scores: what a core's cache holds
 
 
-def cpu_attention(qkv: Tensor, groups: list[Group], masks: dict[int, Tensor], heads: int, scale: float,
-                  drop: float) -> Tensor:
+def cpu_attention(query: Tensor | None, packed: Tensor, groups: list[Group], query_groups: list[Group],
+                  masks: dict[int, Tensor], heads: int, scale: float, drop: float) -> Tensor:
     """softmax(scale * Q K^T + mask) V within each row.
 
     Args:
-        qkv: (N, 3 * H) queries, keys and values side by side.
+        query: (K, H), or None where all tokens are queries and `packed` holds them.
+        packed: (N, 2 * H) keys and values side by side, or (N, 3 * H) queries, keys and values.
         groups: the rows; they must cover all N tokens.
-        masks: for some groups, (rows or 1, 1, length or 1, length) to be added to their scores.
+        query_groups: the same rows in the matrix of queries; they must cover all of it.
+        masks: for some groups, (rows or 1, 1, queries or 1, keys) to be added to their scores.
         heads: attention heads.
         scale: what the dot products are multiplied by.
         drop: probability of dropping an attention weight.
 
     Returns:
-        (N, H)
+        (K, H), or (N, H) without `query`
     """
-    return _CpuAttention.apply(qkv, groups, masks, heads, scale, drop)
+    plan = _Plan(groups, query_groups, masks, heads, scale)
+    return _CpuAttention.apply(query, packed, plan, drop)
+
+
+@dataclass
+class _Plan:
+    groups: list[Group]
+    query_groups: list[Group]
+    masks: dict[int, Tensor]
+    heads: int
+    scale: float
+
+    def parts(self, query: Tensor | None, packed: Tensor, number: int) -> tuple[Tensor, ...]:
+        """A group's query, key and value: views (rows, heads, length, d)."""
+        if query is None:
+            return _by_head(packed, self.groups[number], self.heads, 3)
+        return (*_by_head(query, self.query_groups[number], self.heads, 1),
+                *_by_head(packed, self.groups[number], self.heads, 2))
+
+    def tiles(self, number: int) -> Iterator[Tile]:
+        """Indices into (rows, heads, ...): some rows of one head, or some heads of one row, whichever are fewer."""
+        _, rows, length = self.groups[number]
+        size = max(1, TILE_ELEMENTS // max(1, length * self.query_groups[number].length))
+        if rows >= self.heads:
+            for head in range(self.heads):
+                for row in range(0, rows, size):
+                    yield slice(row, row + size), head
+        else:
+            for row in range(rows):
+                for head in range(0, self.heads, size):
+                    yield row, slice(head, head + size)
+
+    def mask(self, number: int, tile: Tile) -> Tensor | None:
+        mask = self.masks.get(number)
+        return None if mask is None else mask.expand(self.groups[number].rows, self.heads, -1, -1)[tile]
+
+    def largest_tile(self) -> int:
+        """How many scores a tile has at most."""
+        sizes = [(max(rows, self.heads), length * queries.length)
+                 for (_, rows, length), queries in zip(self.groups, self.query_groups)]
+        return max(min(max(1, TILE_ELEMENTS // max(1, scores)), rows) * scores for rows, scores in sizes)
 
 
 class _CpuAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, qkv: Tensor, groups: list[Group], masks: dict[int, Tensor], heads: int, scale: float,
-                drop: float) -> Tensor:
-        output = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+    def forward(ctx, query: Tensor | None, packed: Tensor, plan: _Plan, drop: float) -> Tensor:
+        output = packed.new_empty(packed.shape[0], packed.shape[1] // 3) if query is None else torch.empty_like(query)
         keep_masks = KeepMasks(drop) if drop else None
         keeps: list[Tensor] = []
-        buffer = qkv.new_empty(_largest_tile(groups, heads))
-        for number, group in enumerate(groups):
-            query, key, value = _by_head(qkv, group, heads, 3)
-            (out,) = _by_head(output, group, heads, 1)
-            for tile in _tiles(group, heads):
-                weights = _weights(query[tile], key[tile], _mask(masks, number, group, heads, tile), scale, buffer)
+        buffer = packed.new_empty(plan.largest_tile())
+        for number, group in enumerate(plan.query_groups):
+            queries, keys, values = plan.parts(query, packed, number)
+            (out,) = _by_head(output, group, plan.heads, 1)
+            for tile in plan.tiles(number):
+                weights = _weights(queries[tile], keys[tile], plan.mask(number, tile), plan.scale, buffer)
                 if keep_masks:
                     keeps.append(keep_masks.draw(weights.shape))
                     weights.mul_(keeps[-1])
-                torch.bmm(weights, value[tile], out=out[tile])
-        ctx.save_for_backward(qkv)
-        ctx.settings = groups, masks, heads, scale
-        ctx.keeps = keeps
+                torch.bmm(weights, values[tile], out=out[tile])
+        ctx.save_for_backward(query, packed)
+        ctx.plan, ctx.keeps = plan, keeps
         ctx.keep_scale = keep_masks.scale if keep_masks else 1.0
         return output.mul_(ctx.keep_scale) if keep_masks else output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (qkv,) = ctx.saved_tensors
-        groups, masks, heads, scale = ctx.settings
+        query, packed = ctx.saved_tensors
+        plan, keeps = ctx.plan, iter(ctx.keeps)
         grad = grad * ctx.keep_scale if ctx.keeps else grad.contiguous()
-        grad_qkv = torch.empty_like(qkv)
-        buffers = qkv.new_empty(3, _largest_tile(groups, heads))
-        keeps = iter(ctx.keeps)
-        for number, group in enumerate(groups):
-            inputs, gradients = _by_head(qkv, group, heads, 3), _by_head(grad_qkv, group, heads, 3)
-            (grad_out,) = _by_head(grad, group, heads, 1)
-            for tile in _tiles(group, heads):
-                query, key, value = (part[tile] for part in inputs)
-                mask = _mask(masks, number, group, heads, tile)
-                weights = _weights(query, key, mask, scale, buffers[0])
-                _tile_backward(query, key, value, weights, next(keeps, None), grad_out[tile], scale,
+        grad_query = None if query is None else torch.empty_like(query)
+        grad_packed = torch.empty_like(packed)
+        buffers = packed.new_empty(3, plan.largest_tile())
+        for number, group in enumerate(plan.query_groups):
+            inputs, gradients = plan.parts(query, packed, number), plan.parts(grad_query, grad_packed, number)
+            (grad_out,) = _by_head(grad, group, plan.heads, 1)
+            for tile in plan.tiles(number):
+                tile_inputs = [part[tile] for part in inputs]
+                weights = _weights(*tile_inputs[:2], plan.mask(number, tile), plan.scale, buffers[0])
+                _tile_backward(*tile_inputs, weights, next(keeps, None), grad_out[tile], plan.scale,
                                [part[tile] for part in gradients], buffers[1:])
-        return grad_qkv, None, None, None, None, None
+        return grad_query, grad_packed, None, None
 
 
 def _tile_backward(query: Tensor, key: Tensor, value: Tensor, weights: Tensor, keep: Tensor | None, grad: Tensor,
@@ -99,8 +139,8 @@ def _tile_backward(query: Tensor, key: Tensor, value: Tensor, weights: Tensor, k
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, buffer: Tensor) -> Tensor:
-    """(tile, length, d) twice -> (tile, length, length) attention weights, in `buffer`"""
-    weights = _matrices(buffer, (len(query), query.shape[1], query.shape[1]))
+    """(tile, queries, d), (tile, keys, d) -> (tile, queries, keys) attention weights, in `buffer`"""
+    weights = _matrices(buffer, (len(query), query.shape[1], key.shape[1]))
     torch.baddbmm(weights, query, key.transpose(1, 2), beta=0, alpha=scale, out=weights)
     if mask is not None:
         weights.add_(mask)
@@ -114,26 +154,5 @@ def _matrices(buffer: Tensor, shape: Sequence[int]) -> Tensor:
 def _by_head(matrix: Tensor, group: Group, heads: int, parts: int) -> tuple[Tensor, ...]:
     """(N, parts * heads * d) -> for each part a view (rows, heads, length, d) of the group's rows"""
     tokens = matrix[group.start:group.start + group.rows * group.length]
-    return tokens.view(group.rows, group.length, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind()
-
-
-def _mask(masks: dict[int, Tensor], number: int, group: Group, heads: int, tile: Tile) -> Tensor | None:
-    mask = masks.get(number)
-    return None if mask is None else mask.expand(group.rows, heads, -1, -1)[tile]
-
-
-def _tiles(group: Group, heads: int) -> Iterator[Tile]:
-    """Indices into (rows, heads, ...): some rows of one head, or some heads of one row, whichever makes fewer tiles."""
-    size = max(1, TILE_ELEMENTS // group.length**2)
-    if group.rows >= heads:
-        for head in range(heads):
-            for row in range(0, group.rows, size):
-                yield slice(row, row + size), head
-    else:
-        for row in range(group.rows):
-            for head in range(0, heads, size):
-                yield row, slice(head, head + size)
-
-
-def _largest_tile(groups: list[Group], heads: int) -> int:
-    return max(min(max(1, TILE_ELEMENTS // length**2), max(rows, heads)) * length**2 for _, rows, length in groups)
+    size = matrix.shape[1] // (parts * heads)
+    return tokens.view(group.rows, group.length, parts, heads, size).permute(2, 0, 3, 1, 4).unbind()

@@ -26,17 +26,35 @@ class Group(NamedTuple):
 
 
 @dataclass
+class Queries:
+    """The tokens whose last hidden state is wanted, the same number in every row of a group.
+
+    Attributes:
+        index: (K,) the tokens, as rows of the flat matrix (N, H), group by group.
+        slots: (K,) which entry of the flattened (B, P) request each one answers.
+        groups: for each group of the layout, its queries as rows of the (K, H) matrix.
+    """
+
+    index: Tensor
+    slots: Tensor
+    groups: list[Group]
+
+
+@dataclass
 class Layout:
     """How the (B, S) positions of a batch map to the N tokens that are computed.
 
     Attributes:
         seg: (B, S) segment numbers; 0 is padding.
         groups: the rows, by length.
+        order: (rows,) the batch row of each row of the groups, in their order; None where they are in the batch's.
         index: (N,) flat position `row * S + column` of each token; None where every position is computed, in order.
+        masks: group number -> what is added to its attention scores, (rows or 1, 1, length or 1, length).
     """
 
     seg: Tensor
     groups: list[Group]
+    order: Tensor | None = None
     index: Tensor | None = None
     masks: dict[int, Tensor] = field(default_factory=dict)
 
@@ -59,16 +77,34 @@ class Layout:
         flat = hidden.new_zeros(batch * length, hidden.shape[-1])
         return flat.index_copy(0, self.index, hidden).view(batch, length, -1)
 
-    def select(self, hidden: Tensor, positions: Tensor) -> Tensor:
-        """(N, H), (K,) flat positions `row * S + column` -> (K, H): the hidden states there.
+    def queries(self, columns: Tensor, valid: Tensor) -> Queries:
+        """Where the wanted tokens lie.
 
-        Where padding is left out, a padding position must not be asked for.
+        Args:
+            columns: (B, P) places in the row.
+            valid: (B, P) which of them are wanted. The others are answered too where that keeps the number of a
+                group's rows the same: on a GPU all of them, so that shapes are static.
         """
-        if self.index is None:
-            return hidden.index_select(0, positions)
-        place = torch.empty(self.seg.numel(), dtype=torch.int64, device=self.seg.device)
-        place[self.index] = torch.arange(len(self.index), device=self.seg.device)
-        return hidden.index_select(0, place[positions])
+        rows, wanted = columns.shape
+        if columns.device.type != "cpu" and self.order is None:
+            index = torch.arange(rows, device=columns.device)[:, None] * self.seg.shape[1] + columns
+            return Queries(index.flatten(), torch.arange(rows * wanted, device=columns.device),
+                           [Group(0, rows, wanted)])
+        first = torch.argsort((~valid).byte(), dim=1, stable=True)  # wanted ones to the front
+        columns = torch.where(valid, columns, 0).gather(1, first)
+        slots = torch.arange(rows, device=columns.device)[:, None] * wanted + first
+        if self.order is not None:
+            columns, slots, valid = columns[self.order], slots[self.order], valid[self.order]
+        counts = valid.sum(1).tolist()
+        parts, groups, row, start = [], [], 0, 0
+        for group in self.groups:
+            count = max(counts[row:row + group.rows])
+            here = slice(row, row + group.rows)
+            token = torch.arange(group.rows, device=columns.device)[:, None] * group.length + group.start
+            parts.append(((token + columns[here, :count]).flatten(), slots[here, :count].flatten()))
+            groups.append(Group(start, group.rows, count))
+            row, start = row + group.rows, start + group.rows * count
+        return Queries(torch.cat([index for index, _ in parts]), torch.cat([slot for _, slot in parts]), groups)
 
 
 def padded_layout(seg: Tensor) -> Layout:
@@ -92,4 +128,4 @@ def unpadded_layout(seg: Tensor) -> Layout:
         if length:
             groups.append(Group(start, count, length))
             start += count * length
-    return Layout(seg, groups, order[row] * seg.shape[1] + column)
+    return Layout(seg, groups, order[:sum(group.rows for group in groups)], order[row] * seg.shape[1] + column)

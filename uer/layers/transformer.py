@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from uer.layers.attention import SelfAttention
+from uer.layers.attention import Scores, SelfAttention
 from uer.layers.dropout import Dropout
 from uer.layers.feed_forward import FEED_FORWARDS
-from uer.layers.layout import Layout
+from uer.layers.layout import Layout, Queries
 from uer.layers.norm import NORMS
 
 
@@ -27,11 +27,15 @@ class TransformerLayer(nn.Module):
         self.layer_norm_1 = NORMS[norm](hidden_size)
         self.layer_norm_2 = NORMS[norm](hidden_size)
 
-    def forward(self, hidden: Tensor, layout: Layout, bias: Tensor | None = None,
-                previous: list[Tensor] | None = None) -> Tensor:
-        """(N, H) -> (N, H); the other arguments are `SelfAttention`'s."""
+    def forward(self, hidden: Tensor, layout: Layout, bias: Tensor | None = None, scores: Scores = None,
+                queries: Queries | None = None) -> tuple[Tensor, Scores]:
+        """(N, H) -> (N, H), or (K, H) for `queries`; the other arguments and results are `SelfAttention`'s."""
+        inner = self.layer_norm_1(hidden) if self.pre_norm else hidden
+        attended, scores = self.self_attn(inner, layout, bias, scores, queries)
+        if queries is not None:
+            hidden = hidden.index_select(0, queries.index)
+        hidden = self.dropout_1(attended, hidden)
         if self.pre_norm:
-            hidden = self.dropout_1(self.self_attn(self.layer_norm_1(hidden), layout, bias, previous), hidden)
-            return self.dropout_2(self.feed_forward(self.layer_norm_2(hidden)), hidden)
-        hidden = self.layer_norm_1(self.dropout_1(self.self_attn(hidden, layout, bias, previous), hidden))
-        return self.layer_norm_2(self.dropout_2(self.feed_forward(hidden), hidden))
+            return self.dropout_2(self.feed_forward(self.layer_norm_2(hidden)), hidden), scores
+        hidden = self.layer_norm_1(hidden)
+        return self.layer_norm_2(self.dropout_2(self.feed_forward(hidden), hidden)), scores

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.cross_entropy import IGNORED, linear_cross_entropy
-from uer.layers.layout import Layout
+from uer.layers.layout import Queries
 from uer.layers.linear import Linear
 from uer.layers.norm import LayerNorm
 from uer.registry import choose
@@ -34,16 +33,17 @@ class MlmTarget(nn.Module):
         """0-dim float32: how many predictions the batch asks for."""
         return (targets["mlm_labels"] != IGNORED).sum().float()
 
-    def forward(self, hidden: Tensor, layout: Layout, targets: Mapping[str, Tensor]) -> LossOutput:
-        """(N, H) -> the summed cross-entropy, and `loss` and `acc` of the predictions."""
-        positions, labels = targets["mlm_positions"], targets["mlm_labels"]
-        start = torch.arange(len(positions), device=positions.device)[:, None] * layout.seg.shape[1]
-        positions, labels = (start + positions).flatten(), labels.flatten()
+    def wanted(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, P) places in the row of the hidden states that are needed, and (B, P) which of them count."""
+        return targets["mlm_positions"], targets["mlm_labels"] != IGNORED
+
+    def forward(self, hidden: Tensor, queries: Queries, targets: Mapping[str, Tensor]) -> LossOutput:
+        """hidden states (K, H) that answer `wanted` -> the summed cross-entropy, `loss` and `acc`"""
+        labels = targets["mlm_labels"].flatten()[queries.slots]
         if hidden.device.type == "cpu":
             kept = labels != IGNORED
-            positions, labels = positions[kept], labels[kept]
-        features = self.features(layout.select(hidden, positions))
-        loss, correct = linear_cross_entropy(features, self.linear_2.weight, self.linear_2.bias, labels)
+            hidden, labels = hidden[kept], labels[kept]
+        loss, correct = linear_cross_entropy(self.features(hidden), self.linear_2.weight, self.linear_2.bias, labels)
         count = self.count(targets)
         return LossOutput(loss, {"loss": (loss.detach(), count), "acc": (correct, count)})
 
