@@ -65,6 +65,9 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
             with Progress(summary.corpus_bytes) as progress:
                 summary.peak_memory = build.run(dataset.processes_num, progress)
             build.gather(summary)
+            if not summary.totals.instances:
+                work.remove()
+                raise UserError(_no_document(dataset, summary))
             info = _info(dataset, masking, recipe, summary, arguments)
             made = work.path / "dataset"
             store.write_dataset(made, info, build.columns(summary))
@@ -101,6 +104,15 @@ def _recipe(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tokenizer
         raise UserError("--user_dict needs --whole_word_masking")
     return Recipe(tokenizer, processor, dataset.seq_length, dataset.full_sentences, dataset.text_field,
                   dataset.encoding_errors, masking.whole_word_masking, dataset.user_dict)
+
+
+def _no_document(dataset: DatasetConfig, summary: Summary) -> str:
+    totals = summary.totals
+    message = (f"--corpus_path {' '.join(dataset.corpus_path)}: no document among {totals.lines:,} lines: "
+               f"{totals.blank_lines:,} are blank, {totals.left_out_lines:,} were left out")
+    for path, line, kind in summary.places[:1]:
+        message += f"; the first damaged one: {path}: line {line}: {kind}"
+    return message
 
 
 def _inputs(files: list[CorpusFile], recipe: Recipe, shard_bytes: int) -> dict[str, Any]:
@@ -169,11 +181,7 @@ class _Build:
         return work
 
     def gather(self, summary: Summary) -> None:
-        """Add up the shards' accounts, in the order of the corpus.
-
-        Raises:
-            UserError: the corpus holds no document.
-        """
+        """Add up the shards' accounts, in the order of the corpus."""
         file, lines = -1, 0
         for shard, account in self._accounts():
             if shard.file != file:
@@ -184,11 +192,6 @@ class _Build:
         if self._recipe.full_sentences:
             totals.full_instances = totals.tokens // self._recipe.seq_length
             totals.instances = -(-totals.tokens // self._recipe.seq_length)
-        if not totals.instances:
-            first = f"; the first: {summary.places[0][0]}: line {summary.places[0][1]}: {summary.places[0][2]}"
-            raise UserError(f"--corpus_path {self._files[0].path}: no document among {totals.lines:,} lines: "
-                            f"{totals.blank_lines:,} are blank, {totals.left_out_lines:,} were left out"
-                            + (first if summary.places else ""))
 
     def columns(self, summary: Summary) -> dict[str, store.Column]:
         """The dataset's columns, streamed from the shards' files."""

@@ -49,8 +49,8 @@ def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LON
 
 def _cut_place(buffer: bytes, cut: re.Pattern[bytes]) -> int:
     """Behind the last match of `cut`, searched for from the end in growing windows."""
-    window = 1024
-    while window < 2 * len(buffer):
+    start, window = len(buffer), 1024
+    while start > 0:
         start = max(len(buffer) - window, 0)
         ends = [match.end() for match in cut.finditer(buffer, start)]
         if ends:

@@ -19,10 +19,10 @@ KEPT_PIECES = 100_000
 class Progress:
     """A bar on a terminal; elsewhere a line now and then, and none for short runs."""
 
-    def __init__(self, total_bytes: int, stream: TextIO = sys.stderr):
+    def __init__(self, total_bytes: int, stream: TextIO | None = None):
         self._total = total_bytes
         self._done = 0
-        self._stream = stream
+        self._stream = stream = stream or sys.stderr
         self._start = self._next_line = time.monotonic()
         self._next_line += SECONDS_BETWEEN_LINES
         self._bar: Any = None
@@ -139,8 +139,8 @@ def unknown_characters(pieces: Counter[str], entries: dict[str, int]) -> list[tu
     """
     found: Counter[str] = Counter()
     for piece, count in pieces.items():
-        missing = {char for char in piece if char not in entries and f"##{char}" not in entries}
-        for part in missing or {piece if len(piece) <= 20 else piece[:20] + "…"}:
+        missing = [char for char in piece if char not in entries and f"##{char}" not in entries]
+        for part in missing or [piece if len(piece) <= 20 else piece[:20] + "…"]:
             found[part] += count
     return sorted(found.items(), key=lambda item: (-item[1], item[0]))
 

@@ -66,6 +66,10 @@ class WorkFolder:
         """Give the finished dataset its name and remove the folder."""
         os.replace(made, self._dataset_path)
         flush_to_disk(self._dataset_path.parent)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder and what is in it."""
         shutil.rmtree(self.path)
 
 

@@ -1,0 +1,154 @@
+"""The dataset file: round trips, other readers, and every way in which a file can be wrong."""
+
+import dataclasses
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from uer.data import store
+from uer.data.store import Column, DatasetInfo, open_dataset, save_dataset, token_dtype, write_dataset
+from uer.errors import UserError
+
+INFO = DatasetInfo(format_version=store.FORMAT_VERSION, processor="mlm", seq_length=8, vocab_fingerprint="ab",
+                   vocab_size=300, tokenizer={"kind": "bert"}, special_ids={"pad": 0}, dynamic_masking=True,
+                   dup_factor=1, seed=7, masking={"span_masking": False}, counts={"instances": 3},
+                   command="preprocess.py 北京")
+TOKENS = np.arange(11) * 20
+OFFSETS = np.array([0, 3, 3, 11])
+WORD_START = np.arange(11) % 2 == 0
+LABEL = np.array([2, 0, 1], np.uint8)
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_dataset(tmp_path / "a.pt", TOKENS, OFFSETS, {"word_start": WORD_START, "label": LABEL}, INFO)
+    return tmp_path / "a.pt"
+
+
+def test_what_was_saved_is_what_is_opened(path):
+    dataset = open_dataset(path)
+    assert dataset.info == INFO
+    assert len(dataset) == 3
+    assert dataset.tokens.dtype == np.uint16 and np.array_equal(dataset.tokens, TOKENS)
+    assert dataset.offsets.dtype == np.int64 and np.array_equal(dataset.offsets, OFFSETS)
+    assert np.array_equal(dataset.columns["word_start"], WORD_START)
+    assert np.array_equal(dataset.columns["label"], LABEL)
+    assert [dataset[i].tolist() for i in range(3)] == [[0, 20, 40], [], TOKENS[3:].tolist()]
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_any_safetensors_reader_opens_it(path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    columns = safetensors.load_file(path)
+    assert np.array_equal(columns["tokens"], TOKENS) and np.array_equal(columns["offsets"], OFFSETS)
+
+
+def test_columns_are_aligned_for_their_type(path):
+    header, start = store._read_header(path)
+    assert start % 8 == 0
+    for entry in (header["offsets"], header["tokens"]):
+        assert entry["data_offsets"][0] % np.dtype(store.NUMPY_NAMES[entry["dtype"]]).itemsize == 0
+
+
+@pytest.mark.parametrize(("entries", "dtype"), [(2, np.uint16), (65536, np.uint16), (65537, np.uint32)])
+def test_tokens_take_the_smallest_type_that_holds_every_id(entries, dtype, tmp_path):
+    assert token_dtype(entries) == dtype
+    info = dataclasses.replace(INFO, vocab_size=entries)
+    save_dataset(tmp_path / "b.pt", np.array([entries - 1]), np.array([0, 1]), {}, info)
+    assert open_dataset(tmp_path / "b.pt").tokens.tolist() == [entries - 1]
+
+
+def test_streaming_writes_the_same_bytes(path, tmp_path):
+    columns = {
+        "tokens": Column(np.dtype(np.uint16), 11, iter([TOKENS[:4].astype(np.uint16), TOKENS[4:].astype(np.uint16)])),
+        "offsets": Column(np.dtype(np.int64), 4, iter([OFFSETS[:1], OFFSETS[1:]])),
+        "word_start": Column(np.dtype(np.uint8), 11, iter([WORD_START.view(np.uint8)])),
+        "label": Column(np.dtype(np.uint8), 3, iter([LABEL])),
+    }
+    write_dataset(tmp_path / "b.pt", INFO, columns)
+    assert (tmp_path / "b.pt").read_bytes() == path.read_bytes()
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(path, tmp_path):
+    before = path.read_bytes()
+
+    def broken():
+        yield TOKENS.astype(np.uint16)
+        raise OSError(28, "No space left on device")
+
+    columns = {"tokens": Column(np.dtype(np.uint16), 22, broken()),
+               "offsets": Column(np.dtype(np.int64), 4, [OFFSETS])}
+    with pytest.raises(OSError, match="No space"):
+        write_dataset(path, INFO, columns)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_every_truncation_is_one_clear_line(path):
+    whole = path.read_bytes()
+    for length in [*range(24), len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError) as caught:
+            open_dataset(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_longer_file_is_refused(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="truncated or damaged"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "not a dataset"), (b"some text, longer than eight bytes", "not a dataset"),
+    (b"\x80\x04\x95 a pickle of the original", "original UER-py"),
+    (struct.pack("<Q", 2) + b"[]", "not a dataset"), (struct.pack("<Q", 2) + b"{}", "not a dataset made by"),
+    (struct.pack("<Q", 4) + b"{\xff\xff}", "not a dataset"),
+])
+def test_foreign_files_are_refused(content, message, tmp_path):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_dataset(tmp_path / "x")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match="made by preprocess"):
+            open_dataset(path)
+
+
+def _with_header(path, change):
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    change(header)
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data[8 + length:])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda header: header["__metadata__"].update(format_version="99"), "version 99"),
+    (lambda header: header["__metadata__"].pop("seed"), "metadata is damaged"),
+    (lambda header: header["__metadata__"].update(seed="{"), "metadata is damaged"),
+    (lambda header: header["__metadata__"].update(format="other"), "not a dataset made by"),
+    (lambda header: header.pop("tokens"), "header is damaged"),
+    (lambda header: header["tokens"].update(dtype="F32"), "header is damaged"),
+    (lambda header: header["tokens"].update(shape=[10]), "header is damaged"),
+    (lambda header: header["tokens"].update(data_offsets=[0, 1]), "header is damaged"),
+    (lambda header: header.update(tokens=7), "header is damaged"),
+    (lambda header: header["label"].update(shape=[2]), "header is damaged"),
+])
+def test_damaged_headers_are_refused(path, change, message):
+    _with_header(path, change)
+    with pytest.raises(UserError, match=message):
+        open_dataset(path)
+
+
+def test_offsets_that_do_not_fit_the_tokens_are_refused(tmp_path):
+    save_dataset(tmp_path / "c.pt", TOKENS, np.array([0, 3, 10]), {}, INFO)
+    with pytest.raises(UserError, match="do not fit together"):
+        open_dataset(tmp_path / "c.pt")
