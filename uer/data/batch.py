@@ -52,7 +52,7 @@ class InstanceRows:
     """Stored instances as a processor's `batch` receives them; R rows of S positions."""
 
     tokens: Tensor
-    """(R, S) int64 token ids; behind a row's length stands anything."""
+    """(R, S) int64 token ids, the receiver's to change; behind a row's length stands anything."""
     lengths: Tensor
     """(R,) int64: tokens of each row."""
     columns: dict[str, Tensor]

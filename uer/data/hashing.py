@@ -1,47 +1,61 @@
 """Random numbers as functions of integers: hashes and shuffles that give the same bits on the CPU and on a GPU.
 
 Every value is an int64 between 0 and 2^32 - 1. No product leaves the 63 bits that int64 holds, and no operation rounds,
-so there is nothing that two devices could do differently. The functions take tensors and Python's integers alike.
+so there is nothing that two devices could do differently.
 
-    hash_words(7, 0, 12345)                       -> one number of 32 bits, always the same
+    hash_words(7, 0, torch.tensor([3, 4]))        -> two numbers of 32 bits, always the same
     shuffled(torch.arange(5), 5, 3, key=99)       -> the numbers 0 to 4 in an order that belongs to key 99
 """
 
+import functools
 import math
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-
-Integers = TypeVar("Integers", int, Tensor)
 
 MASK = 0xFFFFFFFF
 GOLDEN = 0x1E3779B9
 ROUNDS = 4
 
 
-def mix(value: Integers) -> Integers:
-    """A bijection of the 32-bit numbers in which every bit of the input reaches every bit of the output.
+def mix(value: Tensor) -> Tensor:
+    """A bijection of the 32-bit numbers in which every bit of the input reaches every bit of the output."""
+    return mix_(value.clone())
+
+
+def mix_(value: Tensor) -> Tensor:
+    """`mix` in place.
 
     The multipliers were found by Chris Wellons' search for the least biased mixers of this form (hash-prospector); the
     second is written less 2^32, which changes nothing in the lower 32 bits and keeps the product within int64.
     """
-    value = ((value >> 16) ^ value) * 0x21F0AAAD & MASK
-    value = ((value >> 15) ^ value) * (0xD35A2D97 - (1 << 32)) & MASK
-    return (value >> 15) ^ value
+    shifted = value >> 16
+    value.bitwise_xor_(shifted).mul_(0x21F0AAAD).bitwise_and_(MASK)
+    torch.bitwise_right_shift(value, 15, out=shifted)
+    value.bitwise_xor_(shifted).mul_(0xD35A2D97 - (1 << 32)).bitwise_and_(MASK)
+    torch.bitwise_right_shift(value, 15, out=shifted)
+    return value.bitwise_xor_(shifted)
 
 
 def hash_words(*words: int | Tensor) -> int | Tensor:
     """One 32-bit hash of several integers from 0 to 2^63 - 1; tensors are broadcast against one another."""
-    state = 0
+    state: int | Tensor = GOLDEN
     for word in words:
-        state = mix((state + GOLDEN ^ word) & MASK)
-        if isinstance(word, Tensor) or word > MASK:
-            state = mix(state ^ word >> 32)
+        whole = isinstance(state, int) and isinstance(word, int)
+        state = _absorbed_whole(state, word) if whole else _absorbed(state, word)
     return state
 
 
-def below(hashed: Integers, limit: int | Tensor) -> Integers:
+def _absorbed(state: int | Tensor, word: int | Tensor) -> Tensor:
+    return mix_((word ^ word >> 32) & MASK ^ state)
+
+
+@functools.lru_cache(maxsize=256)
+def _absorbed_whole(state: int, word: int) -> int:
+    return int(_absorbed(state, torch.tensor(word)))
+
+
+def below(hashed: Tensor, limit: int | Tensor) -> Tensor:
     """A 32-bit hash as a number from 0 to `limit` - 1; each is as likely as the others to 1 in 2^32 / limit.
 
     Args:
@@ -70,9 +84,9 @@ def shuffled(index: Tensor, length: int | Tensor, width: int | Tensor, key: int 
     row, column = index // width, index % width
     for number in range(ROUNDS):
         size = torch.where(row < full, width, rest)
-        column = _turned(column, below(mix(row + 2 * number * GOLDEN & MASK ^ key), size), size)
+        column = _turned(column, below(mix_(row + 2 * number * GOLDEN & MASK ^ key), size), size)
         size = (column < rest) + full
-        row = _turned(row, below(mix(column + (2 * number + 1) * GOLDEN & MASK ^ key), size), size)
+        row = _turned(row, below(mix_(column + (2 * number + 1) * GOLDEN & MASK ^ key), size), size)
     return row * width + column
 
 

@@ -4,12 +4,14 @@ A row of n tokens ([CLS] and [SEP] counted) predicts `budget(n)` = max(1, round(
 besides [CLS] and [SEP]. Python's `round` goes to the even neighbour at one half: budget(10) = 2, budget(30) = 4.
 Of the predicted tokens 80% become [MASK], 10% any entry but a special one, 10% stay.
 
-- tokens: the first places of a keyed shuffle of the row's maskable positions; exactly the budget.
-- spans: anchors in the order of the shuffle, each with a length from the geometric distribution, cut at the next
-  special token and at what is left of the budget; positions that an earlier span has taken are passed over; exactly the
-  budget. One draw of the 80/10/10 serves a whole span.
-- whole words: words in the order of a shuffle; one that does not fit into what is left of the budget is passed over.
-  Up to the budget; if not one word fits, a single token, so that every row has something to predict.
+Every position of a row has a hash of the row's key and its own number; the hashes put the positions in an order.
+
+- tokens: the first positions of that order; exactly the budget.
+- spans: each position is an anchor in its turn, with a length from the geometric distribution, cut at the next special
+  token and at what is left of the budget; positions that an earlier span has taken are passed over; exactly the budget.
+  One draw of the 80/10/10 serves a whole span.
+- whole words: words in the order of their first positions; one that does not fit into what is left of the budget is
+  passed over. Up to the budget; if not one word fits, a single token, so that every row has something to predict.
 
 All is integer tensor arithmetic of fixed shapes: the same bits on the CPU and on a GPU, and nothing waits for a device.
 """
@@ -17,11 +19,12 @@ All is integer tensor arithmetic of fixed shapes: the same bits on the CPU and o
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from uer.config import MaskingConfig
-from uer.data.hashing import GOLDEN, MASK, below, grid_width, mix, shuffled
+from uer.data.hashing import GOLDEN, MASK, below, mix_
 from uer.errors import UserError
 
 SHARE_PREDICTED = 0.15
@@ -55,8 +58,6 @@ class Masker:
     """How many ids a random replacement may take."""
     budgets: Tensor
     """(S + 1,) budget of a row of each length."""
-    widths: Tensor
-    """(S + 1,) `grid_width` of each length."""
     span_bounds: Tensor
     """(longest span - 1,) a span is longer than i + 1 when its hash is at least span_bounds[i]."""
     positions: Tensor
@@ -67,149 +68,149 @@ class Masker:
         """P, the width of the labels."""
         return budget(self.seq_length)
 
-    def __call__(self, tokens: Tensor, lengths: Tensor, keys: Tensor,
-                 word_start: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask rows.
+    def __call__(self, tokens: Tensor, real: Tensor, lengths: Tensor, keys: Tensor,
+                 word_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mask rows in place.
 
         Args:
-            tokens: (R, S) int64 token ids; behind a row's length stands anything.
-            lengths: (R,) int64.
+            tokens: (R, S) int64 token ids, which become the masked ones.
+            real: (R, S) bool, false on padding.
+            lengths: (R,) int64, how many positions of each row are real.
             keys: (R,) int64 below 2^32.
             word_start: (R, S), not 0 where a token begins a word; needed for whole words.
 
         Returns:
-            src (R, S) the masked tokens, positions (R, P), labels (R, P) with -100 (at position 0) where a row predicts
-            fewer than P tokens.
+            positions (R, P), labels (R, P) with -100 (at position 0) where a row predicts fewer than P tokens.
         """
         keys = keys[:, None]
-        maskable = self.positions < lengths[:, None]
+        maskable = real.clone()
         for special in self.kept_apart:
             maskable &= tokens != special
-        ranks = maskable.cumsum(dim=1) - 1
-        counts = ranks[:, -1:] + 1
-        wanted = torch.minimum(self.budgets[lengths][:, None], counts)
-        places = self._compacted(maskable, ranks, self.positions, self.seq_length)
+        bits = self.seq_length.bit_length()
+        hashes = _draw(ORDER, keys, self.positions).bitwise_left_shift_(bits).bitwise_or_(self.positions)
+        wanted = self.budgets[lengths][:, None]
         if self.config.whole_word_masking:
-            positions, draws = self._whole_words(maskable, word_start, places, wanted, keys)
+            positions, draws = self._whole_words(maskable, word_start, hashes, wanted)
         elif self.config.span_masking:
-            positions, draws = self._spans(places, counts, wanted, keys)
+            positions, draws = self._spans(maskable, hashes, wanted, keys)
         else:
-            positions, draws = self._tokens(places, counts, wanted, keys)
+            positions, draws = self._tokens(maskable, hashes, wanted)
         return self._replaced(tokens, positions, draws, keys)
 
-    def _compacted(self, chosen: Tensor, ranks: Tensor, values: Tensor, width: int) -> Tensor:
-        """The values of the chosen elements at their ranks, one element wider than `width`; S where there is none.
+    def _first(self, eligible: Tensor, hashes: Tensor, amount: int) -> Tensor:
+        """(R, amount): the first eligible positions in the order of their hashes, then S.
 
         Args:
-            chosen: (R, N) bool.
-            ranks: (R, N) int64: each chosen element's number among the chosen, below `width`.
-            values: (R, N) or (N,) int64.
+            eligible: (R, S) bool.
+            hashes: (R, S) int64: a hash, and in its last bits the position.
         """
-        table = torch.full((len(chosen), width + 1), self.seq_length, device=chosen.device)
-        table.scatter_(1, torch.where(chosen, ranks, width), values.expand_as(chosen))
-        table[:, -1] = self.seq_length
-        return table
+        bits = self.seq_length.bit_length()
+        never = (1 << 32 + bits) + self.seq_length
+        return _smallest(torch.where(eligible, hashes, never), amount).bitwise_and_((1 << bits) - 1)
 
-    def _shuffle(self, amount: int, counts: Tensor, keys: Tensor) -> Tensor:
-        """(R, amount): the first places of each row's shuffle of 0 ... counts - 1; behind `counts`, the last again."""
-        counts = counts.clamp(min=1)
-        index = torch.minimum(self.positions[:amount], counts - 1)
-        return shuffled(index, counts, self.widths[counts], _row_key(ORDER, keys))
-
-    def _tokens(self, places: Tensor, counts: Tensor, wanted: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def _tokens(self, maskable: Tensor, hashes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Choose single tokens.
 
         Args:
-            places: (R, S + 1) the maskable positions, then S.
-            counts: (R, 1) how many they are.
-            wanted: (R, 1) how many to choose.
-            keys: (R, 1).
+            maskable: (R, S) bool.
+            hashes: (R, S) int64, see `_first`.
+            wanted: (R, 1) how many to choose at most.
 
         Returns:
             positions (R, P), S where there is none; and (R, P) the number that the 80/10/10 draw of each depends on.
         """
-        positions = places.gather(1, self._shuffle(self.predictions, counts, keys))
+        positions = self._first(maskable, hashes, self.predictions)
         positions = torch.where(self.positions[:self.predictions] < wanted, positions, self.seq_length)
         return positions, positions
 
-    def _spans(self, places: Tensor, counts: Tensor, wanted: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def _spans(self, maskable: Tensor, hashes: Tensor, wanted: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Choose spans; as `_tokens`.
 
         P anchors always suffice: each of them brings at least itself, unless an earlier span has brought it. Every
         (anchor, offset) is a try, numbered in their order; a position belongs to the first try that reaches it.
         """
-        rows, amount, longest = len(places), self.predictions, self.config.span_max_length
-        order = self._shuffle(amount, counts, keys)[:, :, None]
-        anchors = places.gather(1, order.squeeze(2))[:, :, None]
-        draws = mix(_row_key(LENGTH, keys)[:, :, None] + anchors & MASK)
-        lengths = 1 + (draws >= self.span_bounds).sum(dim=2, keepdim=True)
-        offsets = torch.arange(longest, device=places.device)
-        reached = anchors + offsets
-        ahead = torch.minimum(order + offsets, counts[:, :, None]).view(rows, -1)
-        # A span goes on while the maskable tokens do; where a special one stands, the next maskable place is farther.
-        inside = (offsets < lengths) & (self.positions[:amount, None] < counts[:, :, None])
-        inside &= places.gather(1, ahead).view_as(reached) == reached
+        rows, amount, longest = len(maskable), self.predictions, self.config.span_max_length
+        anchors = self._first(maskable, hashes, amount)  # (R, P)
+        lengths = 1 + (_draw(LENGTH, keys, anchors)[:, :, None] >= self.span_bounds).sum(dim=2, keepdim=True)
+        offsets = torch.arange(longest, device=keys.device)
+        # No two neighbours have the same number when a special token stands between them, or is one of them.
+        numbers = torch.nn.functional.pad((~maskable).cumsum(dim=1), (0, longest), value=-1)  # (R, S + longest)
+        reached = anchors[:, :, None] + offsets  # (R, P, longest)
+        inside = numbers.gather(1, reached.view(rows, -1)).view_as(reached) == numbers.gather(1, anchors)[:, :, None]
+        inside &= (offsets < lengths) & (anchors < self.seq_length)[:, :, None]
         inside = inside.view(rows, -1)
         reached = torch.where(inside, reached.view(rows, -1), self.seq_length)
-        tries = torch.arange(amount * longest, device=places.device).expand(rows, -1)
-        first = torch.full_like(places, amount * longest).scatter_reduce_(1, reached, tries, "amin")
+        tries = torch.arange(amount * longest, device=keys.device).expand(rows, -1)
+        first = torch.full((rows, self.seq_length + 1), amount * longest, device=keys.device)
+        first.scatter_reduce_(1, reached, tries, "amin")
         fresh = inside & (first.gather(1, reached) == tries)
         ranks = fresh.cumsum(dim=1) - 1
         chosen = fresh & (ranks < wanted)
-        positions = self._compacted(chosen, ranks, reached, amount)[:, :amount]
-        spans = self._compacted(chosen, ranks, anchors.expand(-1, -1, longest).reshape(rows, -1), amount)[:, :amount]
-        return positions, spans
+        spans = anchors.repeat_interleave(longest, dim=1)
+        return self._compacted(chosen, ranks, reached), self._compacted(chosen, ranks, spans)
 
-    def _whole_words(self, maskable: Tensor, word_start: Tensor, places: Tensor, wanted: Tensor,
-                     keys: Tensor) -> tuple[Tensor, Tensor]:
+    def _whole_words(self, maskable: Tensor, word_start: Tensor, hashes: Tensor,
+                     wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Choose whole words; as `_tokens`.
 
         A token behind a special one, or behind the cut before a row, begins a word whatever is stored.
         """
-        continues = torch.nn.functional.pad(maskable[:, :-1], (1, 0)) & (word_start == 0)
-        word = (maskable & ~continues).cumsum(dim=1) - 1
-        words = word[:, -1:] + 1
-        word = torch.where(maskable, word, self.seq_length)
-        sizes = torch.zeros_like(places).scatter_add_(1, word, maskable.long())
-        tried = min(self.seq_length, WORDS_TRIED * self.predictions)
-        order = self._shuffle(tried, words, keys)
-        order = torch.where(self.positions[:tried] < words, order, self.seq_length)
-        sizes = sizes.gather(1, order)
-        left, fitting = wanted, []
-        for size in sizes.split(1, dim=1):
+        begins = maskable & ~(torch.nn.functional.pad(maskable[:, :-1], (1, 0)) & (word_start == 0))
+        word = torch.where(maskable, begins.cumsum(dim=1) - 1, self.seq_length)
+        word = torch.nn.functional.pad(word, (0, 1), value=self.seq_length)  # (R, S + 1)
+        sizes = torch.zeros_like(word).scatter_add_(1, word, torch.ones_like(word))
+        sizes[:, self.seq_length] = self.seq_length
+        order = word.gather(1, self._first(begins, hashes, min(self.seq_length, WORDS_TRIED * self.predictions)))
+        left, fitting = wanted.squeeze(1), []
+        for size in sizes.gather(1, order).t().contiguous():
             fits = size <= left
             left = left - size * fits
             fitting.append(fits)
-        order = torch.where(torch.cat(fitting, dim=1), order, self.seq_length)
-        taken = torch.zeros_like(places).scatter_(1, order, 1)
-        chosen = maskable & (taken.gather(1, word) == 1)
+        taken = torch.zeros_like(word).scatter_(1, order, torch.stack(fitting, dim=1).long())
+        chosen = maskable & (taken.gather(1, word[:, :-1]) == 1)
         ranks = chosen.cumsum(dim=1) - 1
-        positions = self._compacted(chosen, ranks, self.positions, self.predictions)[:, :-1]
-        single, _ = self._tokens(places, maskable.sum(dim=1, keepdim=True), wanted.clamp(max=1), keys)
+        positions = self._compacted(chosen, ranks, self.positions.expand_as(chosen))
+        single, _ = self._tokens(maskable, hashes, wanted.clamp(max=1))
         positions = torch.where(ranks[:, -1:] >= 0, positions, single)
         return positions, positions
 
-    def _replaced(self, tokens: Tensor, positions: Tensor, draws: Tensor,
-                  keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Put [MASK], another entry or the same token at the positions; -> src, positions, labels."""
+    def _compacted(self, chosen: Tensor, ranks: Tensor, values: Tensor) -> Tensor:
+        """(R, P): the chosen values (R, N) at their ranks, S where there is none."""
+        table = torch.full((len(chosen), self.predictions + 1), self.seq_length, device=chosen.device)
+        return table.scatter_(1, torch.where(chosen, ranks, self.predictions), values)[:, :self.predictions]
+
+    def _replaced(self, tokens: Tensor, positions: Tensor, draws: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Put [MASK], another entry or the same token at the positions of `tokens`; -> positions, labels."""
         chosen = positions < self.seq_length
         positions = torch.where(chosen, positions, 0)
         originals = tokens.gather(1, positions)
-        kind = mix(_row_key(KIND, keys) + draws & MASK)
-        random = below(mix(_row_key(REPLACEMENT, keys) + positions & MASK), self.entries) + 1
+        kind = _draw(KIND, keys, draws)
+        random = below(_draw(REPLACEMENT, keys, positions), self.entries).add_(1)
         for special in self.never_drawn:
             random += random >= special
-        put = torch.where(kind < SHARE_MASKED, self.mask_id,
-                          torch.where(kind < SHARE_MASKED_OR_RANDOM, random, originals))
-        put = torch.where(chosen, put, originals)
+        put = torch.where(kind < SHARE_MASKED_OR_RANDOM, random, originals)
+        put.masked_fill_(kind < SHARE_MASKED, self.mask_id)
         # Where there is nothing to predict the row's first replacement is written again: no two writes differ.
-        src = tokens.scatter(1, torch.where(chosen, positions, positions[:, :1]), torch.where(chosen, put, put[:, :1]))
-        return src, positions, torch.where(chosen, originals, IGNORED)
+        put = torch.where(chosen, put, torch.where(chosen[:, :1], put[:, :1], originals[:, :1]))
+        tokens.scatter_(1, torch.where(chosen, positions, positions[:, :1]), put)
+        return positions, torch.where(chosen, originals, IGNORED)
 
 
-def _row_key(purpose: int, keys: Tensor) -> Tensor:
-    """Where a row's hashes for one purpose begin; a small number is added and the sum mixed again."""
-    return mix(keys + purpose * GOLDEN & MASK)
+def _draw(purpose: int, keys: Tensor, numbers: Tensor) -> Tensor:
+    """A hash for each of a row's small numbers: keys (R, 1), numbers (R, N) or (N,) -> (R, N) int64 below 2^32."""
+    return mix_((mix_(keys + purpose * GOLDEN & MASK) + numbers).bitwise_and_(MASK))
+
+
+def _smallest(values: Tensor, amount: int) -> Tensor:
+    """The smallest values of each row, ascending; `values` may be reordered.
+
+    No two values of interest are equal, so there is one answer; numpy finds it several times faster than torch.
+    """
+    if values.device.type != "cpu":
+        return values.topk(amount, largest=False, sorted=True).values
+    array = values.numpy()
+    array.partition(amount - 1, axis=1)
+    return torch.from_numpy(np.sort(array[:, :amount], axis=1))
 
 
 @functools.lru_cache(maxsize=16)
@@ -228,11 +229,9 @@ def masker(config: MaskingConfig, seq_length: int, vocab_size: int, special_ids:
     entries = vocab_size - 1 - len(never_drawn)
     if entries < 1:
         raise UserError(f"a vocabulary of {vocab_size} entries has none that could replace a token")
-    lengths = range(seq_length + 1)
     return Masker(
         config, seq_length, ids["mask"], (ids["cls"], ids["sep"]), never_drawn, entries,
-        budgets=torch.tensor([budget(length) for length in lengths], device=device),
-        widths=torch.tensor([grid_width(length) for length in lengths], device=device),
+        budgets=torch.tensor([budget(length) for length in range(seq_length + 1)], device=device),
         span_bounds=torch.tensor(span_bounds(config.span_geo_prob, config.span_max_length), dtype=torch.int64,
                                  device=device),
         positions=torch.arange(seq_length, device=device))

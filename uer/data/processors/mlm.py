@@ -109,13 +109,14 @@ class MlmProcessor:
         return MlmInstanceBuilder(seq_length, special_ids, full_sentences)
 
     def batch(self, rows: "InstanceRows", info: "DatasetInfo", masking: "MaskingConfig") -> "Batch":
-        """Mask rows: the targets are `mlm_positions` and `mlm_labels` (R, P), see `uer.data.masking`."""
+        """Pad and mask rows, in place; the targets are `mlm_positions` and `mlm_labels` (R, P): see `masking.py`."""
         from uer.data.batch import Batch  # torch: `preprocess.py` does without it
         from uer.data.masking import masker
 
         mask = masker(masking, info.seq_length, info.vocab_size, tuple(sorted(info.special_ids.items())),
                       rows.tokens.device)
         real = mask.positions < rows.lengths[:, None]
-        tokens = rows.tokens.masked_fill(~real, info.special_ids["pad"])
-        src, positions, labels = mask(tokens, rows.lengths, rows.keys, rows.columns.get("word_start"))
-        return Batch(src, real.long(), {"mlm_positions": positions, "mlm_labels": labels}, rows.samples, rows.lengths)
+        src, seg, pad = rows.tokens, real.long(), info.special_ids["pad"]
+        src.sub_(pad).mul_(seg).add_(pad)
+        positions, labels = mask(src, real, rows.lengths, rows.keys, rows.columns.get("word_start"))
+        return Batch(src, seg, {"mlm_positions": positions, "mlm_labels": labels}, rows.samples, rows.lengths)
