@@ -12,7 +12,7 @@ from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
-from uer.layers.layout import Layout, padded_layout, unpadded_layout
+from uer.layers.layout import Layout, padded_layout, static_shapes, unpadded_layout
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, LossOutput
@@ -56,11 +56,27 @@ class Backbone(nn.Module):
         layout = self._layout(src, seg)
         return layout.scatter(self.encoder(self.embedding(src, layout), layout))
 
+    def encode_at(self, src: Tensor, seg: Tensor, columns: Tensor) -> Tensor:
+        """The hidden states at some places of each row, such as [CLS]: `encode` with most of its last layer left out.
+
+        Args:
+            src, seg: (B, S).
+            columns: (B, P) places of real tokens in their rows.
+
+        Returns:
+            (B, P, H)
+        """
+        layout = self._layout(src, seg)
+        queries = layout.queries(columns, torch.ones_like(columns, dtype=torch.bool))
+        hidden = self.encoder(self.embedding(src, layout), layout, queries)
+        answers = hidden.new_zeros(columns.numel(), hidden.shape[-1])
+        return answers.index_copy(0, queries.slots, hidden).view(*columns.shape, -1)
+
     def _layout(self, src: Tensor, seg: Tensor) -> Layout:
         assert src.shape == seg.shape and src.dim() == 2
         if src.shape[1] > self.config.max_seq_length:
             raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
-        unpad = self.unpad == "on" or (self.unpad == "auto" and seg.device.type == "cpu")
+        unpad = self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
         return unpadded_layout(seg) if unpad else padded_layout(seg)
 
     def num_parameters(self) -> int:

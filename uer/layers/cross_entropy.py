@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from uer.layers.layout import static_shapes
+
 IGNORED = -100
 BLOCK_ELEMENTS = 6 * 2**20  # 24 MiB of float32 logits
 
@@ -27,7 +29,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: T
     Returns:
         The summed loss (0-dim, float32 or wider) and how many rows have their label's logit on top (0-dim, detached).
     """
-    if hidden.device.type != "cpu" or hidden.dtype == torch.bfloat16 or torch.compiler.is_compiling():
+    if static_shapes(hidden) or torch.is_autocast_enabled("cpu") or hidden.dtype not in (torch.float32, torch.float64):
         logits = F.linear(hidden, weight, bias)
         correct = (logits.argmax(-1) == labels).sum().float()
         return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), correct

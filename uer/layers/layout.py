@@ -86,7 +86,7 @@ class Layout:
                 group's rows the same: on a GPU all of them, so that shapes are static.
         """
         rows, wanted = columns.shape
-        if columns.device.type != "cpu" and self.order is None:
+        if self.order is None and static_shapes(columns):
             index = torch.arange(rows, device=columns.device)[:, None] * self.seg.shape[1] + columns
             return Queries(index.flatten(), torch.arange(rows * wanted, device=columns.device),
                            [Group(0, rows, wanted)])
@@ -105,6 +105,11 @@ class Layout:
             groups.append(Group(start, group.rows, count))
             row, start = row + group.rows, start + group.rows * count
         return Queries(torch.cat([index for index, _ in parts]), torch.cat([slot for _, slot in parts]), groups)
+
+
+def static_shapes(tensor: Tensor) -> bool:
+    """Whether shapes must not depend on values: reading a number back from a GPU stalls it, and breaks a graph."""
+    return tensor.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def padded_layout(seg: Tensor) -> Layout:

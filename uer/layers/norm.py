@@ -29,7 +29,7 @@ class LayerNorm(nn.Module):
 
 
 class T5LayerNorm(nn.Module):
-    """Division by the root mean square, computed in float32: no mean, no bias (Raffel et al., 2020)."""
+    """Division by the root mean square: no mean, no bias (Raffel et al., 2020)."""
 
     def __init__(self, size: int, eps: float = 1e-6) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.cross_entropy import IGNORED, linear_cross_entropy
-from uer.layers.layout import Queries
+from uer.layers.layout import Queries, static_shapes
 from uer.layers.linear import Linear
 from uer.layers.norm import LayerNorm
 from uer.registry import choose
@@ -39,8 +39,8 @@ class MlmTarget(nn.Module):
 
     def forward(self, hidden: Tensor, queries: Queries, targets: Mapping[str, Tensor]) -> LossOutput:
         """hidden states (K, H) that answer `wanted` -> the summed cross-entropy, `loss` and `acc`"""
-        labels = targets["mlm_labels"].flatten()[queries.slots]
-        if hidden.device.type == "cpu":
+        labels = targets["mlm_labels"].flatten().index_select(0, queries.slots)
+        if not static_shapes(hidden):
             kept = labels != IGNORED
             hidden, labels = hidden[kept], labels[kept]
         loss, correct = linear_cross_entropy(self.features(hidden), self.linear_2.weight, self.linear_2.bias, labels)
