@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import _logits_check as check
+from _checkpoint import DEFAULT_VOCAB, model_settings
 from torch import Tensor
 
-from uer import cli
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import BERT, bert, names
 from uer.convert.card import CardFacts, model_card
@@ -24,7 +24,6 @@ from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.characters import is_ideograph
 from uer.training.checkpoint import load_weights, save_weights
 
-DEFAULT_VOCAB = "models/google_zh_vocab.txt"
 # Heads that a fine-tuned model has, and the task that trains them.
 TASK_OF_HEAD = {"text_classification": "classifier", "token_classification": "ner", "extractive_qa": "cmrc"}
 
@@ -42,6 +41,7 @@ class ExportFlags:
     do_lower_case: bool | None = flag(None, "Lower-case the text and strip accents (default: true).")
     config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not\n"
                                          "hidden / 64, or the activation is not gelu.")
+    card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
 
 
@@ -58,11 +58,6 @@ class ImportFlags:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    config_path: str | None = flag(None, "JSON file of the model's settings.")
-
-
-@dataclass(frozen=True)
 class Source:
     """A UER checkpoint and what is known of it."""
 
@@ -75,15 +70,11 @@ class Source:
     do_lower_case: bool
     labels: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
+    card_notes: str = ""
 
     @property
     def vocab_size(self) -> int:
         return self.converted.sizes["vocab"]
-
-
-def model_settings(path: str | None) -> ModelConfig | None:
-    """The ModelConfig of a JSON file; None without a file."""
-    return cli.parse("", (_Settings, ModelConfig), ["--config_path", path])[1] if path else None
 
 
 def export(flags: ExportFlags, head: str) -> None:
@@ -119,7 +110,15 @@ def read_source(flags: ExportFlags, head: str) -> Source:
     lower = lower if flags.do_lower_case is None else flags.do_lower_case
     vocab_path = flags.vocab_path or (saved.tokenizer.vocab_path if saved else None) or DEFAULT_VOCAB
     labels = _labels(saved.task_settings if saved else {}, converted.sizes, path) if "labels" in converted.sizes else ()
-    return Source(path, weights, converted, config, tied, vocab_path, lower, labels, stages)
+    return Source(path, weights, converted, config, tied, vocab_path, lower, labels, stages,
+                  _read_notes(flags.card_notes_path))
+
+
+def _read_notes(path: str | None) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--card_notes_path {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
 
 
 def _require_type(weights: Mapping[str, Tensor], head: str, side: names.Side, path: str) -> None:
@@ -217,7 +216,7 @@ def _card_facts(source: Source, head: str, folder: str, tokenizer: Tokenizer, ch
     sentence = f"The conversion was checked: {checked}." if checked else "The conversion was not checked."
     return CardFacts(Path(folder).absolute().name, head, source.config, source.vocab_size, parameters,
                      source.do_lower_case, ideographs > len(tokens) // 5, Path(source.path).name, source.stages,
-                     source.labels, sentence)
+                     source.labels, sentence, source.card_notes)
 
 
 def bring_back(flags: ImportFlags, head: str) -> None:

@@ -24,6 +24,7 @@ class CardFacts:
         stages: the training runs that are recorded, newest first.
         labels: the labels' names of a fine-tuned model.
         check: the sentence that says how the conversion was checked.
+        notes: Markdown about corpus and training that only whoever trained it knows.
     """
 
     name: str
@@ -37,6 +38,7 @@ class CardFacts:
     stages: Sequence[Stage] = ()
     labels: Sequence[str] = ()
     check: str = ""
+    notes: str = ""
 
 
 # head -> pipeline, one line about the model, an example's call
@@ -89,6 +91,8 @@ def _recipe(facts: CardFacts) -> list[str]:
     started = facts.stages[-1].settings.get("pretrained_model_path")
     if started:
         lines += [f"How `{started}` was trained is not recorded here.", ""]
+    if facts.notes:
+        return [*lines, facts.notes.strip(), ""]
     return [*lines, "The corpus is not recorded: a dataset's fingerprint tells only whether two runs saw the same.", ""]
 
 

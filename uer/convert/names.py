@@ -66,10 +66,13 @@ class NameTable:
     prefixes: Mapping[Side, tuple[str, ...]]
 
     def rows(self, layers_num: int, head: str) -> list[Row]:
-        """Every row of a model with so many layers under this head, layers numbered."""
-        layers = [Row(row.uer.format(n=n), row.hugging_face.format(n=n), row.shape, row.padding_rows, row.tied_to)
-                  for n in range(layers_num) for row in self.layer]
-        return [*self.body, *layers, *self.heads[head]]
+        """Every row of a model with so many layers under this head."""
+        return [*self.body, *self.layers(layers_num), *self.heads[head]]
+
+    def layers(self, layers_num: int) -> list[Row]:
+        """The rows of so many layers, numbered."""
+        return [Row(row.uer.format(n=n), row.hugging_face.format(n=n), row.shape, row.padding_rows, row.tied_to)
+                for n in range(layers_num) for row in self.layer]
 
     def count_layers(self, names: Mapping[str, Tensor], side: Side) -> int:
         """How many layers the names speak of: 1 + the largest number."""
@@ -111,6 +114,17 @@ def from_uer(weights: Mapping[str, Tensor], table: NameTable, head: str, path: s
 def from_hugging_face(weights: Mapping[str, Tensor], table: NameTable, head: str, path: str) -> Conversion:
     """Hugging Face's names, old or new -> UER's; arguments and errors as `from_uer`."""
     return _rename(tidy(weights, table), table, head, path, "hugging_face")
+
+
+def measure(weights: Mapping[str, Tensor], table: NameTable, source: Side, path: str) -> dict[str, int]:
+    """The sizes of embeddings and layers, whatever stands on top; errors as `from_uer`."""
+    layers_num = table.count_layers(weights, source)
+    rows = [*table.body, *table.layers(max(layers_num, 1))]
+    _refuse_missing(weights, table, "", rows, path, source)
+    sizes = {"layers": layers_num, **table.fixed}
+    for row in rows:
+        _measure(sizes, row, weights[row.name(source)], path, source)
+    return sizes
 
 
 def fitting_heads(weights: Mapping[str, Tensor], table: NameTable, source: Side) -> list[str]:
@@ -195,7 +209,7 @@ def _refuse_missing(weights: Mapping[str, Tensor], table: NameTable, head: str, 
     other: Side = "hugging_face" if source == "uer" else "uer"
     if all(row.name(other) in weights for row in table.body):
         raise UserError(f"{path}: its names are already those of {'Hugging Face' if source == 'uer' else 'UER'}")
-    in_head = {row.name(source) for row in table.heads[head]}
+    in_head = {row.name(source) for row in table.heads.get(head, ())}
     if in_head.issuperset(missing):
         fitting = fitting_heads(weights, table, source)
         raise UserError(f"{path}: no {head} head: {some(missing)} {'is' if len(missing) == 1 else 'are'} missing; "

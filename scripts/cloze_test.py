@@ -1,0 +1,177 @@
+"""Fill in the masked words of sentences with a pretrained checkpoint, without converting it.
+
+--text "中国的首都是[MASK]京。" prints the likeliest words. --test_path reads a sentence a line: where it has no [MASK],
+one token is masked at random and the model's answer is compared with it; --prediction_path takes the answers.
+"""
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from _checkpoint import CheckpointFlags, fill, open_checkpoint, open_tokenizer, vocab_size
+
+from uer import cli
+from uer.config import TokenizerConfig, flag
+from uer.data.files import atomic_path
+from uer.errors import UserError
+from uer.model import Model, build_model
+from uer.tokenizers import Tokenizer
+
+MASK = "[MASK]"
+HEADER = "text\tposition\tanswer\tpredictions\n"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this script."""
+
+    text: str | None = flag(None, f"A sentence with {MASK} in it.")
+    test_path: str | None = flag(None, "A file with a sentence a line.")
+    prediction_path: str | None = flag(None, "Where the answers to --test_path are written, tab-separated.")
+    topk: int = flag(10, "How many words are shown for each mask.")
+    batch_size: int = flag(64, "Sentences of a batch.")
+    seq_length: int = flag(128, "Longest row in tokens; of longer sentences the part around the mask is read.")
+    seed: int = flag(7, "Seed of the masked places.")
+
+    def problems(self) -> list[str]:
+        found = [] if self.text or self.test_path else ["--text or --test_path is needed"]
+        if bool(self.test_path) != bool(self.prediction_path):
+            found.append("--test_path and --prediction_path belong together")
+        least = {"topk": 1, "batch_size": 1, "seq_length": 3}
+        return found + [f"--{name} must be at least {number}" for name, number in least.items()
+                        if getattr(self, name) < number]
+
+
+class Cloze(NamedTuple):
+    """A row of token ids, the places of its masks, and what stood there (None where nobody knows)."""
+
+    ids: list[int]
+    places: list[int]
+    answer: int | None
+
+
+class Guess(NamedTuple):
+    """The likeliest entries of one mask and their probabilities, best first."""
+
+    ids: list[int]
+    probabilities: list[float]
+
+
+def main() -> None:
+    flags, source, tokenizer_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig))
+    weights, config = open_checkpoint(source)
+    size = vocab_size(weights, source.path)
+    tokenizer = open_tokenizer(tokenizer_config, size, source.path)
+    model = build_model(replace(config, target=("mlm",), tie_weights=False), size)
+    fill(model, weights, source)
+    flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length), topk=min(flags.topk, size))
+    if flags.text:
+        _answer_text(model, tokenizer, flags)
+    if flags.test_path:
+        _answer_file(model, tokenizer, flags)
+
+
+def make_cloze(text: str, tokenizer: Tokenizer, length: int, draw: torch.Generator) -> Cloze | None:
+    """[CLS] sentence [SEP] with its masks, at most `length` tokens around the first one; None for an empty sentence."""
+    vocab = tokenizer.vocab
+    pieces = [tokenizer.encode(piece) for piece in text.split(MASK)]
+    ids = pieces[0] + [token for piece in pieces[1:] for token in (vocab.mask_id, *piece)]
+    answer = None
+    if len(pieces) == 1:
+        known = [place for place, token in enumerate(ids) if token != vocab.unk_id]
+        if not known:
+            return None
+        place = known[int(torch.randint(len(known), (), generator=draw))]
+        answer, ids[place] = ids[place], vocab.mask_id
+    room = length - 2
+    start = max(0, min(ids.index(vocab.mask_id) - room // 2, len(ids) - room))
+    row = [vocab.cls_id, *ids[start:start + room], vocab.sep_id]
+    return Cloze(row, [place for place, token in enumerate(row) if token == vocab.mask_id], answer)
+
+
+@torch.no_grad()
+def guess(model: Model, clozes: Sequence[Cloze], topk: int) -> list[list[Guess]]:
+    """For each row and each of its masks, the likeliest entries."""
+    if not clozes:
+        return []
+    device = next(model.parameters()).device
+    length = max(len(cloze.ids) for cloze in clozes)
+    src = torch.tensor([cloze.ids + [0] * (length - len(cloze.ids)) for cloze in clozes], device=device)
+    real = torch.tensor([[1] * len(cloze.ids) + [0] * (length - len(cloze.ids)) for cloze in clozes], device=device)
+    rows = [row for row, cloze in enumerate(clozes) for _ in cloze.places]
+    places = [place for cloze in clozes for place in cloze.places]
+    logits = model.target["mlm"].logits(model.encode(src, real)[rows, places])
+    best = logits.float().softmax(-1).topk(topk)
+    guesses = iter(zip(best.indices.tolist(), best.values.tolist()))
+    return [[Guess(*next(guesses)) for _ in cloze.places] for cloze in clozes]
+
+
+def _answer_text(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
+    assert flags.text is not None
+    if MASK not in flags.text:
+        raise UserError(f"--text has no {MASK}")
+    cloze = make_cloze(flags.text, tokenizer, flags.seq_length, torch.Generator())
+    assert cloze is not None
+    print(flags.text)
+    answers = guess(model, [cloze], flags.topk)[0]
+    for number, answer in enumerate(answers, 1):
+        if len(answers) > 1:
+            print(f"mask {number}:")
+        for token, probability in zip(answer.ids, answer.probabilities):
+            print(f"  {tokenizer.vocab.tokens[token]}\t{probability:.5f}")
+
+
+def _answer_file(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
+    draw = torch.Generator().manual_seed(flags.seed)
+    counts = {"sentences": 0, "masked by us": 0, "right": 0, "empty": 0}
+    with atomic_path(flags.prediction_path) as temporary, open(temporary, "w", encoding="utf-8") as output:
+        output.write(HEADER)
+        for texts in _batches(_lines(flags.test_path), flags.batch_size):
+            made = [make_cloze(text, tokenizer, flags.seq_length, draw) for text in texts]
+            clozes = [cloze for cloze in made if cloze is not None]
+            counts["empty"] += len(made) - len(clozes)
+            for cloze, answers in zip(clozes, guess(model, clozes, flags.topk)):
+                counts["sentences"] += 1
+                counts["masked by us"] += cloze.answer is not None
+                counts["right"] += cloze.answer is not None and cloze.answer == answers[0].ids[0]
+                output.writelines(_table_rows(cloze, answers, tokenizer))
+    print(f"{counts['sentences']} sentences answered, {counts['empty']} empty ones skipped: {flags.prediction_path}")
+    if counts["masked by us"]:
+        print(f"of {counts['masked by us']} tokens masked at random, {counts['right']} were guessed first: "
+              f"{counts['right'] / counts['masked by us']:.1%}")
+
+
+def _table_rows(cloze: Cloze, answers: Sequence[Guess], tokenizer: Tokenizer) -> Iterator[str]:
+    """A line for each mask: the masked row, the mask's place, what stood there, guesses with probabilities."""
+    tokens = tokenizer.vocab.tokens
+    text = tokenizer.decode(cloze.ids[1:-1])
+    answer = "" if cloze.answer is None else tokens[cloze.answer]
+    for place, found in zip(cloze.places, answers):
+        guesses = " ".join(f"{tokens[token]}:{probability:.4f}" for token, probability in zip(*found))
+        yield f"{text}\t{place}\t{answer}\t{guesses}\n"
+
+
+def _lines(path: str | None) -> Iterator[str]:
+    assert path is not None
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
+            for line in file:
+                yield line.rstrip("\r\n")
+    except OSError as error:
+        raise UserError(f"--test_path {path}: {error.strerror}") from None
+
+
+def _batches(lines: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(lines)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+if __name__ == "__main__":
+    cli.run(main)

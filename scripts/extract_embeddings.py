@@ -1,0 +1,67 @@
+"""Write a checkpoint's word vectors: as text (word2vec's format, "entries width" and an entry a line) or as .npy.
+
+The rows of a .npy file are in the vocabulary's order.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from _checkpoint import DEFAULT_VOCAB
+
+from uer import cli
+from uer.config import REQUIRED, flag
+from uer.convert import BERT
+from uer.data.files import atomic_path
+from uer.errors import UserError
+from uer.tokenizers import Vocab
+from uer.tokenizers.fetch import ensure_vocab
+from uer.training.checkpoint import load_weights
+
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this script."""
+
+    load_model_path: str = flag(REQUIRED, "UER checkpoint.")
+    vocab_path: str = flag(DEFAULT_VOCAB, "Vocabulary of the model.")
+    word_embedding_path: str = flag(REQUIRED, "Where the vectors are written; a name in .npy gives an array.")
+
+
+def main() -> None:
+    (flags,) = cli.parse(__doc__, (Flags,))
+    weights, name = load_weights(flags.load_model_path), BERT.body[0].uer
+    if name not in weights or weights[name].dim() != 2:
+        raise UserError(f"{flags.load_model_path}: has no matrix {name}; its names are not UER's")
+    vectors = weights[name].float().numpy()
+    tokens = Vocab.load(ensure_vocab(flags.vocab_path)).tokens
+    if len(tokens) != len(vectors):
+        raise UserError(f"--vocab_path {flags.vocab_path} has {len(tokens)} entries, but {flags.load_model_path} has "
+                        f"{len(vectors)}")
+    with atomic_path(flags.word_embedding_path) as temporary:
+        if flags.word_embedding_path.endswith(".npy"):
+            with open(temporary, "wb") as file:
+                np.save(file, vectors)
+        else:
+            write_text(temporary, tokens, vectors)
+    print(f"written: {flags.word_embedding_path}: {len(vectors)} vectors of width {vectors.shape[1]}")
+
+
+def write_text(path: Path, tokens: Sequence[str], vectors: np.ndarray) -> None:
+    """A line "entries width", then "entry x1 x2 ..." with every digit that float32 has."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(f"{vectors.shape[0]} {vectors.shape[1]}\n")
+        for start in range(0, len(tokens), ROWS_AT_ONCE):
+            block = vectors[start:start + ROWS_AT_ONCE]
+            file.writelines(f"{token} {' '.join(row)}\n"
+                            for token, row in zip(tokens[start:], block.astype(str).tolist()))
+
+
+if __name__ == "__main__":
+    cli.run(main)

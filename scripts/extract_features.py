@@ -1,0 +1,141 @@
+"""Write a vector for each line of a text file: the pooled hidden states of the last layer, as a .npy array.
+
+Row i belongs to line i; a blank line's vector is that of an empty sentence. The file is read and the array written in
+pieces, so neither has to fit into memory. --whitening_size N makes the vectors' covariance the identity and keeps the N
+directions of largest variance (Su et al., 2021, arXiv:2103.15316).
+"""
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from _checkpoint import CheckpointFlags, fill, open_checkpoint, open_tokenizer, vocab_size
+
+from uer import cli
+from uer.config import REQUIRED, TokenizerConfig, flag
+from uer.data.batch import Batch
+from uer.data.files import atomic_path
+from uer.errors import UserError
+from uer.finetuning.heads import SentenceEncoder
+from uer.tokenizers import Tokenizer
+
+LINES_AT_ONCE = 4096  # are sorted by length, so that a batch has little padding
+POOLINGS = ("first", "last", "mean", "max")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this script."""
+
+    test_path: str = flag(REQUIRED, "A file with a sentence a line.")
+    prediction_path: str = flag(REQUIRED, "Where the vectors are written: a .npy array, float32, (lines, width).")
+    pooling: str = flag("first", "How a sentence becomes one vector.", choices=POOLINGS)
+    whitening_size: int | None = flag(None, "Whiten the vectors, and keep so many of their dimensions.")
+    batch_size: int = flag(64, "Sentences of a batch.")
+    seq_length: int = flag(128, "Longest row in tokens, [CLS] and [SEP] included; longer sentences are cut.")
+
+    def problems(self) -> list[str]:
+        found = [f"--{name} must be at least {least}" for name, least in (("batch_size", 1), ("seq_length", 3))
+                 if getattr(self, name) < least]
+        if self.whitening_size is not None and self.whitening_size < 1:
+            found.append("--whitening_size must be at least 1")
+        return found
+
+
+def main() -> None:
+    flags, source, tokenizer_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig))
+    weights, config = open_checkpoint(source)
+    size = vocab_size(weights, source.path)
+    tokenizer = open_tokenizer(tokenizer_config, size, source.path)
+    model = SentenceEncoder(replace(config, pooling=flags.pooling), size)
+    fill(model, weights, source)
+    flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length))
+    width = flags.whitening_size or config.hidden_size
+    count = count_lines(flags.test_path)
+    if width > config.hidden_size:
+        raise UserError(f"--whitening_size {width}: the vectors have {config.hidden_size} dimensions")
+    if flags.whitening_size and count < 2:
+        raise UserError(f"--whitening_size needs more lines than {count}: {flags.test_path}")
+    with atomic_path(flags.prediction_path) as temporary:
+        array = open_array(temporary, count, config.hidden_size)
+        for start, vectors in features(model, tokenizer, flags):
+            array[start:start + len(vectors)] = vectors
+        array.flush()
+        if flags.whitening_size:
+            whiten(array, temporary, flags.whitening_size)
+    print(f"written: {flags.prediction_path}: {count} vectors of width {width}, pooling {flags.pooling}")
+
+
+def count_lines(path: str) -> int:
+    """Lines of a file, the last one with or without a line feed.
+
+    Raises:
+        UserError: the file cannot be read or is empty.
+    """
+    count, last = 0, b"\n"
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                count, last = count + block.count(b"\n"), block[-1:]
+    except OSError as error:
+        raise UserError(f"--test_path {path}: {error.strerror}") from None
+    count += last != b"\n"
+    if not count:
+        raise UserError(f"--test_path {path}: the file is empty")
+    return count
+
+
+def open_array(path: Path, rows: int, width: int) -> np.memmap:
+    """A new .npy file of float32, to be filled row by row."""
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
+
+
+@torch.no_grad()
+def features(model: SentenceEncoder, tokenizer: Tokenizer, flags: Flags) -> Iterator[tuple[int, np.ndarray]]:
+    """(first line, vectors) of one piece of the file after the other."""
+    vocab, device = tokenizer.vocab, next(model.parameters()).device
+    with open(flags.test_path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
+        start = 0
+        while lines := list(itertools.islice(file, LINES_AT_ONCE)):
+            rows = [[vocab.cls_id, *tokenizer.encode(line)[:flags.seq_length - 2], vocab.sep_id] for line in lines]
+            vectors = np.empty((len(rows), model.config.hidden_size), np.float32)
+            order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+            for first in range(0, len(order), flags.batch_size):
+                chosen = order[first:first + flags.batch_size]
+                length = len(rows[chosen[-1]])
+                src = torch.tensor([rows[row] + [vocab.pad_id] * (length - len(rows[row])) for row in chosen])
+                seg = torch.tensor([[1] * len(rows[row]) + [0] * (length - len(rows[row])) for row in chosen])
+                batch = Batch(src, seg, {}, torch.tensor(chosen), (seg > 0).sum(1)).to(device)
+                vectors[chosen] = model(batch).float().cpu().numpy()
+            yield start, vectors
+            start += len(lines)
+
+
+def whiten(array: np.ndarray, path: Path, size: int) -> None:
+    """Replace the array's file by one of `size` columns: (x - mean) @ U / sqrt(variances), in pieces."""
+    pieces = range(0, len(array), LINES_AT_ONCE)
+    mean = sum(array[start:start + LINES_AT_ONCE].sum(0, dtype=np.float64) for start in pieces) / len(array)
+    centred = (array[start:start + LINES_AT_ONCE] - mean for start in pieces)
+    covariance = sum(piece.T @ piece for piece in centred) / len(array)
+    variances, directions = np.linalg.eigh(covariance)
+    best = np.argsort(variances)[::-1][:size]
+    kernel = directions[:, best] / np.sqrt(np.maximum(variances[best], 1e-12))
+    aside = path.with_name(path.name + ".whitened")
+    try:
+        result = open_array(aside, len(array), size)
+        for start in pieces:
+            result[start:start + LINES_AT_ONCE] = (array[start:start + LINES_AT_ONCE] - mean) @ kernel
+        result.flush()
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
