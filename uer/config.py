@@ -155,7 +155,7 @@ class OptimConfig:
 
     learning_rate: float = flag(2e-5, "Peak learning rate.")
     warmup: float = flag(0.1, "Share of total_steps in which the rate rises from 0.")
-    lr_decay: float = flag(0.5, "tri_stage: share of total_steps in which the rate decays.")
+    lr_decay: float = flag(0.5, "tri_stage and trapezoidal: share of total_steps in which the rate decays.")
     optimizer: str = flag("adamw", "Optimizer.", family="optimizer")
     scheduler: str = flag("linear", "Learning-rate schedule.", family="scheduler")
 

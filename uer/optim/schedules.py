@@ -81,9 +81,7 @@ def inverse_sqrt(config: OptimConfig, total_steps: int) -> Schedule:
 
 def tri_stage(config: OptimConfig, total_steps: int) -> Schedule:
     """Rise from 1% to the peak, hold it, fall exponentially to 5% during the last `lr_decay` of the updates."""
-    if config.warmup + config.lr_decay > 1.0:
-        raise UserError("--warmup and --lr_decay together must not exceed 1 with --scheduler tri_stage")
-    warmup, decay = config.warmup * total_steps, config.lr_decay * total_steps
+    warmup, decay = _rise_and_fall(config, total_steps, "tri_stage")
     fall_begins = total_steps - decay
 
     def factor(step: int) -> float:
@@ -93,6 +91,32 @@ def tri_stage(config: OptimConfig, total_steps: int) -> Schedule:
         return TRI_STAGE_LAST ** fallen
 
     return factor
+
+
+def trapezoidal(config: OptimConfig, total_steps: int) -> Schedule:
+    """Rise, hold the peak, fall to 0 as 1 - sqrt(progress) during the last `lr_decay` of the updates.
+
+    Also called warmup-stable-decay. Held rates leave it open how long a run will be: any checkpoint of the plateau can
+    be trained on or brought down. The fall's form is that of Hägele et al., 2024, arXiv:2405.18392; the schedule is
+    older (Zhai et al., 2022, arXiv:2106.04560; Hu et al., 2024, arXiv:2404.06395). Not one of UER-py's.
+    """
+    warmup, decay = _rise_and_fall(config, total_steps, "trapezoidal")
+    fall_begins = total_steps - decay
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return _warming(step, warmup)
+        fallen = min(1.0, max(0.0, step - fall_begins) / decay) if decay else 0.0
+        return 1.0 - math.sqrt(fallen)
+
+    return factor
+
+
+def _rise_and_fall(config: OptimConfig, total_steps: int, name: str) -> tuple[float, float]:
+    """Updates of the warmup and of the decay."""
+    if config.warmup + config.lr_decay > 1.0:
+        raise UserError(f"--warmup and --lr_decay together must not exceed 1 with --scheduler {name}")
+    return config.warmup * total_steps, config.lr_decay * total_steps
 
 
 # One cycle is UER-py's setting of the restarts, which makes it the plain cosine.
@@ -105,4 +129,5 @@ SCHEDULES = {
     "constant_with_warmup": constant_with_warmup,
     "inverse_sqrt": inverse_sqrt,
     "tri_stage": tri_stage,
+    "trapezoidal": trapezoidal,
 }
