@@ -9,7 +9,6 @@ from uer.config import OptimConfig
 from uer.errors import UserError
 from uer.optim.schedules import SCHEDULES
 
-
 OURS = {"trapezoidal"}
 
 
@@ -23,7 +22,8 @@ def test_equals_the_original(name, golden):
 
 
 def test_all_eight_are_there(golden):
-    assert set(SCHEDULES) - OURS == set(json.loads((golden / "lr_schedules.json").read_text())["lr_used_at_step_1_to_20"])
+    record = json.loads((golden / "lr_schedules.json").read_text())
+    assert set(SCHEDULES) - OURS == set(record["lr_used_at_step_1_to_20"])
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -1,0 +1,95 @@
+"""Pretrain a family of encoders, from corpus to Hugging Face folders; the same command goes on where it stopped.
+
+    python3 scripts/pretrain_family.py --sizes all --corpus_path corpus.txt --output_dir family
+    python3 scripts/pretrain_family.py --sizes tiny mini 8/512 --dry_run --device_name H100 --device_count 8
+
+Each length is preprocessed once; each size is trained in every stage of the recipe, converted, and given a model card.
+Only what is not done yet is run, and what is half done goes on. Status 0: finished; 2: something the user can mend,
+said in one line; 130 and 143: stopped by Ctrl-C and by SIGTERM, with everything saved.
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from _checkpoint import model_settings
+
+from uer import cli
+from uer.config import TokenizerConfig
+from uer.errors import UserError
+from uer.family.config import FamilyConfig, MachineConfig, RecipeConfig
+from uer.family.devices import find_devices
+from uer.family.plan import FamilyPlan, make_plan
+from uer.family.recipe import build_recipe, check_recipe_file, corpus_facts, settings_of
+from uer.family.runner import Runner, Stopped, locked
+from uer.family.sizes import resolve
+from uer.family.work import FIRST_PORT, Workshop, check_datasets
+from uer.tokenizers import build_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+# Entries of the vocabulary that a plan reckons with where there is none yet.
+GOOGLE_ENTRIES = 21128
+
+
+def main() -> None:
+    """Read the flags, plan, run."""
+    config, recipe_config, machine = cli.parse(__doc__, (FamilyConfig, RecipeConfig, MachineConfig))
+    if machine.device_name and not config.dry_run:
+        raise UserError("--device_name is for --dry_run; training runs on the devices at hand")
+    sizes = resolve(config.sizes, ROOT / "models" / "bert", model_settings)
+    recipe = build_recipe(recipe_config)
+    devices = find_devices(machine)
+    plan = make_plan(sizes, recipe, _vocab_size(config), devices, machine)
+    workshop = Workshop(ROOT, config, machine, recipe, devices.kind, plan.per_model)
+    print("\n".join([*plan.lines([size.name for size in sizes if workshop.finished(size)]), *plan.start_lines()]),
+          flush=True)
+    if config.show_commands:
+        _show_commands(workshop, plan)
+    elif not config.dry_run:
+        _run(workshop, plan)
+
+
+def _vocab_size(config: FamilyConfig) -> int:
+    """Of the vocabulary; a plan alone does not fetch it."""
+    if config.dry_run and not Path(config.vocab_path).exists():
+        _say(f"{config.vocab_path} is not there: reckoning with {GOOGLE_ENTRIES:,} entries")
+        return GOOGLE_ENTRIES
+    tokenizer = TokenizerConfig(vocab_path=config.vocab_path, do_lower_case=config.do_lower_case)
+    return len(build_tokenizer(tokenizer).vocab)
+
+
+def _show_commands(workshop: Workshop, plan: FamilyPlan) -> None:
+    """What is left to run, as it would be typed."""
+    steps = [*workshop.preprocess_steps()]
+    for number, cost in enumerate(plan.costs):
+        if not workshop.finished(cost.size):
+            steps += workshop.model_steps(cost.size, FIRST_PORT + number)
+    for step in steps:
+        if not step.done():
+            print(shlex.join(step.argv))
+
+
+def _run(workshop: Workshop, plan: FamilyPlan) -> None:
+    config = workshop.config
+    with locked(workshop.folder, _say) as lock:
+        settings = settings_of(workshop.recipe, corpus=corpus_facts(config.corpus_path), vocab_path=config.vocab_path,
+                               do_lower_case=config.do_lower_case, dev_fraction=workshop.machine.dev_fraction)
+        check_recipe_file(workshop.folder / "family.json", settings)
+        check_datasets(workshop)
+        try:
+            Runner(workshop, lock, _say).run(plan.costs, plan.devices.count)
+        except Stopped as stopped:
+            _say("stopped; everything is saved, the same command goes on")
+            sys.exit(128 + stopped.number)
+    _say(f"done: {len(plan.costs)} models in {workshop.folder}")
+
+
+def _say(line: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {line}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

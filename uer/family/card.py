@@ -1,0 +1,82 @@
+"""What a model card says beside the recipe that the conversion finds: data counts, curve, commands."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uer.data.store import DatasetInfo
+from uer.family.recipe import Recipe
+
+POINTS = 10
+
+
+def card_notes(recipe: Recipe, corpus_path: Sequence[str], infos: Mapping[int, DatasetInfo],
+               metrics: Sequence[Path], commands: Sequence[Sequence[str]], root: Path, picture: bool) -> str:
+    """Markdown for the card.
+
+    Args:
+        recipe: the stages.
+        corpus_path: what was preprocessed; only names are told, not folders.
+        infos: of the dataset of each length.
+        metrics: each stage's JSON lines.
+        commands: what was run.
+        root: the repository, left out of the commands' paths.
+        picture: whether training_curve.png will lie beside the card.
+    """
+    parts = ["## Data", "", *_data(corpus_path, infos), "## Loss", ""]
+    for number, (stage, path) in enumerate(zip(recipe.stages, metrics), start=1):
+        parts += [f"Stage {number}, {stage.total_steps:,} steps of {stage.rows} x {stage.seq_length} tokens:", "",
+                  *_curve(read_metrics(path))]
+    if picture:
+        parts += ["![loss, accuracy, learning rate and throughput](training_curve.png)", ""]
+    shown = [shown_command(argv, root) for argv in commands]
+    return "\n".join([*parts, "## Commands", "", "```bash", *shown, "```", ""])
+
+
+def _data(corpus_path: Sequence[str], infos: Mapping[int, DatasetInfo]) -> list[str]:
+    names = ", ".join(f"`{Path(path).name}`" for path in corpus_path)
+    lines = [f"Corpus: {names}.", "", "| sequence length | documents | blank lines | instances | tokens |",
+             "|---|---|---|---|---|"]
+    for length, info in infos.items():
+        counts = [f"{info.counts[name]:,}" if name in info.counts else "" for name in
+                  ("documents", "blank_lines", "instances", "tokens")]
+        lines.append(f"| {length} | {' | '.join(counts)} |")
+    return [*lines, ""]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The report records of a run in the order of their steps.
+
+    A run that was killed and resumed has some steps twice: the later record counts. A torn last line is left out.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    if not path.exists():
+        return []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("kind") == "train":
+            records[record["step"]] = record
+    return [records[step] for step in sorted(records)]
+
+
+def _curve(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not records:
+        return ["No report was written.", ""]
+    last = len(records) - 1
+    chosen = sorted({round(last * point / (POINTS - 1)) for point in range(POINTS)})
+    lines = ["| step | loss | accuracy | learning rate |", "|---|---|---|---|"]
+    for record in (records[number] for number in chosen):
+        accuracy = f"{record['acc']:.3f}" if "acc" in record else ""
+        lines.append(f"| {record['step']:,} | {record['loss']:.3f} | {accuracy} | {record['learning_rate']:.2e} |")
+    return [*lines, ""]
+
+
+def shown_command(argv: Sequence[str], root: Path) -> str:
+    """A command as a person types it in the repository's root; of absolute paths only the name is told."""
+    words = [word.removeprefix(f"{root}/") for word in argv[1:]]
+    return shlex.join(["python3", *(Path(word).name if word.startswith("/") else word for word in words)])

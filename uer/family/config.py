@@ -1,0 +1,95 @@
+"""Flags of `scripts/pretrain_family.py`; a number for each stage where several are allowed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from uer.config import flag
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """What is made of what, and where."""
+
+    sizes: tuple[str, ...] = flag(("all",), "Sizes: all (24), tiny, mini, small, medium, base, 8/512, L-8_H-512, or\n"
+                                            "the path of a JSON file of models/bert's kind.")
+    corpus_path: tuple[str, ...] = flag((), "Text files, globs or folders; one document a line.")
+    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary; a known name is fetched when missing.")
+    do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
+    output_dir: str = flag("family", "Everything is written here; the same command goes on where it stopped.")
+    name_prefix: str = flag("chinese_roberta", "Folders of the finished models are called <name_prefix>_<size>.")
+    dry_run: bool = flag(False, "Print the plan and do nothing.")
+    show_commands: bool = flag(False, "Print the commands that are left to run and do nothing.")
+
+    def problems(self) -> list[str]:
+        found = []
+        if not self.corpus_path and not self.dry_run:
+            found.append("--corpus_path is required (only --dry_run does without)")
+        if "/" in self.name_prefix or not self.name_prefix:
+            found.append("--name_prefix must be a part of a folder's name")
+        return found
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """The recipe's numbers; what is not given is the recipe's."""
+
+    PER_STAGE: ClassVar[tuple[str, ...]] = ("seq_length", "total_steps", "global_batch_size", "batch_size",
+                                            "learning_rate")
+    SINGLE: ClassVar[tuple[str, ...]] = ("scheduler", "warmup", "lr_decay", "dropout", "whole_word_masking",
+                                         "full_sentences", "document_attention", "seed")
+
+    recipe: str = flag("uer", "uer: as published. modern: see uer/family/recipe.py.", choices=("uer", "modern"))
+    seq_length: tuple[int, ...] = flag((), "Tokens of a row, for each stage (both recipes: 128 512).")
+    total_steps: tuple[int, ...] = flag((), "Updates of each stage (uer: 1000000 250000).")
+    global_batch_size: tuple[int, ...] = flag((), "Rows of an update over all devices, for each stage (uer: 512 128);\n"
+                                                  "kept by accumulation where there are fewer devices.")
+    batch_size: tuple[int, ...] = flag((), "Rows that a device computes at once, at most (uer: 64 16).")
+    learning_rate: tuple[float, ...] = flag((), "Peak learning rate of each stage (uer: 1e-4 5e-5).")
+    scheduler: str | None = flag(None, "Learning-rate schedule.", family="scheduler")
+    warmup: float | None = flag(None, "Share of a stage in which the rate rises.")
+    lr_decay: float | None = flag(None, "Share of a stage in which the rate falls (tri_stage, trapezoidal).")
+    dropout: float | None = flag(None, "Dropout probability.")
+    whole_word_masking: bool | None = flag(None, "Mask whole words (jieba's segmentation).")
+    full_sentences: bool | None = flag(None, "Join documents before cutting them into rows: no padding.")
+    document_attention: bool | None = flag(None, "Attend inside each document of a row only.")
+    seed: int | None = flag(None, "Seed of initial weights, order, masks and dropout.")
+
+    def problems(self) -> list[str]:
+        return [f"--{name} must be positive" for name in self.PER_STAGE if any(n <= 0 for n in getattr(self, name))]
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """What it runs on, and what the plan reckons with."""
+
+    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+    device_name: str | None = flag(None, "Reckon with this GPU instead of those at hand, such as H100.")
+    device_count: int = flag(0, "GPUs to use, or to reckon with; 0 is all that are at hand, or 8 named ones.")
+    gpus_per_model: int = flag(0, "GPUs that train one model together; 0 is all.")
+    parallel_models: str = flag("auto", "Models that one GPU trains at once; auto: as many as it takes to fill it.")
+    mfu: float = flag(0.0, "Share of the device's peak that training reaches; 0: what is assumed for each width.")
+    price_per_hour: float = flag(0.0, "Price of one device for an hour.")
+    processes_num: int = flag(0, "Processes of preprocess.py; 0 is one for each CPU core.")
+    save_checkpoint_steps: int = flag(0, "Updates between checkpoints; 0 is a tenth of the stage.")
+    report_steps: int = flag(0, "Updates between report lines; 0 is a thousandth of the stage, at least 10.")
+    report_seconds: float = flag(60.0, "Seconds between lines on the terminal.")
+    dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
+    precision: str = flag("auto", "Arithmetic; auto is bf16 where the GPU has it.",
+                          choices=("auto", "fp32", "bf16", "fp16"))
+    compile: str = flag("auto", "torch.compile.", choices=("auto", "on", "off"))
+    no_check: bool = flag(False, "Do not compare the converted models' logits with transformers' (which then need not\n"
+                                 "be installed).")
+
+    def problems(self) -> list[str]:
+        found = []
+        for name in ("device_count", "gpus_per_model", "processes_num", "save_checkpoint_steps", "report_steps",
+                     "price_per_hour"):
+            if getattr(self, name) < 0:
+                found.append(f"--{name} must not be negative")
+        if not 0.0 <= self.mfu <= 1.0:
+            found.append("--mfu must lie between 0 and 1")
+        if self.parallel_models != "auto" and not (self.parallel_models.isdecimal() and int(self.parallel_models) > 0):
+            found.append(f"--parallel_models must be auto or a number from 1 on, not '{self.parallel_models}'")
+        if not 0.0 <= self.dev_fraction < 1.0:
+            found.append("--dev_fraction must lie in [0, 1)")
+        return found

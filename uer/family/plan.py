@@ -1,0 +1,158 @@
+"""The plan of a family, as a table that a person reads before paying for it."""
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from uer.errors import UserError
+from uer.family.config import MachineConfig
+from uer.family.costs import Cost, cost_of, devices_per_model
+from uer.family.devices import Devices
+from uer.family.lanes import elapsed_hours, start_order
+from uer.family.recipe import Recipe
+from uer.family.sizes import Size
+
+WORTH_SAYING = 0.9
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class FamilyPlan:
+    """Every size's cost, and the whole."""
+
+    recipe: Recipe
+    devices: Devices
+    config: MachineConfig
+    vocab_size: int
+    costs: tuple[Cost, ...]
+
+    @property
+    def per_model(self) -> int:
+        """Devices that train one model together."""
+        return devices_per_model(self.devices, self.config)
+
+    @property
+    def hours(self) -> float:
+        """From the first start to the last end, if nothing stops it."""
+        return elapsed_hours(self.costs, self.devices.count, self.per_model)
+
+    @property
+    def price(self) -> float:
+        """All devices are paid for until the last one is free."""
+        return self.hours * self.devices.count * self.config.price_per_hour
+
+    def lines(self, done: Sequence[str] = ()) -> list[str]:
+        """The plan as it is printed.
+
+        Args:
+            done: names of the sizes that are finished.
+        """
+        return [*self._recipe_lines(), "", *self._table(done), "", *self._total_lines(), *self._advice()]
+
+    def _recipe_lines(self) -> list[str]:
+        recipe, lines = self.recipe, []
+        switches = [name for name in ("whole_word_masking", "full_sentences", "document_attention")
+                    if getattr(recipe, name)]
+        lines.append(f"recipe {recipe.name}: {recipe.scheduler} schedule, warmup {recipe.warmup:g}, dropout "
+                     f"{recipe.dropout:g}" + "".join(f", {name.replace('_', ' ')}" for name in switches))
+        for number, stage in enumerate(recipe.stages, start=1):
+            batch_size, micro = stage.split(self.per_model)
+            lines.append(
+                f"stage {number}: {stage.total_steps:,} steps of {stage.rows} x {stage.seq_length} tokens "
+                f"({self.per_model} device{'s' * (self.per_model > 1)} x {batch_size} rows x {micro} "
+                f"micro-batch{'es' * (micro > 1)}) at {stage.learning_rate:g}; {count(stage.tokens)} tokens")
+        return lines
+
+    def _table(self, done: Sequence[str]) -> list[str]:
+        header = ["size", "layers/hidden", "parameters", "MFLOP/token", "FLOP", "memory", "MFU", "hours", "at once"]
+        rows = [header]
+        for cost in self.costs:
+            per_token = " ".join(f"{flops / stage.tokens / 1e6:.1f}"
+                                 for flops, stage in zip(cost.flops, self.recipe.stages))
+            rows.append([cost.size.name, cost.size.label, f"{cost.parameters / 1e6:.1f} M", per_token,
+                         f"{sum(cost.flops):.2e}", f"{cost.memory_bytes / 2**30:.1f} GiB", f"{cost.mfu:.0%}",
+                         hours(cost.hours), f"{cost.at_once}" + ("  done" if cost.size.name in done else "")])
+        return _aligned(rows)
+
+    def _total_lines(self) -> list[str]:
+        devices = self.devices
+        flops = sum(sum(cost.flops) for cost in self.costs)
+        tokens = sum(stage.tokens for stage in self.recipe.stages)
+        note = f" ({devices.note})" if devices.note else ""
+        lines = [f"{len(self.costs)} models: {flops:.2e} FLOP, {count(tokens)} tokens each",
+                 f"on {devices.count} x {devices.name} at {devices.peak_flops / 1e12:.3g} TFLOP/s{note}: "
+                 f"{hours(self.hours)} from start to end"]
+        if self.config.price_per_hour:
+            lines[-1] += (f", {self.hours * devices.count:,.0f} device hours, {self.price:,.0f} at "
+                          f"{self.config.price_per_hour:g} an hour")
+        if not self.config.mfu:
+            lines.append("MFU is assumed for each width, not measured; --mfu says what your machine reaches (report "
+                         "lines show it)")
+        crowded = [cost.size.name for cost in self.costs
+                   if devices.memory_bytes and cost.memory_bytes > 0.9 * devices.memory_bytes]
+        if crowded:
+            lines.append(f"memory: {', '.join(crowded)} may not fit; give a smaller --batch_size (accumulation keeps "
+                         "the batch)")
+        return lines
+
+    def _advice(self) -> list[str]:
+        """Whether one device for each model would be faster, which is so where models are small or many."""
+        if self.per_model == 1:
+            return []
+        try:
+            alone = dataclasses.replace(self.config, gpus_per_model=1)
+            other = make_plan([cost.size for cost in self.costs], self.recipe, self.vocab_size, self.devices, alone)
+        except UserError:
+            return []
+        if other.hours > WORTH_SAYING * self.hours:
+            return []
+        return [f"with --gpus_per_model 1 it would take {hours(other.hours)}: each model on a GPU of its own, several "
+                "small ones on one"]
+
+    def start_lines(self) -> list[str]:
+        """Which sizes share a device."""
+        order = start_order(self.costs)
+        shared = [cost.size.name for cost in order if cost.at_once > 1]
+        lines = textwrap.wrap(f"order: {', '.join(cost.size.name for cost in order)}", WIDTH)
+        if shared:
+            lines += textwrap.wrap(f"several at once on one device: {', '.join(shared)}", WIDTH)
+        return lines
+
+
+def make_plan(sizes: Sequence[Size], recipe: Recipe, vocab_size: int, devices: Devices,
+              config: MachineConfig) -> FamilyPlan:
+    """Reckon every size.
+
+    Raises:
+        UserError: devices and rows that cannot be shared out.
+    """
+    costs = tuple(cost_of(size, recipe, vocab_size, devices, config) for size in sizes)
+    return FamilyPlan(recipe, devices, config, vocab_size, costs)
+
+
+def hours(value: float) -> str:
+    """0.2 -> 12 min, 30.26 -> 30.3 h, 100 -> 4.2 days"""
+    if value < 1.0:
+        return f"{value * 60:.0f} min" if value * 60 >= 1 else f"{value * 3600:.0f} s"
+    return f"{value:.1f} h" if value < 72 else f"{value / 24:.1f} days"
+
+
+def count(value: float) -> str:
+    """65_536_000_000 -> 65.5 billion"""
+    for unit, name in ((1e9, "billion"), (1e6, "million")):
+        if value >= unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value:,.0f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width: the first two to the left, the others to the right."""
+    widths = [max(len(row[column].removesuffix("  done")) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) if column < 2 else " " * (width - len(cell.removesuffix("  done"))) + cell
+                 for column, (cell, width) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return lines
