@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from uer.layers import cross_entropy as module
+from uer.layers.cross_entropy import linear_cross_entropy
+
+
+def _inputs(rows=13, size=7, entries=37, dtype=torch.float64, scale=1.0):
+    torch.manual_seed(rows)
+    hidden = torch.randn(rows, size, dtype=dtype).mul_(scale).requires_grad_()
+    weight = torch.randn(entries, size, dtype=dtype, requires_grad=True)
+    bias = torch.randn(entries, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, entries, (rows,))
+    return hidden, weight, bias, labels
+
+
+def _plain(hidden, weight, bias, labels):
+    logits = F.linear(hidden, weight, bias)
+    correct = ((logits.argmax(-1) == labels) & (labels != -100)).sum()
+    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), correct
+
+
+@pytest.mark.parametrize("block", [1, 100, 6 * 2**20])
+@pytest.mark.parametrize("ignored", [0, 4, 13])
+def test_loss_accuracy_and_gradients_equal_the_plain_form(block, ignored, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
+    *inputs, labels = _inputs()
+    hidden, weight, bias = inputs
+    labels[5] = F.linear(hidden, weight, bias)[5].argmax()  # at least one is right
+    labels[:ignored] = -100
+    loss, correct = linear_cross_entropy(*inputs, labels)
+    expected, expected_correct = _plain(*inputs, labels)
+    torch.testing.assert_close(loss, expected)
+    assert correct == expected_correct
+    ours = torch.autograd.grad(loss * 0.37, inputs)
+    for our, their in zip(ours, torch.autograd.grad(expected * 0.37, inputs)):
+        torch.testing.assert_close(our, their)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+def test_float32_is_as_exact_as_the_plain_form(scale):
+    """Even where the label's probability underflows to 0, its logarithm does not."""
+    *inputs, labels = _inputs(rows=29, size=16, entries=211, dtype=torch.float32, scale=scale)
+    loss, _ = linear_cross_entropy(*inputs, labels)
+    exact, _ = _plain(*(value.double() for value in inputs), labels)
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
+    ours = torch.autograd.grad(loss, inputs)
+    for our, their in zip(ours, torch.autograd.grad(exact, inputs)):
+        torch.testing.assert_close(our, their.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_without_gradients_only_the_figures_are_computed():
+    *inputs, labels = _inputs()
+    with torch.no_grad():
+        loss, correct = linear_cross_entropy(*inputs, labels)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, _plain(*inputs, labels)[0].detach())
+    assert correct == _plain(*inputs, labels)[1]
+
+
+def test_gradients_cannot_be_taken_twice():
+    *inputs, labels = _inputs()
+    loss, _ = linear_cross_entropy(*inputs, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(AssertionError, match="once"):
+        loss.backward()
+
+
+def test_autocast_uses_the_plain_form():
+    *inputs, labels = _inputs(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = linear_cross_entropy(*inputs, labels)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, _plain(*inputs, labels)[0], rtol=0.02, atol=0)
+
+
+def test_blocks_are_even_and_bounded(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1000)
+    assert module._block_rows(25, 100) == 9  # 3 blocks of at most 10 rows: 9, 9, 7
+    assert module._block_rows(3, 5000) == 1
+    assert module._block_rows(0, 100) == 1

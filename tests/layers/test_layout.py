@@ -1,0 +1,57 @@
+import torch
+
+from uer.layers.layout import Group, padded_layout, unpadded_layout
+
+SEG = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 2, 2], [0, 0, 0, 0, 0], [1, 2, 0, 0, 0]])
+VALUES = torch.arange(20).view(4, 5)
+
+
+def test_padded_layout_keeps_every_position_in_order():
+    layout = padded_layout(SEG)
+    assert layout.groups == [Group(0, 4, 5)]
+    assert layout.gather(VALUES).tolist() == list(range(20))
+    assert layout.columns().tolist() == [0, 1, 2, 3, 4] * 4
+    hidden = torch.randn(20, 3)
+    assert torch.equal(layout.scatter(hidden), hidden.view(4, 5, 3))
+
+
+def test_unpadded_layout_groups_rows_of_one_length_and_leaves_padding_out():
+    layout = unpadded_layout(SEG)
+    assert layout.groups == [Group(0, 1, 5), Group(5, 2, 2)]
+    assert layout.gather(VALUES).tolist() == [5, 6, 7, 8, 9, 0, 1, 15, 16]
+    assert layout.gather(SEG).min() > 0
+    assert layout.columns().tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1]
+    assert layout.order.tolist() == [1, 0, 3]
+
+
+def test_scatter_undoes_gather_and_leaves_zeros_at_padding():
+    layout = unpadded_layout(SEG)
+    back = layout.scatter(layout.gather(VALUES.unsqueeze(-1)).float()).squeeze(-1)
+    assert torch.equal(back, VALUES * (SEG > 0))
+
+
+def _answers(layout, columns, valid):
+    queries = layout.queries(columns, valid)
+    flat = layout.gather(VALUES)
+    answers = dict(zip(queries.slots.tolist(), flat[queries.index].tolist()))
+    for (_, rows, _), (_, query_rows, _) in zip(layout.groups, queries.groups):
+        assert rows == query_rows
+    assert sum(rows * length for _, rows, length in queries.groups) == len(queries.index)
+    return queries, answers
+
+
+def test_queries_find_the_wanted_tokens_in_both_layouts():
+    columns = torch.tensor([[1, 0, 0], [4, 0, 3], [0, 0, 0], [3, 1, 0]])
+    valid = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 0, 0], [0, 1, 0]], dtype=torch.bool)
+    wanted = {0: 1, 3: 9, 4: 5, 5: 8, 10: 16}  # slot in (4, 3) -> value
+    for make in (padded_layout, unpadded_layout):
+        queries, answers = _answers(make(SEG), columns, valid)
+        assert {slot: answers[slot] for slot in wanted} == wanted
+    assert queries.groups == [Group(0, 1, 3), Group(3, 2, 1)]  # no more queries than a group's fullest row has
+
+
+def test_a_group_without_wanted_tokens_has_no_queries():
+    columns, valid = torch.tensor([[0], [2], [0], [0]]), torch.tensor([[False], [True], [False], [False]])
+    queries, answers = _answers(unpadded_layout(SEG), columns, valid)
+    assert answers == {1: 7}
+    assert queries.groups == [Group(0, 1, 1), Group(1, 2, 0)]
