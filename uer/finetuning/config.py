@@ -105,6 +105,10 @@ class InferConfig:
     labels_num: int | None = flag(None, "Number of labels, for weights that UER-py wrote.")
     output_logits: bool = flag(False, "Write a column of logits.")
     output_prob: bool = flag(False, "Write a column of probabilities.")
+    truncation: str | None = flag(None, "Which part of a long text is kept (default: as fine-tuned, else head).",
+                                  choices=TRUNCATIONS)
+    precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
+    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
 
     def problems(self) -> list[str]:
         found = [] if self.batch_size >= 1 else ["--batch_size must be at least 1"]

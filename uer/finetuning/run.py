@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import torch
+
 from uer import cli
 from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig
 from uer.errors import UserError
@@ -47,14 +49,21 @@ class Command:
 
 def parse_command(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> Command:
     """The command line of a task's fine-tuning script."""
-    extra = (task_class.config_class,) if task_class.config_class else ()
-    command = Command(task_class, *cli.parse(description, SHARED_SECTIONS + extra, argv))
+    return parse_with(description, task_class, (), argv)[0]
+
+
+def parse_with(description: str, task_class: type[Task], more: Sequence[type],
+               argv: Sequence[str] | None = None) -> tuple[Command, list[Any]]:
+    """The command line of a script that has the flags of `more` as well."""
+    own = (task_class.config_class,) if task_class.config_class else ()
+    parts = cli.parse(description, (*SHARED_SECTIONS, *own, *more), argv)
+    command = Command(task_class, *parts[:len(parts) - len(more)])
     if command.parallel.sharding != "none" or command.parallel.activation_checkpointing:
         raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "
                         "model on each rank")
     if command.log.tensorboard_dir:
         raise UserError("--tensorboard_dir is for pretraining; --metrics_path writes fine-tuning's figures")
-    return command
+    return command, parts[len(parts) - len(more):]
 
 
 def finetune(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
@@ -82,6 +91,8 @@ def set_up_logging(config: LogConfig, is_main: bool) -> None:
 
 def _rank(place: launch.Place, command: Command) -> int:
     world = connect(place, command.parallel)
+    if world.world_size > 1 and world.device.type == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // world.world_size))
     set_up_logging(command.log, world.is_main)
     bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, command.finetune, command.model,
                                                command.tokenizer, world))

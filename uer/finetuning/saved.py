@@ -113,15 +113,24 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
     """
     weights = weights_path(path)
     state = load_weights(weights)
-    absent = [name for name in task.head_keys if name not in state]
-    if absent:
-        raise UserError(f"{weights}: not a fine-tuned model of the task '{task.name}': it has no {absent[0]}"
-                        f"{' (it is a pretrained model: fine-tune it first)' if _has_targets(state) else ''}")
+    check_head(state, task, weights)
     report = load_into(model, state, weights)
     if report.other_shape:
         raise UserError(_other_shape(weights, report.other_shape))
     if report.missing:
         raise UserError(f"{weights}: {len(report.missing)} parameters are missing: {shorten(report.missing, 3)}")
+
+
+def check_head(state: Mapping[str, Tensor], task: Task | type[Task], path: str | os.PathLike) -> None:
+    """
+    Raises:
+        UserError: the weights are not those of a model that was fine-tuned on this kind of task.
+    """
+    absent = [name for name in task.head_keys if name not in state]
+    if absent:
+        pretrained = any(name.startswith("target.") for name in state)
+        raise UserError(f"{path}: not a fine-tuned model of the task '{task.name}': it has no {absent[0]}"
+                        f"{' (it is a pretrained model: fine-tune it first)' if pretrained else ''}")
 
 
 def load_pretrained(model: nn.Module, path: str | os.PathLike) -> list[str]:
@@ -152,10 +161,6 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike) -> list[str]:
     if report.missing:
         lines.append(f"{path}: start at random, to be learned now: {shorten(report.missing)}")
     return lines
-
-
-def _has_targets(state: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith("target.") for name in state)
 
 
 def _other_shape(path: str | os.PathLike, found: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from uer.config import ModelConfig
 from uer.data.batch import Batch
+from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.encode import Sequences, build_sequences, content_hash, tokenize_all
 from uer.finetuning.readers import Table
@@ -85,6 +86,23 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """What `from_settings` needs to make this task again at inference; plain JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def of_labels_num(cls, labels_num: int | None) -> "Task":
+        """The task of weights without settings, as UER-py writes them.
+
+        Raises:
+            UserError: the task needs more than a number of labels.
+        """
+        raise UserError(f"--load_model_path: the task '{cls.name}' needs the settings file beside the weights")
+
+    def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
+        """The lines of the prediction file.
+
+        Args:
+            logits, prob: whether logits and probabilities are wanted too.
+        """
         raise NotImplementedError
 
     @classmethod

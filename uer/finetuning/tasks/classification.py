@@ -96,9 +96,32 @@ class Classification(Task):
     def from_settings(cls, settings: dict[str, Any]) -> "Classification":
         return cls(LabelSet(tuple(settings["labels"])))
 
-    def prediction(self, output: np.ndarray) -> str:
-        """The name of the likeliest label."""
-        return self.labels.names[int(output.argmax())]
+    @classmethod
+    def of_labels_num(cls, labels_num: int | None) -> "Classification":
+        if labels_num is None:
+            raise UserError("--labels_num is required: there are no settings beside --load_model_path")
+        return cls(LabelSet(tuple(map(str, range(labels_num)))))
+
+    def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
+        """A TSV: label, and where wanted logits and probabilities in the order of the labels."""
+        stacked = np.stack(outputs)
+        columns = {"label": [self.labels.names[number] for number in stacked.argmax(-1)]}
+        if logits:
+            columns["logits"] = number_words(stacked)
+        if prob:
+            columns["prob"] = number_words(softmax(stacked))
+        return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def number_words(rows: np.ndarray) -> list[str]:
+    """Each row's numbers with spaces between, exact enough to read the same float32 again."""
+    return [" ".join(f"{value:.9g}" for value in row) for row in rows]
 
 
 def balanced_weights(numbers: np.ndarray, labels_num: int) -> np.ndarray:

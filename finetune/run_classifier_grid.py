@@ -1,0 +1,22 @@
+"""Try every setting of a grid for a classifier; a stopped grid goes on where it was."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from uer import cli
+from uer.finetuning.config import GridConfig
+from uer.finetuning.grid import run_grid, table
+from uer.finetuning.run import parse_with
+from uer.finetuning.tasks.classification import Classification
+
+
+def main() -> None:
+    command, (grid,) = parse_with(__doc__, Classification, (GridConfig,))
+    records = run_grid(command, grid)
+    print("\n".join(table(records)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,199 @@
+"""The whole of a classifier's life on a task small enough to learn in a second."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from uer.errors import UserError
+from uer.finetuning.infer import infer
+from uer.finetuning.run import finetune, parse_command
+from uer.finetuning.tasks.classification import Classification, balanced_weights
+from uer.model import build_model
+from uer.training.checkpoint import load_weights, save_weights
+
+
+def train(tiny, **changes) -> dict:
+    """Fine-tune; returns the saved settings."""
+    finetune("test", Classification, tiny.flags(**changes))
+    return json.loads(Path(tiny.path("out/model.json")).read_text(encoding="utf-8"))
+
+
+def predictions(tiny, **changes) -> list[list[str]]:
+    flags = {"load_model_path": tiny.path("out/model.bin"), "test_path": tiny.path("dev.tsv"),
+             "prediction_path": tiny.path("predictions.tsv"), "device": "cpu", **changes}
+    infer("test", Classification, [word for name, value in flags.items() if value is not None
+                                   for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])])
+    return [line.split("\t") for line in Path(tiny.path("predictions.tsv")).read_text("utf-8").splitlines()]
+
+
+def weights_equal(left: str, right: str) -> bool:
+    one, other = load_weights(left), load_weights(right)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_learns_and_inference_agrees_with_the_evaluation(tiny):
+    settings = train(tiny, epochs_num=6, test_path=tiny.path("test.tsv"))
+    dev = settings["training"]["dev"]
+    assert dev["accuracy"] >= 0.9
+    rows = predictions(tiny, output_logits=True, output_prob=True)
+    assert rows[0] == ["label", "logits", "prob"]
+    gold = [line.split("\t")[0] for line in Path(tiny.path("dev.tsv")).read_text("utf-8").splitlines()[1:]]
+    assert sum(row[0] == label for row, label in zip(rows[1:], gold)) == dev["correct"]
+    for label, logits, prob in rows[1:]:
+        values, shares = np.array(logits.split(), float), np.array(prob.split(), float)
+        assert label == str(values.argmax())
+        np.testing.assert_allclose(shares, np.exp(values) / np.exp(values).sum(), rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_twice(tiny):
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        finetune("test", Classification, tiny.flags(output_model_path=tiny.path(f"{name}.bin"), seed=seed, dropout=0.1,
+                                                    epochs_num=1))
+    assert weights_equal(tiny.path("a.bin"), tiny.path("b.bin"))
+    assert not weights_equal(tiny.path("a.bin"), tiny.path("c.bin"))
+
+
+def test_two_ranks_equal_one_to_rounding(tiny):
+    one = train(tiny)
+    first = load_weights(tiny.path("out/model.bin"))
+    two = train(tiny, world_size=2, gpu_ranks=(0, 1), master_ip="tcp://localhost:29731")
+    assert two["training"]["dev"] == pytest.approx(one["training"]["dev"])
+    for name, value in load_weights(tiny.path("out/model.bin")).items():
+        torch.testing.assert_close(value, first[name], rtol=1e-3, atol=2e-4)
+
+
+def test_pairs_string_labels_and_a_folder(tiny):
+    lines = [{"sentence1": "甲" if number % 2 else "乙", "sentence2": "丙丁", "label": ("yes", "no", "-")[number % 3]}
+             for number in range(24)]
+    for name in ("train.json", "dev.json"):
+        tiny.write(name, "\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    finetune("test", Classification, tiny.flags(train_path=tiny.path("train.json"), dev_path=tiny.path("dev.json"),
+                                                output_model_path=tiny.path("folder") + "/", epochs_num=1))
+    settings = json.loads(Path(tiny.path("folder/model.json")).read_text("utf-8"))
+    assert settings["labels"] == ["no", "yes"]
+    assert settings["training"]["dev"]["total"] == 16
+    rows = predictions(tiny, load_model_path=tiny.path("folder"), test_path=tiny.path("dev.json"))
+    assert len(rows) == 25
+    assert {row[0] for row in rows[1:]} <= {"yes", "no"}
+
+
+def test_pretrained_weights_are_used_and_the_rest_is_named(tiny, capsys):
+    config = parse_command("test", Classification, tiny.flags()).model
+    torch.manual_seed(3)
+    pretrained = build_model(config, 27)
+    save_weights(pretrained.state_dict(), tiny.path("pretrained.bin"))
+    finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("pretrained.bin"), log_level="INFO",
+                                                learning_rate=1e-9, epochs_num=1))
+    out = capsys.readouterr().out
+    assert re.search(r"not used \(\d+ parameters\): target.mlm", out)
+    assert "start at random, to be learned now: output_layer_1.weight" in out
+    tuned = load_weights(tiny.path("out/model.bin"))
+    torch.testing.assert_close(tuned["embedding.word.embedding.weight"],
+                               pretrained.state_dict()["embedding.word.embedding.weight"], rtol=0, atol=1e-5)
+
+
+def test_pretrained_model_of_another_size_or_incomplete_is_refused(tiny):
+    config = parse_command("test", Classification, tiny.flags()).model
+    state = build_model(config, 30).state_dict()
+    save_weights(state, tiny.path("other.bin"))
+    with pytest.raises(UserError, match=r"other.bin: a model of another size: embedding.word.* \[30, 16\].*\[27, 16\]"):
+        finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("other.bin")))
+    state = build_model(config, 27).state_dict()
+    save_weights({name: value for name, value in state.items() if ".transformer.1." not in name}, tiny.path("part.bin"))
+    with pytest.raises(UserError, match=r"part.bin: 16 parameters of the embedding and encoder are missing"):
+        finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("part.bin")))
+    deeper = {**state, "encoder.transformer.2.layer_norm_1.gamma": torch.ones(16)}
+    save_weights(deeper, tiny.path("deep.bin"))
+    with pytest.raises(UserError, match=r"deep.bin: 1 parameters of its embedding and encoder have no place"):
+        finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("deep.bin")))
+
+
+def test_inference_refuses_what_is_not_fine_tuned(tiny):
+    config = parse_command("test", Classification, tiny.flags()).model
+    save_weights(build_model(config, 27).state_dict(), tiny.path("pretrained.bin"))
+    with pytest.raises(UserError, match=r"not a fine-tuned model .*it is a pretrained model: fine-tune it first"):
+        predictions(tiny, load_model_path=tiny.path("pretrained.bin"))
+    with pytest.raises(UserError, match="no such file"):
+        predictions(tiny, load_model_path=tiny.path("nothing.bin"))
+
+
+def test_weights_without_settings_take_uers_flags(tiny):
+    train(tiny, epochs_num=1)
+    expected = predictions(tiny, output_logits=True)
+    Path(tiny.path("out/model.json")).unlink()
+    with pytest.raises(UserError, match="--config_path is required"):
+        predictions(tiny)
+    known = {"config_path": tiny.path("config.json"), "vocab_path": tiny.path("vocab.txt"), "seq_length": 16}
+    with pytest.raises(UserError, match="--labels_num is required"):
+        predictions(tiny, **known)
+    with pytest.raises(UserError, match=r"of another size: output_layer_2\.weight"):
+        predictions(tiny, **known, labels_num=3)
+    assert predictions(tiny, **known, labels_num=2, output_logits=True) == expected
+
+
+def test_flags_must_not_contradict_the_saved_settings(tiny):
+    train(tiny, epochs_num=1)
+    assert predictions(tiny, labels_num=2, config_path=tiny.path("config.json"), vocab_path=tiny.path("vocab.txt"))
+    with pytest.raises(UserError, match=r"--labels_num 3: .* has 2 labels"):
+        predictions(tiny, labels_num=3)
+    tiny.write("wide.json", json.dumps({"hidden_size": 32, "emb_size": 32, "heads_num": 2}))
+    with pytest.raises(UserError, match="emb_size is 32, but 16"):
+        predictions(tiny, config_path=tiny.path("wide.json"))
+    tiny.write("vocab2.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    with pytest.raises(UserError, match="not the vocabulary of"):
+        predictions(tiny, vocab_path=tiny.path("vocab2.txt"))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"seq_length": 25}, "--seq_length 25 exceeds the model's max_seq_length 24"),
+    ({"save_best_by": "f1"}, "--save_best_by: 'f1' is unknown for this task; choose from: accuracy, macro_f1"),
+    ({"soft_targets": True}, "--soft_targets needs a column 'logits'"),
+    ({"sharding": "fsdp"}, "are for pretraining"),
+    ({"train_path": "none.tsv"}, "none.tsv: No such file"),
+    ({"epochs_num": 0}, "--epochs_num must be at least 1"),
+])
+def test_settings_are_checked_before_training(tiny, changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        finetune("test", Classification, tiny.flags(**changes))
+
+
+@pytest.mark.parametrize("adversarial", [{"adv_type": "fgm", "fgm_epsilon": 0.5}, {"adv_type": "pgd", "pgd_k": 2}])
+def test_adversarial_training_learns_something_else(tiny, adversarial):
+    train(tiny, epochs_num=1)
+    plain = load_weights(tiny.path("out/model.bin"))
+    train(tiny, epochs_num=1, use_adv=True, **adversarial)
+    other = load_weights(tiny.path("out/model.bin"))
+    assert not torch.equal(plain["output_layer_2.weight"], other["output_layer_2.weight"])
+
+
+def test_soft_targets_teach_a_student(tiny):
+    rows = [line.split("\t") for line in Path(tiny.path("train.tsv")).read_text("utf-8").splitlines()[1:]]
+    tiny.write("soft.tsv", "label\ttext_a\tlogits\n" + "".join(
+        f"{number % 2}\t{text}\t{'-3 3' if '甲' in text else '3 -3'}\n" for number, (_, text) in enumerate(rows[::-1])))
+    settings = train(tiny, train_path=tiny.path("soft.tsv"), soft_targets=True, soft_alpha=1.0, epochs_num=6)
+    assert settings["training"]["dev"]["accuracy"] >= 0.9
+
+
+def test_early_stop_and_metrics_file(tiny):
+    train(tiny, epochs_num=5, early_stop=1, learning_rate=1e-9, metrics_path=tiny.path("metrics.jsonl"),
+          test_path=tiny.path("test.tsv"), save_best_by="macro_f1", class_weights="balanced")
+    lines = [json.loads(line) for line in Path(tiny.path("metrics.jsonl")).read_text().splitlines()]
+    assert [(line["set"], line["epoch"]) for line in lines] == [("dev", 1), ("dev", 2), ("test", 1)]
+
+
+def test_several_seeds_report_their_spread(tiny, capsys):
+    settings = train(tiny, epochs_num=1, seeds=(1, 2, 3), log_level="INFO")
+    out = capsys.readouterr().out
+    assert re.search(r"3 seeds, dev accuracy: median 0\.\d{4}, 0\.\d{4} to \d\.\d{4}", out)
+    best = max(float(found) for found in re.findall(r"Epoch 1 of 1: dev accuracy (\S+)", out))
+    assert settings["training"]["dev"]["accuracy"] == pytest.approx(best, abs=1e-4)
+
+
+def test_balanced_weights_make_labels_weigh_the_same():
+    numbers = np.array([0] * 6 + [1] * 3 + [2])
+    weights = balanced_weights(numbers, 3)
+    np.testing.assert_allclose([weights[label] * (numbers == label).sum() for label in range(3)], 10 / 3, rtol=1e-6)

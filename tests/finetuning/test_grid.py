@@ -1,0 +1,84 @@
+"""A grid finishes what is left of it, and says which setting is best."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from uer.errors import UserError
+from uer.finetuning import grid
+from uer.finetuning.config import GridConfig
+from uer.finetuning.run import parse_with
+from uer.finetuning.tasks.classification import Classification
+
+
+def run(tiny, **changes) -> list[dict]:
+    flags = {"batch_size_list": (8, 16), "learning_rate_list": (0.01,), "epochs_num_list": (1, 3),
+             "parallel_trials": 1, **changes}
+    command, (config,) = parse_with("test", Classification, (GridConfig,), tiny.flags(**flags))
+    return grid.run_grid(command, config)
+
+
+def figures(records: list[dict]) -> dict:
+    return {record["key"]: (record["score"], record["dev"], record["test"]) for record in records}
+
+
+@pytest.fixture
+def started(monkeypatch) -> list:
+    """Keys of the trials that were really run."""
+    keys, original = [], grid.run_plan
+    monkeypatch.setattr(grid, "run_plan", lambda *given: keys.append(given[3].key) or original(*given))
+    return keys
+
+
+def test_a_grid_resumes_and_keeps_its_best_model(tiny, started):
+    records = run(tiny, test_path=tiny.path("test.tsv"))
+    assert len(records) == len(started) == 4
+    best = max(record["score"] for record in records)
+    saved = json.loads(Path(tiny.path("out/model.json")).read_text("utf-8"))
+    assert saved["training"]["dev"]["accuracy"] == best
+    assert sorted(path.name for path in Path(tiny.path("out")).iterdir()) == [
+        "model.bin", "model.grid.jsonl", "model.json", "model.vocab.txt"]
+    lines = Path(tiny.path("out/model.grid.jsonl")).read_bytes().split(b"\n")
+    Path(tiny.path("out/model.grid.jsonl")).write_bytes(b"\n".join(lines[:3]) + b"\n" + lines[3][:40])
+    again = run(tiny, test_path=tiny.path("test.tsv"))
+    assert len(started) == 5
+    assert figures(again) == figures(records)
+    assert len(grid.read_results(Path(tiny.path("out/model.grid.jsonl")))) == 4
+
+
+def test_other_data_or_settings_are_other_trials(tiny, started):
+    first = run(tiny, epochs_num_list=(1,), batch_size_list=(8,))
+    run(tiny, epochs_num_list=(1,), batch_size_list=(8,))
+    assert len(started) == 1
+    for changes in ({"truncation": "tail"}, {"seed": 9}, {"warmup": 0.2}, {"dev_path": tiny.path("test.tsv")}):
+        other = run(tiny, epochs_num_list=(1,), batch_size_list=(8,), **changes)
+        assert other[0]["key"] != first[0]["key"]
+    assert len(started) == 5
+
+
+def test_workers_give_the_same_figures(tiny):
+    alone = run(tiny, epochs_num_list=(1,), seeds=(1, 2), results_path=tiny.path("alone.jsonl"))
+    together = run(tiny, epochs_num_list=(1,), seeds=(1, 2), results_path=tiny.path("together.jsonl"),
+                   parallel_trials=2)
+    assert figures(alone) == figures(together)
+
+
+def test_the_table_shows_spread_and_collapse():
+    def record(rate, seed, score, collapsed=False):
+        return {"batch_size": 32, "learning_rate": rate, "epochs_num": 3, "seed": seed, "score": score,
+                "score_name": "accuracy", "test": {"accuracy": score - 0.1}, "collapsed": collapsed}
+    lines = grid.table([record(1e-4, 1, 0.7), record(1e-4, 2, 0.9), record(1e-4, 3, 0.8), record(3e-4, 1, 0.5, True)])
+    assert lines[0] == "| batch | rate | epochs | dev accuracy | spread | test accuracy | |"
+    assert lines[2:] == ["| 32 | 0.0001 | 3 | 0.8000 | 0.7000 to 0.9000 | 0.7000 | best |",
+                         "| 32 | 0.0003 | 3 | 0.5000 |  | 0.4000 | collapsed to one label |"]
+
+
+def test_what_the_grid_refuses(tiny):
+    with pytest.raises(UserError, match="--parallel_trials says how many"):
+        run(tiny, world_size=2, gpu_ranks=(0, 1))
+    results = tiny.write("results.jsonl", "not json\n")
+    with pytest.raises(UserError, match=r"results.jsonl:1: not the line of a trial"):
+        run(tiny, results_path=results)
+    with pytest.raises(UserError, match="--epochs_num_list must hold positive numbers"):
+        run(tiny, epochs_num_list=(0,))

@@ -1,0 +1,79 @@
+"""The prediction command of every task: a fine-tuned model, a file of examples, a file of predictions."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from uer import cli
+from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
+from uer.data.files import atomic_path
+from uer.errors import UserError
+from uer.finetuning.config import InferConfig
+from uer.finetuning.loop import predict
+from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, weights_path
+from uer.finetuning.task import Task, TextEncoder
+from uer.tokenizers import build_tokenizer
+from uer.training.checkpoint import load_weights
+from uer.training.launch import Place
+from uer.training.parallel import connect
+from uer.training.precision import Precision
+
+SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num")
+
+
+def infer(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
+    """The whole prediction script of a task."""
+    config, model_config, tokenizer_config = cli.parse(description, (InferConfig, ModelConfig, TokenizerConfig), argv)
+    saved = load_settings(config.load_model_path)
+    if saved is not None:
+        task, model_config, encoder = _with_settings(saved, task_class, config, model_config, tokenizer_config)
+    else:
+        task, encoder = _without_settings(task_class, config, tokenizer_config)
+    if encoder.seq_length > model_config.max_seq_length:
+        raise UserError(f"--seq_length {encoder.seq_length} exceeds the model's max_seq_length "
+                        f"{model_config.max_seq_length}")
+    vocab = encoder.tokenizer.vocab
+    model = task.build(model_config, len(vocab))
+    load_finetuned(model, task, config.load_model_path)
+    examples = task.examples(config.test_path, encoder, labelled=False)
+    world = connect(Place(), ParallelConfig(device=config.device))
+    outputs = predict(model.to(world.device), task, examples, vocab.pad_id, world,
+                      Precision(config.precision, world.device), config.batch_size)
+    lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
+    with atomic_path(config.prediction_path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(f"{len(examples)} predictions written to {config.prediction_path}")
+
+
+def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfig, model_config: ModelConfig,
+                   tokenizer_config: TokenizerConfig) -> tuple[Task, ModelConfig, TextEncoder]:
+    """The settings beside the weights decide; flags that UER-py needed may repeat them, not contradict them."""
+    path = config.load_model_path
+    if saved.task != task_class.name:
+        raise UserError(f"{path}: a model of the task '{saved.task}', not '{task_class.name}'")
+    labels = saved.task_settings.get("labels")
+    if config.labels_num is not None and labels is not None and config.labels_num != len(labels):
+        raise UserError(f"--labels_num {config.labels_num}: {path} has {len(labels)} labels")
+    if config.config_path is not None:
+        for name in SIZES:
+            ours, theirs = getattr(saved.model, name), getattr(model_config, name)
+            if ours != theirs:
+                raise UserError(f"--config_path {config.config_path}: {name} is {theirs}, but {ours} in {path}")
+    if tokenizer_config.vocab_path is not None:
+        given = build_tokenizer(tokenizer_config).vocab.fingerprint
+        if given != saved.encoder.tokenizer.vocab.fingerprint:
+            raise UserError(f"--vocab_path {tokenizer_config.vocab_path}: not the vocabulary of {path}")
+    encoder = dataclasses.replace(saved.encoder, seq_length=config.seq_length or saved.encoder.seq_length,
+                                  truncation=config.truncation or saved.encoder.truncation)
+    return task_class.from_settings(saved.task_settings), saved.model, encoder
+
+
+def _without_settings(task_class: type[Task], config: InferConfig,
+                      tokenizer_config: TokenizerConfig) -> tuple[Task, TextEncoder]:
+    """Weights that UER-py wrote: the flags say what they are."""
+    path = weights_path(config.load_model_path)
+    check_head(load_weights(path), task_class, path)
+    if config.config_path is None:
+        raise UserError(f"--config_path is required: there are no settings beside {path} "
+                        "(a model that run_classifier.py and its kin saved has them)")
+    task = task_class.of_labels_num(config.labels_num)
+    return task, TextEncoder(build_tokenizer(tokenizer_config), config.seq_length or 128, config.truncation or "head")
