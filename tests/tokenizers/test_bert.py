@@ -147,6 +147,13 @@ def test_a_huge_word_needs_bounded_memory(google):
     assert peak < 8_000_000
 
 
+def test_pieces_outnumber_the_characters_of_decomposed_words(google, reference_encode):
+    text = "한국어 a형태소b\nÅΣ한.한,x 각각\n각"
+    expected = [reference_encode(line, google[True].vocab.ids, True) for line in text.split("\n")]
+    assert lines_of(*google[True].encode_lines(text)) == expected
+    assert len(expected[2]) == 3
+
+
 def test_lines_and_offsets():
     tokenizer = BertTokenizer(Vocab(SPECIAL + ["a", "##b", "中"]))
     for text, expected in [("", []), ("\n", [[]]), ("\n\n", [[], []]), ("a", [[5]]), ("a\n", [[5]]),

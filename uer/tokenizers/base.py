@@ -10,7 +10,7 @@ import numpy as np
 from uer.tokenizers.characters import is_ideograph, is_punctuation
 from uer.tokenizers.vocab import Vocab
 
-BLOCK_CHARS = 1 << 16  # characters tokenized at once: the arrays of a block stay in the processor's cache
+BLOCK_CHARS = 1 << 15  # characters tokenized at once: the arrays of a block stay in the processor's cache
 UNKNOWN_SURFACES = 100_000  # a counter of unknown pieces is cut to its commoner half beyond this
 
 # Punctuation across which Python looks when it decides whether a capital sigma ends its word. A long line is cut behind

@@ -22,7 +22,7 @@ from uer.tokenizers.characters import (
     split_punctuation,
 )
 from uer.tokenizers.vocab import Vocab
-from uer.tokenizers.words import WordCache, wordpiece
+from uer.tokenizers.words import WordCache, WordPiece
 
 # Codes of characters that are not a token of their own (those that are have their id >= 0); the rarer, the lower.
 WORD, SPACE, NEWLINE, DROPPED, ACCENT, ENTANGLED, UNSEEN = range(-1, -8, -1)
@@ -44,35 +44,33 @@ class BertTokenizer(WordTokenizer):
         super().__init__(vocab, do_lower_case)
         self._codes = np.full(0x110000, UNSEEN, np.int32)
         self._folded = np.zeros(0x110000, np.uint32)
+        self._wordpiece = WordPiece(vocab.ids, MAX_WORD_CHARS)
         self._words = WordCache(self._encode_word)
 
     def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
         points = _code_points(block)
         codes = self._classify(points)
-        if codes.size and codes.min() < COMMON:
+        lowest = codes.min()
+        if lowest < COMMON:
             points, codes = self._settle_rare(points, codes)
+        if unknown is not None:
+            self._count_unknown(points[codes == self.vocab.unk_id], unknown)
         is_word = codes == WORD
         begins = is_word.copy()
         np.greater(is_word[1:], is_word[:-1], out=begins[1:])
-        positions = np.flatnonzero((codes >= 0) | begins)
-        units = codes[positions]  # a unit is a token of its own, or a word
-        line_ends = np.searchsorted(positions, np.flatnonzero(codes == NEWLINE))
-        if unknown is not None:
-            self._count_unknown(points[positions[units == self.vocab.unk_id]], unknown)
-        word_units = np.flatnonzero(units == WORD)
-        if not word_units.size:
-            return units, line_ends
-        starts, counts, flat = self._words.look_up(self._word_strings(points, is_word), unknown)
-        single = counts == 1
-        units[word_units[single]] = flat[starts[single]]
-        if single.all():
-            return units, line_ends
-        return _expand(units, line_ends, word_units[~single], starts[~single], counts[~single], flat)
+        places = np.flatnonzero(begins)
+        if places.size:
+            starts, counts, flat = self._words.look_up(self._word_strings(points, is_word), unknown)
+            if lowest <= ENTANGLED:
+                codes, places = _make_room(codes, places, counts)
+            _write_words(codes, places, starts, counts, flat)
+        positions = np.flatnonzero(codes >= 0)
+        return codes.take(positions), np.searchsorted(positions, np.flatnonzero(codes == NEWLINE))
 
     def _classify(self, points: np.ndarray) -> np.ndarray:
         """The code of each character; code points met for the first time enter the table."""
         codes = self._codes.take(points)
-        if codes.size and codes.min() == UNSEEN:
+        if codes.min() == UNSEEN:
             for point in np.unique(points[codes == UNSEEN]).tolist():
                 self._codes[point], self._folded[point] = self._describe(chr(point))
             codes = self._codes.take(points)
@@ -81,6 +79,8 @@ class BertTokenizer(WordTokenizer):
     def _describe(self, char: str) -> tuple[int, int]:
         """Code of `char`, and the code point it becomes within a word."""
         point = ord(char)
+        if 0x4E00 <= point <= 0x9FFF:  # the ideographs that most text consists of; nothing below changes them
+            return self.vocab.ids.get(char, self.vocab.unk_id), point
         if char == "\n":
             return NEWLINE, point
         if is_dropped(char):
@@ -121,12 +121,14 @@ class BertTokenizer(WordTokenizer):
 
     def _encode_word(self, word: str) -> tuple[list[int], list[str]]:
         """Ids of what stands between spaces, and the pieces of it that became [UNK]."""
-        if self.do_lower_case:
-            word = fold(word)
+        if word.isascii() and word.isalnum():  # already folded, character by character
+            pieces = [word]
+        else:
+            pieces = split_punctuation(fold(word) if self.do_lower_case else word)
         ids: list[int] = []
         unknown = []
-        for piece in split_punctuation(word):
-            found = wordpiece(piece, self.vocab.ids, MAX_WORD_CHARS)
+        for piece in pieces:
+            found = self._wordpiece(piece)
             if found is None:
                 found = [self.vocab.unk_id]
                 unknown.append(piece[:MAX_WORD_CHARS])
@@ -161,14 +163,24 @@ def _are_ideographs(points: np.ndarray) -> np.ndarray:
     return found
 
 
-def _expand(units: np.ndarray, line_ends: np.ndarray, places: np.ndarray, starts: np.ndarray, counts: np.ndarray,
-            flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put `counts[i]` ids of `flat` from `starts[i]` on where unit `places[i]` stands, and shift the line ends."""
-    repeats = np.ones(len(units), np.int64)
-    repeats[places] = counts
-    before = np.zeros(len(units) + 1, np.int64)
-    np.cumsum(repeats, out=before[1:])
-    ids = np.repeat(units, repeats)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    ids[np.repeat(before[places], counts) + within] = flat[np.repeat(starts, counts) + within]
-    return ids, before[line_ends]
+def _make_room(codes: np.ndarray, places: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengthen each run of word characters to at least as many as its pieces; -> codes, places of the runs' beginnings.
+
+    Only words that become longer when they are decomposed have more pieces than characters.
+    """
+    is_word = codes == WORD
+    ends = np.flatnonzero(is_word & ~np.append(is_word[1:], False)) + 1
+    lacking = np.maximum(counts - (ends - places), 0)
+    repeats = np.ones(len(codes), np.int64)
+    repeats[places] += lacking
+    return np.repeat(codes, repeats), places + np.cumsum(lacking) - lacking
+
+
+def _write_words(codes: np.ndarray, places: np.ndarray, starts: np.ndarray, counts: np.ndarray,
+                 flat: np.ndarray) -> None:
+    """Write the ids `flat[starts[i]:starts[i] + counts[i]]` over the first characters of the word at `places[i]`."""
+    codes[places] = flat[starts]
+    longer = np.flatnonzero(counts > 1)
+    more = counts[longer] - 1
+    within = np.arange(1, more.sum() + 1) - np.repeat(np.cumsum(more) - more, more)
+    codes[np.repeat(places[longer], more) + within] = flat[np.repeat(starts[longer], more) + within]

@@ -6,33 +6,57 @@ from collections.abc import Callable
 
 import numpy as np
 
+BEGINNING = -1  # stands for "no entry, but an entry begins like that"
+
 CACHED_WORDS = 1 << 17  # the memory of words is emptied beyond this many of them,
 CACHED_CHARS = 1 << 22  # or this many characters
 
 
-def wordpiece(word: str, ids: dict[str, int], max_chars: int = 200) -> list[int] | None:
-    """Greedy longest match from the left: `"tokens"` -> ids of `"to", "##ken", "##s"`.
+class WordPiece:
+    """Greedy longest match from the left: `"tokens"` -> ids of `"to"`, `"##ken"`, `"##s"`.
 
-    Returns:
-        The ids; None where some part has no entry or the word is longer than `max_chars`.
+    A match is sought upwards, character by character, until no entry begins like that; so a word costs about as many
+    look-ups as it has characters, whatever it is made of.
+
+    Args:
+        ids: entry -> id; entries that begin with `##` continue a word.
+        max_chars: a longer word has no ids.
     """
-    whole = ids.get(word)
-    if whole is not None and len(word) <= max_chars:
-        return [whole]
-    if len(word) > max_chars:
-        return None
-    found = []
-    start, prefix = 0, ""
-    while start < len(word):
-        for stop in range(len(word), start, -1):
-            index = ids.get(prefix + word[start:stop])
-            if index is not None:
-                break
-        else:
+
+    def __init__(self, ids: dict[str, int], max_chars: int):
+        self._first = _with_beginnings(ids)
+        self._further = _with_beginnings({entry[2:]: index for entry, index in ids.items() if entry[:2] == "##"})
+        self._max_chars = max_chars
+
+    def __call__(self, word: str) -> list[int] | None:
+        """The ids of `word`; None where some part of it has no entry, or it is too long."""
+        length = len(word)
+        if length > self._max_chars:
             return None
-        found.append(index)
-        start, prefix = stop, "##"
-    return found
+        found = []
+        start, entries = 0, self._first
+        while start < length:
+            match, end = BEGINNING, start
+            for stop in range(start + 1, length + 1):
+                index = entries.get(word[start:stop])
+                if index is None:
+                    break
+                if index != BEGINNING:
+                    match, end = index, stop
+            if match == BEGINNING:
+                return None
+            found.append(match)
+            start, entries = end, self._further
+        return found
+
+
+def _with_beginnings(ids: dict[str, int]) -> dict[str, int]:
+    """`{"abc": 7}` -> `{"abc": 7, "a": BEGINNING, "ab": BEGINNING}`."""
+    table = dict(ids)
+    for entry in ids:
+        for stop in range(1, len(entry)):
+            table.setdefault(entry[:stop], BEGINNING)
+    return table
 
 
 class WordCache(dict):
@@ -71,14 +95,15 @@ class WordCache(dict):
 
         Returns:
             starts, counts: int64 (words,); flat: int32, word i has the ids `flat[starts[i]:starts[i] + counts[i]]`.
+            `flat` is a view: words can be added only after it is let go.
         """
         if len(self) > CACHED_WORDS or self._chars > CACHED_CHARS:
             self._start_anew()
         numbers = np.fromiter(map(self.__getitem__, words), np.intp, len(words))
         if unknown is not None and self._unknown:
             self._count_unknown(numbers, unknown)
-        flat = np.array(self._ids, dtype=np.int32)
-        return np.array(self._starts)[numbers], np.array(self._counts)[numbers], flat
+        starts, counts = np.frombuffer(self._starts, np.int64), np.frombuffer(self._counts, np.int64)
+        return starts[numbers], counts[numbers], np.frombuffer(self._ids, np.int32)
 
     def _count_unknown(self, numbers: np.ndarray, unknown: Counter) -> None:
         occurrences = np.bincount(numbers, minlength=len(self._starts))
