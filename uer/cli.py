@@ -102,11 +102,16 @@ def _parse_flags(description: str, fields: dict[str, dataclasses.Field], argv: S
     for field in fields.values():
         _add_flag(parser, field)
     namespace, unknown = parser.parse_known_args(argv)
+    given = vars(namespace)
+    for field in fields.values():
+        if field.metadata["positional"] and field.name not in given:
+            values = [argument for argument in unknown if not argument.startswith("-")]
+            unknown = [argument for argument in unknown if argument.startswith("-")]
+            given |= {field.name: values} if values else {}
     for argument in unknown:
         close = difflib.get_close_matches(argument.lstrip("-"), fields, n=1)
         hint = f"; did you mean --{close[0]}?" if close else " (--help lists the flags)"
         raise UserError(f"unknown argument '{argument}'{hint}")
-    given = vars(namespace)
     for field in fields.values():
         if field.default is REQUIRED and field.name not in given:
             raise UserError(f"--{field.name} is required (--help lists the flags)")
@@ -116,7 +121,7 @@ def _parse_flags(description: str, fields: dict[str, dataclasses.Field], argv: S
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
     kind, many = _kind(field)
     choices = field.metadata["choices"] or _family_names(field.metadata["family"])
-    help_text = field.metadata["help"].replace("%", "%%")
+    help_text = field.metadata["help"].replace("%", "%%") + " (The flag may be omitted.)" * field.metadata["positional"]
     if choices and field.metadata["family"]:
         help_text += f" One of: {', '.join(choices)}."
     if field.default not in (REQUIRED, None, ()):

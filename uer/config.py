@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "") -> Any:
+def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False) -> Any:
     """A dataclass field that is also a command-line flag.
 
     Args:
@@ -20,8 +20,10 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         help: the help text.
         choices: the valid values, where they are a plain list.
         family: where the valid values are the keys of a family's table, its name in `uer.cli.FAMILIES`.
+        positional: the values may also stand on the command line without the flag (one field a command; a tuple).
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "family": family})
+    return field(default=default, metadata={"help": help, "choices": choices, "family": family,
+                                            "positional": positional})
 
 
 REQUIRED = object()
