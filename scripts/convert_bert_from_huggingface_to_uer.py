@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _conversion import ImportFlags, bring_back
+from _to_uer import ImportFlags, bring_back
 
 from uer import cli
 from uer.config import flag

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _conversion import ExportFlags, export
+from _to_huggingface import ExportFlags, export
 
 from uer import cli
 from uer.config import flag

@@ -216,3 +216,17 @@ def from_hugging_face_config(content: Mapping[str, Any], path: str) -> dict[str,
     if "num_attention_heads" in content:
         found["heads_num"] = content["num_attention_heads"]
     return found
+
+
+def labels_of(content: Mapping[str, Any], count: int, path: str) -> tuple[str, ...]:
+    """The labels' names in config.json, in the order of their numbers; LABEL_0, LABEL_1, ... where it has none.
+
+    Raises:
+        UserError: it names another number of labels than the weights have.
+    """
+    given = content.get("id2label")
+    if not isinstance(given, Mapping):
+        return tuple(f"LABEL_{number}" for number in range(count))
+    if {str(number) for number in given} != {str(number) for number in range(count)}:
+        raise UserError(f"{path}: id2label names {len(given)} labels, the weights have {count}")
+    return tuple(str({str(number): label for number, label in given.items()}[str(number)]) for number in range(count))

@@ -1,7 +1,7 @@
 """The model card: what is known of a model, and no more."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from uer.config import ModelConfig
@@ -23,6 +23,7 @@ class CardFacts:
         source: the converted file's name.
         stages: the training runs that are recorded, newest first.
         labels: the labels' names of a fine-tuned model.
+        fine_tuning: what is recorded of the fine-tuning, label -> value.
         check: the sentence that says how the conversion was checked.
         notes: Markdown about corpus and training that only whoever trained it knows.
     """
@@ -37,6 +38,7 @@ class CardFacts:
     source: str
     stages: Sequence[Stage] = ()
     labels: Sequence[str] = ()
+    fine_tuning: Mapping[str, Any] = field(default_factory=dict)
     check: str = ""
     notes: str = ""
 
@@ -82,6 +84,8 @@ def _architecture(facts: CardFacts) -> list[str]:
 
 def _recipe(facts: CardFacts) -> list[str]:
     lines = ["## Training", ""]
+    if facts.fine_tuning:
+        return [*lines, *_table(facts.fine_tuning), ""]
     if not facts.stages:
         return [*lines, f"Nothing is recorded beside `{facts.source}` about how it was trained: no corpus, no number "
                 "of steps, no learning rate. Whoever publishes this model should write them here.", ""]

@@ -1,0 +1,199 @@
+"""The way of a BERT from UER to Hugging Face. What the scripts of that direction share; not a command."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _logits_check as check
+from _checkpoint import DEFAULT_VOCAB, model_settings
+from _conversion import TARGETS, TASK_OF_HEAD, print_model, require_layers, require_type
+from torch import Tensor
+
+from uer.config import ModelConfig, TokenizerConfig, flag
+from uer.convert import BERT, bert, names
+from uer.convert.card import CardFacts, model_card
+from uer.convert.files import atomic_folder
+from uer.convert.folder import TokenizerFacts, tied_output, write_folder
+from uer.convert.recipe import Stage, recorded_stages
+from uer.data.files import atomic_path
+from uer.errors import UserError
+from uer.finetuning.saved import SavedModel, load_settings, weights_path
+from uer.tokenizers import Tokenizer, build_tokenizer
+from uer.tokenizers.characters import is_ideograph
+from uer.training.checkpoint import load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """From UER to Hugging Face."""
+
+    input_model_path: str = flag("models/input_model.bin", "UER checkpoint: weights as <output_model_path>-<step>.")
+    output_model_path: str | None = flag(None, "Where the weights alone are written, with Hugging Face's names\n"
+                                               "(default: pytorch_model.bin, unless --output_dir is given).")
+    output_dir: str | None = flag(None, "Folder for the whole model: config, model.safetensors, tokenizer, model card.")
+    layers_num: int | None = flag(None, "Layers of the model; read from the checkpoint, and an error if it differs.")
+    vocab_path: str | None = flag(None, f"Vocabulary of the model (default: {DEFAULT_VOCAB}).")
+    do_lower_case: bool | None = flag(None, "Lower-case the text and strip accents (default: true).")
+    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not\n"
+                                         "hidden / 64, or the activation is not gelu.")
+    card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.")
+    no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A UER checkpoint and what is known of it."""
+
+    path: str
+    weights: Mapping[str, Tensor]
+    converted: names.Conversion
+    config: ModelConfig
+    tied: bool
+    tokenizer: TokenizerConfig
+    saved: SavedModel | None = None
+    labels: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    card_notes: str = ""
+
+    @property
+    def vocab_size(self) -> int:
+        return self.converted.sizes["vocab"]
+
+
+def export(flags: ExportFlags, head: str) -> None:
+    """Convert, check, and only then put the files in place.
+
+    Raises:
+        UserError: whatever is wrong with the input, or logits that differ; nothing is written then.
+    """
+    source = read_source(flags, head)
+    print_model(source.path, source.config, source.converted, head)
+    if flags.output_dir:
+        _export_folder(source, head, flags.output_dir, not flags.no_check)
+    if flags.output_model_path or not flags.output_dir:
+        _export_weights(source, head, flags.output_model_path or "pytorch_model.bin", not flags.no_check)
+
+
+def read_source(flags: ExportFlags, head: str) -> Source:
+    """The checkpoint, converted, with its settings: those of --config_path, of the files beside it, or BERT's usual."""
+    saved = load_settings(flags.input_model_path) if head in TASK_OF_HEAD else None
+    if saved and saved.task != TASK_OF_HEAD[head]:
+        raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not '{TASK_OF_HEAD[head]}'")
+    path = str(weights_path(flags.input_model_path)) if head in TASK_OF_HEAD else flags.input_model_path
+    weights = load_weights(path)
+    require_type(weights, head, "uer", path)
+    converted = names.from_uer(weights, BERT, head, path)
+    require_layers(flags.layers_num, converted.sizes["layers"], path)
+    stages = _stages(path)
+    base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
+    tied = tied_output(converted.weights, BERT, head)
+    config = bert.model_config(converted.sizes, base, TARGETS.get(head, ("mlm",)), tied, path)
+    if head == "text_classification" and config.pooling != "first":
+        raise UserError(f"{path}: pooling is {config.pooling}, but Hugging Face's BERT classifies by the first token")
+    labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
+    lower = True if flags.do_lower_case is None else flags.do_lower_case
+    tokenizer = TokenizerConfig(vocab_path=flags.vocab_path or DEFAULT_VOCAB, do_lower_case=lower)
+    return Source(path, weights, converted, config, tied, tokenizer, saved, labels, stages,
+                  _read_notes(flags.card_notes_path))
+
+
+def _read_notes(path: str | None) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--card_notes_path {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+
+
+def _stages(path: str) -> tuple[Stage, ...]:
+    """What is recorded of the training; a state that cannot be read is said and passed over."""
+    try:
+        return tuple(recorded_stages(path))
+    except UserError as error:
+        print(f"the model card will not say how the model was trained: {error}")
+        return ()
+
+
+def _labels(saved: SavedModel | None, count: int, path: str) -> tuple[str, ...]:
+    labels = tuple(saved.task_settings["labels"]) if saved else tuple(f"LABEL_{number}" for number in range(count))
+    if len(labels) != count:
+        raise UserError(f"{path}: its settings name {len(labels)} labels, its weights have {count}")
+    return labels
+
+
+def _export_folder(source: Source, head: str, folder: str, with_check: bool) -> None:
+    tokenizer = _tokenizer(source, required=True)
+    assert tokenizer is not None
+    vocab = tokenizer.vocab
+    facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case)
+    config = bert.hugging_face_config(source.config, source.vocab_size, head, vocab.pad_id, source.tied, source.labels)
+    with atomic_folder(folder) as temporary:
+        write_folder(temporary, source.converted.weights, BERT, head, config, facts)
+        checked = ""
+        if with_check:
+            check.check_tokenizer(temporary, tokenizer)
+            checked = _check(source, head, tokenizer, check.open_folder(temporary, head))
+        card = model_card(_card_facts(source, head, folder, tokenizer, checked))
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        written = sorted(path.name for path in temporary.iterdir())
+    print(f"written: {folder}: {', '.join(written)}")
+
+
+def _export_weights(source: Source, head: str, path: str, with_check: bool) -> None:
+    config = bert.hugging_face_config(source.config, source.vocab_size, head, tied=source.tied, labels=source.labels)
+    with atomic_path(path) as temporary:
+        save_weights(source.converted.weights, temporary)
+        if with_check:
+            tokenizer = _tokenizer(source, required=False)
+            _check(source, head, tokenizer, check.open_weights(load_weights(temporary), config, head))
+    print(f"written: {path}")
+    if not source.tied:
+        print("the output layer has weights of its own: config.json needs \"tie_word_embeddings\": false")
+
+
+def _check(source: Source, head: str, tokenizer: Tokenizer | None, model: Any) -> str:
+    src, seg = check.sample_batch(source.vocab_size, source.config.max_seq_length, tokenizer)
+    ours = check.our_logits(source.config, source.vocab_size, source.weights, head, src, seg)
+    line = check.require_equal(ours, check.their_logits(model, src, seg), seg, source.path)
+    print(f"checked: {line}")
+    return line
+
+
+def _tokenizer(source: Source, required: bool) -> Tokenizer | None:
+    """The model's tokenizer; where it is not required, None when there is no vocabulary of the model's size."""
+    if source.saved:
+        tokenizer, path = source.saved.encoder.tokenizer, "the vocabulary beside it"
+    elif not required and not Path(source.tokenizer.vocab_path or "").is_file():
+        return None
+    else:
+        tokenizer, path = build_tokenizer(source.tokenizer), f"--vocab_path {source.tokenizer.vocab_path}"
+    if len(tokenizer.vocab) == source.vocab_size:
+        return tokenizer
+    if required:
+        raise UserError(f"{path} has {len(tokenizer.vocab)} entries, but {source.path} has {source.vocab_size}")
+    return None
+
+
+def _card_facts(source: Source, head: str, folder: str, tokenizer: Tokenizer, checked: str) -> CardFacts:
+    tokens = tokenizer.vocab.tokens
+    ideographs = sum(is_ideograph(token) for token in tokens if len(token) == 1)
+    tied = {row.hugging_face for row in BERT.heads[head] if row.tied_to} if source.tied else set()
+    parameters = sum(tensor.numel() for name, tensor in source.converted.weights.items() if name not in tied)
+    sentence = f"The conversion was checked: {checked}." if checked else "The conversion was not checked."
+    return CardFacts(name=Path(folder).absolute().name, head=head, config=source.config, vocab_size=source.vocab_size,
+                     parameters=parameters, do_lower_case=tokenizer.do_lower_case,
+                     chinese=ideographs > len(tokens) // 5, source=Path(source.path).name, stages=source.stages,
+                     labels=source.labels, fine_tuning=_fine_tuning(source.saved), check=sentence,
+                     notes=source.card_notes)
+
+
+def _fine_tuning(saved: SavedModel | None) -> dict[str, Any]:
+    """What the settings of a fine-tuned model tell of its training: label -> value."""
+    training = saved.task_settings.get("training", {}) if saved else {}
+    rows = {name.replace("_", " ").capitalize(): value for name, value in training.items()
+            if isinstance(value, (str, int, float)) and value != ""}
+    figures = training.get("dev")
+    if isinstance(figures, dict):
+        rows["On dev"] = ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items()
+                                   if isinstance(figure, (int, float)))
+    return rows

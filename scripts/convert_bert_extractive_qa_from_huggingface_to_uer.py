@@ -1,0 +1,22 @@
+"""Convert a fine-tuned extractive question answerer from Hugging Face to UER, and check that its logits stay the same.
+
+Labels, tokenizer and architecture are written beside the weights, so that the inference script needs nothing else.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from _to_uer import ImportFlags, bring_back
+
+from uer import cli
+
+
+def main() -> None:
+    (flags,) = cli.parse(__doc__, (ImportFlags,))
+    bring_back(flags, "extractive_qa")
+
+
+if __name__ == "__main__":
+    cli.run(main)

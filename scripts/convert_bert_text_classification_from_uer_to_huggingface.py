@@ -1,0 +1,22 @@
+"""Convert a fine-tuned text classifier from UER to Hugging Face, and check that its logits stay the same.
+
+Labels, tokenizer and architecture are read from the settings beside the weights, where there are any.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from _to_huggingface import ExportFlags, export
+
+from uer import cli
+
+
+def main() -> None:
+    (flags,) = cli.parse(__doc__, (ExportFlags,))
+    export(flags, "text_classification")
+
+
+if __name__ == "__main__":
+    cli.run(main)
