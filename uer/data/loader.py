@@ -7,8 +7,8 @@ micro-batch m of rank r takes those from s * G + (m * world_size + r) * batch_si
 of which dataset, masked how) depends on its number and the seed alone: so the number of ranks or micro-batches changes
 nothing, every rank has the same number of batches, and resuming needs nothing but the number of the update.
 
-Several micro-batches are made in one go, as one large batch that is then cut: the work per batch is small, and so
-tensor operations of one batch's size would mostly be overhead.
+Several micro-batches are made in one go, as one large batch that is then cut, and the order of many more is computed in
+one go before: the work per batch is so small that tensor operations of one batch's size would mostly be overhead.
 """
 
 import itertools
@@ -27,7 +27,8 @@ from uer.data.store import DatasetInfo, TokenDataset
 from uer.data.token_rows import TokenRows, widened
 from uer.errors import UserError
 
-POSITIONS_AT_ONCE = 1 << 18
+POSITIONS_AT_ONCE = 1 << 16
+SAMPLES_ORDERED_AT_ONCE = 1 << 15
 SLOTS = 10_000
 """Weighted datasets: samples are dealt in rounds of so many, in which each dataset has its share to 1 in 10,000."""
 
@@ -71,24 +72,35 @@ class Loader:
         self.samples_per_epoch = sum(part.samples for part in self._parts)
         self.tokens_per_epoch = sum(part.tokens for part in self._parts)
         rows = batch_size * accumulation_steps
-        self._steps_at_once = max(1, POSITIONS_AT_ONCE // (rows * self._rows.seq_length))
+        self._steps_made = max(1, POSITIONS_AT_ONCE // (rows * self._rows.seq_length))
+        self._groups_ordered = max(1, SAMPLES_ORDERED_AT_ONCE // (rows * self._steps_made))
+        self._ordered: tuple[int, tuple[Tensor, ...]] | None = None
         self._made: tuple[int, Batch] | None = None
 
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of update `step`, counted from 0; views of a store that nobody may write to."""
-        group = step // self._steps_at_once
+        group, place = divmod(step, self._steps_made)
         if self._made is None or self._made[0] != group:
-            self._made = (group, self._make(group * self._steps_at_once))
-        first = (step - group * self._steps_at_once) * self.accumulation_steps
+            self._made = (group, self._make(group))
+        first = place * self.accumulation_steps
         batches = [self._made[1].rows(number * self.batch_size, (number + 1) * self.batch_size)
                    for number in range(first, first + self.accumulation_steps)]
         return [batch.trimmed() for batch in batches] if self.trim else batches
 
-    def _make(self, first_step: int) -> Batch:
-        """The rows of `_steps_at_once` updates from `first_step` on, as one batch."""
+    def _make(self, group: int) -> Batch:
+        """The rows of the updates from group * _steps_made on, as one batch."""
+        many, place = divmod(group, self._groups_ordered)
+        if self._ordered is None or self._ordered[0] != many:
+            self._ordered = (many, self._order(many * self._groups_ordered * self._steps_made))
+        columns = self._ordered[1]
+        size = len(columns[0]) // self._groups_ordered
+        return self._rows.batch(*(column[place * size:(place + 1) * size] for column in columns))
+
+    def _order(self, first_step: int) -> tuple[Tensor, ...]:
+        """For each row from update `first_step` on: its dataset, its stored instance, its key, its sample number."""
         device = self._rows.dataset_device
         micro = first_step * self.accumulation_steps + torch.arange(
-            self._steps_at_once * self.accumulation_steps, device=device)
+            self._groups_ordered * self._steps_made * self.accumulation_steps, device=device)
         starts = (micro * self.world_size + self.rank) * self.batch_size
         samples = (starts[:, None] + torch.arange(self.batch_size, device=device)).view(-1)
         dataset, number = self._deal(samples)
@@ -97,7 +109,7 @@ class Loader:
             mine = dataset == index
             part_stored, part_keys = part.instances(torch.where(mine, number, 0))
             stored, keys = torch.where(mine, part_stored, stored), torch.where(mine, part_keys, keys)
-        return self._rows.batch(dataset, stored, keys, samples)
+        return dataset, stored, keys, samples
 
     def _deal(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Sample numbers -> which dataset each comes from, and its number among that dataset's samples.
