@@ -26,9 +26,9 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_train_predict_and_errors(root, files):
-    shared = ["--vocab_path", str(files / "vocab.txt"), "--config_path", str(files / "config.json"), "--seq_length", "8",
+    shared = ["--vocab_path", str(files / "vocab.txt"), "--config_path", str(files / "config.json"),
               "--train_path", str(files / "train.tsv"), "--output_model_path", str(files / "model.bin"),
-              "--epochs_num", "1", "--device", "cpu"]
+              "--epochs_num", "1", "--seq_length", "8", "--device", "cpu"]
     wrong = run(root, "finetune/run_classifier.py", *shared, "--dev_path", str(files / "dev.tsv"))
     assert wrong.returncode == 2
     assert wrong.stderr == (f"error: {files}/dev.tsv:3: label '2' is not one of the 2 labels of the training file: "

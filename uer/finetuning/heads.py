@@ -9,30 +9,23 @@ from uer.layers.linear import Linear
 from uer.model import Backbone
 
 
-def pool(hidden: Tensor, seg: Tensor, how: str) -> Tensor:
-    """Hidden states (B, S, H) -> one vector for each row, (B, H).
-
-    Args:
-        seg: (B, S); 0 is padding, which never counts.
-        how: `first` and `last` token of a row, `mean` or `max` over its tokens.
-    """
-    if how == "first":
-        return hidden[:, 0]
-    real = seg > 0
-    if how == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
-    if how == "mean":
-        return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
-    assert how == "max"
-    return hidden.masked_fill(~real[:, :, None], float("-inf")).amax(1)
-
-
 class PooledModel(Backbone):
     """A backbone whose rows become one vector each."""
 
     def pooled(self, batch: Batch) -> Tensor:
-        """(B, H)"""
-        return pool(self.encode(batch.src, batch.seg), batch.seg, self.config.pooling)
+        """(B, S) -> (B, H), as `--pooling` says; padding never counts.
+
+        Where one token stands for the row, the last layer is computed for that token alone.
+        """
+        how, real = self.config.pooling, batch.seg > 0
+        if how in ("first", "last"):
+            last = real.sum(1, keepdim=True) - 1
+            return self.encode_at(batch.src, batch.seg, torch.zeros_like(last) if how == "first" else last)[:, 0]
+        hidden = self.encode(batch.src, batch.seg)
+        if how == "mean":
+            return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+        assert how == "max"
+        return hidden.masked_fill(~real[:, :, None], float("-inf")).amax(1)
 
 
 class Classifier(PooledModel):

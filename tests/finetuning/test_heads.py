@@ -1,0 +1,44 @@
+"""Pooling looks at real tokens only; heads have UER's names."""
+
+import numpy as np
+import pytest
+import torch
+
+from uer.config import ModelConfig
+from uer.finetuning.batches import Examples, collate
+from uer.finetuning.encode import Ragged, build_sequences
+from uer.finetuning.heads import Classifier, MultipleChoice, PooledModel, SiameseClassifier, Tagger
+
+SIZES = {"emb_size": 12, "hidden_size": 12, "feedforward_size": 20, "heads_num": 3, "layers_num": 2, "dropout": 0.0,
+         "max_seq_length": 16, "embedding": ("word", "pos", "seg")}
+
+
+def batch_of(lengths: tuple[int, ...]):
+    generator = np.random.default_rng(0)
+    rows = Ragged.of([generator.integers(5, 30, length) for length in lengths])
+    examples = Examples(build_sequences(rows, None, 16, "head", 2, 3))
+    return collate(examples, np.arange(len(lengths)), 0)
+
+
+@pytest.mark.parametrize("pooling", ["first", "last", "mean", "max"])
+def test_pooling_equals_its_formula_row_by_row(pooling):
+    torch.manual_seed(0)
+    model = PooledModel(ModelConfig(**SIZES, pooling=pooling), 30).eval()
+    batch = batch_of((3, 9, 1, 5))
+    pooled = model.pooled(batch)
+    for row, length in enumerate(batch.real_tokens.tolist()):
+        hidden = model.encode(batch.src[row:row + 1, :length], batch.seg[row:row + 1, :length])[0]
+        expected = {"first": hidden[0], "last": hidden[-1], "mean": hidden.mean(0), "max": hidden.amax(0)}[pooling]
+        torch.testing.assert_close(pooled[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_names_and_shapes():
+    config, batch = ModelConfig(**SIZES), batch_of((3, 9, 1, 5, 2, 2))
+    heads = {"output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias"}
+    for model, shape, names in ((Classifier(config, 30, 5), (6, 5), heads),
+                                (Tagger(config, 30, 7), (6, 11, 7), {"output_layer.weight", "output_layer.bias"}),
+                                (SiameseClassifier(config, 30, 2), (3, 2), {"classifier.weight", "classifier.bias"}),
+                                (MultipleChoice(config, 30, 3), (2, 3), {"output_layer.weight", "output_layer.bias"})):
+        assert model(batch).shape == shape
+        own = {name for name in model.state_dict() if not name.startswith(("embedding.", "encoder."))}
+        assert own == names
