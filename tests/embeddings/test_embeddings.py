@@ -1,0 +1,69 @@
+import math
+
+import torch
+
+from uer.config import ModelConfig
+from uer.embeddings import EMBEDDINGS, PLANNED, EmbeddingSum
+from uer.layers.layout import padded_layout, unpadded_layout
+
+VOCAB = 37
+SRC = torch.randint(0, VOCAB, (5, 7))
+SEG = (torch.arange(7)[None] < torch.tensor([7, 3, 1, 5, 5])[:, None]).long()
+SEG[0, 4:] = 2
+
+
+def _sum(*names, **settings) -> EmbeddingSum:
+    config = ModelConfig(emb_size=12, hidden_size=12, heads_num=3, max_seq_length=9, embedding=names, **settings)
+    return EmbeddingSum({name: EMBEDDINGS[name](config, VOCAB) for name in names}, config)
+
+
+def test_word_position_and_segment_are_summed():
+    embedding = _sum("word", "pos", "seg", remove_embedding_layernorm=True).eval()
+    weights = embedding.state_dict()
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
+        "word.embedding.weight": (37, 12), "pos.embedding.weight": (9, 12), "seg.embedding.weight": (3, 12)}
+    summed = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
+    for row, column in ((0, 0), (0, 6), (1, 2), (1, 5), (4, 4)):
+        torch.testing.assert_close(summed[row, column], weights["word.embedding.weight"][SRC[row, column]]
+                                   + weights["pos.embedding.weight"][column]
+                                   + weights["seg.embedding.weight"][SEG[row, column]])
+
+
+def test_without_padding_the_real_positions_are_the_same():
+    embedding = _sum("word", "pos", "seg").eval()
+    padded = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
+    layout = unpadded_layout(SEG)
+    unpadded = layout.scatter(embedding(SRC, layout))
+    torch.testing.assert_close(unpadded, padded * (SEG > 0).unsqueeze(-1))
+
+
+def test_layer_norm_and_dropout():
+    embedding = _sum("word", "pos", dropout=0.3)
+    assert "layer_norm.gamma" in embedding.state_dict()
+    output = embedding(SRC, padded_layout(SEG))
+    assert 0.2 < (output == 0).double().mean() < 0.4
+    normed = embedding.eval()(SRC, padded_layout(SEG))
+    torch.testing.assert_close(normed.mean(-1), torch.zeros(35), atol=1e-6, rtol=0)
+
+
+def test_sinusoidal_positions():
+    embedding = _sum("sinusoidalpos", remove_embedding_layernorm=True, dropout=0.0)
+    assert not embedding.state_dict()
+    output = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
+    for place in range(7):
+        for pair in range(6):
+            angle = place / 10000 ** (2 * pair / 12)
+            assert abs(output[3, place, 2 * pair].item() - math.sin(angle)) < 1e-6
+            assert abs(output[3, place, 2 * pair + 1].item() - math.cos(angle)) < 1e-6
+
+
+def test_weights_start_as_berts():
+    torch.manual_seed(1)
+    config = ModelConfig(emb_size=100, hidden_size=100)
+    weight = EMBEDDINGS["word"](config, 5000).embedding.weight
+    assert abs(weight.mean().item()) < 1e-4 and abs(weight.std().item() - 0.02) < 1e-4
+
+
+def test_every_name_is_built_or_planned_once():
+    assert not set(EMBEDDINGS) & set(PLANNED)
+    assert set(EMBEDDINGS) | set(PLANNED) == {"word", "pos", "seg", "sinusoidalpos", "dual"}

@@ -1,0 +1,164 @@
+"""The walls of the house: who may import whom. Reads the sources; whatever exists is checked."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("uer", "scripts", "finetune", "inference", "corpora")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(ROOT.glob("*.py"))
+
+MODELS = ("uer.layers", "uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.model")
+BASICS = ("uer.config", "uer.errors", "uer.registry")
+TRAINING = ("uer.training", "uer.optim", "uer.finetuning", "uer.pretraining")
+
+# A part may import these of `uer`, and itself.
+ALLOWED = {"uer.layers": (), **{f"uer.{family}": ("uer.layers", *BASICS)
+                                for family in ("embeddings", "encoders", "decoders", "targets")}}
+# A part must not import these.
+FORBIDDEN = {
+    "uer.data": (*MODELS, *TRAINING, "uer.convert"),
+    "uer.tokenizers": (*MODELS, *TRAINING, "uer.convert", "uer.data", "torch"),
+    "uer.training": ("uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.layers", "uer.model",
+                     "uer.data.processors", "uer.pretraining"),
+    "uer.convert": (*MODELS, "uer.optim", "uer.finetuning", "uer.pretraining", "uer.training.trainer"),
+    "uer": ("transformers",),
+}
+
+
+def module_name(path: Path) -> str:
+    """uer/layers/norm.py -> uer.layers.norm"""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_part(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(tree: ast.AST, top_level_only: bool = False) -> list[tuple[str, str]]:
+    """(module, name) of each import; name is "" where the module itself is imported."""
+    found = []
+    nodes = _import_time_nodes(tree) if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            found += [(node.module, alias.name) for alias in node.names]
+    return found
+
+
+def _import_time_nodes(tree: ast.AST):
+    """Nodes that run when the module is imported: functions' bodies do not, nor what only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield node
+            yield from _import_time_nodes(node)
+
+
+def imported_modules(path: Path, top_level_only: bool = False) -> set[str]:
+    """Full names: `from uer.layers import norm` gives uer.layers.norm as well as uer.layers."""
+    names = set()
+    for module, name in imports(_tree(path), top_level_only):
+        names |= {module, f"{module}.{name}"} if name else {module}
+    return names
+
+
+def ours(parts: tuple[str, ...]) -> list[Path]:
+    return [path for path in SOURCES if any(is_part(module_name(path), part) for part in parts)]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_walls_are_checked_on_something():
+    assert len(ours(("uer.layers",))) > 5
+
+
+@pytest.mark.parametrize("path", ours(tuple(ALLOWED)), ids=relative)
+def test_imports_only_what_its_part_may(path):
+    name = module_name(path)
+    part = next(part for part in ALLOWED if is_part(name, part))
+    for imported in imported_modules(path):
+        if is_part(imported, "uer"):
+            assert any(is_part(imported, allowed) for allowed in (part, *ALLOWED[part])), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("path", ours(tuple(FORBIDDEN)), ids=relative)
+def test_imports_nothing_its_part_must_not(path):
+    name = module_name(path)
+    for part, forbidden in FORBIDDEN.items():
+        if is_part(name, part):
+            bad = [imported for imported in imported_modules(path) for wall in forbidden if is_part(imported, wall)]
+            assert not bad, f"{name} imports {bad}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_habits_of_every_file(path):
+    tree, name = _tree(path), module_name(path)
+    assert all(imported != "*" for _, imported in imports(tree)), "a star import"
+    modules = imported_modules(path)
+    if name != "uer.cli":
+        assert not any(is_part(module, "argparse") for module in modules), "only uer/cli.py reads arguments"
+    if name != "uer.training.parallel":
+        distributed = any(is_part(module, "torch.distributed") for module in modules)
+        distributed |= any(ast.unparse(node).startswith("torch.distributed") for node in ast.walk(tree)
+                           if isinstance(node, ast.Attribute))
+        assert not distributed, "only uer/training/parallel.py speaks to other ranks"
+
+
+def test_no_circular_imports():
+    """Of what runs at import time. A package stands for its __init__.py."""
+    paths = {module_name(path): path for path in ours(("uer",))}
+    graph = {name: {other for other in imported_modules(path, top_level_only=True) if other in paths and other != name}
+             for name, path in paths.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name):], name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+IMPORT_ALL = """
+import importlib, json, sys
+sys.path.insert(0, sys.argv[1])
+opened = []
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(sys.argv[1]):
+        opened.append(arguments[0])
+sys.addaudithook(watch)
+importlib.import_module("uer.tokenizers")
+heavy = [name for name in ("torch", "transformers") if name in sys.modules]
+for name in json.loads(sys.argv[2]):
+    importlib.import_module(name)
+print(json.dumps({"opened": [name for name in opened if not name.endswith((".py", ".pyc")) and ".pyc." not in name],
+                  "heavy": heavy, "transformers": "transformers" in sys.modules}))
+"""
+
+
+def test_importing_reads_no_file_prints_nothing_and_stays_light(tmp_path):
+    """Every module of `uer` is imported in a fresh process; `uer.tokenizers` first, which needs no torch."""
+    names = [module_name(path) for path in ours(("uer",))]
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL, str(ROOT), json.dumps(names)], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"opened": [], "heavy": [], "transformers": False}
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,90 @@
+"""The shipped configuration files, and the formulas for a model's size and cost."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+import torch
+
+from uer import cli
+from uer.config import ModelConfig, flag
+from uer.flops import flops_per_token, parameter_count
+from uer.model import build_model
+
+VOCAB = 21128
+NAMED = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768),
+         "large": (24, 1024), "xlarge-1b": (20, 2048)}
+GRID = {f"L-{layers}_H-{hidden}": (layers, hidden)
+        for layers, hidden in itertools.product((2, 4, 6, 8, 10, 12), (128, 256, 512, 768))}
+SIZES = NAMED | GRID
+
+
+def read(root, name: str) -> ModelConfig:
+    @dataclasses.dataclass(frozen=True)
+    class Where:
+        config_path: str = flag("", "A JSON file.")
+
+    path = root / "models" / "bert" / f"{name}_config.json"
+    return cli.parse("", (ModelConfig, Where), ["--config_path", str(path), "--target", "mlm"])[0]
+
+
+def test_every_file_is_listed_here(root):
+    files = {path.name.removesuffix("_config.json") for path in (root / "models" / "bert").glob("*.json")}
+    assert files == set(SIZES)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_file_describes_the_bert_of_its_name(root, name):
+    layers, hidden = SIZES[name]
+    expected = ModelConfig(emb_size=hidden, hidden_size=hidden, feedforward_size=4 * hidden, heads_num=hidden // 64,
+                           layers_num=layers, embedding=("word", "pos", "seg"), tie_weights=True, target=("mlm",))
+    assert read(root, name) == expected
+    content = json.loads((root / "models" / "bert" / f"{name}_config.json").read_text(encoding="utf-8"))
+    assert content["target"] == ["mlm", "sp"]  # UER's; the command line chooses what is trained
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_by_formula(root, name):
+    """12 H^2 + 13 H a layer; V H + 512 H + 3 H + 2 H embeddings; H^2 + 3 H + V head (its matrix is tied)."""
+    layers, hidden = SIZES[name]
+    by_hand = (layers * (12 * hidden**2 + 13 * hidden) + (VOCAB + 517) * hidden + hidden**2 + 3 * hidden + VOCAB)
+    config = read(root, name)
+    with torch.device("meta"):
+        model = build_model(config, VOCAB)
+    assert model.num_parameters() == parameter_count(config, VOCAB) == by_hand
+
+
+def test_known_sizes(root):
+    millions = {name: round(parameter_count(read(root, name), VOCAB) / 1e6, 1) for name in NAMED}
+    assert millions == {"tiny": 3.2, "mini": 8.8, "small": 24.0, "medium": 36.6, "base": 102.3, "large": 325.5,
+                        "xlarge-1b": 1055.7}
+
+
+@pytest.mark.parametrize("settings", [
+    {"tie_weights": False}, {"parameter_sharing": True}, {"feed_forward": "gated"}, {"layernorm": "t5"},
+    {"layernorm_positioning": "pre"}, {"remove_transformer_bias": True}, {"relative_position_embedding": True},
+    {"remove_embedding_layernorm": True}, {"embedding": ("word", "sinusoidalpos")},
+    {"emb_size": 16, "factorized_embedding_parameterization": True},
+    {"emb_size": 16, "factorized_embedding_parameterization": True, "tie_weights": False},
+    {"layernorm_positioning": "pre", "layernorm": "t5", "feed_forward": "gated", "remove_transformer_bias": True}])
+def test_the_formula_knows_every_option(settings):
+    config = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=3,
+                         max_seq_length=17, embedding=("word", "pos", "seg"), tie_weights=True)
+    config = dataclasses.replace(config, **settings)
+    assert build_model(config, 37).num_parameters() == parameter_count(config, 37)
+
+
+def test_flops_of_the_known_sizes(root):
+    """At 128 tokens; the figures that speed targets are stated in."""
+    millions = {name: flops_per_token(read(root, name), VOCAB, 128) / 1e6 for name in NAMED}
+    for name, expected in {"tiny": 5.2, "mini": 25, "small": 89, "medium": 167, "base": 539}.items():
+        assert abs(millions[name] / expected - 1) < 0.02, name
+
+
+def test_flops_by_formula():
+    config = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=4 * 28, heads_num=7, layers_num=3)
+    expected = 6 * 12 * 28**2 * 3 + 12 * 3 * 28 * 50 + 0.15 * 6 * (28**2 + 28 * 37)
+    assert flops_per_token(config, 37, 50) == pytest.approx(expected)
+    gated = dataclasses.replace(config, feed_forward="gated")
+    assert flops_per_token(gated, 37, 50) - expected == pytest.approx(6 * 3 * 28 * 4 * 28)

@@ -1,0 +1,331 @@
+"""The model as a whole: against transformers' BertForMaskedLM, against the original's figures, and with itself."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.layers.attention import SelfAttention
+from uer.model import Backbone, Model, build_model
+
+VOCAB, LENGTH, PREDICTED = 37, 13, 3
+CONFIG = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=3, dropout=0.0,
+                     max_seq_length=17, embedding=("word", "pos", "seg"), target=("mlm",), tie_weights=True)
+SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768),
+         "large": (24, 1024)}
+
+
+def make_batch(lengths=(13, 7, 1, 7, 10), seed=0):
+    """Rows of these lengths; the later a row, the more of its predictions are left out."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = len(lengths)
+    seg = (torch.arange(LENGTH)[None] < torch.tensor(lengths)[:, None]).long()
+    src = torch.randint(1, VOCAB, (rows, LENGTH), generator=generator) * seg
+    positions = torch.zeros(rows, PREDICTED, dtype=torch.int64)
+    labels = torch.full((rows, PREDICTED), -100)
+    for row, length in enumerate(lengths):
+        count = min(length, PREDICTED - row % 2)
+        positions[row, :count] = torch.randperm(length, generator=generator)[:count]
+        labels[row, :count] = torch.randint(1, VOCAB, (count,), generator=generator)
+    return SimpleNamespace(src=src, seg=seg, targets={"mlm_positions": positions, "mlm_labels": labels})
+
+
+def make_model(unpad="auto", **settings) -> Model:
+    torch.manual_seed(4)
+    model = build_model(dataclasses.replace(CONFIG, **settings), VOCAB, unpad=unpad)
+    for parameter in model.parameters():  # far from their start, so that every term weighs
+        nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def bert_of_transformers(model: Model):
+    """A BertForMaskedLM with the model's parameters, and the map from our names to its parameters."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = model.config
+    theirs = BertForMaskedLM(BertConfig(
+        vocab_size=VOCAB, hidden_size=config.hidden_size, num_hidden_layers=config.layers_num,
+        num_attention_heads=config.heads_num, intermediate_size=config.feedforward_size, hidden_act="gelu",
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=config.max_seq_length,
+        type_vocab_size=2, layer_norm_eps=1e-12)).eval()
+    names = {"embedding.word.embedding": "bert.embeddings.word_embeddings",
+             "embedding.pos.embedding": "bert.embeddings.position_embeddings",
+             "embedding.seg.embedding": "bert.embeddings.token_type_embeddings",
+             "embedding.layer_norm": "bert.embeddings.LayerNorm",
+             "target.mlm.linear_1": "cls.predictions.transform.dense",
+             "target.mlm.layer_norm": "cls.predictions.transform.LayerNorm", "target.mlm.linear_2": "cls.predictions"}
+    for number in range(config.layers_num):
+        our, their = f"encoder.transformer.{number}.", f"bert.encoder.layer.{number}."
+        names |= {our + "self_attn.linear_layers.0": their + "attention.self.query",
+                  our + "self_attn.linear_layers.1": their + "attention.self.key",
+                  our + "self_attn.linear_layers.2": their + "attention.self.value",
+                  our + "self_attn.final_linear": their + "attention.output.dense",
+                  our + "layer_norm_1": their + "attention.output.LayerNorm",
+                  our + "feed_forward.linear_1": their + "intermediate.dense",
+                  our + "feed_forward.linear_2": their + "output.dense",
+                  our + "layer_norm_2": their + "output.LayerNorm"}
+    endings = {"weight": "weight", "gamma": "weight", "bias": "bias", "beta": "bias"}
+    parameters, pairs = dict(theirs.named_parameters()), {}
+    for name, parameter in model.named_parameters():
+        module, ending = name.rsplit(".", 1)
+        pairs[name] = parameters[f"{names[module]}.{endings[ending]}"]
+        pairs[name].data.copy_(parameter[1:3] if "seg" in name else parameter)
+    return theirs, pairs
+
+
+@pytest.mark.parametrize("unpad", ["on", "off"])
+def test_equals_bert_of_transformers(unpad):
+    """Hidden states, logits, loss and every parameter's gradient."""
+    model, batch = make_model(unpad), make_batch()
+    theirs, pairs = bert_of_transformers(model)
+    real = batch.seg > 0
+    labels = torch.full_like(batch.src, -100)
+    for row, (positions, wanted) in enumerate(zip(batch.targets["mlm_positions"], batch.targets["mlm_labels"])):
+        labels[row, positions[wanted >= 0]] = wanted[wanted >= 0]
+    expected = theirs(batch.src, attention_mask=batch.seg, token_type_ids=torch.zeros_like(batch.src), labels=labels,
+                      output_hidden_states=True)
+    hidden = model.encode(batch.src, batch.seg)
+    torch.testing.assert_close(hidden[real], expected.hidden_states[-1][real], rtol=1e-5, atol=1e-5)
+    logits = model.target["mlm"].logits(hidden)
+    torch.testing.assert_close(logits[real], expected.logits[real], rtol=1e-5, atol=1e-5)
+    output = model(batch)
+    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-6, atol=1e-6)
+    output.loss.backward()
+    expected.loss.backward()
+    assert len(pairs) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad[1:3] if "seg" in name else parameter.grad
+        torch.testing.assert_close(gradient, pairs[name].grad, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def golden_batch(golden):
+    expected = json.loads((golden / "original_tiny_expected.json").read_text(encoding="utf-8"))
+    src, labels, seg = (torch.tensor(expected["batch"][name]) for name in ("src", "tgt", "seg"))
+    width = int((labels > 0).sum(1).max())
+    found = [row.nonzero()[:, 0] for row in labels]
+    positions = torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in found])
+    wanted = labels.gather(1, positions)
+    wanted[torch.arange(width)[None] >= torch.tensor([len(row) for row in found])[:, None]] = -100
+    batch = SimpleNamespace(src=src, seg=seg, targets={"mlm_positions": positions, "mlm_labels": wanted})
+    return expected, batch
+
+
+@pytest.mark.parametrize("unpad", ["on", "off"])
+def test_the_originals_checkpoint_gives_the_originals_figures(golden, unpad):
+    expected, batch = golden_batch(golden)
+    config = dataclasses.replace(CONFIG, emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2,
+                                 layers_num=2, max_seq_length=512)
+    model = build_model(config, 21128, unpad=unpad).eval()
+    model.load_state_dict(torch.load(golden / "original_tiny_300steps.bin", weights_only=True))
+    with torch.no_grad():
+        output = model(batch)
+        src = torch.tensor([expected["input_ids"]])
+        hidden = model.encode(src, torch.ones_like(src))[0, expected["mask_position"]]
+        probabilities = model.target["mlm"].logits(hidden).softmax(-1)
+    assert abs(output.loss.item() - expected["batch"]["loss"]) < 0.005
+    assert output.metrics["acc"][0] == expected["batch"]["correct"]
+    assert output.metrics["loss"][1] == expected["batch"]["masked"]
+    assert (hidden[:8] - torch.tensor(expected["hidden_first8_at_mask"])).abs().max() < 0.02
+    top = [entry["id"] for entry in expected["top10"]]
+    assert probabilities.topk(10).indices.tolist() == top
+    for entry in expected["top10"]:
+        assert abs(probabilities[entry["id"]].item() / entry["prob"] - 1) < 0.02
+
+
+def test_names_and_shapes_of_the_state_dict(golden):
+    expected = json.loads((golden / "state_dict_keys_bert_mlm.json").read_text(encoding="utf-8"))
+    assert set(expected) == set(SIZES)
+    for size, (layers, hidden) in SIZES.items():
+        config = dataclasses.replace(CONFIG, layers_num=layers, hidden_size=hidden, emb_size=hidden,
+                                     feedforward_size=4 * hidden, heads_num=hidden // 64, max_seq_length=512)
+        with torch.device("meta"):
+            state = build_model(config, 21128).state_dict()
+        assert {name: list(tensor.shape) for name, tensor in state.items()} == expected[size]
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_padding_left_out_changes_neither_loss_nor_gradients(tie):
+    batch = make_batch()
+    results = []
+    for unpad in ("off", "on"):
+        model = make_model(unpad, tie_weights=tie)
+        loss = model(batch).loss
+        loss.backward()
+        results.append((loss, {name: parameter.grad for name, parameter in model.named_parameters()}))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("unpad", ["on", "off"])
+def test_the_narrow_last_layer_changes_neither_loss_nor_gradients(unpad):
+    batch, results = make_batch(), []
+    for narrow in (False, True):
+        model = make_model(unpad)
+        assert model.encoder.narrow_last_layer
+        model.encoder.narrow_last_layer = narrow
+        loss = model(batch).loss
+        loss.backward()
+        results.append((loss, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for wide, narrow in zip(results[0][1], results[1][1]):
+        torch.testing.assert_close(narrow, wide, rtol=1e-4, atol=1e-6)
+
+
+def test_more_padding_changes_nothing():
+    batch, model = make_batch((9, 7, 1)), make_model("off")
+    short = SimpleNamespace(src=batch.src[:, :9], seg=batch.seg[:, :9], targets=batch.targets)
+    torch.testing.assert_close(model(batch).loss, model(short).loss)
+
+
+def test_given_counts_divide_the_loss():
+    """As accumulation and several ranks do: parts divided by the whole's number add up to the whole."""
+    model, whole = make_model(), make_batch()
+    parts = [SimpleNamespace(src=whole.src[rows], seg=whole.seg[rows],
+                             targets={name: value[rows] for name, value in whole.targets.items()})
+             for rows in (slice(0, 1), slice(1, 5))]
+    counts = model.counts(whole)
+    assert counts.tolist() == [sum((part.targets["mlm_labels"] >= 0).sum().item() for part in parts)]
+    torch.testing.assert_close(sum(model(part, counts).loss for part in parts), model(whole).loss)
+
+
+def test_the_same_random_state_gives_the_same_step():
+    """A resumed run draws the dropout masks the killed one would have drawn."""
+    model, batch = make_model(dropout=0.1), make_batch()
+    state = torch.get_rng_state()
+    gradients = []
+    for _ in range(2):
+        torch.set_rng_state(state)
+        model.zero_grad()
+        model(batch).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients))
+    assert not torch.equal(model(batch).loss, model(batch).loss)
+
+
+def test_with_static_shapes_the_step_is_one_graph():
+    """What `torch.compile` needs on a GPU: no shape depends on a value and nothing is read back to the host."""
+    batch, model = make_batch(), make_model("off", layers_num=2)
+    expected = model(batch)
+    expected.loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    output = torch.compile(model, backend="eager", fullgraph=True)(batch)
+    output.loss.backward()
+    torch.testing.assert_close(output.loss, expected.loss)
+    assert torch.equal(output.metrics["acc"][0], expected.metrics["acc"][0])
+    for parameter, gradient in zip(model.parameters(), gradients):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_autocast_is_close(monkeypatch):
+    batch, model = make_batch(), make_model()
+    expected = model(batch).loss
+    for tiled in (True, False):
+        with monkeypatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+            if not tiled:
+                patch.setattr(SelfAttention, "_runs_tiled", lambda *_: False)
+            loss = model(batch).loss
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected, rtol=0.03, atol=0)
+        loss.backward()
+
+
+def test_a_tied_weight_may_be_missing_but_not_contradict():
+    model = make_model()
+    state = model.state_dict()
+    assert model.tied == {"target.mlm.linear_2.weight": "embedding.word.embedding.weight"}
+    assert state["target.mlm.linear_2.weight"].data_ptr() == state["embedding.word.embedding.weight"].data_ptr()
+    del state["target.mlm.linear_2.weight"]
+    other = make_model()
+    other.load_state_dict(state)
+    state["target.mlm.linear_2.weight"] = state["embedding.word.embedding.weight"] + 1
+    with pytest.raises(UserError, match="tie_weights"):
+        other.load_state_dict(state)
+    make_model(tie_weights=False).load_state_dict(state)
+
+
+def test_weights_start_as_berts():
+    config = dataclasses.replace(CONFIG, emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2)
+    torch.manual_seed(1)
+    model = build_model(config, 2003)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            assert (parameter == 1).all(), name
+        elif parameter.dim() == 1:
+            assert (parameter == 0).all(), name
+        else:
+            expected = 0.02 / parameter.numel() ** 0.5
+            assert abs(parameter.mean().item()) < 5 * expected, name
+            assert abs(parameter.std().item() / 0.02 - 1) < 5 / (2 * parameter.numel()) ** 0.5, name
+    torch.manual_seed(1)
+    again = build_model(config, 2003)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters()))
+
+
+def test_deep_init_scales_what_a_layer_adds():
+    config = dataclasses.replace(CONFIG, emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=8)
+    model = build_model(config, 97, deep_init=True)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "encoder" in name:
+            scaled = "final_linear" in name or "feed_forward.linear_2" in name
+            assert abs(parameter.std().item() - 0.02 * (0.25 if scaled else 1)) < 0.0005, name
+
+
+def test_a_model_made_without_memory_can_be_initialised_later():
+    """As sharded training does with models larger than one device."""
+    with torch.device("meta"):
+        model = build_model(CONFIG, VOCAB)
+    model = model.to_empty(device="cpu")
+    model.target["mlm"].linear_2.weight = model.embedding.word.embedding.weight
+    model.initialise()
+    assert abs(model(make_batch()).loss.item() - torch.tensor(VOCAB).log().item()) < 0.3
+
+
+def test_activation_checkpointing_gives_the_same_loss():
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(4)
+        model = build_model(dataclasses.replace(CONFIG, dropout=0.1), VOCAB, activation_checkpointing=recompute)
+        loss = model(make_batch()).loss
+        loss.backward()
+        results.append((loss, model.embedding.word.embedding.weight.grad))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+def test_auto_leaves_padding_out_on_a_cpu():
+    batch = make_batch()
+    auto, on = make_model("auto"), make_model("on")
+    assert torch.equal(auto(batch).loss, on(batch).loss)
+    backbone = Backbone(CONFIG, VOCAB, unpad=True)
+    assert backbone.unpad == "on"
+
+
+def test_planned_and_missing_targets_are_refused():
+    with pytest.raises(UserError, match="--target: 'sp' is not built yet; choose from: mlm"):
+        build_model(dataclasses.replace(CONFIG, target=("mlm", "sp")), VOCAB)
+    with pytest.raises(UserError, match="at least one"):
+        build_model(dataclasses.replace(CONFIG, target=()), VOCAB)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_it_equals_the_cpu_and_never_waits():
+    batch, model = make_batch(), make_model("off")
+    expected = model(batch).loss
+    model = model.cuda()
+    on_device = SimpleNamespace(src=batch.src.cuda(), seg=batch.seg.cuda(),
+                                targets={name: value.cuda() for name, value in batch.targets.items()})
+    model(on_device).loss.backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = model(on_device).loss
+        loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(loss.cpu(), expected, rtol=1e-4, atol=1e-4)
