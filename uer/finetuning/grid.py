@@ -124,8 +124,12 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_grid(command: Command, config: GridConfig) -> list[dict[str, Any]]:
-    """Run every trial that the results file lacks; returns the records of all trials of this grid."""
+def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dict[str, Any]]:
+    """Run every trial that the results file lacks; returns the records of all trials of this grid.
+
+    Args:
+        run: False only collects what is there.
+    """
     if command.parallel.world_size > 1:
         raise UserError("--world_size: the grid runs whole trials beside one another; --parallel_trials says how many")
     if command.log.metrics_path:
@@ -140,8 +144,8 @@ def run_grid(command: Command, config: GridConfig) -> list[dict[str, Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     results = read_results(path)
     keeper = _Keeper(command, config, path, [results[plan.key] for plan in plans if plan.key in results])
-    waiting = [plan for plan in plans if plan.key not in results]
-    logger.info("%d trials, %d of them finished before (%s)", len(plans), len(plans) - len(waiting), path)
+    waiting = [plan for plan in plans if plan.key not in results] if run else []
+    logger.info("%d trials, %d of them finished before (%s)", len(plans), len(keeper.records), path)
     workers = min(len(waiting), config.parallel_trials or _default_workers(world.device))
     if workers <= 1:
         for plan in waiting:

@@ -1,0 +1,56 @@
+"""Run the grids of tasks by models that a small JSON file lists, and show the figures beside the published ones."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from uer import cli
+from uer.config import REQUIRED, flag
+from uer.data.files import atomic_path
+from uer.finetuning.chart import draw
+from uer.finetuning.config import GridConfig
+from uer.finetuning.grid import run_grid
+from uer.finetuning.run import parse_with
+from uer.finetuning.scoreboard import best_cell, csv_text, make_rows, markdown, read_list
+from uer.finetuning.tasks.classification import Classification
+
+
+@dataclass(frozen=True)
+class ScoreboardConfig:
+    """Flags of this script."""
+
+    scoreboard_path: str = flag(REQUIRED, "JSON file with the keys tasks, models, grid, seeds, flags.")
+    output_dir: str = flag("scoreboard", "Folder for scoreboard.md, .csv, .png and the trials' files.")
+    run: bool = flag(True, "false: only collect the trials that are finished.")
+    chart: bool = flag(True, "false: no PNG.")
+    parallel_trials: int = flag(0, "Trials that run at once; 0 is one for each GPU, or one for each CPU core up to 4.")
+    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+
+
+def main() -> None:
+    [config] = cli.parse(__doc__, (ScoreboardConfig,))
+    entries = read_list(config.scoreboard_path)
+    folder = Path(config.output_dir)
+    prepared = []
+    for entry in entries:
+        argv = [*entry.argv(), "--output_model_path", str(folder / f"{entry.place}.bin"), "--device", config.device,
+                "--parallel_trials", str(config.parallel_trials)]
+        prepared.append((entry, parse_with(__doc__, Classification, (GridConfig,), argv)))
+    cells = {}
+    for entry, (command, (grid,)) in prepared:
+        print(f"== {entry.model} on {entry.task}", flush=True)
+        cells[entry.model, entry.task] = best_cell(run_grid(command, grid, config.run))
+    rows, tasks = make_rows(entries, cells), list(dict.fromkeys(entry.task for entry in entries))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("scoreboard.md", markdown(rows, tasks)), ("scoreboard.csv", csv_text(rows))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if config.chart:
+        draw(rows, tasks, folder / "scoreboard.png")
+    print(markdown(rows, tasks))
+
+
+if __name__ == "__main__":
+    cli.run(main)

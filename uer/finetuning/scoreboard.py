@@ -1,0 +1,210 @@
+"""Tasks by models: ours beside the published figures, each traceable to its data, grid, seeds and weights."""
+
+import csv
+import io
+import platform
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from uer.errors import UserError
+from uer.finetuning.grid import summarise
+from uer.finetuning.readers import read_json
+
+# The published family: accuracy on dev, in percent, of the best of 18 settings at sequence length 128.
+TASKS = ("book_review", "chnsenticorp", "lcqmc", "tnews", "iflytek", "ocnli")
+PUBLISHED = {
+    "Tiny 2/128": (83.4, 91.4, 81.8, 62.0, 55.0, 60.3),
+    "Mini 4/256": (85.7, 93.7, 86.1, 63.9, 58.3, 67.4),
+    "Small 4/512": (87.5, 93.4, 86.5, 65.1, 59.4, 69.7),
+    "Medium 8/512": (88.7, 94.8, 88.1, 65.6, 59.5, 71.2),
+    "Base 12/768": (90.1, 95.2, 89.2, 67.0, 60.9, 75.5),
+}
+# The published means were taken before rounding.
+PUBLISHED_SCORES = {"Tiny 2/128": 72.3, "Mini 4/256": 75.9, "Small 4/512": 76.9, "Medium 8/512": 78.0, "Base 12/768": 79.7}
+LIST_KEYS = {"tasks", "models", "grid", "seeds", "flags"}
+TASK_KEYS = {"train_path", "dev_path", "test_path"}
+MODEL_KEYS = {"name", "pretrained_model_path", "config_path", "vocab_path", "published", "grid", "flags"}
+GRID_KEYS = {"batch_size_list", "learning_rate_list", "epochs_num_list"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model on one task: the flags of its grid."""
+
+    model: str
+    task: str
+    flags: dict[str, Any]
+    published: str | None
+
+    @property
+    def place(self) -> str:
+        """Where its files lie under the scoreboard's folder."""
+        return f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', self.model)}/{self.task}"
+
+    def argv(self) -> list[str]:
+        """The command line of the grid."""
+        words: list[str] = []
+        for name, value in self.flags.items():
+            if value is True:
+                words.append(f"--{name}")
+            elif value is not None:
+                words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        return words
+
+
+@dataclass
+class Cell:
+    """What the best setting of a grid came to, in percent."""
+
+    score: float
+    low: float | None = None
+    high: float | None = None
+    best: dict[str, Any] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """A line of the table; `cells` by task."""
+
+    name: str
+    source: str
+    cells: dict[str, Cell]
+
+    @property
+    def score(self) -> float | None:
+        """Mean of the row's tasks."""
+        if self.source == "published" and set(self.cells) == set(TASKS):
+            return PUBLISHED_SCORES[self.name]
+        return sum(cell.score for cell in self.cells.values()) / len(self.cells) if self.cells else None
+
+
+def read_list(path: str) -> list[Entry]:
+    """The file that lists tasks and models.
+
+        {"tasks": {"ocnli": {"train_path": "...", "dev_path": "..."}},
+         "grid": {"batch_size_list": [32, 64], "learning_rate_list": [3e-5, 1e-4, 3e-4], "epochs_num_list": [3, 5, 8]},
+         "seeds": [7], "flags": {"seq_length": 128},
+         "models": [{"name": "tiny", "pretrained_model_path": "...", "config_path": "...", "vocab_path": "...",
+                     "published": "Tiny 2/128"}]}
+
+    `grid`, `seeds` and `flags` (any flag of the grid script) are optional; a model may have its own grid and flags.
+    Without `pretrained_model_path` a model starts at random. Paths are as on the command line.
+
+    Raises:
+        UserError: a key is missing or unknown, named with its place.
+    """
+    content = read_json(path)
+    _check_keys(content, LIST_KEYS, {"tasks", "models"}, path)
+    shared = {**_grid(content, path), **content.get("flags", {}), "seeds": content.get("seeds")}
+    entries = []
+    for number, model in enumerate(content["models"], start=1):
+        where = f"{path}: model {number}"
+        _check_keys(model, MODEL_KEYS, {"name", "config_path", "vocab_path"}, where)
+        published = model.get("published")
+        if published is not None and published not in PUBLISHED:
+            raise UserError(f"{where}: '{published}' is not published; choose from: {', '.join(PUBLISHED)}")
+        own = {**_grid(model, where), **model.get("flags", {}),
+               **{key: model.get(key) for key in ("pretrained_model_path", "config_path", "vocab_path")}}
+        for task, files in content["tasks"].items():
+            _check_keys(files, TASK_KEYS, {"train_path", "dev_path"}, f"{path}: task {task}")
+            entries.append(Entry(model["name"], task, {**shared, **own, **files}, published))
+    places = [entry.place for entry in entries]
+    if len(set(places)) < len(places):
+        raise UserError(f"{path}: two models have the same name")
+    return entries
+
+
+def _check_keys(content: Any, known: set[str], required: set[str], where: str) -> None:
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: a JSON object is needed")
+    for key in sorted(set(content) - known):
+        raise UserError(f"{where}: unknown key '{key}'; known: {', '.join(sorted(known))}")
+    for key in sorted(required - set(content)):
+        raise UserError(f"{where}: the key '{key}' is missing")
+
+
+def _grid(content: dict[str, Any], where: str) -> dict[str, Any]:
+    grid = content.get("grid", {})
+    _check_keys(grid, GRID_KEYS, set(), f"{where}: grid")
+    return grid
+
+
+def best_cell(records: list[dict[str, Any]]) -> Cell | None:
+    """The cell of a grid's finished trials: the best setting's median over its seeds; None if nothing is finished."""
+    if not records:
+        return None
+    best = summarise(records)[0]
+    return Cell(100 * best["score"], 100 * best["low"], 100 * best["high"], best, records)
+
+
+def make_rows(entries: list[Entry], cells: dict[tuple[str, str], Cell | None]) -> list[Row]:
+    """Our row of every model, and under it the published one, of the same tasks."""
+    rows = []
+    for model in dict.fromkeys(entry.model for entry in entries):
+        mine = [entry for entry in entries if entry.model == model]
+        found = {entry.task: cells[model, entry.task] for entry in mine if cells.get((model, entry.task))}
+        rows.append(Row(model, "ours", found))
+        published = mine[0].published
+        if published:
+            figures = dict(zip(TASKS, PUBLISHED[published]))
+            rows.append(Row(published, "published", {task: Cell(figures[task]) for task in found if task in figures}))
+    return rows
+
+
+def markdown(rows: list[Row], tasks: list[str]) -> str:
+    """The table, and under it what each of our figures rests on."""
+    lines = [f"| model | | score | {' | '.join(tasks)} |", f"|---|---|---:|{'---:|' * len(tasks)}"]
+    for row in rows:
+        score = "" if row.score is None else f"{row.score:.1f}{'' if len(row.cells) == len(tasks) else '*'}"
+        cells = [_cell_text(row.cells.get(task)) for task in tasks]
+        lines.append(f"| {row.name} | {row.source} | {score} | {' | '.join(cells)} |")
+    lines += ["", "Accuracy on dev in percent, of the best setting of the grid (with several seeds their median, and "
+              f"the lowest to the highest). The score is the mean of the {len(tasks)} tasks shown, in published rows too; "
+              "* marks the mean of fewer.", "", "## What the figures rest on", ""]
+    lines += ["| model | task | best setting | seeds | trials | collapsed | test | train data | dev data | weights |",
+              "|---|---|---|---|---:|---:|---:|---|---|---|"]
+    for row in rows:
+        lines += [_trace_line(row.name, task, cell) for task, cell in row.cells.items() if cell.records]
+    lines += ["", "Data and weights are given as the first 12 digits of their SHA-256. "
+              f"Python {platform.python_version()}, torch {torch.__version__}."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell_text(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    spread = f" ({cell.low:.1f}–{cell.high:.1f})" if cell.best.get("seeds", 1) > 1 else ""
+    return f"{cell.score:.1f}{spread}"
+
+
+def _trace_line(model: str, task: str, cell: Cell) -> str:
+    best, first = cell.best, cell.records[0]
+    setting = f"batch {best['batch_size']}, rate {best['learning_rate']:g}, {best['epochs_num']} epochs"
+    seeds = " ".join(str(seed) for seed in sorted({record["seed"] for record in cell.records}))
+    test = "" if best["test"] is None else f"{100 * best['test']:.1f}"
+    collapsed = sum(record["collapsed"] for record in cell.records)
+    hashes = " | ".join(first[name][:12] for name in ("train_hash", "dev_hash", "pretrained_hash"))
+    return f"| {model} | {task} | {setting} | {seeds} | {len(cell.records)} | {collapsed} | {test} | {hashes} |"
+
+
+def csv_text(rows: list[Row]) -> str:
+    """One line a figure, with all that it can be traced by."""
+    trace = ("batch_size", "learning_rate", "epochs_num")
+    hashes = ("train_hash", "dev_hash", "test_hash", "vocab_hash", "pretrained_hash", "torch")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "source", "task", "score", "low", "high", "test", "seeds", "trials", *trace, *hashes])
+    for row in rows:
+        for task, cell in row.cells.items():
+            first = cell.records[0] if cell.records else {}
+            seeds = " ".join(str(seed) for seed in sorted({record["seed"] for record in cell.records}))
+            test = cell.best.get("test")
+            writer.writerow([row.name, row.source, task, f"{cell.score:.2f}",
+                             *("" if edge is None else f"{edge:.2f}" for edge in (cell.low, cell.high)),
+                             "" if test is None else f"{100 * test:.2f}", seeds, len(cell.records) or "",
+                             *(cell.best.get(name, "") for name in trace), *(first.get(name, "") for name in hashes)])
+    return out.getvalue()
