@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import _logits_check as check
-from _checkpoint import DEFAULT_VOCAB, model_settings
+from _checkpoint import DEFAULT_VOCAB
+from _settings import model_settings
 from _conversion import TARGETS, TASK_OF_HEAD, print_model, require_layers, require_type
 from torch import Tensor
 
@@ -22,6 +23,11 @@ from uer.finetuning.saved import SavedModel, load_settings, weights_path
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.characters import is_ideograph
 from uer.training.checkpoint import load_weights, save_weights
+
+# What the settings of a fine-tuned model record, and what a model card calls it.
+FINE_TUNING = {"epochs_num": "Epochs", "best_epoch": "Best epoch", "batch_size": "Batch size",
+               "learning_rate": "Peak learning rate", "seed": "Seed", "train_hash": "Hash of the training file",
+               "dev_hash": "Hash of the dev file", "converted_from": "Converted from"}
 
 
 @dataclass(frozen=True)
@@ -190,10 +196,10 @@ def _card_facts(source: Source, head: str, folder: str, tokenizer: Tokenizer, ch
 def _fine_tuning(saved: SavedModel | None) -> dict[str, Any]:
     """What the settings of a fine-tuned model tell of its training: label -> value."""
     training = saved.task_settings.get("training", {}) if saved else {}
-    rows = {name.replace("_", " ").capitalize(): value for name, value in training.items()
-            if isinstance(value, (str, int, float)) and value != ""}
-    figures = training.get("dev")
-    if isinstance(figures, dict):
-        rows["On dev"] = ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items()
-                                   if isinstance(figure, (int, float)))
+    rows = {label: training[name] for name, label in FINE_TUNING.items() if training.get(name) is not None}
+    if training.get("pretrained_model_path"):
+        rows["Started from"] = Path(training["pretrained_model_path"]).name
+    figures = {name: figure for name, figure in training.get("dev", {}).items() if isinstance(figure, float)}
+    if figures:
+        rows["On dev"] = ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
     return rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from uer.config import ModelConfig
@@ -86,15 +87,15 @@ def _recipe(facts: CardFacts) -> list[str]:
     lines = ["## Training", ""]
     if facts.fine_tuning:
         return [*lines, *_table(facts.fine_tuning), ""]
-    if not facts.stages:
+    if not facts.stages and not facts.notes:
         return [*lines, f"Nothing is recorded beside `{facts.source}` about how it was trained: no corpus, no number "
                 "of steps, no learning rate. Whoever publishes this model should write them here.", ""]
     for number, stage in zip(range(len(facts.stages), 0, -1), facts.stages):
         title = [f"### Stage {number}", ""] if len(facts.stages) > 1 else []
         lines += [*title, *_table(stage.rows()), ""]
-    started = facts.stages[-1].settings.get("pretrained_model_path")
+    started = facts.stages[-1].settings.get("pretrained_model_path") if facts.stages else None
     if started:
-        lines += [f"How `{started}` was trained is not recorded here.", ""]
+        lines += [f"How `{Path(started).name}` was trained is not recorded here.", ""]
     if facts.notes:
         return [*lines, facts.notes.strip(), ""]
     return [*lines, "The corpus is not recorded: a dataset's fingerprint tells only whether two runs saw the same.", ""]
@@ -102,14 +103,16 @@ def _recipe(facts: CardFacts) -> list[str]:
 
 def _usage(facts: CardFacts) -> list[str]:
     pipeline, _, example = _USES[facts.head]
-    call = ("question=\"她住在哪里?\", context=\"她住在北京。\"" if facts.head == "extractive_qa" else f'"{example}"')
-    variable = pipeline.replace("-", "_")
-    lines = ["## Use", "", "```python", "from transformers import AutoModel, AutoTokenizer, pipeline", "",
-             f'{variable} = pipeline("{pipeline}", model="{facts.name}")', f"print({variable}({call}))", "",
-             f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}")',
-             f'model = AutoModel.from_pretrained("{facts.name}")',
-             f'hidden = model(**tokenizer({call if example else repr("她住在北京。")}, return_tensors="pt"))'
-             ".last_hidden_state", "```", ""]
+    call = 'question="她住在哪里?", context="她住在北京。"' if facts.head == "extractive_qa" else f'"{example}"'
+    variable, pretrained = pipeline.replace("-", "_"), facts.head in ("mlm", "bert")
+    imported = "AutoModel, AutoTokenizer, pipeline" if pretrained else "pipeline"
+    lines = ["## Use", "", "```python", f"from transformers import {imported}", "",
+             f'{variable} = pipeline("{pipeline}", model="{facts.name}")', f"print({variable}({call}))"]
+    if pretrained:
+        lines += ["", f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}")',
+                  f'model = AutoModel.from_pretrained("{facts.name}")',
+                  f'hidden = model(**tokenizer({call}, return_tensors="pt")).last_hidden_state']
+    lines += ["```", ""]
     if facts.head == "mlm":
         lines += ["It has no pooler: masked-language modelling trains none, so `AutoModel` starts one at random; use "
                   "`last_hidden_state`.", ""]

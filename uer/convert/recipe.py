@@ -59,7 +59,7 @@ class Stage:
         for name, label in _LABELS.items():
             value = self.settings.get(name)
             if value or (value == 0 and type(value) is int and name == "seed"):
-                rows[label] = _show(value)
+                rows[label] = Path(value).name if name == "pretrained_model_path" else _show(value)
         return rows
 
     def model(self) -> ModelConfig:
