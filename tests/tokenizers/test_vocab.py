@@ -33,7 +33,7 @@ def test_entries_and_special_ids(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + lines(ENTRIES), lines(ENTRIES, "\r\n"), lines(ENTRIES)[:-1],
-                                     lines([f"{entry}\t7" for entry in ENTRIES])])
+                                     lines([f"{entry}\t7" for entry in ENTRIES]), lines(ENTRIES, " \n")])
 def test_bom_crlf_counts_and_a_missing_last_line_feed_change_nothing(content, tmp_path):
     assert Vocab.load(write(tmp_path, content)).fingerprint == hashlib.sha256(lines(ENTRIES)).hexdigest()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Vocab:
 
 
 def read_entries(path: Path) -> list[str]:
-    """The file's lines as entries: `"的\\t1023"`, a line with a count beside the entry, gives `"的"`.
+    """The file's lines as entries: `"的\\t1023"`, where a count stands behind the entry, gives `"的"`.
 
     Raises:
         UserError: the file is missing, unreadable, empty or not UTF-8.
@@ -82,7 +83,9 @@ def read_entries(path: Path) -> list[str]:
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
-    return [line.removesuffix("\r").split("\t", 1)[0] if line[0:1] != "\t" else line for line in lines]
+    if not re.search("[ \t\r]", text):
+        return lines
+    return [re.split("[ \t\r]", line, maxsplit=1)[0] for line in lines]
 
 
 def read_special_tokens(path: Path) -> dict[str, str]:
@@ -119,7 +122,7 @@ def special_entries(named: dict[str, str]) -> list[str]:
 def _check_entries(tokens: list[str], ids: dict[str, int], source: str) -> None:
     first: dict[str, int] = {}
     for line, token in enumerate(tokens, start=1):
-        if not token.strip(" \t\r"):
+        if not token:
             raise UserError(f"{source}, line {line}: a blank vocabulary entry")
         if len(ids) != len(tokens) and first.setdefault(token, line) != line:
             raise UserError(f"{source}, line {line}: '{token}' already stands at line {first[token]}")
