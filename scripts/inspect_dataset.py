@@ -21,6 +21,7 @@ import numpy as np
 from uer import cli
 from uer.config import MaskingConfig, flag
 from uer.data.loader import Loader
+from uer.data.offsets import Offsets
 from uer.data.processors import PLANNED, PROCESSORS
 from uer.data.store import DatasetInfo, TokenDataset, open_dataset
 from uer.errors import UserError
@@ -67,7 +68,7 @@ def metadata_lines(dataset: TokenDataset) -> list[str]:
         value = getattr(dataset.info, field.name)
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         lines.append(f"{field.name:<20}{shown}")
-    columns = {"tokens": dataset.tokens, "offsets": dataset.offsets, **dataset.columns}
+    columns = {"tokens": dataset.tokens, **dataset.columns}
     return [*lines, f"{'columns':<20}" + ", ".join(f"{name} {array.dtype}" for name, array in columns.items())]
 
 
@@ -105,7 +106,7 @@ def token_lines(dataset: TokenDataset, entries: list[str], shown: int) -> list[s
                 f"unknown {unknown:,} ({unknown / total:.3%})", f"commonest: {commonest}"]
 
 
-def pieces(array: np.ndarray, overlap: int = 0) -> Iterator[np.ndarray]:
+def pieces(array: np.ndarray | Offsets, overlap: int = 0) -> Iterator[np.ndarray]:
     """A mapped column in pieces that fit into memory; each begins with the last `overlap` values of the one before."""
     for start in range(0, max(len(array) - overlap, 0), VALUES_AT_ONCE):
         yield array[start:start + VALUES_AT_ONCE + overlap]

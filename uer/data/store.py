@@ -2,7 +2,9 @@
 
     8 bytes   length of the header
     header    JSON: dtype, shape and place of each column, and `__metadata__` (DatasetInfo, each field as JSON)
-    offsets   int64, one more than there are instances: instance i is tokens[offsets[i]:offsets[i + 1]]
+    block_starts, starts
+              int64 and uint16: the offsets, packed (see `offsets`); one more than there are instances, and instance i
+              is tokens[offsets[i]:offsets[i + 1]]
     tokens    uint16, or uint32 for vocabularies over 65,536 entries; no padding
     ...       what a processor adds: one value a token (such as `word_start`) or one an instance
 
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from uer.data.files import atomic_path
+from uer.data.offsets import Offsets, block_shift, pack
 from uer.errors import UserError
 
 FORMAT = "uer-dataset"
@@ -59,7 +62,7 @@ class TokenDataset:
     path: Path
     info: DatasetInfo
     tokens: np.ndarray
-    offsets: np.ndarray
+    offsets: Offsets
     columns: dict[str, np.ndarray]
 
     def __len__(self) -> int:
@@ -95,7 +98,8 @@ def open_dataset(path: str | os.PathLike) -> TokenDataset:
     """
     path = Path(path)
     header, data_start = _read_header(path)
-    info = _read_info(path, header.pop("__metadata__", None))
+    metadata = header.pop("__metadata__", None)
+    info = _read_info(path, metadata)
     try:
         places = {name: (np.dtype(NUMPY_NAMES[entry["dtype"]]), *entry["shape"], *entry["data_offsets"])
                   for name, entry in header.items()}
@@ -108,7 +112,7 @@ def open_dataset(path: str | os.PathLike) -> TokenDataset:
         arrays = {name: mapped[start:stop].view(dtype) for name, (dtype, _, start, stop) in places.items()}
         if any(len(arrays[name]) != length for name, (_, length, _, _) in places.items()):
             raise ValueError("a column's shape does not match its size")
-        return _assemble(path, info, arrays)
+        return _assemble(path, info, arrays, int(metadata["offsets_shift"]))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -119,18 +123,31 @@ def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[s
     """Stream columns into a dataset file, which appears under its name when it is whole.
 
     Args:
-        columns: "offsets", "tokens" and a processor's own, in any order.
+        columns: "offsets" (int64), "tokens" and a processor's own, in any order. No instance may be longer than
+            `info.seq_length`.
     """
+    shift = block_shift(info.seq_length)
+    packed = _with_packed_offsets(columns, shift)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        ordered = sorted(columns.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-        file.write(_header(info, ordered))
-        for name, column in ordered:
+        header, places = _header(info, shift, packed)
+        file.write(header)
+        for name, column in packed.items():
+            file.seek(len(header) + places[name])
             written = 0
             for piece in column.pieces:
                 assert piece.dtype == column.dtype, f"column {name}: {piece.dtype} is not {column.dtype}"
                 file.write(np.ascontiguousarray(piece).data)
                 written += len(piece)
             assert written == column.length, f"column {name}: {written} values, not {column.length}"
+
+
+def _with_packed_offsets(columns: Mapping[str, Column], shift: int) -> dict[str, Column]:
+    """`block_starts` and `starts` in place of `offsets`; the former are known when the latter have been streamed."""
+    offsets = columns["offsets"]
+    blocks: list[np.ndarray] = []
+    return {"starts": Column(np.dtype(np.uint16), offsets.length, pack(offsets.pieces, shift, blocks)),
+            "block_starts": Column(np.dtype(np.int64), ((offsets.length - 1) >> shift) + 1, blocks),
+            **{name: column for name, column in columns.items() if name != "offsets"}}
 
 
 def save_dataset(path: str | os.PathLike, tokens: np.ndarray, offsets: np.ndarray, columns: Mapping[str, np.ndarray],
@@ -149,20 +166,24 @@ def save_dataset(path: str | os.PathLike, tokens: np.ndarray, offsets: np.ndarra
     write_dataset(path, info, {name: Column(array.dtype, len(array), [array]) for name, array in arrays.items()})
 
 
-def _header(info: DatasetInfo, columns: list[tuple[str, Column]]) -> bytes:
-    """The first bytes of the file, padded so that the columns begin at a multiple of 8."""
+def _header(info: DatasetInfo, shift: int, columns: Mapping[str, Column]) -> tuple[bytes, dict[str, int]]:
+    """-> (the first bytes of the file, where each column begins behind them).
+
+    The columns begin at a multiple of 8 and come in falling size of their type: each is aligned.
+    """
     metadata = {name: json.dumps(value, ensure_ascii=False, sort_keys=True)
                 for name, value in dataclasses.asdict(info).items()}
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **metadata}}
-    position = 0
-    for name, column in columns:
-        end = position + column.length * column.dtype.itemsize
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "offsets_shift": str(shift), **metadata}}
+    places: dict[str, int] = {}
+    end = 0
+    for name, column in sorted(columns.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        places[name] = end
+        end += column.length * column.dtype.itemsize
         header[name] = {"dtype": SAFETENSORS_NAMES[column.dtype.name], "shape": [column.length],
-                        "data_offsets": [position, end]}
-        position = end
+                        "data_offsets": [places[name], end]}
     encoded = json.dumps(header, ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)
-    return struct.pack("<Q", len(encoded)) + encoded
+    return struct.pack("<Q", len(encoded)) + encoded, places
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -199,11 +220,14 @@ def _read_info(path: Path, metadata: Any) -> DatasetInfo:
         raise UserError(f"{path}: the dataset's metadata is damaged ({error}); run preprocess.py again") from None
 
 
-def _assemble(path: Path, info: DatasetInfo, arrays: dict[str, np.ndarray]) -> TokenDataset:
-    tokens, offsets = arrays.pop("tokens"), arrays.pop("offsets")
-    if offsets.dtype != np.int64 or tokens.dtype != token_dtype(info.vocab_size):
+def _assemble(path: Path, info: DatasetInfo, arrays: dict[str, np.ndarray], shift: int) -> TokenDataset:
+    tokens, offsets = arrays.pop("tokens"), Offsets(arrays.pop("block_starts"), arrays.pop("starts"), shift)
+    types = offsets.block_starts.dtype, offsets.starts.dtype, tokens.dtype
+    if types != (np.int64, np.uint16, token_dtype(info.vocab_size)):
         raise ValueError("a column has the wrong type")
-    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(tokens):
+    if not len(offsets) or len(offsets.block_starts) != ((len(offsets) - 1) >> shift) + 1:
+        raise ValueError("starts and block_starts do not fit together")
+    if offsets[0] != 0 or offsets[-1] != len(tokens):
         raise ValueError("offsets and tokens do not fit together")
     if any(len(column) not in (len(tokens), len(offsets) - 1) for column in arrays.values()):
         raise ValueError("a column's length fits neither tokens nor instances")

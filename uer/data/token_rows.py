@@ -27,7 +27,9 @@ class TokenRows:
     def __init__(self, dataset: TokenDataset, columns: tuple[str, ...], seq_length: int, device: torch.device) -> None:
         self.seq_length = seq_length
         self.mapped = device.type == "cpu"
-        self.offsets = _tensor(dataset.offsets).to(device)
+        self.shift = dataset.offsets.shift
+        self.block_starts = _tensor(dataset.offsets.block_starts).to(device)
+        self.starts = _tensor(dataset.offsets.starts).to(device)
         arrays = {"tokens": dataset.tokens, **{name: dataset.columns[name] for name in columns}}
         self.columns = {name: _tensor(array) for name, array in arrays.items()}
         if not self.mapped:
@@ -44,9 +46,13 @@ class TokenRows:
             each column as (R, S), with whatever follows in the file behind a row's length, and the lengths (R,).
             Unsigned columns come in the signed type of their size: torch's kernels are made for these.
         """
-        starts = self.offsets[instances]
-        lengths = self.offsets[instances + 1] - starts
+        starts = self._offsets(instances)
+        lengths = self._offsets(instances + 1) - starts
         return {name: self._rows(column, starts) for name, column in self.columns.items()}, lengths
+
+    def _offsets(self, instances: Tensor) -> Tensor:
+        """Where instances begin; see `uer.data.offsets` for how this is stored."""
+        return self.block_starts[instances >> self.shift] + widened(self.starts[instances])
 
     def _rows(self, column: Tensor, starts: Tensor) -> Tensor:
         if not self.mapped:
