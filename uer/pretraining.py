@@ -1,5 +1,6 @@
 """A pretraining run put together: datasets, model, optimizer and trainer, as the settings say. Used by pretrain.py."""
 
+import gc
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
@@ -13,7 +14,7 @@ from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS
 from uer.data.store import TokenDataset, open_dataset
 from uer.errors import UserError
-from uer.flops import flops_per_token, parameter_count
+from uer.flops import activation_bytes, flops_per_token, parameter_count
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -23,7 +24,7 @@ from uer.tokenizers.base import Tokenizer
 from uer.training import checkpoint, launch, preflight
 from uer.training.evaluation import evaluate
 from uer.training.parallel import World, connect
-from uer.training.plan import Plan, activation_bytes, device_name
+from uer.training.plan import Plan, device_name
 from uer.training.precision import Precision
 from uer.training.report import Reporter
 from uer.training.saver import Saver
@@ -56,6 +57,13 @@ def run(settings: Settings) -> int:
 def pretrain(place: launch.Place, settings: Settings) -> int:
     """The work of one process."""
     world = connect(place, settings.parallel)
+    status = _pretrain(world, settings)
+    gc.collect()  # what holds on to the communication library goes before it does
+    world.close()
+    return status
+
+
+def _pretrain(world: World, settings: Settings) -> int:
     reporter = world.check(lambda: Reporter(settings.log, world, settings.train.total_steps))
     tokenizer, data = world.check(lambda: _open_data(settings))
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
@@ -64,7 +72,6 @@ def pretrain(place: launch.Place, settings: Settings) -> int:
     step = world.share(found[0]["step"] if found else 0)
     if step >= settings.train.total_steps:
         reporter.say(f"finished already: {folder.weights_path(step)} (--resume never starts anew)")
-        world.close()
         return 0
     parts = _assemble(settings, world, tokenizer, data, folder, identity, reporter, fresh=step == 0)
     world.check(lambda: preflight.check_output(
@@ -80,7 +87,6 @@ def pretrain(place: launch.Place, settings: Settings) -> int:
         _clear(settings, folder, reporter)
     status = trainer.train()
     reporter.close()
-    world.close()
     return status
 
 

@@ -189,9 +189,7 @@ def _rank_main(pipe: Any, worker: Callable[..., int], place: Place, arguments: t
     pipe.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    if failure is None:
-        sys.exit(status)
-    os._exit(status)
+    os._exit(status)  # at once: a communication library's thread must not keep a finished rank from ending
 
 
 def describe(error: BaseException) -> _Failure:

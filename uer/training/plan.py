@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from uer.config import ModelConfig
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,17 +48,6 @@ class Plan:
             f"learning rate: {rates}",
             f"runs on: {self.devices}, {self.precision}; {self.kernels}",
         ]
-
-
-def activation_bytes(config: ModelConfig, tokens: int, vocab_size: int) -> int:
-    """An estimate of what `tokens` slots keep for the backward pass in fp32, attention scores not materialised.
-
-    A layer keeps about 8 vectors of the hidden size and 2 of the feed-forward's; the head keeps the logits of 15% of
-    the slots and their gradient.
-    """
-    layer = 8 * config.hidden_size + 2 * config.feedforward_size
-    head = 0.15 * (2 * vocab_size + 3 * config.emb_size)
-    return round(4 * tokens * (layer * config.layers_num + head))
 
 
 def device_name(device: torch.device) -> str:

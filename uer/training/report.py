@@ -17,14 +17,11 @@ from tqdm import tqdm
 
 from uer.config import LogConfig
 from uer.errors import UserError
+from uer.flops import PEAK_FLOPS
 from uer.training.parallel import World
 
 logger = logging.getLogger("uer")
 LEVELS = {"ERROR": logging.ERROR, "INFO": logging.INFO, "DEBUG": logging.DEBUG, "NOTSET": logging.NOTSET}
-
-# Dense bf16/fp16 operations a second, by a part of the name CUDA gives the device.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A800": 312e12, "H800": 989e12, "L40": 181e12,
-              "RTX 4090": 165e12, "RTX 3090": 71e12, "A10": 125e12, "L4": 121e12, "V100": 125e12, "T4": 65e12}
 
 
 class Sums:

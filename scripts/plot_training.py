@@ -1,0 +1,95 @@
+"""Draw loss, accuracy, learning rate and throughput of one or several runs from their --metrics_path files.
+
+    python3 scripts/plot_training.py --metrics_path run_a.jsonl run_b.jsonl --output_path training.png
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from uer import cli
+from uer.config import REQUIRED, flag
+from uer.errors import UserError
+
+PANELS = (("loss", "loss (mean of the interval)"), ("acc", "accuracy"), ("learning_rate", "learning rate"),
+          ("tokens_per_second", "tokens a second"))
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """Which runs, and where the picture goes."""
+
+    metrics_path: tuple[str, ...] = flag(REQUIRED, "Files that pretrain.py wrote with --metrics_path.")
+    output_path: str = flag("training.png", "The picture.")
+    skip_steps: int = flag(0, "Leave out what comes before this step (the first losses are large).")
+
+
+def main() -> None:
+    """Read the flags and draw."""
+    config, = cli.parse(__doc__, (PlotConfig,))
+    runs = {path: read_metrics(path, config.skip_steps) for path in config.metrics_path}
+    draw(runs, config.output_path)
+    print(f"{config.output_path}: {', '.join(f'{path} ({len(run)} reports)' for path, run in runs.items())}")
+
+
+def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
+    """The lines of a metrics file by step; of a step that a resumed run did again, the last.
+
+    Raises:
+        UserError: the file is missing or holds no reports; the line that is not JSON, unless it is the last one, which
+            a killed run may leave unfinished.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"--metrics_path {path}: {error.strerror}") from None
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            found[record["kind"], record["step"]] = record
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                raise UserError(f"{path}, line {number}: not a line of --metrics_path") from None
+    kept = sorted((record for record in found.values() if record["step"] >= skip_steps), key=lambda r: r["step"])
+    if not any(record["kind"] == "train" for record in kept):
+        raise UserError(f"--metrics_path {path}: no reports in it yet")
+    return kept
+
+
+def draw(runs: dict[str, list[dict[str, Any]]], output_path: str) -> None:
+    """One panel a figure, one colour a run; held-out figures are dashed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("this script needs the package matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, grid = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained", sharex=True)
+    for axes, (name, title) in zip(grid.flat, PANELS):
+        for number, (path, records) in enumerate(runs.items()):
+            for kind, style in (("train", "-"), ("eval", "--")):
+                points = [(record["step"], record[name]) for record in records
+                          if record["kind"] == kind and name in record]
+                if points:
+                    axes.plot(*zip(*points), style, color=f"C{number % 10}", linewidth=1.5, marker=".", markersize=4,
+                              label=Path(path).stem + (" held out" if kind == "eval" else ""))
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+        if name == "tokens_per_second":
+            axes.set_ylim(bottom=0)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    for axes in grid[1]:
+        axes.set_xlabel("step")
+    figure.savefig(output_path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,137 @@
+"""A tiny corpus, vocabulary and model, and pretrain.py run on them in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uer.data.store import DatasetInfo, save_dataset
+from uer.tokenizers import Vocab
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+MODEL = {"emb_size": 16, "hidden_size": 16, "feedforward_size": 32, "heads_num": 2, "layers_num": 2,
+         "max_seq_length": 32, "embedding": ["word", "pos", "seg"], "tie_weights": True, "dropout": 0.1,
+         "target": ["mlm"]}
+
+
+@dataclass
+class Job:
+    """A run that was started."""
+
+    server: Any
+    pid: int
+    log: Path
+
+    def wait(self, seconds: float = 60) -> int:
+        """Its exit status."""
+        status = self.server.ask({"wait": self.pid, "seconds": seconds})
+        if status is None:
+            os.killpg(self.pid, 9)
+            self.server.ask({"wait": self.pid, "seconds": 5})
+            pytest.fail(f"still running after {seconds} s:\n{self.output}")
+        return status
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+class Server:
+    """`fork_server.py`."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fork_server.py"))], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def ask(self, request: dict) -> Any:
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+
+@dataclass
+class Playground:
+    """A folder with a dataset, a vocabulary and a configuration."""
+
+    folder: Path
+    server: Server
+    runs: int = 0
+
+    def arguments(self, name: str, **flags: Any) -> list[str]:
+        settings: dict[str, Any] = {
+            "dataset_path": self.folder / "data.pt", "vocab_path": self.folder / "vocab.txt",
+            "config_path": self.folder / "config.json", "tokenizer": "char", "data_processor": "mlm",
+            "learning_rate": 1e-2, "batch_size": 4, "total_steps": 12, "report_steps": 4, "save_checkpoint_steps": 6,
+            "output_model_path": self.folder / name, "metrics_path": self.folder / f"{name}.jsonl", **flags}
+        argv: list[str] = []
+        for flag, value in settings.items():
+            if value is not None:
+                argv += [f"--{flag}", *(map(str, value) if isinstance(value, (tuple, list)) else [str(value)])]
+        return argv
+
+    def start(self, name: str, env: dict[str, str] | None = None, **flags: Any) -> Job:
+        self.runs += 1
+        log = self.folder / f"{name}.log{self.runs}"
+        pid = self.server.ask({"argv": self.arguments(name, **flags), "log": str(log), "env": env or {}})
+        return Job(self.server, pid, log)
+
+    def run(self, name: str, **flags: Any) -> Job:
+        """A run that ends well."""
+        job = self.start(name, **flags)
+        assert job.wait() == 0, job.output
+        return job
+
+    def fail(self, name: str, env: dict[str, str] | None = None, **flags: Any) -> str:
+        """The one line of a run that is refused with status 2."""
+        job = self.start(name, env, **flags)
+        assert job.wait() == 2, job.output
+        errors = [line for line in job.output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "Traceback" not in job.output, job.output
+        return errors[0]
+
+    def figures(self, name: str, kind: str = "train") -> list[dict[str, Any]]:
+        lines = (self.folder / f"{name}.jsonl").read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+    def losses(self, name: str) -> list[float]:
+        return [line["loss"] for line in self.figures(name)]
+
+
+def write_dataset(path: Path, vocab: Vocab, seed: int = 5, rows: int = 101, seq_length: int = 16,
+                  **changes: Any) -> None:
+    """`rows` instances of unlike lengths whose tokens follow one another, so that there is something to learn."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(5, seq_length + 1, rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.concatenate([5 + (generator.integers(40) + np.arange(length)) % 40 for length in lengths])
+    tokens[offsets[:-1]] = vocab.cls_id
+    tokens[offsets[1:] - 1] = vocab.sep_id
+    special = {name: getattr(vocab, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")}
+    masking = {"whole_word_masking": False, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
+    info: dict[str, Any] = {
+        "format_version": 1, "processor": "mlm", "seq_length": seq_length, "vocab_fingerprint": vocab.fingerprint,
+        "vocab_size": len(vocab), "tokenizer": {"kind": "char", "do_lower_case": "false"}, "special_ids": special,
+        "dynamic_masking": True, "dup_factor": 1, "seed": 7, "masking": masking, **changes}
+    save_dataset(path, tokens, offsets, {}, DatasetInfo(**info))
+
+
+@pytest.fixture(scope="session")
+def server():
+    running = Server()
+    yield running
+    running.process.stdin.close()
+    running.process.wait(10)
+
+
+@pytest.fixture
+def playground(tmp_path, server) -> Playground:
+    (tmp_path / "vocab.txt").write_text("\n".join(SPECIAL + [chr(0x4E00 + n) for n in range(40)]) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+    write_dataset(tmp_path / "data.pt", Vocab.load(tmp_path / "vocab.txt"))
+    return Playground(tmp_path, server)
