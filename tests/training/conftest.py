@@ -71,7 +71,9 @@ class Playground:
             "output_model_path": self.folder / name, "metrics_path": self.folder / f"{name}.jsonl", **flags}
         argv: list[str] = []
         for flag, value in settings.items():
-            if value is not None:
+            if value is True:
+                argv.append(f"--{flag}")
+            elif value is not None:
                 argv += [f"--{flag}", *(map(str, value) if isinstance(value, (tuple, list)) else [str(value)])]
         return argv
 

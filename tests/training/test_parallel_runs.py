@@ -1,0 +1,165 @@
+"""Ranks, nodes and micro-batches change nothing but speed; a rank that dies takes the others with it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from uer.config import ParallelConfig
+from uer.errors import UserError
+from uer.training import checkpoint, launch
+
+SAME = {"dropout": 0.0, "total_steps": 10, "save_checkpoint_steps": 10, "report_steps": 2}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def reference(playground):
+    playground.run("reference", **SAME, batch_size=8)
+    return playground
+
+
+def assert_same_run(playground, name):
+    assert playground.losses(name) == pytest.approx(playground.losses("reference"), abs=2e-5)
+    ours = checkpoint.load_weights(playground.folder / f"{name}-10")
+    for key, value in checkpoint.load_weights(playground.folder / "reference-10").items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("flags", [
+    {"batch_size": 4, "accumulation_steps": 2},
+    {"batch_size": 4, "world_size": 2, "gpu_ranks": (0, 1)},
+    {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1), "accumulation_steps": 2},
+    {"batch_size": 2, "world_size": 4, "gpu_ranks": (0, 1, 2, 3)},
+    {"batch_size": 4, "world_size": 2, "gpu_ranks": (0, 1), "sharding": "fsdp"},
+    {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1), "sharding": "fsdp", "accumulation_steps": 2,
+     "activation_checkpointing": True}], ids=lambda flags: " ".join(map(str, flags.values())))
+def test_same_curve(reference, flags):
+    reference.run("split", **SAME, **flags)
+    assert_same_run(reference, "split")
+
+
+def test_dropout_is_the_same_for_ranks_and_micro_batches(playground):
+    flags = {"total_steps": 6, "report_steps": 2, "dropout": 0.3, "batch_size": 4}
+    playground.run("ranks", **flags, world_size=2, gpu_ranks=(0, 1))
+    playground.run("micro", **flags, accumulation_steps=2)
+    assert playground.losses("ranks") == pytest.approx(playground.losses("micro"), abs=2e-5)
+
+
+def test_evaluation_is_exact_over_ranks(playground):
+    flags = {**SAME, "dev_fraction": 0.2, "eval_steps": 5}
+    playground.run("one", **flags, batch_size=8)
+    playground.run("two", **flags, batch_size=4, world_size=2, gpu_ranks=(0, 1))
+    one, two = playground.figures("one", "eval"), playground.figures("two", "eval")
+    assert [line["step"] for line in one] == [5, 10]
+    for name in ("loss", "acc", "perplexity"):
+        assert [line[name] for line in one] == pytest.approx([line[name] for line in two], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "slurm"])
+def test_two_nodes_by_environment(reference, kind):
+    port = str(free_port())
+    jobs = []
+    for rank in range(2):
+        env = ({"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost",
+                "MASTER_PORT": port} if kind == "torchrun" else
+               {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_LOCALID": "0",
+                "SLURM_JOB_NODELIST": "localhost,elsewhere", "MASTER_PORT": port})
+        jobs.append(reference.start("split", env, **SAME, batch_size=4))
+    assert [job.wait() for job in jobs] == [0, 0], jobs[0].output + jobs[1].output
+    assert_same_run(reference, "split")
+    assert "tokens/s" in jobs[0].output and jobs[1].output == ""
+
+
+def test_two_nodes_by_torchrun(reference):
+    port = free_port()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
+               "--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{port}", "--rdzv_id", "test",
+               str(Path(__file__).resolve().parents[2] / "pretrain.py"),
+               *reference.arguments("split", **SAME, batch_size=4)]
+    nodes = [subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [node.communicate(timeout=120)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "".join(outputs)
+    assert_same_run(reference, "split")
+
+
+def processes_of(group: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_killed_rank_takes_the_others_down(playground):
+    job = playground.start("m", total_steps=100000, report_steps=5, world_size=2, gpu_ranks=(0, 1))
+    until = time.monotonic() + 30
+    while "tokens/s" not in job.output and time.monotonic() < until:
+        time.sleep(0.01)
+    ranks = [pid for pid in processes_of(job.pid) if pid != job.pid]
+    assert len(ranks) == 2
+    os.kill(max(ranks), signal.SIGKILL)
+    assert job.wait(10) == 1
+    assert re.findall(r"error: rank \d was killed by SIGKILL", job.output)
+    assert job.output.count("error:") == 1 and "Traceback" not in job.output
+    assert processes_of(job.pid) == []
+
+
+def test_an_error_of_all_ranks_is_shown_once(playground):
+    line = playground.fail("m", world_size=2, gpu_ranks=(0, 1), max_seq_length=8)
+    assert "max_seq_length is 8" in line
+
+
+def test_an_absent_rank_is_named(playground):
+    line = playground.fail("m", world_size=3, gpu_ranks=(0, 1), collective_timeout=2,
+                           master_ip=f"tcp://localhost:{free_port()}")
+    assert "no answer from rank 2 of 3 within 2 s" in line
+
+
+def test_an_absent_master_is_named(playground):
+    line = playground.fail("m", world_size=2, gpu_ranks=(1,), collective_timeout=2,
+                           master_ip=f"tcp://localhost:{free_port()}")
+    assert "could not reach rank 0" in line
+
+
+@pytest.mark.parametrize("nodes, first", [
+    ("node7", "node7"), ("gpu[003-010,12],login1", "gpu003"), ("a1,b2", "a1"), ("a1,b[2-3]", "a1"),
+    ("rack1-gpu[7,9]", "rack1-gpu7")])
+def test_first_host_of_a_slurm_list(nodes, first):
+    assert launch.first_host(nodes) == first
+
+
+def test_places():
+    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "n[1-4]",
+             "SLURM_JOB_ID": "1234567"}
+    place, = launch.places(ParallelConfig(), slurm)
+    assert (place.rank, place.world_size, place.local_rank, place.host, place.port) == (3, 8, 1, "n1", 24567)
+    assert launch.places(ParallelConfig(), {**slurm, "MASTER_ADDR": "here", "MASTER_PORT": "77"})[0].port == 77
+    assert launch.places(ParallelConfig(), {}) == [launch.Place()]
+    spawned = launch.places(ParallelConfig(world_size=4, gpu_ranks=(2, 3), master_ip="tcp://far:99"), {})
+    assert [(place.rank, place.local_rank, place.host, place.port) for place in spawned] == [
+        (2, 0, "far", 99), (3, 1, "far", 99)]
+    with pytest.raises(UserError, match="--gpu_ranks 0 1"):
+        launch.places(ParallelConfig(world_size=2), {})
+    with pytest.raises(UserError, match="tcp://HOST:PORT"):
+        launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1), master_ip="nowhere"), {})
+    with pytest.raises(UserError, match="contradicts torchrun"):
+        launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1)), {"RANK": "0", "WORLD_SIZE": "4"})
