@@ -58,7 +58,7 @@ class Stage:
         rows = {"Checkpoint": self.checkpoint, "Steps": f"{self.step:,}"}
         for name, label in _LABELS.items():
             value = self.settings.get(name)
-            if value or (value == 0 and type(value) is int and name == "seed"):
+            if (value and value != "auto") or (name == "seed" and value == 0):
                 rows[label] = Path(value).name if name == "pretrained_model_path" else _show(value)
         return rows
 

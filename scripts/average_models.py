@@ -1,0 +1,69 @@
+"""Average the weights of several checkpoints of one model, such as the last ones of a run."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor
+
+from uer import cli
+from uer.config import REQUIRED, flag
+from uer.convert.names import some
+from uer.errors import UserError
+from uer.training.checkpoint import load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this script."""
+
+    model_list_path: tuple[str, ...] = flag(REQUIRED, "Checkpoints to average.")
+    output_model_path: str = flag("models/average_model.bin", "Where the average is written.")
+
+
+def main() -> None:
+    (flags,) = cli.parse(__doc__, (Flags,))
+    save_weights(average(flags.model_list_path), flags.output_model_path)
+    print(f"written: {flags.output_model_path}: the average of {len(flags.model_list_path)} checkpoints")
+
+
+def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
+    """The mean of each tensor, summed in double precision; two checkpoints are in memory at a time.
+
+    Names that share one tensor in the first checkpoint share one in the result.
+
+    Raises:
+        UserError: the checkpoints differ in their names or shapes, or one holds something else than real numbers.
+    """
+    first = load_weights(paths[0])
+    owner: dict[int, str] = {}
+    shared = {name: owner.setdefault(tensor.data_ptr(), name) for name, tensor in first.items()}
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in first.items()}
+    sums = {name: torch.zeros_like(first[name], dtype=torch.float64) for name in set(shared.values())}
+    del first
+    for path in paths:
+        weights = load_weights(path)
+        _require_same_model(shapes, weights, path, paths[0])
+        for name, total in sums.items():
+            total += weights[name]
+    means = {name: (total / len(paths)).to(shapes[name][1]) for name, total in sums.items()}
+    return {name: means[shared[name]] for name in shared}
+
+
+def _require_same_model(shapes: dict[str, tuple], weights: dict[str, Tensor], path: str, first: str) -> None:
+    different = sorted(shapes.keys() ^ weights.keys())
+    if different:
+        raise UserError(f"{path} and {first} are different models: only one of them has {some(different)}")
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{path}: {name} holds {tensor.dtype}, which has no average")
+        if tensor.shape != shapes[name][0]:
+            raise UserError(f"{path} and {first} are different models: {name} is {list(tensor.shape)} in one and "
+                            f"{list(shapes[name][0])} in the other")
+
+
+if __name__ == "__main__":
+    cli.run(main)
