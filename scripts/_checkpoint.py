@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from _settings import model_settings
 from torch import Tensor, nn
 
-from uer import cli
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import BERT, bert, names
 from uer.convert.recipe import recorded_stages
@@ -34,16 +34,6 @@ class CheckpointFlags:
     @property
     def path(self) -> str:
         return self.load_model_path or self.pretrained_model_path or ""
-
-
-@dataclass(frozen=True)
-class _Settings:
-    config_path: str | None = flag(None, "JSON file of the model's settings.")
-
-
-def model_settings(path: str | None) -> ModelConfig | None:
-    """The ModelConfig of a JSON file; None without a file."""
-    return cli.parse("", (_Settings, ModelConfig), ["--config_path", path])[1] if path else None
 
 
 def open_checkpoint(flags: CheckpointFlags) -> tuple[dict[str, Tensor], ModelConfig]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _checkpoint import model_settings
+from _settings import model_settings
 
 from uer import cli
 from uer.config import TokenizerConfig

@@ -4,6 +4,10 @@ from uer.config import ModelConfig
 
 PREDICTED_SHARE = 0.15
 
+# Dense bf16/fp16 operations a second, by a part of the name CUDA gives the device.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A800": 312e12, "H800": 989e12, "L40": 181e12,
+              "RTX 4090": 165e12, "RTX 3090": 71e12, "A10": 125e12, "L4": 121e12, "V100": 125e12, "T4": 65e12}
+
 
 def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
     """Floating-point operations of training on one token slot, forward and backward, with an MLM head on 15% of them.
@@ -47,3 +51,14 @@ def parameter_count(config: ModelConfig, vocab_size: int) -> int:
         encoder += config.relative_attention_buckets_num * config.heads_num
     head = (hidden + 1) * emb + 2 * emb + vocab_size
     return embedding + encoder + head + (0 if config.tie_weights else vocab_size * emb)
+
+
+def activation_bytes(config: ModelConfig, tokens: int, vocab_size: int) -> int:
+    """An estimate of what `tokens` slots keep for the backward pass in fp32, attention scores not materialised.
+
+    A layer keeps about 8 vectors of the hidden size and 2 of the feed-forward's; the head keeps the logits of 15% of
+    the slots and their gradient.
+    """
+    layer = 8 * config.hidden_size + 2 * config.feedforward_size
+    head = PREDICTED_SHARE * (2 * vocab_size + 3 * config.emb_size)
+    return round(4 * tokens * (layer * config.layers_num + head))

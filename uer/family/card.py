@@ -13,7 +13,7 @@ POINTS = 10
 
 
 def card_notes(recipe: Recipe, corpus_path: Sequence[str], infos: Mapping[int, DatasetInfo],
-               metrics: Sequence[Path], commands: Sequence[Sequence[str]], root: Path, picture: bool) -> str:
+               metrics: Sequence[Path], commands: Sequence[Sequence[str]], root: Path, picture: str) -> str:
     """Markdown for the card.
 
     Args:
@@ -23,14 +23,14 @@ def card_notes(recipe: Recipe, corpus_path: Sequence[str], infos: Mapping[int, D
         metrics: each stage's JSON lines.
         commands: what was run.
         root: the repository, left out of the commands' paths.
-        picture: whether training_curve.png will lie beside the card.
+        picture: name of the curves' picture that will lie beside the card, if any.
     """
     parts = ["## Data", "", *_data(corpus_path, infos), "## Loss", ""]
     for number, (stage, path) in enumerate(zip(recipe.stages, metrics), start=1):
         parts += [f"Stage {number}, {stage.total_steps:,} steps of {stage.rows} x {stage.seq_length} tokens:", "",
                   *_curve(read_metrics(path))]
     if picture:
-        parts += ["![loss, accuracy, learning rate and throughput](training_curve.png)", ""]
+        parts += [f"![loss, accuracy, learning rate and throughput]({picture})", ""]
     shown = [shown_command(argv, root) for argv in commands]
     return "\n".join([*parts, "## Commands", "", "```bash", *shown, "```", ""])
 

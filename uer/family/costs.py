@@ -12,8 +12,7 @@ from uer.family.config import MachineConfig
 from uer.family.devices import Devices
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
-from uer.flops import flops_per_token, parameter_count
-from uer.training.plan import activation_bytes
+from uer.flops import activation_bytes, flops_per_token, parameter_count
 
 # Share of its peak that a GPU reaches with micro-batches of 64 x 128, by hidden size. Assumed, not measured here:
 # narrow models wait for kernel launches, wide ones for memory.

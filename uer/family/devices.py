@@ -8,7 +8,7 @@ import torch
 
 from uer.errors import UserError
 from uer.family.config import MachineConfig
-from uer.training.report import PEAK_FLOPS
+from uer.flops import PEAK_FLOPS
 
 # GiB of memory, by the names of PEAK_FLOPS; the smallest that is sold under a name.
 MEMORY_GIB = {"H200": 141, "H100": 80, "A100": 40, "A800": 80, "H800": 80, "L40": 48, "RTX 4090": 24, "RTX 3090": 24,

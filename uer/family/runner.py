@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from uer.errors import UserError
 from uer.family.costs import Cost
 from uer.family.lanes import Lane, Lanes, start_order
@@ -169,7 +167,7 @@ class Runner:
         environment = dict(os.environ)
         if self.workshop.kind == "cuda" and chain.lane is not None:
             visible = environment.get("CUDA_VISIBLE_DEVICES")
-            names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+            names = visible.split(",") if visible else list(map(str, range(max(chain.lane.devices) + 1)))
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in chain.lane.devices)
         elif self.workshop.kind == "cpu" and chain.cost is not None and chain.cost.at_once > 1:
             cores = os.cpu_count() or 1

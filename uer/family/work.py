@@ -27,6 +27,7 @@ from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
 
 FIRST_PORT = 12345
+PICTURE = "training_curve.png"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,10 @@ class Workshop:
         """The curve of a stage."""
         return self.output_path(size, number).with_suffix(".metrics.jsonl")
 
+    def picture_path(self, size: Size) -> Path:
+        """The curves of all stages."""
+        return self.folder / size.name / PICTURE
+
     def finished(self, size: Size) -> bool:
         """Whether the model's folder is there."""
         return self.model_folder(size).is_dir()
@@ -129,7 +134,7 @@ class Workshop:
         flags: dict[str, object] = {
             "dataset_path": self.dataset_path(stage), "config_path": size.config_path, "output_model_path": output,
             "total_steps": steps, "save_checkpoint_steps": machine.save_checkpoint_steps or max(1, steps // 10),
-            "report_steps": machine.report_steps or min(steps, max(10, steps // 1000)),
+            "report_steps": min(steps, machine.report_steps or max(10, steps // 1000)),
             "learning_rate": stage.learning_rate, "scheduler": recipe.scheduler, "warmup": recipe.warmup,
             "lr_decay": recipe.lr_decay, "dropout": recipe.dropout, "batch_size": batch_size,
             "accumulation_steps": accumulation, "data_processor": "mlm", "target": "mlm", "seed": recipe.seed,
@@ -161,10 +166,12 @@ class Workshop:
         """The picture of the curve, where the optional matplotlib is installed."""
         if importlib.util.find_spec("matplotlib") is None:
             return []
-        picture = self.folder / size.name / "training_curve.png"
+        picture = self.picture_path(size)
+        drawn = picture.with_name(f"unfinished_{picture.name}")
         metrics = [str(self.metrics_path(size, number)) for number in range(1, len(self.recipe.stages) + 1)]
-        argv = [*self._script("scripts/plot_training.py"), "--metrics_path", *metrics, "--output_path", str(picture)]
-        return [Step("drawing the curve", argv, self._log(size.name), done=picture.exists)]
+        argv = [*self._script("scripts/plot_training.py"), "--metrics_path", *metrics, "--output_path", str(drawn)]
+        return [Step("drawing the curve", argv, self._log(size.name), done=picture.exists,
+                     finish=lambda: os.replace(drawn, picture))]
 
     def _convert(self, size: Size) -> Step:
         last = len(self.recipe.stages)
@@ -180,9 +187,8 @@ class Workshop:
             notes.write_text(self._notes(size), encoding="utf-8")
 
         def finish() -> None:
-            picture = self.folder / size.name / "training_curve.png"
-            if picture.exists():
-                shutil.copy(picture, staged)
+            if self.picture_path(size).exists():
+                shutil.copy(self.picture_path(size), staged)
             os.replace(staged, final)
 
         return Step("conversion", argv + ["--no_check"] * self.machine.no_check, self._log(size.name),
@@ -192,7 +198,7 @@ class Workshop:
         commands = [step.argv for step in (*self.preprocess_steps(), *self.model_steps(size)[:len(self.recipe.stages)])]
         infos = {stage.seq_length: dataset_info(self.dataset_path(stage)) for stage in self.recipe.stages}
         metrics = [self.metrics_path(size, number) for number in range(1, len(self.recipe.stages) + 1)]
-        picture = (self.folder / size.name / "training_curve.png").exists()
+        picture = PICTURE if self.picture_path(size).exists() else ""
         return card_notes(self.recipe, self.config.corpus_path, infos, metrics, commands, self.root, picture)
 
     def _log(self, name: str) -> Path:

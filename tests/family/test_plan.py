@@ -1,0 +1,157 @@
+"""Parameters, FLOPs, hours and which models share a device."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from uer import cli
+from uer.config import ModelConfig, flag
+from uer.convert import bert
+from uer.errors import UserError
+from uer.family.config import MachineConfig
+from uer.family.costs import Cost, assumed_mfu, cost_of
+from uer.family.devices import Devices, find_devices, named_devices
+from uer.family.lanes import Lanes, elapsed_hours, start_order
+from uer.family.plan import hours, make_plan
+from uer.family.recipe import RECIPES, Recipe, Stage
+from uer.family.sizes import resolve
+from uer.flops import parameter_count
+from uer.model import build_model
+
+VOCAB = 21128
+H100 = named_devices("h100", 8)
+
+
+@pytest.fixture(scope="module")
+def sizes(root):
+    @dataclass(frozen=True)
+    class File:
+        config_path: str | None = flag(None, "")
+
+    def read(path):
+        return cli.parse("", (File, ModelConfig), ["--config_path", path])[1]
+
+    return resolve(("all",), root / "models" / "bert", read)
+
+
+def targets_formula(hidden, layers, length):
+    """Of TARGETS.md, letter for letter."""
+    return 6 * 12 * hidden**2 * layers + 12 * layers * hidden * length + 0.15 * 6 * (hidden**2 + hidden * VOCAB)
+
+
+def test_every_size_costs_what_the_formula_says(sizes):
+    for size in sizes:
+        cost = cost_of(size, RECIPES["uer"], VOCAB, H100, MachineConfig())
+        layers, hidden = size.config.layers_num, size.config.hidden_size
+        expected = [targets_formula(hidden, layers, 128) * 512 * 128 * 10**6,
+                    targets_formula(hidden, layers, 512) * 128 * 512 * 250_000]
+        assert cost.flops == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_whole_family_costs_what_is_published(sizes):
+    plan = make_plan(sizes, RECIPES["uer"], VOCAB, H100, MachineConfig())
+    base = next(cost for cost in plan.costs if cost.size.name == "L-12_H-768")
+    assert sum(base.flops) == pytest.approx(4.5e19, rel=0.01)
+    assert sum(sum(cost.flops) for cost in plan.costs) == pytest.approx(2.6e20, rel=0.01)
+
+
+def test_hours_follow_from_flops(sizes):
+    for gpus, devices in ((8, H100), (2, named_devices("A100", 2))):
+        cost = cost_of(sizes[0], RECIPES["uer"], VOCAB, devices, MachineConfig(mfu=0.4))
+        assert cost.hours == pytest.approx(sum(cost.flops) / (gpus * devices.peak_flops * 0.4) / 3600)
+    alone = cost_of(sizes[0], RECIPES["uer"], VOCAB, H100, MachineConfig(mfu=0.4, gpus_per_model=1))
+    together = cost_of(sizes[0], RECIPES["uer"], VOCAB, H100, MachineConfig(mfu=0.4))
+    assert alone.hours == pytest.approx(8 * together.hours)
+
+
+def test_all_24_configurations_are_what_they_are_called(sizes):
+    for size in sizes:
+        with torch.device("meta"):
+            ours = build_model(replace(size.config, target=("mlm",)), VOCAB)
+            theirs = BertForMaskedLM(BertConfig(**bert.hugging_face_config(size.config, VOCAB, "mlm")))
+        layers, hidden = (int(part.split("-")[1]) for part in size.name.split("_"))
+        assert (size.config.layers_num, size.config.hidden_size) == (layers, hidden)
+        assert parameter_count(size.config, VOCAB) == ours.num_parameters()
+        # The segment embedding has a third row for padding, which transformers' has not.
+        assert ours.num_parameters() == theirs.num_parameters() + hidden
+
+
+def test_the_price_is_that_of_all_devices_until_the_end(sizes):
+    plan = make_plan(sizes[:1], RECIPES["uer"], VOCAB, H100, MachineConfig(mfu=0.4, price_per_hour=3.0))
+    assert plan.price == pytest.approx(plan.costs[0].hours * 8 * 3.0)
+
+
+def test_the_printed_plan_says_what_a_person_asks(sizes):
+    plan = make_plan(sizes, RECIPES["uer"], VOCAB, H100, MachineConfig(price_per_hour=3.0))
+    text = "\n".join([*plan.lines(done=["L-2_H-128"]), *plan.start_lines()])
+    assert "1,000,000 steps of 512 x 128 tokens (8 devices x 64 rows x 1 micro-batch) at 0.0001" in text
+    row = next(line for line in text.split("\n") if line.startswith("L-2_H-128"))
+    assert all(word in row for word in ("tiny 2/128", "3.2 M", "5.2 6.4", "4.45e+17", "done"))
+    assert "24 models: 2.61e+20 FLOP" in text and "8 x H100 at 989 TFLOP/s" in text and "at 3 an hour" in text
+    shared = text.partition("several at once on one device: ")[2]
+    assert "L-12_H-256" in shared and "L-2_H-512" not in shared
+    assert max(map(len, text.split("\n"))) <= 130
+
+
+def test_small_models_share_a_gpu_and_large_ones_do_not(sizes):
+    costs = {size.name: cost_of(size, RECIPES["uer"], VOCAB, H100, MachineConfig()) for size in sizes}
+    assert costs["L-2_H-128"].at_once > costs["L-4_H-256"].at_once > costs["L-12_H-768"].at_once == 1
+    explicit = cost_of(sizes[0], RECIPES["uer"], VOCAB, H100, MachineConfig(parallel_models="3"))
+    assert explicit.share == Fraction(1, 3)
+    full = cost_of(sizes[0], RECIPES["uer"], VOCAB, H100, MachineConfig(mfu=0.4))
+    assert full.at_once == 1  # a model that reaches 40% alone leaves nothing to fill
+    small_gpu = Devices("small", "cuda", 1, 1e14, 3 << 30)
+    assert cost_of(sizes[0], RECIPES["uer"], VOCAB, small_gpu, MachineConfig()).at_once == 2  # two fit into its memory
+    assert cost_of(sizes[0], RECIPES["uer"], VOCAB, Devices("c", "cpu", 1, 1e11, 1 << 33), MachineConfig()).at_once == 1
+
+
+def test_assumed_shares_of_the_peak():
+    assert [assumed_mfu(width, "cuda") for width in (64, 128, 640, 2048)] == [0.04, 0.04, 0.23, 0.30]
+
+
+def cost_named(sizes, name, share, took):
+    size = next(size for size in sizes if size.name == name)
+    return Cost(size, 1, (1.0,), 1, 0.3, took, Fraction(share))
+
+
+def test_elapsed_time_counts_what_runs_at_once(sizes):
+    large, small = cost_named(sizes, "L-12_H-768", 1, 10.0), cost_named(sizes, "L-2_H-128", "1/4", 3.0)
+    assert elapsed_hours([large], 1, 1) == 10.0
+    assert elapsed_hours([small] * 4, 1, 1) == 3.0
+    assert elapsed_hours([small] * 5, 1, 1) == 6.0
+    assert elapsed_hours([small, large], 1, 1) == 13.0
+    assert elapsed_hours([small] * 4 + [large], 2, 1) == 10.0
+    assert elapsed_hours([large] * 3, 2, 2) == 30.0
+    assert elapsed_hours([], 1, 1) == 0.0
+    assert start_order([small, large]) == [large, small]
+
+
+def test_lanes_are_filled_from_the_emptiest():
+    lanes = Lanes(4, 2)
+    first, second = lanes.take(Fraction(1, 2)), lanes.take(Fraction(1, 2))
+    assert {first.devices, second.devices} == {(0, 1), (2, 3)}
+    assert lanes.take(Fraction(1)) is None
+    lanes.give_back(first, Fraction(1, 2))
+    assert lanes.take(Fraction(1)) is first
+
+
+def test_settings_that_cannot_work_are_refused(sizes):
+    with pytest.raises(UserError, match=r"--device_name: 'H101' is unknown; choose from: .*H100"):
+        find_devices(MachineConfig(device_name="H101"))
+    with pytest.raises(UserError, match="--gpus_per_model 3: 8 devices cannot be divided"):
+        make_plan(sizes, RECIPES["uer"], VOCAB, H100, MachineConfig(gpus_per_model=3))
+    assert "--parallel_models must be auto or a number" in MachineConfig(parallel_models="0").problems()[0]
+    assert MachineConfig(mfu=1.5).problems() == ["--mfu must lie between 0 and 1"]
+
+
+def test_a_crowded_gpu_is_warned_of(sizes):
+    recipe = Recipe("x", (Stage(512, 10, 512, 512, 1e-4),))
+    plan = make_plan(sizes[-1:], recipe, VOCAB, named_devices("T4", 1), MachineConfig())
+    assert any("may not fit" in line for line in plan.lines())
+
+
+def test_hours_are_shown_in_the_unit_that_suits_them():
+    assert [hours(value) for value in (0.001, 0.2, 30.26, 100)] == ["4 s", "12 min", "30.3 h", "4.2 days"]

@@ -1,0 +1,143 @@
+"""scripts/pretrain_family.py from corpus to Hugging Face folders, killed in every phase."""
+
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from uer.errors import UserError
+from uer.family import devices
+
+ROOT = Path(__file__).resolve().parents[2]
+CHARACTERS = "的一是不了人我在有他这为之大来以个中上们到说国和地也子时道出而要于就下得可你年生自会那后能对着"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A small corpus, vocabulary and model file."""
+    folder = tmp_path_factory.mktemp("inputs")
+    draw = random.Random(1)
+    lines = ["".join(draw.choices(CHARACTERS, k=draw.randint(5, 90))) for _ in range(300)]
+    (folder / "corpus.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    (folder / "nano_config.json").write_text(json.dumps({
+        "emb_size": 32, "hidden_size": 32, "feedforward_size": 64, "heads_num": 2, "layers_num": 2,
+        "max_seq_length": 64, "embedding": ["word", "pos", "seg"], "tie_weights": True, "target": ["mlm"]}))
+    return folder
+
+
+def command(inputs, output, *more):
+    return [sys.executable, str(ROOT / "scripts" / "pretrain_family.py"), "--sizes", str(inputs / "nano_config.json"),
+            "--corpus_path", str(inputs / "corpus.txt"), "--vocab_path", str(inputs / "vocab.txt"),
+            "--output_dir", str(output), "--seq_length", "32", "64", "--total_steps", "200", "100",
+            "--global_batch_size", "8", "4", "--batch_size", "4", "4", "--save_checkpoint_steps", "50",
+            "--report_steps", "10", "--report_seconds", "0.5", "--device", "cpu", "--name_prefix", "test", "--no_check",
+            *more]
+
+
+def start(inputs, output):
+    """The command in a fork of this process, so that torch need not be imported again; prints to <output>.txt."""
+    process = multiprocessing.get_context("fork").Process(target=run_command, args=(inputs, output))
+    process.start()
+    return process
+
+
+def run_command(inputs, output):
+    with open(f"{output}.txt", "w", encoding="utf-8", buffering=1) as sys.stdout:
+        sys.path.insert(0, str(ROOT / "scripts"))
+        devices.measured_flops = lambda kind: 1e11  # torch's threads do not live on in a fork
+        sys.argv = command(inputs, output)[1:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def wait_for(process, ready):
+    end = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < end and process.is_alive()
+        time.sleep(0.01)
+
+
+def kill(process):
+    process.kill()
+    process.join()
+
+
+def test_killed_in_every_phase_it_ends_as_if_it_had_not_been(inputs, tmp_path, run_script, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    output, said = tmp_path / "family", tmp_path / "family.txt"
+    process = start(inputs, output)
+    wait_for(process, lambda: "datasets: dataset of length 64" in read(said))
+    kill(process)
+
+    process = start(inputs, output)
+    wait_for(process, lambda: read(output / "nano" / "stage1_seq32.metrics.jsonl"))
+    kill(process)
+
+    process = start(inputs, output)
+    wait_for(process, lambda: read(output / "nano" / "stage2_seq64.metrics.jsonl"))
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 143 and "everything is saved, the same command goes on" in read(said)
+
+    process = start(inputs, output)
+    wait_for(process, lambda: "nano: conversion" in read(said))
+    kill(process)
+    assert not (output / "test_nano").exists()
+
+    text = run_script("pretrain_family.py", *command(inputs, output)[2:])
+    assert "done: 1 models" in text and "stage" not in text.split("order:")[1]  # nothing that was whole is made again
+    check_folder(output / "test_nano")
+
+    before = files(output)
+    assert "nano:" not in run_script("pretrain_family.py", *command(inputs, output)[2:])
+    assert files(output) == before
+
+
+def read(path):
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def check_folder(folder):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    assert model.config.num_hidden_layers == 2
+    assert len(AutoTokenizer.from_pretrained(folder)) == 5 + len(CHARACTERS)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "# test_nano" in card and "Corpus: `corpus.txt`." in card and "| 32 | 300 | 0 |" in card
+    assert "Stage 1, 200 steps of 8 x 32 tokens:" in card and "Stage 2, 100 steps of 4 x 64 tokens:" in card
+    assert "| 200 | " in card and "| 100 | " in card  # the last points of both curves
+    assert "--accumulation_steps 2" in card and str(ROOT) not in card
+
+
+def test_what_cannot_be_done_is_one_line(inputs, tmp_path, run_script):
+    for arguments, message in (
+            (("--sizes", "tiny"), "--corpus_path is required"),
+            (("--sizes", "tiny", "--corpus_path", "x", "--device_name", "H100"), "--device_name is for --dry_run"),
+            (("--dry_run", "--parallel_models", "0"), "--parallel_models must be"),
+            (("--dry_run", "--total_steps", "1", "2", "--learning_rate", "1"), "different counts")):
+        with pytest.raises(UserError, match=message):
+            run_script("pretrain_family.py", "--vocab_path", inputs / "vocab.txt", "--output_dir", tmp_path, *arguments)
+
+
+def test_dry_run_and_commands_write_nothing(inputs, tmp_path, run_script):
+    arguments = command(inputs, tmp_path / "out", "--global_batch_size", "8", "8")[2:]
+    plan = run_script("pretrain_family.py", *arguments, "--dry_run")
+    assert "stage 1: 200 steps of 8 x 32 tokens (1 device x 4 rows x 2 micro-batches)" in plan
+    shown = run_script("pretrain_family.py", *arguments, "--show_commands", "--recipe", "modern")
+    assert shown.count("preprocess.py") == 2 and shown.count("pretrain.py") == 2
+    assert shown.count("--full_sentences") == 2 and shown.count("--document_attention") == 2
+    assert shown.count("--whole_word_masking") == 4 and shown.count("--scheduler trapezoidal") == 2
+    assert not (tmp_path / "out").exists()
