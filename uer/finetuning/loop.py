@@ -63,7 +63,7 @@ def fit(model: nn.Module, task: Task, train: Examples, dev: Examples, settings: 
         on_best: called after each epoch that is the best so far, to save it.
     """
     total_steps = settings.epochs_num * batches_in_epoch(train, settings.batch_size)
-    updater = _Updater(model, task, settings, total_steps, pad_id, world, precision)
+    updater = Updater(model, task, settings, total_steps, pad_id, world, precision)
     best = Fit()
     torch.manual_seed(settings.seed * 1009 + world.rank)
     for epoch in range(1, settings.epochs_num + 1):
@@ -98,7 +98,7 @@ def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world
     return gather_outputs(world, mine, len(examples))
 
 
-class _Updater:
+class Updater:
     """Model, optimizer and schedule: everything one update needs."""
 
     def __init__(self, model: nn.Module, task: Task, settings: FitSettings, total_steps: int, pad_id: int,

@@ -23,7 +23,8 @@ PUBLISHED = {
     "Base 12/768": (90.1, 95.2, 89.2, 67.0, 60.9, 75.5),
 }
 # The published means were taken before rounding.
-PUBLISHED_SCORES = {"Tiny 2/128": 72.3, "Mini 4/256": 75.9, "Small 4/512": 76.9, "Medium 8/512": 78.0, "Base 12/768": 79.7}
+PUBLISHED_SCORES = {"Tiny 2/128": 72.3, "Mini 4/256": 75.9, "Small 4/512": 76.9, "Medium 8/512": 78.0,
+                    "Base 12/768": 79.7}
 LIST_KEYS = {"tasks", "models", "grid", "seeds", "flags"}
 TASK_KEYS = {"train_path", "dev_path", "test_path"}
 MODEL_KEYS = {"name", "pretrained_model_path", "config_path", "vocab_path", "published", "grid", "flags"}
@@ -163,8 +164,8 @@ def markdown(rows: list[Row], tasks: list[str]) -> str:
         cells = [_cell_text(row.cells.get(task)) for task in tasks]
         lines.append(f"| {row.name} | {row.source} | {score} | {' | '.join(cells)} |")
     lines += ["", "Accuracy on dev in percent, of the best setting of the grid (with several seeds their median, and "
-              f"the lowest to the highest). The score is the mean of the {len(tasks)} tasks shown, in published rows too; "
-              "* marks the mean of fewer.", "", "## What the figures rest on", ""]
+              f"the lowest to the highest). The score is the mean of the {len(tasks)} tasks shown, in published rows "
+              "too; * marks the mean of fewer.", "", "## What the figures rest on", ""]
     lines += ["| model | task | best setting | seeds | trials | collapsed | test | train data | dev data | weights |",
               "|---|---|---|---|---:|---:|---:|---|---|---|"]
     for row in rows:
