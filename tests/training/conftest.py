@@ -77,10 +77,11 @@ class Playground:
                 argv += [f"--{flag}", *(map(str, value) if isinstance(value, (tuple, list)) else [str(value)])]
         return argv
 
-    def start(self, name: str, env: dict[str, str] | None = None, **flags: Any) -> Job:
+    def start(self, name: str, env: dict[str, str] | None = None, file_limit: int = 0, **flags: Any) -> Job:
         self.runs += 1
         log = self.folder / f"{name}.log{self.runs}"
-        pid = self.server.ask({"argv": self.arguments(name, **flags), "log": str(log), "env": env or {}})
+        pid = self.server.ask({"argv": self.arguments(name, **flags), "log": str(log), "env": env or {},
+                               "file_limit": file_limit})
         return Job(self.server, pid, log)
 
     def run(self, name: str, **flags: Any) -> Job:
@@ -101,6 +102,12 @@ class Playground:
         lines = (self.folder / f"{name}.jsonl").read_text().splitlines()
         return [line for line in map(json.loads, lines) if line["kind"] == kind]
 
+    def write_dataset(self, name: str, **changes: Any) -> Path:
+        """A dataset whose metadata say something else."""
+        path = self.folder / name
+        write_dataset(path, Vocab.load(self.folder / "vocab.txt"), **changes)
+        return path
+
     def losses(self, name: str) -> list[float]:
         return [line["loss"] for line in self.figures(name)]
 
@@ -111,7 +118,8 @@ def write_dataset(path: Path, vocab: Vocab, seed: int = 5, rows: int = 101, seq_
     generator = np.random.default_rng(seed)
     lengths = generator.integers(5, seq_length + 1, rows)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = np.concatenate([5 + (generator.integers(40) + np.arange(length)) % 40 for length in lengths])
+    rows_of_tokens = [5 + (generator.integers(40) + np.arange(length)) % 40 for length in lengths]
+    tokens = np.concatenate([np.zeros(0, np.int64), *rows_of_tokens])
     tokens[offsets[:-1]] = vocab.cls_id
     tokens[offsets[1:] - 1] = vocab.sep_id
     special = {name: getattr(vocab, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")}

@@ -6,6 +6,7 @@ One JSON line in, one out. {"argv": [...], "env": {...}, "log": PATH} starts a r
 
 import json
 import os
+import resource
 import runpy
 import sys
 import time
@@ -29,6 +30,8 @@ def start(request: dict) -> int:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if request.get("file_limit"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
     os.environ.update(request.get("env", {}))
     sys.argv = ["pretrain.py", *request["argv"]]
     status = 0

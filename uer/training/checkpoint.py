@@ -109,9 +109,20 @@ def _copy(content: Any, seen: dict[tuple, Tensor]) -> Any:
 
 
 def write(content: Any, path: str | os.PathLike) -> None:
-    """`torch.save` next to `path`, flush, rename."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
+    """`torch.save` next to `path`, flush, rename.
+
+    Raises:
+        OSError: the disk is full or the like; it names `path`.
+    """
+    try:
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        # torch hides what the operating system said behind its own complaint.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if isinstance(reason, OSError):
+            raise OSError(reason.errno, reason.strerror, str(path)) from None
+        raise
 
 
 def read(path: str | os.PathLike) -> Any:

@@ -1,0 +1,148 @@
+"""What goes wrong is said in one line with status 2, in seconds, before any step; so is a disk that fills up later."""
+
+import json
+import os
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from torch import nn
+
+from uer.errors import UserError
+from uer.training import checkpoint, preflight
+from uer.training.state import BackgroundWriter, StateFolder, check_settings, read_state
+
+
+@pytest.mark.parametrize("flags, message", [
+    ({"dataset_path": "absent.pt"}, "absent.pt: No such file"),
+    ({"max_seq_length": 8}, "max_seq_length is 8"),
+    ({"output_model_path": "absent/m"}, "the folder absent does not exist"),
+    ({"pretrained_model_path": "absent.bin"}, "absent.bin: no such file"),
+    ({"total_steps": 0}, "--total_steps must be at least 1"),
+    ({"data_processor": "bert"}, "not built yet"),
+    ({"world_size": 2}, "--gpu_ranks 0 1"),
+    ({"device": "cuda"}, "torch sees no GPU"),
+    ({"dataset_device": "cuda"}, "this run has no GPU"),
+    ({"dev_fraction": 0.999}, "--dev_fraction"),
+    ({"metrics_path": "absent/m.jsonl"}, "absent/m.jsonl: No such file"),
+    ({"scheduler": "tri_stage", "warmup": 0.9}, "--warmup and --lr_decay"),
+    ({"mask": "sideways"}, "sideways")], ids=lambda value: value if isinstance(value, str) else None)
+def test_one_line_and_status_2(playground, flags, message):
+    if torch.cuda.is_available() and "GPU" in message:
+        pytest.skip("there is a GPU")
+    assert message in playground.fail("m", **flags)
+
+
+def test_datasets_that_do_not_fit(playground):
+    other = playground.write_dataset("other.pt", vocab_fingerprint="0" * 64)
+    assert "made with another vocabulary" in playground.fail("m", dataset_path=other)
+    playground.write_dataset("other.pt", processor="lm")
+    assert "made with --data_processor lm, not mlm" in playground.fail("m", dataset_path=other)
+    playground.write_dataset("other.pt", tokenizer={"kind": "bert", "do_lower_case": "true"})
+    assert "tokenizer setting" in playground.fail("m", dataset_path=other)
+    other.write_bytes((playground.folder / "data.pt").read_bytes()[:-50])
+    assert "truncated" in playground.fail("m", dataset_path=other)
+    playground.write_dataset("other.pt", rows=0)
+    assert "other.pt" in playground.fail("m", dataset_path=other)
+
+
+def test_checkpoints_that_do_not_load(playground):
+    bad = playground.folder / "bad.bin"
+    bad.write_bytes(b"PK\x03\x04 nonsense")
+    assert "bad.bin: not a checkpoint" in playground.fail("m", pretrained_model_path=bad)
+    torch.save({"foreign": torch.ones(2)}, bad)
+    assert "none of its 1 tensors fits" in playground.fail("m", pretrained_model_path=bad, world_size=2,
+                                                           gpu_ranks=(0, 1))
+
+
+def test_a_pretrained_model_names_every_key(playground):
+    playground.run("first", total_steps=2)
+    weights = checkpoint.load_weights(playground.folder / "first-2")
+    del weights["encoder.transformer.1.layer_norm_1.gamma"]
+    weights["left.over"] = torch.ones(3)
+    weights["target.mlm.linear_1.bias"] = torch.ones(5)
+    checkpoint.save_weights(weights, playground.folder / "edited.bin")
+    output = playground.run("second", pretrained_model_path=playground.folder / "edited.bin", total_steps=2).output
+    assert "missing, keeps its initial values: encoder.transformer.1.layer_norm_1.gamma" in output
+    assert "left over, not used: left.over" in output
+    assert "target.mlm.linear_1.bias: [5] in the file, [16] here" in output
+    assert "every key fits" in playground.run("third", pretrained_model_path=playground.folder / "first-2",
+                                              total_steps=2).output
+
+
+def test_stage_two_goes_on_from_stage_one(playground):
+    playground.run("one")
+    playground.run("two", total_steps=3, learning_rate=1e-12, pretrained_model_path=playground.folder / "one-12")
+    one, two = (checkpoint.load_weights(playground.folder / name) for name in ("one-12", "two-3"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-9) for name in one)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(playground):
+    (playground.folder / "locked").mkdir(mode=0o500)
+    assert "cannot be written to" in playground.fail("m", output_model_path=playground.folder / "locked" / "m")
+
+
+@pytest.mark.parametrize("ranks", [{}, {"world_size": 2, "gpu_ranks": (0, 1)}], ids=["1 rank", "2 ranks"])
+def test_a_disk_that_fills_up_while_training(playground, ranks):
+    line = playground.fail("m", file_limit=30000, report_steps=1000, **ranks)
+    assert "m-6: File too large" in line
+    assert not list(playground.folder.glob("m-*")) and not list(playground.folder.glob("*.tmp"))
+
+
+def test_too_little_room_for_the_checkpoints(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    model = nn.Linear(100, 100)
+    needed = preflight.checkpoint_bytes(model, steps_left=1000, save_every=10, keep=2)
+    assert needed == 40400 * (100 + 9)
+    with pytest.raises(UserError, match=r"--output_model_path .* 0\.0 GB free"):
+        preflight.check_output(str(tmp_path / "m"), needed)
+    preflight.check_output(str(tmp_path / "m"), 10**5)
+
+
+def test_the_writer_keeps_one_in_flight_and_tells_errors_later():
+    writer, order = BackgroundWriter(), []
+    writer.submit(lambda: order.append(1))
+    writer.submit(lambda: order.append(2))
+    writer.wait()
+    assert order == [1, 2]
+
+    def fail():
+        raise OSError(28, "No space left on device", "m-10")
+
+    writer.submit(fail)
+    with pytest.raises(OSError, match="No space"):
+        writer.wait()
+    writer.wait()
+
+
+def test_states_are_found_and_tidied(tmp_path):
+    folder = StateFolder(tmp_path / "m.bin", keep=2)
+    for name in ("m.bin.state-5", "m.bin.state-40", "m.bin.state-9", "m.bin.state-x", "other.state-7",
+                 "m.bin.state-50.tmp", "m.bin-50.tmp", "other.tmp"):
+        (tmp_path / name).write_text("")
+    assert folder.steps() == [40, 9, 5]
+    folder.tidy()
+    assert not (tmp_path / "m.bin-50.tmp").exists() and not (tmp_path / "m.bin.state-50.tmp").exists()
+    assert (tmp_path / "other.tmp").exists()
+    folder.prune()
+    assert folder.steps() == [40, 9]
+    assert folder.set_aside() == [40, 9] and folder.steps() == []
+    assert StateFolder(tmp_path / "absent" / "m.bin", 2).steps() == []
+
+
+def test_a_state_of_another_kind_or_version(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "s")
+    with pytest.raises(UserError, match="not a training state"):
+        read_state(tmp_path / "s")
+    torch.save({"settings": "{}", "model": {}, "format_version": 99}, tmp_path / "s")
+    with pytest.raises(UserError, match="format version 99"):
+        read_state(tmp_path / "s")
+
+
+def test_contradictions_name_their_fields(tmp_path):
+    check_settings(json.dumps({"a": [1], "b": None}), {"a": (1,), "b": None}, tmp_path)
+    with pytest.raises(UserError, match=r"a was 1 and is now 2; b was null and is now \"x\""):
+        check_settings(json.dumps({"a": 1, "b": None}), {"a": 2, "b": "x"}, tmp_path)

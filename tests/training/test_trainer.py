@@ -1,0 +1,240 @@
+"""The trainer on a toy model: it needs to know nothing of encoders, targets or tokens."""
+
+import itertools
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uer.config import LogConfig, OptimConfig, ParallelConfig, TrainConfig
+from uer.errors import UserError
+from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
+from uer.optim.schedules import SCHEDULES
+from uer.training import precision as precision_module
+from uer.training import trainer as trainer_module
+from uer.training.health import SkipWatch
+from uer.training.launch import Place
+from uer.training.parallel import World, connect
+from uer.training.precision import GROWTH_INTERVAL, LossScale, Precision
+from uer.training.report import Reporter
+from uer.training.saver import Saver
+from uer.training.state import StateFolder
+from uer.training.trainer import Parts, StepModule, Trainer, seed_dropout
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    src: Tensor
+    seg: Tensor
+    samples: Tensor
+    real_tokens: Tensor
+    values: Tensor
+    wanted: Tensor
+
+
+@dataclass
+class ToyOutput:
+    loss: Tensor
+    metrics: dict[str, tuple[Tensor, Tensor]]
+
+
+class ToyModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(7, 3)
+
+    def counts(self, batch: ToyBatch) -> Tensor:
+        return torch.tensor([float(len(batch.values))])
+
+    def forward(self, batch: ToyBatch, counts: Tensor | None = None) -> ToyOutput:
+        loss = (self.linear(batch.values) - batch.wanted).square().sum()
+        count = self.counts(batch)[0]
+        return ToyOutput(loss / (counts[0] if counts is not None else count), {"loss": (loss.detach(), count)})
+
+
+@dataclass
+class ToyLoader:
+    """Micro-batches of unlike sizes; `poisoned` updates hold an infinity."""
+
+    poisoned: tuple[int, ...] = ()
+    accumulation: int = 1
+    samples_per_epoch: int = 100
+    samples_per_step: int = 10
+
+    def step(self, step: int) -> list[ToyBatch]:
+        generator = torch.Generator().manual_seed(step)
+        values, wanted = torch.randn(10, 7, generator=generator), torch.randn(10, 3, generator=generator)
+        if step in self.poisoned:
+            values[4, 2] = float("inf")
+        samples = step * 10 + torch.arange(10)
+        src, seg = samples[:, None].expand(10, 5), torch.tensor([1, 1, 1, 0, 0]).expand(10, 5)
+        cuts = [0, 10] if self.accumulation == 1 else [0, 3, 10]
+        return [ToyBatch(src[a:b], seg[a:b], samples[a:b], torch.full((b - a,), 3), values[a:b], wanted[a:b])
+                for a, b in itertools.pairwise(cuts)]
+
+
+def build(folder: Path, loader: ToyLoader | None = None, precision: str = "fp32", optimizer: str = "adamw",
+          **changes) -> Trainer:
+    config = TrainConfig(**{"output_model_path": str(folder / "m"), "total_steps": 20, "save_checkpoint_steps": 100,
+                            "report_steps": 5, **changes})
+    torch.manual_seed(3)
+    model = ToyModel()
+    world = connect(Place(), ParallelConfig(device="cpu"))
+    chosen = Precision(precision, world.device)
+    own = OPTIMIZERS[optimizer](parameter_groups(model), lr=0.01)
+    reporter = Reporter(LogConfig(metrics_path=str(folder / "metrics.jsonl")), world, config.total_steps)
+    optim = OptimConfig(learning_rate=0.01)
+    factor = SCHEDULES["linear"](optim, config.total_steps)
+    saver = Saver(StateFolder(config.output_model_path, 2), model, own, chosen, world, "{}", reporter.say)
+    parts = Parts(model, StepModule(model), loader or ToyLoader(), own, lambda step: 0.01 * factor(step),
+                  set_learning_rate, chosen, reporter, saver, decode=lambda ids: " ".join(map(str, ids)))
+    return Trainer(parts, config, world)
+
+
+def run(trainer: Trainer) -> dict[str, Tensor]:
+    assert trainer.train() == 0
+    return {name: value.clone() for name, value in trainer.parts.model.state_dict().items()}
+
+
+def weights_after(trainer: Trainer, steps: int) -> dict[str, Tensor]:
+    for step in range(steps):
+        trainer._update(step)
+    return {name: value.clone() for name, value in trainer.parts.model.state_dict().items()}
+
+
+def test_unlike_micro_batches_weigh_by_their_predictions(tmp_path):
+    whole = run(build(tmp_path))
+    parts = run(build(tmp_path, ToyLoader(accumulation=2), accumulation_steps=2, output_model_path=str(tmp_path / "n")))
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-5, atol=1e-6)
+
+
+def test_rates_equal_the_golden_schedule_under_accumulation(tmp_path, golden):
+    table = json.loads((golden / "lr_schedules.json").read_text())
+    wanted = table["lr_used_at_step_1_to_20"]["linear"]
+    trainer = build(tmp_path, ToyLoader(accumulation=2), accumulation_steps=2, total_steps=20)
+    trainer.parts.rate = SCHEDULES["linear"](OptimConfig(warmup=table["warmup"]), 20)
+    seen: list[float] = []
+    trainer.parts.set_rate = lambda optimizer, rate: seen.append(rate) or set_learning_rate(optimizer, rate)
+    trainer.train()
+    assert seen == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_a_poisoned_update_changes_nothing_and_is_written_down(tmp_path, optimizer):
+    trainer = build(tmp_path, ToyLoader(poisoned=(3,)), optimizer=optimizer)
+    before = weights_after(trainer, 3)
+    bias = trainer.parts.model.linear.bias
+    state = {key: value.clone() for key, value in trainer.parts.optimizer.state[bias].items()}
+    trainer._update(3)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.parts.model.state_dict().items())
+    after = trainer.parts.optimizer.state[bias]
+    assert all(torch.equal(after[key], value) for key, value in state.items())
+    trainer.step = 4
+    trainer._between_updates()
+    dump = json.loads((tmp_path / "m.skipped-3-rank0.json").read_text())
+    assert [row["sample"] for row in dump["rows"]] == list(range(30, 40))
+    assert dump["rows"][2] == {"sample": 32, "ids": [32] * 3, "text": "32 32 32"}
+    trainer._update(4)
+    assert not torch.equal(trainer.parts.model.linear.weight, before["linear.weight"])
+    assert torch.isfinite(trainer.sums.loss)
+
+
+def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path):
+    trainer = build(tmp_path, ToyLoader(poisoned=(2, 4, 5, 6, 9)), max_skipped_updates=3)
+    with pytest.raises(UserError, match=r"3 updates in a row .*--max_skipped_updates"):
+        trainer.train()
+    assert trainer.step == 7
+    spread = build(tmp_path, ToyLoader(poisoned=(2, 4, 6, 8)), max_skipped_updates=2,
+                   output_model_path=str(tmp_path / "n"))
+    assert spread.train() == 0
+    assert spread.watch.total == 4
+
+
+def test_the_watch_that_looks_late_finds_the_same_updates():
+    watch = SkipWatch(torch.device("cpu"), 10)
+    watch._immediate = False
+    for step in range(60):
+        watch.record(step, torch.tensor(step in (5, 6, 7, 33)))
+    assert watch.look(60, now=True) == ([5, 6, 7, 33], 3)
+    assert watch.look(61, now=True)[0] == []
+
+
+def test_clipping_bounds_the_gradient(tmp_path):
+    trainer = build(tmp_path, max_grad_norm=0.5)
+    seen = []
+    trainer._step_optimizer = lambda finite, divisor: seen.append(float(divisor))
+    trainer._update(0)
+    norm = torch.cat([p.grad.flatten() for p in trainer.parts.model.parameters()]).norm()
+    assert seen[0] == pytest.approx(float(norm) / 0.5, rel=1e-5)
+
+
+def test_clipped_update_equals_the_update_of_a_clipped_gradient(tmp_path):
+    ours, plain = build(tmp_path, max_grad_norm=0.01), build(tmp_path, output_model_path=str(tmp_path / "n"))
+    loss, _ = plain.parts.module(ToyLoader().step(5)[0], torch.tensor([10.0]))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(plain.parts.model.parameters(), 0.01)
+    set_learning_rate(plain.parts.optimizer, ours.parts.rate(5))
+    plain.parts.optimizer.step()
+    ours._update(5)
+    for one, two in zip(ours.parts.model.parameters(), plain.parts.model.parameters()):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_follows_fp32(tmp_path, precision, monkeypatch):
+    monkeypatch.setattr(precision_module, "FIRST_SCALE", 256.0)
+    exact = run(build(tmp_path))
+    rough = run(build(tmp_path, precision=precision, output_model_path=str(tmp_path / "n")))
+    for name in exact:
+        torch.testing.assert_close(exact[name], rough[name], rtol=0.05, atol=0.02)
+
+
+def test_loss_scale_halves_on_overflow_and_doubles_after_a_while():
+    scale = LossScale(torch.device("cpu"))
+    scale.update(torch.tensor(False))
+    assert scale.value == 32768 and scale.good == 0
+    for _ in range(GROWTH_INTERVAL):
+        scale.update(torch.tensor(True))
+    assert scale.value == 65536 and scale.good == 0
+    for _ in range(40):
+        scale.update(torch.tensor(False))
+    assert scale.value == 1
+    other = LossScale(torch.device("cpu"))
+    other.load(scale.state())
+    assert other.value == 1
+
+
+def test_dropout_seeds_differ_and_repeat():
+    def draw(*key: int) -> float:
+        seed_dropout(*key)
+        return float(torch.rand(()))
+
+    keys = [(7, 0, 0), (7, 0, 1), (7, 1, 0), (8, 0, 0), (7, 10**12, 3)]
+    drawn = [draw(*key) for key in keys]
+    assert len(set(drawn)) == len(keys)
+    assert drawn == [draw(*key) for key in keys]
+
+
+def test_reports_and_checkpoints_come_at_their_steps(tmp_path):
+    trainer = build(tmp_path, total_steps=11, save_checkpoint_steps=4)
+    trainer.train()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10]
+    assert {"loss", "grad_norm", "learning_rate", "epoch", "tokens_per_second", "real_tokens_per_second",
+            "seconds_left", "memory_gib", "skipped"} <= set(lines[0])
+    assert lines[0]["epoch"] == pytest.approx(0.5)
+    assert sorted(path.name for path in tmp_path.glob("m-*")) == ["m-11", "m-4", "m-8"]
+    assert trainer_module.STOP_CHECK_EVERY["cpu"] == 1
+
+
+def test_world_of_one_is_plain():
+    world = World(0, 1, 0, torch.device("cpu"), ParallelConfig())
+    assert world.is_main and world.any(True) and not world.any(False)
+    assert world.share({"a": 1}) == {"a": 1}
+    with pytest.raises(UserError, match="bad"):
+        world.agree("bad")
+    assert replace(world, rank=1).is_main is False
