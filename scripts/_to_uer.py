@@ -44,6 +44,7 @@ def bring_back(flags: ImportFlags, head: str) -> None:
     told = bert.from_hugging_face_config(model.config, path)
     require_type(model.weights, head, "hugging_face", path)
     converted = names.from_hugging_face(model.weights, BERT, head, path)
+    bert.require_sizes(model.config, converted.sizes, path)
     require_layers(flags.layers_num, converted.sizes["layers"], path)
     tied = all(names.is_tied(converted.weights, row, "uer", BERT) for row in BERT.heads[head] if row.tied_to)
     config = bert.model_config(converted.sizes, None, TARGETS.get(head, ("mlm",)), tied, path, told)

@@ -176,3 +176,28 @@ def test_bad_settings_are_refused(run_script: Run, golden: Path, root: Path, tmp
         run_script(TO_HUGGING_FACE, "--input_model_path", golden / "original_tiny_300steps.bin",
                    *(argument.replace("TMP", str(tmp_path)) for argument in arguments))
     assert [path.name for path in tmp_path.iterdir()] == ["v.txt"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"num_hidden_layers": 2}, "config.json says num_hidden_layers 2, but the weights have 3"),
+    ({"num_attention_heads": "four"}, "num_attention_heads must be a whole number, not four"),
+    ({"num_attention_heads": 5}, "hidden size 48 is not divisible by 5 heads"),
+    ({"hidden_act": "mish"}, "hidden_act mish has no counterpart in UER"),
+    ({"model_type": "roberta"}, "model_type is roberta"),
+    ({"position_embedding_type": "relative_key"}, "position_embedding_type is relative_key"),
+])
+def test_a_config_that_does_not_fit_is_refused(run_script: Run, tmp_path: Path, change: dict, message: str) -> None:
+    folder = random_folder(tmp_path / "theirs")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=message):
+        run_script(TO_UER, "--input_model_path", folder, "--output_model_path", tmp_path / "uer.bin", "--type", "mlm")
+    assert not (tmp_path / "uer.bin").exists()
+
+
+def test_half_precision_is_kept(run_script: Run, tmp_path: Path) -> None:
+    folder = random_folder(tmp_path / "theirs")
+    transformers.BertForMaskedLM.from_pretrained(folder).half().save_pretrained(folder)
+    run_script(TO_UER, "--input_model_path", folder, "--output_model_path", tmp_path / "uer.bin", "--type", "mlm")
+    weights = read_hugging_face(folder).weights
+    assert torch.equal(load_weights(tmp_path / "uer.bin")["target.mlm.linear_2.bias"], weights["cls.predictions.bias"])

@@ -212,10 +212,25 @@ def from_hugging_face_config(content: Mapping[str, Any], path: str) -> dict[str,
     act = content.get("hidden_act", "gelu")
     if act not in activations:
         raise UserError(f"{path}: hidden_act {act} has no counterpart in UER; these have: {', '.join(activations)}")
-    found = {"hidden_act": activations[act], "dropout": float(content.get("hidden_dropout_prob", 0.1))}
+    found: dict[str, Any] = {"hidden_act": activations[act], "dropout": content.get("hidden_dropout_prob", 0.1)}
+    if type(found["dropout"]) not in (int, float) or not 0 <= found["dropout"] < 1:
+        raise UserError(f"{path}: hidden_dropout_prob must lie in [0, 1), not {found['dropout']}")
     if "num_attention_heads" in content:
         found["heads_num"] = content["num_attention_heads"]
+        if type(found["heads_num"]) is not int or found["heads_num"] < 1:
+            raise UserError(f"{path}: num_attention_heads must be a whole number, not {found['heads_num']}")
     return found
+
+
+def require_sizes(content: Mapping[str, Any], sizes: Mapping[str, int], path: str) -> None:
+    """
+    Raises:
+        UserError: config.json contradicts the weights beside it.
+    """
+    for name, dimension in (("num_hidden_layers", "layers"), ("hidden_size", "hidden"), ("vocab_size", "vocab"),
+                            ("intermediate_size", "feedforward"), ("max_position_embeddings", "positions")):
+        if content.get(name, sizes[dimension]) != sizes[dimension]:
+            raise UserError(f"{path}: config.json says {name} {content[name]}, but the weights have {sizes[dimension]}")
 
 
 def labels_of(content: Mapping[str, Any], count: int, path: str) -> tuple[str, ...]:
