@@ -1,0 +1,101 @@
+"""The commands of an output folder, and the card's text."""
+
+import json
+
+import pytest
+
+from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.family.card import card_notes, read_metrics, shown_command
+from uer.family.config import FamilyConfig, MachineConfig
+from uer.family.lanes import Lane
+from uer.family.recipe import RECIPES
+from uer.family.runner import Chain, Runner
+from uer.family.sizes import Size
+from uer.family.work import Workshop, check_datasets
+
+SIZE = Size("L-8_H-512", "models/bert/L-8_H-512_config.json", ModelConfig(layers_num=8))
+
+
+def workshop(tmp_path, root, recipe="uer", kind="cuda", per_model=8, **machine):
+    config = FamilyConfig(corpus_path=("c.txt",), output_dir=str(tmp_path / "out"))
+    return Workshop(root, config, MachineConfig(**machine), RECIPES[recipe], kind, per_model)
+
+
+def flags(step):
+    """`--a 1 2 --b` -> {"a": ["1", "2"], "b": []}"""
+    found, name = {}, ""
+    for word in step.argv[2:]:
+        if word.startswith("--"):
+            name = word[2:]
+            found[name] = []
+        else:
+            found[name].append(word)
+    return found
+
+
+def test_the_published_commands_on_eight_gpus(tmp_path, root):
+    shop = workshop(tmp_path, root)
+    datasets = [flags(step) for step in shop.preprocess_steps()]
+    assert [dataset["seq_length"] for dataset in datasets] == [["128"], ["512"]]
+    assert all("dynamic_masking" in dataset and "full_sentences" not in dataset for dataset in datasets)
+    first, second, *_, last = (flags(step) for step in shop.model_steps(SIZE))
+    assert (first["total_steps"], first["learning_rate"], first["batch_size"]) == (["1000000"], ["0.0001"], ["64"])
+    assert (second["total_steps"], second["learning_rate"], second["batch_size"]) == (["250000"], ["5e-05"], ["16"])
+    assert first["world_size"] == ["8"] and first["gpu_ranks"] == list("01234567")
+    assert first["accumulation_steps"] == second["accumulation_steps"] == ["1"]
+    assert second["pretrained_model_path"] == [f"{tmp_path}/out/L-8_H-512/stage1_seq128.bin-1000000"]
+    assert last["input_model_path"] == [f"{tmp_path}/out/L-8_H-512/stage2_seq512.bin-250000"]
+    assert last["output_dir"][0].endswith("chinese_roberta_L-8_H-512") and last["layers_num"] == ["8"]
+
+
+def test_fewer_gpus_accumulate(tmp_path, root):
+    first = flags(workshop(tmp_path, root, per_model=1).model_steps(SIZE)[0])
+    assert first["batch_size"] == ["64"] and first["accumulation_steps"] == ["8"] and "world_size" not in first
+    alone = flags(workshop(tmp_path, root, kind="cpu", per_model=1).model_steps(SIZE)[0])
+    assert alone["device"] == ["cpu"]
+
+
+def test_modern_switches_reach_the_commands(tmp_path, root):
+    shop = workshop(tmp_path, root, "modern")
+    dataset, first = flags(shop.preprocess_steps()[0]), flags(shop.model_steps(SIZE)[0])
+    assert "full_sentences" in dataset and "whole_word_masking" in dataset
+    assert first["scheduler"] == ["trapezoidal"] and first["lr_decay"] == ["0.2"]
+    assert "document_attention" in first and "whole_word_masking" in first
+
+
+@pytest.mark.parametrize("visible,expected", [(None, "2,3"), ("4,5,6,7", "6,7")])
+def test_a_model_sees_the_gpus_of_its_lane_only(tmp_path, root, monkeypatch, visible, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    runner = Runner(workshop(tmp_path, root, per_model=2), 0, print)
+    assert runner._environment(Chain("a", [], lane=Lane((2, 3))))["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def test_a_foreign_dataset_is_refused(tmp_path, root):
+    shop = workshop(tmp_path, root)
+    check_datasets(shop)
+    path = shop.dataset_path(shop.recipe.stages[0])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"seq128\.pt"):
+        check_datasets(shop)
+
+
+def test_metrics_of_a_resumed_run_count_once(tmp_path):
+    records = [{"kind": "train", "step": 10, "loss": 5.0}, {"kind": "train", "step": 20, "loss": 4.0},
+               {"kind": "eval", "step": 20, "loss": 1.0}, {"kind": "train", "step": 10, "loss": 4.5}]
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)) + '\n{"kind": "tr')
+    assert [(record["step"], record["loss"]) for record in read_metrics(path)] == [(10, 4.5), (20, 4.0)]
+    assert read_metrics(tmp_path / "missing") == []
+
+
+def test_a_card_tells_no_folders(tmp_path, root):
+    argv = ["/usr/bin/python3", f"{root}/pretrain.py", "--x", "/home/me/secret/a b.txt", "models/c"]
+    shown = shown_command(argv, root)
+    assert shown == "python3 pretrain.py --x 'a b.txt' models/c"
+    metrics = [tmp_path / "a", tmp_path / "b"]
+    notes = card_notes(RECIPES["uer"], ["/home/me/secret/corpus.txt"], {}, metrics, [], root, "")
+    assert "Corpus: `corpus.txt`." in notes and "secret" not in notes and "No report was written." in notes
