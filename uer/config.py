@@ -86,7 +86,8 @@ class DatasetConfig:
     dynamic_masking: bool = flag(False, "Draw new masks in every epoch (makes dup_factor 1).")
     sentence_selection_strategy: str = flag("lead", "Which sentences gsg predicts.", choices=("lead", "random"))
     text_field: str | None = flag(None, "The corpus is JSON lines; this field holds the text.")
-    encoding_errors: str = flag("replace", "What to do with bytes that are not UTF-8.",
+    encoding_errors: str = flag("replace", "A line with bytes that are not UTF-8: report leaves it out, replace puts "
+                                "U+FFFD in their place (the summary counts and locates both), stop ends the run.",
                                 choices=("report", "replace", "stop"))
     user_dict: str | None = flag(None, "A jieba user dictionary for --whole_word_masking.")
     vocab_report_size: int = flag(10, "How many of the commonest unknown characters the summary names.")
@@ -198,6 +199,8 @@ class TrainConfig:
     dataset_device: str = flag("auto", "Where the dataset lives; auto is the GPU when it fits.",
                                choices=("auto", "cpu", "cuda"))
     unpad: str = flag("auto", "Compute nothing for padding.", choices=("auto", "on", "off"))
+    document_attention: bool = flag(False, "Attend, and count positions, inside each document of a row only\n"
+                                           "(rows of several documents: preprocess.py --full_sentences).")
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.")
     dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
     eval_steps: int = flag(0, "Updates between evaluations; 0 evaluates at checkpoints.")

@@ -7,6 +7,7 @@ not depend on the number of processes or on interruptions.
 """
 
 import errno
+import hashlib
 import os
 import shlex
 import time
@@ -130,7 +131,7 @@ def _inputs(files: list[CorpusFile], recipe: Recipe, shard_bytes: int) -> dict[s
 
 def _content_of(path: str) -> str:
     try:
-        return Path(path).read_bytes().hex()
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"--user_dict {path}: {error.strerror}") from None
 

@@ -68,27 +68,33 @@ class _Pool(Generic[Job, Result]):
 
     def __init__(self, start_task: StartTask, processes: int):
         # fork starts in milliseconds and shares the tokenizer's tables; elsewhere than on Linux it is not safe
-        method = "fork" if sys.platform == "linux" else "spawn"
-        context = multiprocessing.get_context(method)
+        self._method = "fork" if sys.platform == "linux" else "spawn"
+        self._start_task = start_task
+        self._most = processes
         self._idle: list[Connection] = []
         self._working: dict[Connection, tuple[int, Job]] = {}
         self._processes: dict[Connection, Any] = {}
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            inherited = [*self._processes, ours] if method == "fork" else []
-            process = context.Process(target=_work, args=(theirs, inherited, start_task, os.getpid()), daemon=True)
-            process.start()
-            theirs.close()
-            self._processes[ours] = process
-            self._idle.append(ours)
+
+    def _free_worker(self) -> Connection | None:
+        """One that waits for work; a new one where none does and there may be more; else None."""
+        if self._idle or len(self._processes) == self._most:
+            return self._idle.pop() if self._idle else None
+        context = multiprocessing.get_context(self._method)
+        ours, theirs = context.Pipe()
+        inherited = [*self._processes, ours] if self._method == "fork" else []
+        process = context.Process(target=_work, args=(theirs, inherited, self._start_task, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()
+        self._processes[ours] = process
+        return ours
 
     def run(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Result]]:
         failures: list[tuple[int, Exception]] = []
         numbered = enumerate(jobs)
         upcoming = next(numbered, None)
         while self._working or (upcoming and not failures):
-            while self._idle and upcoming and not failures:
-                self._hand_out(self._idle.pop(), *upcoming)
+            while upcoming and not failures and (worker := self._free_worker()):
+                self._hand_out(worker, *upcoming)
                 upcoming = next(numbered, None)
             for connection in wait(list(self._working)):
                 number, job, kind, content = self._receive(connection)
