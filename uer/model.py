@@ -12,7 +12,7 @@ from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
-from uer.layers.layout import Layout, padded_layout, static_shapes, unpadded_layout
+from uer.layers.layout import Layout, document_starts, padded_layout, static_shapes, unpadded_layout
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, LossOutput
@@ -32,13 +32,16 @@ class Batch(Protocol):
 class Backbone(nn.Module):
     """Embedding and encoder: tokens to hidden states. Fine-tuning heads build on it."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto") -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto",
+                 document_start: int | None = None) -> None:
         """
         Args:
             config: the architecture.
             vocab_size: entries of the vocabulary.
             unpad: True or "on" computes nothing for padding; False or "off" keeps static shapes; "auto" leaves padding
                 out on a CPU, where it is free to look at the batch, and keeps it on a GPU.
+            document_start: the token that each document begins with, where rows have several: attention and positions
+                then stay inside a document, as if each were a row of its own.
 
         Raises:
             UserError: the configuration names something unknown or not built.
@@ -46,6 +49,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
+        self.document_start = document_start
         self.unpad = {True: "on", False: "off"}.get(unpad, unpad)
         assert self.unpad in ("auto", "on", "off")
         self.embedding = _embedding(config, vocab_size)
@@ -77,7 +81,10 @@ class Backbone(nn.Module):
         if src.shape[1] > self.config.max_seq_length:
             raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
         unpad = self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
-        return unpadded_layout(seg) if unpad else padded_layout(seg)
+        layout = unpadded_layout(seg) if unpad else padded_layout(seg)
+        if self.document_start is not None:
+            layout.starts = document_starts(src, self.document_start)
+        return layout
 
     def num_parameters(self) -> int:
         """How many numbers are trained; a tied weight counts once."""
@@ -102,8 +109,9 @@ class Backbone(nn.Module):
 class Model(Backbone):
     """A backbone with its pretraining targets."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto") -> None:
-        super().__init__(config, vocab_size, unpad=unpad)
+    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto",
+                 document_start: int | None = None) -> None:
+        super().__init__(config, vocab_size, unpad=unpad, document_start=document_start)
         if not config.target:
             raise UserError("--target: at least one is needed")
         self.target = nn.ModuleDict({name: choose(TARGETS, name, "--target", PLANNED_TARGETS)(config, vocab_size)
@@ -146,20 +154,21 @@ class Model(Backbone):
 
 
 def build_model(config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto",
-                activation_checkpointing: bool = False, deep_init: bool = False) -> Model:
+                document_start: int | None = None, activation_checkpointing: bool = False,
+                deep_init: bool = False) -> Model:
     """A freshly initialised model, drawn from torch's default generator.
 
     Args:
         config: the architecture.
         vocab_size: entries of the vocabulary.
-        unpad: see `Backbone`.
+        unpad, document_start: see `Backbone`.
         activation_checkpointing: recompute each layer in the backward pass instead of keeping its inner values.
         deep_init: see `Backbone.initialise`.
 
     Raises:
         UserError: the configuration names something unknown or not built.
     """
-    model = Model(config, vocab_size, unpad=unpad)
+    model = Model(config, vocab_size, unpad=unpad, document_start=document_start)
     model.encoder.activation_checkpointing = activation_checkpointing
     if deep_init:
         model.initialise(deep_init)

@@ -21,6 +21,7 @@ from uer.optim.schedules import SCHEDULES
 from uer.registry import choose
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.base import Tokenizer
+from uer.tokenizers.vocab import Vocab
 from uer.training import checkpoint, launch, preflight
 from uer.training.evaluation import evaluate
 from uer.training.parallel import World, connect
@@ -119,7 +120,7 @@ def run_identity(settings: Settings, world: World, tokenizer: Tokenizer,
     """
     config = settings.train
     names = ("total_steps", "seed", "data_processor", "deep_init", "max_grad_norm", "precision", "dev_fraction",
-             "dataset_weights", "pretrained_model_path", "labels_num")
+             "dataset_weights", "pretrained_model_path", "labels_num", "document_attention")
     rows = config.batch_size * config.accumulation_steps * world.world_size
     return {**asdict(settings.model), **asdict(settings.optim), **asdict(settings.masking),
             **{field.name: getattr(config, field.name) for field in fields(config) if field.name in names},
@@ -156,7 +157,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
     config, optim = settings.train, settings.optim
     precision = Precision(config.precision, world.device)
     compiled = config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
-    model = world.check(lambda: _build(settings, len(tokenizer.vocab), compiled, reporter, fresh)).to(world.device)
+    model = world.check(lambda: _build(settings, tokenizer.vocab, compiled, reporter, fresh)).to(world.device)
     forward = StepModule(model)
     if compiled:
         forward.compile(mode="reduce-overhead" if model.num_parameters() < SMALL_MODEL else "default")
@@ -173,11 +174,12 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
         decode=tokenizer.decode)
 
 
-def _build(settings: Settings, vocab_size: int, compiled: bool, reporter: Reporter, fresh: bool) -> Model:
+def _build(settings: Settings, vocab: Vocab, compiled: bool, reporter: Reporter, fresh: bool) -> Model:
     """The model with its first weights: drawn, or of `--pretrained_model_path`."""
     config = settings.train
     torch.manual_seed(config.seed)
-    model = build_model(settings.model, vocab_size, unpad="off" if compiled else config.unpad,
+    model = build_model(settings.model, len(vocab), unpad="off" if compiled else config.unpad,
+                        document_start=vocab.cls_id if config.document_attention else None,
                         activation_checkpointing=settings.parallel.activation_checkpointing,
                         deep_init=config.deep_init)
     path = config.pretrained_model_path

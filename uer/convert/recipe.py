@@ -32,6 +32,7 @@ _LABELS = {
     "max_grad_norm": "Gradient norm clipped at",
     "whole_word_masking": "Whole-word masking",
     "span_masking": "Span masking",
+    "document_attention": "Attention inside documents",
     "precision": "Precision",
     "seed": "Seed",
     "pretrained_model_path": "Started from",

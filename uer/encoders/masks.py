@@ -16,16 +16,21 @@ def add_masks(layout: Layout, rule: str, dtype: torch.dtype) -> None:
     Args:
         layout: changed in place.
         rule: fully_visible (every real key), causal (keys up to the query's own place) or causal_with_prefix (causal,
-            but the keys of segment 1 are seen by all).
+            but the keys of segment 1 are seen by all). Where rows have several documents, only keys of the query's own
+            one are seen at all.
         dtype: of the attention scores.
     """
     unpadded = layout.index is not None
-    if unpadded and rule == "fully_visible":
+    if unpadded and rule == "fully_visible" and layout.starts is None:
         return
     seg = layout.gather(layout.seg)
+    starts = None if layout.starts is None else layout.gather(layout.starts)
     for number, (start, rows, length) in enumerate(layout.groups):
         group_seg = seg[start:start + rows * length].view(rows, length)
         visible = _visible(group_seg, rule)
+        if starts is not None:
+            document = starts[start:start + rows * length].view(rows, length)
+            visible = visible & (document[:, None, :, None] == document[:, None, None, :])
         layout.masks[number] = torch.zeros(visible.shape, dtype=dtype, device=seg.device).masked_fill(~visible, HIDDEN)
 
 

@@ -49,8 +49,7 @@ class SelfAttention(nn.Module):
             layout: which tokens form a row; its groups' masks say what each may attend to.
             bias: (1, heads, S, S) position bias, for the longest row.
             scores: with `residual`, the layer before's, one tensor for each group; None in the first layer.
-            queries: the tokens that are to attend; all when None. Not with masks that differ between queries, a bias
-                or `residual`.
+            queries: the tokens that are to attend; all when None. Not with a bias or `residual`.
 
         Returns:
             (N, H), or (K, H) for `queries`; and with `residual` this layer's scores.
@@ -59,13 +58,13 @@ class SelfAttention(nn.Module):
         query_groups = layout.groups if queries is None else queries.groups
         drop = self.dropout if self.training else 0.0
         if self._runs_tiled(packed, bias):
-            output = cpu_attention(query, packed, layout.groups, query_groups, layout.masks, self.heads, self.scale,
-                                   drop)
+            masks = {number: layout.mask(number, queries) for number in layout.masks}
+            output = cpu_attention(query, packed, layout.groups, query_groups, masks, self.heads, self.scale, drop)
             return self.final_linear(output), None
         parts, new_scores = [], []
         for number, group in enumerate(layout.groups):
             query_part, key, value = self._by_head(query, packed, group, query_groups[number])
-            mask = _add(layout.masks.get(number), self._bias(bias, group.length))
+            mask = _add(layout.mask(number, queries), self._bias(bias, group.length))
             mask = mask.to(value.dtype) if mask is not None else None
             if self.residual:
                 previous = scores[number] if scores else None

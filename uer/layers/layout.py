@@ -50,6 +50,7 @@ class Layout:
         order: (rows,) the batch row of each row of the groups, in their order; None where they are in the batch's.
         index: (N,) flat position `row * S + column` of each token; None where every position is computed, in order.
         masks: group number -> what is added to its attention scores, (rows or 1, 1, length or 1, length).
+        starts: (B, S) the column where each position's document begins; None where a row is one document.
     """
 
     seg: Tensor
@@ -57,6 +58,7 @@ class Layout:
     order: Tensor | None = None
     index: Tensor | None = None
     masks: dict[int, Tensor] = field(default_factory=dict)
+    starts: Tensor | None = None
 
     def gather(self, positions: Tensor) -> Tensor:
         """(B, S, ...) -> (N, ...): the computed positions' entries."""
@@ -64,10 +66,11 @@ class Layout:
         return flat if self.index is None else flat[self.index]
 
     def columns(self) -> Tensor:
-        """(N,) each token's place in its row."""
+        """(N,) each token's place in its row, or in its document where a row has several."""
         batch, length = self.seg.shape
         columns = torch.arange(length, device=self.seg.device)
-        return columns.repeat(batch) if self.index is None else self.index % length
+        columns = columns.repeat(batch) if self.index is None else self.index % length
+        return columns if self.starts is None else columns - self.gather(self.starts)
 
     def scatter(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (B, S, H), with zeros at positions that were not computed."""
@@ -76,6 +79,19 @@ class Layout:
             return hidden.view(batch, length, -1)
         flat = hidden.new_zeros(batch * length, hidden.shape[-1])
         return flat.index_copy(0, self.index, hidden).view(batch, length, -1)
+
+    def mask(self, number: int, queries: Queries | None) -> Tensor | None:
+        """What is added to a group's attention scores, for all of its tokens or for the queries alone.
+
+        Returns:
+            (rows or 1, 1, length or 1, length), or (rows, 1, queries, length); None where every key may be seen.
+        """
+        mask = self.masks.get(number)
+        if mask is None or queries is None or mask.shape[2] == 1:
+            return mask
+        start, rows, count = queries.groups[number]
+        tokens = queries.index[start:start + rows * count] - self.groups[number].start
+        return mask.expand(rows, -1, -1, -1).flatten(0, 2).index_select(0, tokens).view(rows, 1, count, -1)
 
     def queries(self, columns: Tensor, valid: Tensor) -> Queries:
         """Where the wanted tokens lie.
@@ -112,6 +128,15 @@ def static_shapes(tensor: Tensor) -> bool:
     return tensor.device.type != "cpu" or torch.compiler.is_compiling()
 
 
+def document_starts(src: Tensor, first_token: int) -> Tensor:
+    """src (B, S) -> (B, S) the column of the last `first_token` up to each position; 0 before the first one.
+
+        first_token 9:  [[5, 6, 9, 5, 9, 7]]  ->  [[0, 0, 2, 2, 4, 4]]
+    """
+    columns = torch.arange(src.shape[1], device=src.device)
+    return torch.where(src == first_token, columns, 0).cummax(dim=1).values
+
+
 def padded_layout(seg: Tensor) -> Layout:
     """Every position of `seg` (B, S) is computed. Shapes are static and nothing is read back from the device."""
     batch, length = seg.shape
@@ -133,4 +158,6 @@ def unpadded_layout(seg: Tensor) -> Layout:
         if length:
             groups.append(Group(start, count, length))
             start += count * length
+    if not groups:
+        return padded_layout(seg)  # nothing but padding: there must be something to compute
     return Layout(seg, groups, order[:sum(group.rows for group in groups)], order[row] * seg.shape[1] + column)
