@@ -91,11 +91,3 @@ def test_a_row_of_one_document_is_not_changed():
     row = (torch.tensor([[CLS, 5, 6, 7, SEP]]), torch.ones(1, 5, dtype=torch.long))
     with torch.no_grad():
         assert torch.equal(backbone(CLS, "off").encode(*row), backbone(None, "off").encode(*row))
-
-
-def test_compiled_it_is_one_graph_of_static_shapes():
-    torch.manual_seed(6)
-    model = build_model(CONFIG, VOCAB, unpad="off", document_start=CLS)
-    rows = batch(APART, {n: (n, 0) for n in range(6)})
-    compiled = torch.compile(lambda batch: model(batch).loss, fullgraph=True, dynamic=False, backend="eager")
-    assert torch.allclose(compiled(rows), model(rows).loss, atol=1e-5)
