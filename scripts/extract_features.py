@@ -5,10 +5,10 @@ pieces, so neither has to fit into memory. --whitening_size N makes the vectors'
 directions of largest variance (Su et al., 2021, arXiv:2103.15316).
 """
 
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -102,8 +102,10 @@ def features(model: SentenceEncoder, tokenizer: Tokenizer, flags: Flags) -> Iter
     vocab, device = tokenizer.vocab, next(model.parameters()).device
     with open(flags.test_path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
         start = 0
-        while lines := list(itertools.islice(file, LINES_AT_ONCE)):
-            rows = [[vocab.cls_id, *tokenizer.encode(line)[:flags.seq_length - 2], vocab.sep_id] for line in lines]
+        while lines := list(islice(file, LINES_AT_ONCE)):
+            ids, offsets = tokenizer.encode_lines("".join(line.removesuffix("\n") + "\n" for line in lines))
+            rows = [[vocab.cls_id, *ids[begin:end][:flags.seq_length - 2].tolist(), vocab.sep_id]
+                    for begin, end in pairwise(offsets)]
             vectors = np.empty((len(rows), model.config.hidden_size), np.float32)
             order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
             for first in range(0, len(order), flags.batch_size):
