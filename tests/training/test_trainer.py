@@ -101,7 +101,7 @@ def run(trainer: Trainer) -> dict[str, Tensor]:
 
 def weights_after(trainer: Trainer, steps: int) -> dict[str, Tensor]:
     for step in range(steps):
-        trainer._update(step)
+        trainer.update(step)
     return {name: value.clone() for name, value in trainer.parts.model.state_dict().items()}
 
 
@@ -129,7 +129,7 @@ def test_a_poisoned_update_changes_nothing_and_is_written_down(tmp_path, optimiz
     before = weights_after(trainer, 3)
     bias = trainer.parts.model.linear.bias
     state = {key: value.clone() for key, value in trainer.parts.optimizer.state[bias].items()}
-    trainer._update(3)
+    trainer.update(3)
     assert all(torch.equal(value, before[name]) for name, value in trainer.parts.model.state_dict().items())
     after = trainer.parts.optimizer.state[bias]
     assert all(torch.equal(after[key], value) for key, value in state.items())
@@ -138,7 +138,7 @@ def test_a_poisoned_update_changes_nothing_and_is_written_down(tmp_path, optimiz
     dump = json.loads((tmp_path / "m.skipped-3-rank0.json").read_text())
     assert [row["sample"] for row in dump["rows"]] == list(range(30, 40))
     assert dump["rows"][2] == {"sample": 32, "ids": [32] * 3, "text": "32 32 32"}
-    trainer._update(4)
+    trainer.update(4)
     assert not torch.equal(trainer.parts.model.linear.weight, before["linear.weight"])
     assert torch.isfinite(trainer.sums.loss)
 
@@ -167,7 +167,7 @@ def test_clipping_bounds_the_gradient(tmp_path):
     trainer = build(tmp_path, max_grad_norm=0.5)
     seen = []
     trainer._step_optimizer = lambda finite, divisor: seen.append(float(divisor))
-    trainer._update(0)
+    trainer.update(0)
     norm = torch.cat([p.grad.flatten() for p in trainer.parts.model.parameters()]).norm()
     assert seen[0] == pytest.approx(float(norm) / 0.5, rel=1e-5)
 
@@ -179,7 +179,7 @@ def test_clipped_update_equals_the_update_of_a_clipped_gradient(tmp_path):
     torch.nn.utils.clip_grad_norm_(plain.parts.model.parameters(), 0.01)
     set_learning_rate(plain.parts.optimizer, ours.parts.rate(5))
     plain.parts.optimizer.step()
-    ours._update(5)
+    ours.update(5)
     for one, two in zip(ours.parts.model.parameters(), plain.parts.model.parameters()):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-7)
 

@@ -96,7 +96,7 @@ class Trainer:
             self.clock = Clock()
             self.parts.reporter.start(self.step)
             while self.step < self.config.total_steps:
-                self._update(self.step)
+                self.update(self.step)
                 self.step += 1
                 self.parts.reporter.advance()
                 self._between_updates()
@@ -108,7 +108,7 @@ class Trainer:
                                 f"{self.parts.saver.stall:.2f} s for checkpoints")
         return 0
 
-    def _update(self, step: int) -> None:
+    def update(self, step: int) -> None:
         """One optimizer update."""
         batches = self.parts.loader.step(step)
         counts = self.world.sum_(sum(self.parts.model.counts(batch) for batch in batches))
