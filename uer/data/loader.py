@@ -28,7 +28,7 @@ from uer.data.token_rows import TokenRows, widened
 from uer.errors import UserError
 
 POSITIONS_AT_ONCE = 1 << 16
-SAMPLES_ORDERED_AT_ONCE = 1 << 15
+SAMPLES_ORDERED_AT_ONCE = 1 << 14
 SLOTS = 10_000
 """Weighted datasets: samples are dealt in rounds of so many, in which each dataset has its share to 1 in 10,000."""
 

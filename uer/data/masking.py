@@ -131,7 +131,7 @@ class Masker:
         """
         rows, amount, longest = len(maskable), self.predictions, self.config.span_max_length
         anchors = self._first(maskable, hashes, amount)  # (R, P)
-        lengths = 1 + (_draw(LENGTH, keys, anchors)[:, :, None] >= self.span_bounds).sum(dim=2, keepdim=True)
+        lengths = 1 + torch.bucketize(_draw(LENGTH, keys, anchors), self.span_bounds, right=True)[:, :, None]
         offsets = torch.arange(longest, device=keys.device)
         # No two neighbours have the same number when a special token stands between them, or is one of them.
         numbers = torch.nn.functional.pad((~maskable).cumsum(dim=1), (0, longest), value=-1)  # (R, S + longest)

@@ -117,6 +117,8 @@ class MlmProcessor:
                       rows.tokens.device)
         real = mask.positions < rows.lengths[:, None]
         src, seg, pad = rows.tokens, real.long(), info.special_ids["pad"]
-        src.sub_(pad).mul_(seg).add_(pad)
+        src.mul_(seg)
+        if pad:
+            src.add_((1 - seg) * pad)
         positions, labels = mask(src, real, rows.lengths, rows.keys, rows.columns.get("word_start"))
         return Batch(src, seg, {"mlm_positions": positions, "mlm_labels": labels}, rows.samples, rows.lengths)
