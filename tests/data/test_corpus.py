@@ -83,6 +83,18 @@ def test_zstd_is_read_or_the_missing_package_is_named(tmp_path):
         raw.close()
 
 
+def test_zstd_frames_and_their_damage(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    frames = TEXT[:999], b"", TEXT[999:]
+    (tmp_path / "text").write_bytes(b"".join(map(zstandard.compress, frames)))
+    (file,) = find_files([str(tmp_path / "text")])
+    assert b"".join(block for block, _ in read_blocks(file)) == TEXT
+    for damaged in (zstandard.compress(TEXT)[:-20], zstandard.compress(TEXT) + b"garbage"):
+        (tmp_path / "text").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"text: damaged zstd data"):
+            list(read_blocks(find_files([str(tmp_path / "text")])[0]))
+
+
 def test_every_line_belongs_to_one_stretch(tmp_path, monkeypatch):
     chance = random.Random(5)
     path = tmp_path / "text"

@@ -4,12 +4,13 @@ What a line means is `lines`' matter; this module only knows bytes and the line 
 """
 
 import glob
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from uer.errors import UserError
 
@@ -115,7 +116,35 @@ def _open_zstd(file: CorpusFile, raw: BinaryIO) -> BinaryIO:
         raw.close()
         raise UserError(f"--corpus_path {file.path}: reading .zst needs the package zstandard "
                         "(pip install zstandard)") from None
-    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return _ZstdFrames(raw, zstandard.ZstdDecompressor())
+
+
+class _ZstdFrames(io.RawIOBase):
+    """Frames one after another; unlike zstandard's own reader it notices a file that ends inside one."""
+
+    FED_BYTES = 1 << 12  # little at a time: a few bytes may stand for megabytes
+
+    def __init__(self, raw: BinaryIO, library: Any):
+        self._raw = raw
+        self._library = library
+        self._frame: Any = None
+        self._unused = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes of text, about `size`; none at the end."""
+        parts: list[bytes] = []
+        while sum(map(len, parts)) < size:
+            data = self._unused or self._raw.read(self.FED_BYTES)
+            self._unused = b""
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("it ends before its last frame does")
+                break
+            self._frame = self._frame or self._library.decompressobj()
+            parts.append(self._frame.decompress(data))
+            if self._frame.eof:
+                self._unused, self._frame = self._frame.unused_data, None
+        return b"".join(parts)
 
 
 def read_blocks(file: CorpusFile) -> Iterator[tuple[bytes, int]]:

@@ -1,6 +1,7 @@
 """What preprocessing tells its user: how far it is, and what came out."""
 
 import resource
+import shutil
 import sys
 import time
 from collections import Counter
@@ -30,8 +31,9 @@ class Progress:
             from tqdm import tqdm  # a tenth of a short run's time, for nothing where there is no terminal
 
             tqdm.monitor_interval = 0  # no thread of its own: workers are forked after this
+            columns, rows = shutil.get_terminal_size()  # tqdm itself shows nothing on a terminal that says 0 x 0
             self._bar = tqdm(total=total_bytes, unit="B", unit_scale=True, file=stream, desc="tokenizing",
-                             mininterval=0.2)
+                             ncols=columns, nrows=rows, mininterval=0.2)
 
     def add(self, size: int, worked: bool = True) -> None:
         """`size` more bytes of the corpus are done; `worked` is False for what an earlier run did."""
