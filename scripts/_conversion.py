@@ -7,10 +7,24 @@ from torch import Tensor
 from uer.config import ModelConfig
 from uer.convert import BERT, names
 from uer.errors import UserError
+from uer.finetuning.task import Task
+from uer.finetuning.tasks.classification import Classification
+from uer.finetuning.tasks.cmrc import ReadingComprehension
+from uer.finetuning.tasks.multi_label import MultiLabel
+from uer.finetuning.tasks.ner import Ner
+from uer.finetuning.tasks.regression import Regression
 
-# The targets of a pretrained model with this head; the heads that a fine-tuned model has, and their tasks.
+# The targets of a model that was pretrained with this head.
 TARGETS = {"mlm": ("mlm",), "bert": ("mlm", "sp")}
-TASK_OF_HEAD = {"text_classification": "classifier", "token_classification": "ner", "extractive_qa": "cmrc"}
+# The tasks that train a fine-tuned model's head; the first is the usual one.
+TASKS: dict[str, tuple[type[Task], ...]] = {
+    "text_classification": (Classification, MultiLabel, Regression),
+    "token_classification": (Ner,),
+    "extractive_qa": (ReadingComprehension,),
+}
+# What Hugging Face calls these tasks; its pipeline turns logits into scores accordingly.
+PROBLEM_TYPES = {"classifier": "single_label_classification", "multi_label": "multi_label_classification",
+                 "regression": "regression"}
 
 
 def require_type(weights: Mapping[str, Tensor], head: str, side: names.Side, path: str) -> None:

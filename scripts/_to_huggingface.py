@@ -7,8 +7,8 @@ from typing import Any
 
 import _logits_check as check
 from _checkpoint import DEFAULT_VOCAB
+from _conversion import PROBLEM_TYPES, TARGETS, TASKS, print_model, require_layers, require_type
 from _settings import model_settings
-from _conversion import TARGETS, TASK_OF_HEAD, print_model, require_layers, require_type
 from torch import Tensor
 
 from uer.config import ModelConfig, TokenizerConfig, flag
@@ -83,10 +83,11 @@ def export(flags: ExportFlags, head: str) -> None:
 
 def read_source(flags: ExportFlags, head: str) -> Source:
     """The checkpoint, converted, with its settings: those of --config_path, of the files beside it, or BERT's usual."""
-    saved = load_settings(flags.input_model_path) if head in TASK_OF_HEAD else None
-    if saved and saved.task != TASK_OF_HEAD[head]:
-        raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not '{TASK_OF_HEAD[head]}'")
-    path = str(weights_path(flags.input_model_path)) if head in TASK_OF_HEAD else flags.input_model_path
+    saved = load_settings(flags.input_model_path) if head in TASKS else None
+    known = [task.name for task in TASKS.get(head, ())]
+    if saved and saved.task not in known:
+        raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not of {' or '.join(known)}")
+    path = str(weights_path(flags.input_model_path)) if head in TASKS else flags.input_model_path
     weights = load_weights(path)
     require_type(weights, head, "uer", path)
     converted = names.from_uer(weights, BERT, head, path)
@@ -121,7 +122,8 @@ def _stages(path: str) -> tuple[Stage, ...]:
 
 
 def _labels(saved: SavedModel | None, count: int, path: str) -> tuple[str, ...]:
-    labels = tuple(saved.task_settings["labels"]) if saved else tuple(f"LABEL_{number}" for number in range(count))
+    unnamed = tuple(f"LABEL_{number}" for number in range(count))
+    labels = tuple(saved.task_settings.get("labels", unnamed)) if saved else unnamed
     if len(labels) != count:
         raise UserError(f"{path}: its settings name {len(labels)} labels, its weights have {count}")
     return labels
@@ -133,6 +135,8 @@ def _export_folder(source: Source, head: str, folder: str, with_check: bool) -> 
     vocab = tokenizer.vocab
     facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case)
     config = bert.hugging_face_config(source.config, source.vocab_size, head, vocab.pad_id, source.tied, source.labels)
+    if source.saved and source.saved.task in PROBLEM_TYPES:
+        config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
         write_folder(temporary, source.converted.weights, BERT, head, config, facts)
         checked = ""

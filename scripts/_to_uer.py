@@ -1,11 +1,13 @@
 """The way of a BERT from Hugging Face to UER. What the scripts of that direction share; not a command."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import _logits_check as check
-from _conversion import TARGETS, TASK_OF_HEAD, print_model, require_layers, require_type
+from _conversion import PROBLEM_TYPES, TARGETS, TASKS, print_model, require_layers, require_type
 
 from uer.config import ModelConfig, flag
 from uer.convert import BERT, bert, names
@@ -14,8 +16,7 @@ from uer.convert.tokenizer_files import read_tokens
 from uer.data.files import atomic_path
 from uer.errors import UserError
 from uer.finetuning.saved import save_finetuned
-from uer.finetuning.task import TextEncoder
-from uer.finetuning.tasks import TASKS
+from uer.finetuning.task import Task, TextEncoder
 from uer.tokenizers import BertTokenizer, Vocab
 from uer.tokenizers.vocab import read_special_tokens
 from uer.training.checkpoint import save_weights
@@ -81,13 +82,13 @@ def _write_back(flags: ImportFlags, head: str, config: ModelConfig, converted: n
         with atomic_path(flags.output_config_path) as temporary:
             write_json(dataclasses.asdict(config), temporary)
         print(f"written: {flags.output_config_path}")
-    if head in TASK_OF_HEAD:
+    if head in TASKS:
         _write_finetuned(flags, head, config, converted, model)
     else:
         save_weights(converted.weights, flags.output_model_path)
     print(f"written: {flags.output_model_path}")
     print("the segment embedding has a new first row, zeros, which belongs to padding and is never read")
-    if head not in TASK_OF_HEAD and not config.tie_weights:
+    if head not in TASKS and not config.tie_weights:
         print("the output layer has weights of its own: the model's settings need tie_weights false")
 
 
@@ -106,9 +107,19 @@ def _write_finetuned(flags: ImportFlags, head: str, config: ModelConfig, convert
     lower = read_json(settings).get("do_lower_case", True) if settings.is_file() else True
     encoder = TextEncoder(BertTokenizer(vocab, lower), min(128, config.max_seq_length))
     labels = bert.labels_of(model.config, converted.sizes.get("labels", 0), flags.input_model_path)
-    task = TASKS[TASK_OF_HEAD[head]].from_settings({"labels": list(labels)})
+    task = _task(head, labels, model.config, flags.input_model_path)
     save_finetuned(flags.output_model_path, converted.weights, task, config, encoder,
                    {"converted_from": Path(flags.input_model_path).name})
+
+
+def _task(head: str, labels: tuple[str, ...], their_config: Mapping[str, Any], path: str) -> Task:
+    """The task of a model from Hugging Face: the one that its problem_type names, or the head's usual one."""
+    wanted = their_config.get("problem_type") or PROBLEM_TYPES["regression" if len(labels) == 1 else "classifier"]
+    fitting = [task for task in TASKS[head] if len(TASKS[head]) == 1 or PROBLEM_TYPES[task.name] == wanted]
+    if not fitting:
+        raise UserError(f"{path}: problem_type {wanted} is unknown; choose from: {', '.join(PROBLEM_TYPES.values())}")
+    chosen = fitting[0]
+    return chosen.from_settings({"labels": list(labels)}) if labels else chosen.of_labels_num(None)
 
 
 def _folder_of(path: str) -> Path:

@@ -1,0 +1,175 @@
+"""Fine-tuned models by the conversion scripts, against transformers' pipelines and our own heads."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from uer.config import ModelConfig
+from uer.convert.files import read_hugging_face
+from uer.data.batch import Batch
+from uer.errors import UserError
+from uer.finetuning.heads import Classifier, Tagger
+from uer.finetuning.labels import LabelSet
+from uer.finetuning.saved import load_finetuned, load_settings, save_finetuned
+from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.tasks.classification import Classification
+from uer.finetuning.tasks.cmrc import ReadingComprehension
+from uer.finetuning.tasks.multi_label import MultiLabel
+from uer.finetuning.tasks.ner import Ner
+from uer.finetuning.tasks.regression import Regression
+from uer.tokenizers import BertTokenizer, Vocab
+from uer.training.checkpoint import save_weights
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers = pytest.importorskip("transformers")
+transformers.utils.logging.disable_progress_bar()
+
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"这本书很好看太差了她住在北京哪里?。", "w0", "w1", "w2"]
+CONFIG = ModelConfig(emb_size=48, hidden_size=48, feedforward_size=53, heads_num=3, layers_num=2, max_seq_length=41,
+                     hidden_act="relu", embedding=("word", "pos", "seg"), tie_weights=True)
+Run = Callable[..., str]
+
+
+def random_model(kind: type, outputs_num: int) -> torch.nn.Module:
+    torch.manual_seed(6)
+    model = kind(CONFIG, len(TOKENS), outputs_num).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 0.1, 0.3)
+    return model
+
+
+def settings_files(folder: Path) -> list[object]:
+    """The flags that tell of a model what its weights do not."""
+    (folder / "v.txt").write_text("".join(f"{token}\n" for token in TOKENS))
+    fields = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num", "max_seq_length", "hidden_act")
+    (folder / "c.json").write_text(json.dumps({name: getattr(CONFIG, name) for name in fields}))
+    return ["--vocab_path", folder / "v.txt", "--config_path", folder / "c.json"]
+
+
+def batch_of(text: str) -> Batch:
+    src = torch.tensor([[2, *(TOKENS.index(char) for char in text), 3]])
+    return Batch(src, torch.ones_like(src), {}, torch.zeros(1, dtype=torch.long), torch.tensor([src.shape[1]]))
+
+
+def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: Path) -> None:
+    model, task = random_model(Classifier, 3), Classification(LabelSet(("坏", "中", "好")))
+    vocab = Vocab(TOKENS)
+    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, TextEncoder(BertTokenizer(vocab), 23),
+                   {"epochs_num": 3, "learning_rate": 1e-4, "pretrained_model_path": "/home/me/x.bin-5",
+                    "dev": {"accuracy": 0.75, "correct": 3}})
+    run_script("convert_bert_text_classification_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
+               "--output_dir", tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "| Started from | x.bin-5 |" in card and "| On dev | accuracy 0.7500 |" in card and "/home" not in card
+    pipeline = transformers.pipeline("text-classification", model=str(tmp_path / "hf"), top_k=None)
+    (answers,) = pipeline(["这本书很好看。"])
+    with torch.no_grad():
+        expected = model(batch_of("这本书很好看。"))[0].softmax(-1)
+    assert {answer["label"]: pytest.approx(answer["score"], abs=1e-5) for answer in answers} == dict(
+        zip(task.labels.names, expected.tolist()))
+
+    run_script("convert_bert_text_classification_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+               "--output_model_path", tmp_path / "back.bin")
+    saved = load_settings(tmp_path / "back.bin")
+    assert saved is not None and saved.task_settings["labels"] == ["坏", "中", "好"]
+    assert saved.model == CONFIG and saved.encoder.tokenizer.vocab.fingerprint == vocab.fingerprint
+    again = task.build(saved.model, len(TOKENS))
+    load_finetuned(again, task, tmp_path / "back.bin")
+    with torch.no_grad():
+        assert torch.equal(again.eval()(batch_of("太差了")), model(batch_of("太差了")))
+
+
+@pytest.mark.parametrize(("task", "kind", "outputs_num", "problem_type"), [
+    (MultiLabel(LabelSet(("a", "b", "c"))), "text_classification", 3, "multi_label_classification"),
+    (Regression(), "text_classification", 1, "regression"),
+    (Ner(LabelSet(("B-LOC", "I-LOC", "O"))), "token_classification", 3, None),
+    (ReadingComprehension(17, 9), "extractive_qa", 2, None),
+])
+def test_other_tasks_keep_their_kind_and_labels(run_script: Run, tmp_path: Path, task: Task, kind: str,
+                                                outputs_num: int, problem_type: str | None) -> None:
+    model = random_model(Classifier if kind == "text_classification" else Tagger, outputs_num)
+    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, TextEncoder(BertTokenizer(Vocab(TOKENS)), 23),
+                   {})
+    run_script(f"convert_bert_{kind}_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
+               "--output_dir", tmp_path / "hf")
+    config = read_hugging_face(tmp_path / "hf").config
+    assert config.get("problem_type") == problem_type
+    run_script(f"convert_bert_{kind}_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+               "--output_model_path", tmp_path / "back.bin")
+    saved = load_settings(tmp_path / "back.bin")
+    assert saved is not None and saved.task == task.name
+    if "labels" in task.settings():
+        assert saved.task_settings["labels"] == task.settings()["labels"] == list(config["id2label"].values())
+
+
+def test_token_classifier_without_settings(run_script: Run, tmp_path: Path) -> None:
+    """As UER-py leaves one: weights alone, so labels have no names."""
+    model = random_model(Tagger, 5)
+    save_weights(model.state_dict(), tmp_path / "m.bin")
+    run_script("convert_bert_token_classification_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
+               "--output_dir", tmp_path / "hf", *settings_files(tmp_path))
+    found = transformers.pipeline("token-classification", model=str(tmp_path / "hf"), ignore_labels=[])("她住在北京。")
+    with torch.no_grad():
+        expected = model(batch_of("她住在北京。"))[0, 1:-1].softmax(-1)
+    assert [entry["entity"] for entry in found] == [f"LABEL_{number}" for number in expected.argmax(-1)]
+    assert [entry["score"] for entry in found] == pytest.approx(expected.amax(-1).tolist(), abs=1e-5)
+    run_script("convert_bert_token_classification_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+               "--output_model_path", tmp_path / "back.bin")
+    again = Tagger(CONFIG, len(TOKENS), 5).eval()
+    again.load_state_dict(torch.load(tmp_path / "back.bin"))
+    with torch.no_grad():
+        assert torch.equal(again(batch_of("她住在北京。")), model(batch_of("她住在北京。")))
+
+
+def test_extractive_qa_without_settings(run_script: Run, tmp_path: Path) -> None:
+    model = random_model(Tagger, 2)
+    save_weights(model.state_dict(), tmp_path / "m.bin")
+    run_script("convert_bert_extractive_qa_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
+               "--output_dir", tmp_path / "hf", *settings_files(tmp_path))
+    theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path / "hf").eval()
+    batch = batch_of("她住在哪里?")
+    with torch.no_grad():
+        start, end = model(batch)[0].unbind(-1)
+        found = theirs(batch.src)
+    assert torch.allclose(found.start_logits[0], start, atol=1e-4)
+    assert torch.allclose(found.end_logits[0], end, atol=1e-4)
+    run_script("convert_bert_extractive_qa_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+               "--output_model_path", tmp_path / "back.bin")
+    again = Tagger(CONFIG, len(TOKENS), 2).eval()
+    again.load_state_dict(torch.load(tmp_path / "back.bin"))
+    with torch.no_grad():
+        assert torch.equal(again(batch), model(batch))
+
+
+def test_what_does_not_fit_is_refused(run_script: Run, tmp_path: Path) -> None:
+    save_weights(random_model(Tagger, 5).state_dict(), tmp_path / "tagger.bin")
+    flags = settings_files(tmp_path)
+    for kind, message in (("text_classification", "no text_classification head.*it fits token_classification"),
+                          ("extractive_qa", r"output_layer.weight has shape \[5, 48\].*implies \[2, 48\]")):
+        with pytest.raises(UserError, match=message):
+            run_script(f"convert_bert_{kind}_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "tagger.bin",
+                       "--output_dir", tmp_path / "hf", *flags)
+    save_finetuned(tmp_path / "m.bin", random_model(Classifier, 2).state_dict(), Classification(LabelSet(("a", "b"))),
+                   CONFIG, TextEncoder(BertTokenizer(Vocab(TOKENS)), 23), {})
+    with pytest.raises(UserError, match="a model of the task 'classifier', not "):
+        run_script("convert_bert_token_classification_from_uer_to_huggingface.py", "--input_model_path",
+                   tmp_path / "m.bin", "--output_dir", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_labels_of_a_foreign_config_must_fit(run_script: Run, tmp_path: Path) -> None:
+    save_weights(random_model(Classifier, 3).state_dict(), tmp_path / "m.bin")
+    run_script("convert_bert_text_classification_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
+               "--output_dir", tmp_path / "hf", "--no_check", *settings_files(tmp_path))
+    config = read_hugging_face(tmp_path / "hf").config
+    assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+    config["id2label"] = {"0": "a", "1": "b"}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="id2label names 2 labels, the weights have 3"):
+        run_script("convert_bert_text_classification_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+                   "--output_model_path", tmp_path / "back.bin", "--no_check")
+    assert not (tmp_path / "back.bin").exists()
