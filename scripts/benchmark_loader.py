@@ -3,8 +3,8 @@
     python3 scripts/benchmark_loader.py
     python3 scripts/benchmark_loader.py --dataset_path dataset.pt --batch_size 32
 
-Both run in this process in turns, A B A B; the figures are medians, by the clock and by the processor's time, which says
-more where other programs want the same cores. The collator gets its rows as lists in memory with
+Both run in this process in turns, A B A B; the figures are medians, by the clock and by the processor's time, which
+says more where other programs want the same cores. The collator gets its rows as lists in memory with
 `special_tokens_mask` made beforehand, the fastest way of using it; ours reads them from the mapped file in epoch order.
 Then: the time from opening a dataset to its first batch, in a new process without its imports, for a small file and a
 large one. Prints a table, then one JSON line for each figure.

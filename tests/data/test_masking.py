@@ -173,7 +173,7 @@ def reference(config, tokens, length, key, word_start):
                 chosen.update({position: position for position in words[first]})
         if chosen:
             return chosen
-        wanted = min(wanted, 1)
+        order, wanted = [p for p in order if p in words], min(wanted, 1)
     return {position: position for position in order[:wanted]}
 
 
@@ -225,9 +225,9 @@ def test_words_by_hand(monkeypatch):
 
 
 def test_no_word_fits_by_hand(monkeypatch):
-    # One word of five: the first of its tokens in the order stands for it.
-    monkeypatch.setattr(masking, "_draw", Scripted([3, 1, 2, 4, 5]))
-    _, _, labels, chosen = run(WORDS, row_of([CLS, 11, 12, 13, 14, 15, SEP], [1, 1, 0, 0, 0, 0, 1]))
+    # Words of two and three, a budget of one: the first token of the word that comes first stands for it.
+    monkeypatch.setattr(masking, "_draw", Scripted([4, 3, 1, 2, 5]))
+    _, _, labels, chosen = run(WORDS, row_of([CLS, 11, 12, 13, 14, 15, SEP], [1, 1, 0, 1, 0, 0, 1]))
     assert chosen[0].nonzero().squeeze(1).tolist() == [3]
     assert labels.tolist() == [[13]]
 

@@ -11,7 +11,8 @@ Every position of a row has a hash of the row's key and its own number; the hash
   token and at what is left of the budget; positions that an earlier span has taken are passed over; exactly the budget.
   One draw of the 80/10/10 serves a whole span.
 - whole words: words in the order of their first positions; one that does not fit into what is left of the budget is
-  passed over. Up to the budget; if not one word fits, a single token, so that every row has something to predict.
+  passed over. Up to the budget; if not one word fits, the first token of the first word, so that every row has
+  something to predict.
 
 All is integer tensor arithmetic of fixed shapes: the same bits on the CPU and on a GPU, and nothing waits for a device.
 """
@@ -146,8 +147,10 @@ class Masker:
         fresh = inside & (first.gather(1, reached) == tries)
         ranks = fresh.cumsum(dim=1) - 1
         chosen = fresh & (ranks < wanted)
-        spans = anchors.repeat_interleave(longest, dim=1)
-        return self._compacted(chosen, ranks, reached), self._compacted(chosen, ranks, spans)
+        base = self.seq_length + 1
+        both = reached + (anchors * base)[:, :, None].expand(-1, -1, longest).reshape(rows, -1)
+        both = self._compacted(chosen, ranks, both)
+        return both % base, both // base
 
     def _whole_words(self, maskable: Tensor, word_start: Tensor, hashes: Tensor,
                      wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +163,8 @@ class Masker:
         word = torch.nn.functional.pad(word, (0, 1), value=self.seq_length)  # (R, S + 1)
         sizes = torch.zeros_like(word).scatter_add_(1, word, torch.ones_like(word))
         sizes[:, self.seq_length] = self.seq_length
-        order = word.gather(1, self._first(begins, hashes, min(self.seq_length, WORDS_TRIED * self.predictions)))
+        firsts = self._first(begins, hashes, min(self.seq_length, WORDS_TRIED * self.predictions))
+        order = word.gather(1, firsts)
         left, fitting = wanted.squeeze(1), []
         for size in sizes.gather(1, order).t().contiguous():
             fits = size <= left
@@ -170,8 +174,7 @@ class Masker:
         chosen = maskable & (taken.gather(1, word[:, :-1]) == 1)
         ranks = chosen.cumsum(dim=1) - 1
         positions = self._compacted(chosen, ranks, self.positions.expand_as(chosen))
-        single, _ = self._tokens(maskable, hashes, wanted.clamp(max=1))
-        positions = torch.where(ranks[:, -1:] >= 0, positions, single)
+        positions[:, 0] = torch.where(ranks[:, -1] >= 0, positions[:, 0], firsts[:, 0])
         return positions, positions
 
     def _compacted(self, chosen: Tensor, ranks: Tensor, values: Tensor) -> Tensor:
