@@ -56,6 +56,38 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
+class SimcseConfig:
+    """What only sentence vectors have."""
+
+    temperature: float = flag(0.05, "What cosine similarities are divided by.")
+
+    def problems(self) -> list[str]:
+        return [] if self.temperature > 0 else ["--temperature must be positive"]
+
+
+@dataclass(frozen=True)
+class C3Config:
+    """What only multiple choice has."""
+
+    max_choices_num: int = flag(4, "Most choices of a question.")
+
+    def problems(self) -> list[str]:
+        return [] if self.max_choices_num >= 2 else ["--max_choices_num must be at least 2"]
+
+
+@dataclass(frozen=True)
+class CmrcConfig:
+    """What only reading comprehension has."""
+
+    doc_stride: int = flag(128, "Tokens from the begin of one window on a long text to the begin of the next.")
+    max_answer_length: int = flag(30, "Most tokens of an answer.")
+
+    def problems(self) -> list[str]:
+        return [f"--{name} must be at least 1" for name in ("doc_stride", "max_answer_length")
+                if getattr(self, name) < 1]
+
+
+@dataclass(frozen=True)
 class AdversarialConfig:
     """Adversarial training: the word embedding is disturbed where it hurts most."""
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type],
     if command.parallel.sharding != "none" or command.parallel.activation_checkpointing:
         raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "
                         "model on each rank")
+    if task_class.whole_batch and (command.parallel.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        raise UserError(f"--world_size: the task '{task_class.name}' compares the rows of a whole batch; use one rank")
     if command.log.tensorboard_dir:
         raise UserError("--tensorboard_dir is for pretraining; --metrics_path writes fine-tuning's figures")
     return command, parts[len(parts) - len(more):]

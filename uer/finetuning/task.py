@@ -40,12 +40,14 @@ class Task:
         metric_names: figures that --save_best_by may name; the first is the default. More is better in all of them.
         head_keys: parameters that only a fine-tuned model of this task has.
         config_class: the flags that only this task has, if any.
+        whole_batch: the loss compares a batch's examples with one another, so ranks cannot share a batch.
     """
 
     name: str
     metric_names: tuple[str, ...]
     head_keys: tuple[str, ...]
     config_class: type | None = None
+    whole_batch: bool = False
 
     @classmethod
     def of_training_file(cls, path: str, config: Any) -> "Task":

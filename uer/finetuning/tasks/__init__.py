@@ -1,5 +1,1 @@
-"""The tasks, by the name that a fine-tuned model's settings carry."""
-
-from uer.finetuning.tasks.classification import Classification
-
-TASKS = {"classifier": Classification}
+"""The tasks, one file each; all of them are trained, evaluated and saved by the same code."""

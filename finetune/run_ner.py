@@ -1,0 +1,18 @@
+"""Fine-tune a pretrained model to find named entities."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from uer import cli
+from uer.finetuning.run import finetune
+from uer.finetuning.tasks.ner import Ner
+
+
+def main() -> None:
+    finetune(__doc__, Ner)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,18 @@
+"""Predict numbers with a fine-tuned regression model."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from uer import cli
+from uer.finetuning.infer import infer
+from uer.finetuning.tasks.regression import Regression
+
+
+def main() -> None:
+    infer(__doc__, Regression)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,150 @@
+"""Each further task learns something small, is saved, and predicts the same again; its bad files are named."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uer.errors import UserError
+from uer.finetuning.answers import exact_match, f1_score, split_pieces
+from uer.finetuning.infer import infer
+from uer.finetuning.run import finetune
+from uer.finetuning.tasks.c3 import MultipleChoiceTask
+from uer.finetuning.tasks.cmrc import ReadingComprehension, best_span
+from uer.finetuning.tasks.multi_label import MultiLabel
+from uer.finetuning.tasks.ner import Ner
+from uer.finetuning.tasks.regression import Regression
+from uer.finetuning.tasks.siamese import Siamese
+from uer.finetuning.tasks.simcse import Simcse
+
+LETTERS = "丙丁戊己庚辛壬癸"
+
+
+def texts(count: int, marks: str = "甲乙") -> list[str]:
+    """Short texts that hold any of the marks half of the time."""
+    generator = random.Random(count)
+    return ["".join(generator.choices(LETTERS, k=generator.randint(2, 6))) +
+            "".join(mark for mark in marks if generator.random() < 0.5) for _ in range(count)]
+
+
+def train(tiny, task, content: str, name: str = "data.tsv", **changes) -> dict:
+    path = tiny.write(name, content)
+    finetune("test", task, tiny.flags(**{"train_path": path, "dev_path": path, "epochs_num": 6, **changes}))
+    return json.loads(Path(tiny.path("out/model.json")).read_text("utf-8"))["training"]["dev"]
+
+
+def predict(tiny, task, content: str, name: str = "test.tsv", *more: str) -> list[str]:
+    path = tiny.write(name, content)
+    infer("test", task, ["--load_model_path", tiny.path("out/model.bin"), "--test_path", path,
+                         "--prediction_path", tiny.path("out.txt"), "--device", "cpu", *more])
+    return Path(tiny.path("out.txt")).read_text("utf-8").splitlines()
+
+
+def test_regression(tiny):
+    rows = texts(96)
+    table = "label\ttext_a\n" + "".join(f"{('甲' in row) - 0.5}\t{row}\n" for row in rows)
+    assert train(tiny, Regression, table, epochs_num=10, learning_rate=0.005)["pearson"] > 0.8
+    lines = predict(tiny, Regression, "text_a\n丙甲\n丙丁\n")
+    assert lines[0] == "label"
+    assert float(lines[1]) > float(lines[2])
+    with pytest.raises(UserError, match=r"data.tsv:2: the label 'x' is not a number"):
+        train(tiny, Regression, "label\ttext_a\nx\t丙\n")
+
+
+def test_multi_label(tiny):
+    rows = texts(96)
+    table = "label\ttext_a\n" + "".join(
+        f"{','.join(name for mark, name in (('甲', 'a'), ('乙', 'b')) if mark in row)}\t{row}\n" for row in rows)
+    metrics = train(tiny, MultiLabel, table)
+    assert metrics["f1"] > 0.6
+    lines = [line.split("\t") for line in predict(tiny, MultiLabel, table, "test.tsv", "--output_prob")]
+    assert lines[0] == ["label", "prob"]
+    wanted = [line.split("\t")[0] for line in table.splitlines()]
+    assert np.mean([line[0] == gold for line, gold in zip(lines[1:], wanted[1:])]) == metrics["accuracy"]
+    for label, prob in lines[1:]:
+        assert label == ",".join(name for name, share in zip("ab", prob.split()) if float(share) > 0.5)
+    with pytest.raises(UserError, match=r"dev.tsv:2: label 'z' is not one of the 2 labels"):
+        train(tiny, MultiLabel, table, dev_path=tiny.write("dev.tsv", "label\ttext_a\nz\t丙\n"))
+
+
+def test_siamese(tiny):
+    rows = texts(96, "甲")
+    table = "label\ttext_a\ttext_b\n" + "".join(
+        f"{int('甲' in right)}\t{left}\t{right}\n" for left, right in zip(rows, rows[7:] + rows[:7]))
+    assert train(tiny, Siamese, table, epochs_num=8)["accuracy"] > 0.85
+    assert len(predict(tiny, Siamese, "text_a\ttext_b\n丙甲\t丁甲\n", "t.tsv", "--output_logits")) == 2
+    with pytest.raises(UserError, match="no column 'text_b'"):
+        predict(tiny, Siamese, "text_a\n丙甲\n")
+
+
+def test_ner(tiny):
+    rows = texts(64)
+    table = "label\ttext_a\n" + "".join(
+        " ".join({"甲": "B-PER", "乙": "B-LOC"}.get(mark, "O") for mark in row) + "\t" + " ".join(row) + "\n"
+        for row in rows)
+    assert train(tiny, Ner, table)["f1"] > 0.95
+    lines = predict(tiny, Ner, "text_a\n丙 丁 甲\n丙丁乙\n" + " ".join("甲" * 20) + "\n")
+    assert lines[:3] == ["pred_label", "O O B-PER", "O O B-LOC"]
+    assert lines[3].split()[14:] == ["O"] * 6
+    with pytest.raises(UserError, match=r"data.tsv:2: 1 tags for 2 words"):
+        train(tiny, Ner, "label\ttext_a\nO\t丙 丁\n")
+    with pytest.raises(UserError, match="reads the beginning"):
+        train(tiny, Ner, table, truncation="tail")
+
+
+def test_simcse(tiny):
+    rows = texts(64)
+    path = tiny.write("train.tsv", "text_a\n" + "".join(f"{row}\n" for row in rows))
+    dev = "label\ttext_a\ttext_b\n" + "".join(
+        f"{len(set(left) & set(right))}\t{left}\t{right}\n" for left, right in zip(rows, rows[1:] + rows[:1]))
+    metrics = train(tiny, Simcse, dev, "dev.tsv", train_path=path, dropout=0.1)
+    assert metrics["spearman"] > 0.3
+    with pytest.raises(UserError, match="compares the rows of a whole batch"):
+        train(tiny, Simcse, dev, "dev.tsv", train_path=path, world_size=2, gpu_ranks=(0, 1))
+
+
+def test_c3(tiny):
+    entries = [[["丙丁"], [{"question": "戊", "choice": ["己甲", "庚", "辛"][:2 + number % 2][::(-1) ** number],
+                           "answer": "己甲"}], str(number)] for number in range(32)]
+    content = json.dumps(entries, ensure_ascii=False)
+    assert train(tiny, MultipleChoiceTask, content, "c3.json")["accuracy"] == 1.0
+    lines = [json.loads(line) for line in predict(tiny, MultipleChoiceTask, content, "c3_test.json")]
+    assert [(line["id"], line["label"]) for line in lines[:2]] == [("0-0", 0), ("1-0", 2)]
+    entries[3][1][0]["answer"] = "none"
+    with pytest.raises(UserError, match="entry 4: the answer is none of the choices"):
+        train(tiny, MultipleChoiceTask, json.dumps(entries), "c3.json")
+
+
+def squad(rows: list[tuple[str, str, int]]) -> str:
+    return json.dumps({"data": [{"paragraphs": [{"context": text, "qas": [
+        {"id": f"Q{number}", "question": "丙", "answers": [{"text": answer, "answer_start": start}]}]}
+        for number, (text, answer, start) in enumerate(rows)]}]}, ensure_ascii=False)
+
+
+def test_cmrc_through_windows(tiny):
+    generator = random.Random(1)
+    rows = []
+    for _ in range(48):
+        text = "".join(generator.choices(LETTERS, k=generator.randint(4, 24)))
+        place = generator.randrange(len(text))
+        rows.append((f"{text[:place]}甲乙{text[place:]}", "甲乙", place))
+    metrics = train(tiny, ReadingComprehension, squad(rows), "squad.json", doc_stride=6, epochs_num=8, batch_size=16)
+    assert metrics["em"] > 0.9
+    found = json.loads("\n".join(predict(tiny, ReadingComprehension, squad(rows), "squad_test.json")))
+    assert sum(answer == "甲乙" for answer in found.values()) == round(metrics["em"] * 48)
+    with pytest.raises(UserError, match="question Q0: its answer does not stand in the text"):
+        train(tiny, ReadingComprehension, squad([("丙丁", "甲", 0)]), "squad.json")
+    with pytest.raises(UserError, match="question 1 is not as SQuAD's JSON has it"):
+        train(tiny, ReadingComprehension, '{"data": [{"paragraphs": [{"qas": [{}]}]}]}', "squad.json")
+
+
+def test_answers_are_compared_without_case_and_punctuation():
+    assert [("1998年 in"[start:stop]) for start, stop in split_pieces("1998年 in")] == ["1998", "年", "in"]
+    assert exact_match("《北京》 City", "北京city") == 1.0
+    assert f1_score("在北京市", "北京") == pytest.approx(2 * 2 / 6)
+    assert f1_score("", "北京") == 0.0
+    scores = np.log(np.array([[0.1, 0.6, 0.2, 0.1], [0.5, 0.1, 0.1, 0.3]]))
+    assert best_span(scores, 30)[1:] == (1, 3)
+    assert best_span(scores, 2)[1:] == (1, 1)

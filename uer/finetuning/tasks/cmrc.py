@@ -1,0 +1,225 @@
+"""Reading comprehension: the words of a text that answer a question (CMRC 2018; SQuAD's JSON).
+
+A text longer than a row is read through windows that overlap; the best span of all windows is the answer. Each token
+knows its characters in the text, so an answer is cut from the text itself.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.errors import UserError
+from uer.finetuning.answers import exact_match, f1_score, split_pieces
+from uer.finetuning.batches import Examples
+from uer.finetuning.config import CmrcConfig
+from uer.finetuning.encode import Ragged, Sequences, content_hash, tokenize_all
+from uer.finetuning.heads import Tagger
+from uer.finetuning.readers import read_json
+from uer.finetuning.task import Task, TextEncoder
+
+LONGEST_QUESTION = 64
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its text, and its right answers (texts, and where the first of them begins)."""
+
+    name: str
+    question: str
+    text: str
+    answers: tuple[str, ...] = ()
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a question's text: row `row` of the examples has the tokens [first, last) of the text behind `offset`
+    tokens of its own."""
+
+    question: int
+    first: int
+    last: int
+    offset: int
+
+
+class ReadingComprehension(Task):
+    """The first and the last token of an answer."""
+
+    name = "cmrc"
+    metric_names = ("f1", "em")
+    head_keys = ("output_layer.weight", "output_layer.bias")
+    config_class = CmrcConfig
+
+    def __init__(self, doc_stride: int, max_answer_length: int) -> None:
+        self.doc_stride = doc_stride
+        self.max_answer_length = max_answer_length
+
+    @classmethod
+    def of_training_file(cls, path: str, config: CmrcConfig) -> "ReadingComprehension":
+        return cls(config.doc_stride, config.max_answer_length)
+
+    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+        questions = read_squad(path, labelled)
+        pieces = [split_pieces(question.text) for question in questions]
+        asked = tokenize_all(encoder.tokenizer, [question.question for question in questions])
+        tokens = tokenize_all(encoder.tokenizer, [question.text[start:stop]
+                                                  for question, parts in zip(questions, pieces)
+                                                  for start, stop in parts])
+        rows, windows, spans, targets, at = [], [], [], [], 0
+        for number, (question, parts) in enumerate(zip(questions, pieces)):
+            found = [tokens[at + piece] for piece in range(len(parts))]
+            at += len(parts)
+            ids = np.concatenate([*found, np.empty(0, np.int32)])
+            spans.append(np.repeat(np.array(parts).reshape(-1, 2), [len(part) for part in found], axis=0))
+            gold = gold_tokens(question, spans[-1]) if labelled else None
+            for row, window in self._windows(number, asked[number][:LONGEST_QUESTION], ids, encoder):
+                rows.append(row)
+                windows.append(window)
+                targets.append(window_target(window, gold))
+        offsets = np.array([window.offset for window in windows])
+        return Examples(Sequences(Ragged.of(rows), offsets),
+                        targets={"span": np.array(targets), "offset": offsets},
+                        info={"questions": questions, "windows": windows, "spans": spans},
+                        hash=content_hash([[question.question, question.text, question.answers]
+                                           for question in questions]))
+
+    def _windows(self, number: int, asked: np.ndarray, ids: np.ndarray,
+                 encoder: TextEncoder) -> list[tuple[np.ndarray, Window]]:
+        """[CLS] question [SEP] part of the text [SEP], as often as the text needs."""
+        vocab = encoder.tokenizer.vocab
+        head = np.concatenate([[vocab.cls_id], asked[:encoder.seq_length // 2], [vocab.sep_id]])
+        room = encoder.seq_length - len(head) - 1
+        found, first = [], 0
+        while True:
+            last = min(first + room, len(ids))
+            row = np.concatenate([head, ids[first:last], [vocab.sep_id]])
+            found.append((row, Window(number, first, last, len(head))))
+            if last == len(ids):
+                return found
+            first += min(self.doc_stride, room)
+
+    def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
+        return Tagger(config, vocab_size, 2)
+
+    def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """The mean of the losses of both ends; a window without the answer points at [CLS]."""
+        predicted = predicted.masked_fill((batch.seg == 0)[:, :, None], float("-inf"))
+        first, last = predicted.unbind(-1)
+        span = batch.targets["span"]
+        return (F.cross_entropy(first, span[:, 0], reduction="sum")
+                + F.cross_entropy(last, span[:, 1], reduction="sum")) / 2
+
+    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        """For each window the log-probabilities of the first and of the last token, one behind the other."""
+        scores = torch.log_softmax(predicted.float().masked_fill((batch.seg == 0)[:, :, None], float("-inf")), dim=1)
+        found = []
+        for row, length, offset in zip(scores.cpu().numpy(), batch.real_tokens.tolist(),
+                                       batch.targets["offset"].tolist()):
+            found.append(row[offset:length - 1].T.reshape(-1))
+        return found
+
+    def answers(self, outputs: list[np.ndarray], examples: Examples) -> list[str]:
+        """The answer to each question: the likeliest span of any of its windows."""
+        questions, spans = examples.info["questions"], examples.info["spans"]
+        best = [(-np.inf, "")] * len(questions)
+        for output, window in zip(outputs, examples.info["windows"]):
+            score, first, last = best_span(output.reshape(2, -1), self.max_answer_length)
+            if score > best[window.question][0]:
+                where = spans[window.question][window.first:window.last]
+                text = questions[window.question].text[where[first][0]:where[last][1]]
+                best[window.question] = (score, text)
+        return [text for _, text in best]
+
+    def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
+        pairs = list(zip(self.answers(outputs, examples), examples.info["questions"]))
+        return {"f1": float(np.mean([max(f1_score(text, right) for right in question.answers)
+                                     for text, question in pairs])),
+                "em": float(np.mean([max(exact_match(text, right) for right in question.answers)
+                                     for text, question in pairs]))}
+
+    def settings(self) -> dict[str, Any]:
+        return {"doc_stride": self.doc_stride, "max_answer_length": self.max_answer_length}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "ReadingComprehension":
+        return cls(settings["doc_stride"], settings["max_answer_length"])
+
+    @classmethod
+    def of_labels_num(cls, labels_num: int | None) -> "ReadingComprehension":
+        return cls(CmrcConfig.doc_stride, CmrcConfig.max_answer_length)
+
+    def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
+        """One JSON object: the question's id -> the answer."""
+        names = [question.name for question in examples.info["questions"]]
+        return [json.dumps(dict(zip(names, self.answers(outputs, examples))), ensure_ascii=False, indent=2)]
+
+
+def best_span(scores: np.ndarray, longest: int) -> tuple[float, int, int]:
+    """(2, tokens) log-probabilities -> the likeliest (score, first, last) of at most `longest` tokens."""
+    best = (-np.inf, 0, 0)
+    for length in range(min(longest, scores.shape[1])):
+        sums = scores[0, :scores.shape[1] - length] + scores[1, length:]
+        first = int(sums.argmax())
+        if sums[first] > best[0]:
+            best = (float(sums[first]), first, first + length)
+    return best
+
+
+def gold_tokens(question: Question, spans: np.ndarray) -> tuple[int, int]:
+    """The first and the last token of the answer; (-1, -1) where the text has none of its characters."""
+    stop = question.start + len(question.answers[0])
+    touched = np.nonzero((spans[:, 1] > question.start) & (spans[:, 0] < stop))[0]
+    return (int(touched[0]), int(touched[-1])) if len(touched) else (-1, -1)
+
+
+def window_target(window: Window, gold: tuple[int, int] | None) -> tuple[int, int]:
+    """The answer's place in the window's row; (0, 0), [CLS], where it is not wholly in it."""
+    if gold is None or gold[0] < window.first or gold[1] >= window.last:
+        return 0, 0
+    return gold[0] - window.first + window.offset, gold[1] - window.first + window.offset
+
+
+def read_squad(path: str, labelled: bool) -> list[Question]:
+    """The questions of {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.
+
+    Raises:
+        UserError: something is not as SQuAD has it, or an answer is not where it is said to be.
+    """
+    content, found = read_json(path), []
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    answers = asked["answers"] if labelled else []
+                    found.append(Question(str(asked["id"]), asked["question"], paragraph["context"],
+                                          tuple(answer["text"] for answer in answers),
+                                          int(answers[0]["answer_start"]) if answers else 0))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: question {len(found) + 1} is not as SQuAD's JSON has it: {error!r}") from None
+    if not found:
+        raise UserError(f"{path}: no question in the file")
+    for question in found:
+        if labelled and not question.answers:
+            raise UserError(f"{path}: question {question.name} has no answer")
+        where = question.text.find(question.answers[0]) if labelled else 0
+        if where < 0:
+            raise UserError(f"{path}: question {question.name}: its answer does not stand in the text")
+    return [_relocated(question) for question in found]
+
+
+def _relocated(question: Question) -> Question:
+    """CMRC's published files have some answers a few characters off: the nearest place in the text counts."""
+    if not question.answers:
+        return question
+    answer, places, at = question.answers[0], [], -1
+    while (at := question.text.find(answer, at + 1)) >= 0:
+        places.append(at)
+    start = min(places, key=lambda place: abs(place - question.start))
+    return Question(question.name, question.question, question.text, question.answers, start)

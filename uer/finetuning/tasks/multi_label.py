@@ -1,0 +1,115 @@
+"""Any number of labels for each text; the file's `label` column holds their names with commas between."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.errors import UserError
+from uer.finetuning.batches import Examples
+from uer.finetuning.heads import Classifier
+from uer.finetuning.labels import LabelSet, shorten
+from uer.finetuning.metrics import f1_of_counts
+from uer.finetuning.readers import Table, read_table
+from uer.finetuning.task import Task, TextEncoder, table_hash
+from uer.finetuning.tasks.classification import number_words
+
+THRESHOLD = 0.5
+
+
+class MultiLabel(Task):
+    """The classifier's head, each label a yes or no of its own."""
+
+    name = "multi_label"
+    metric_names = ("f1", "macro_f1", "accuracy")
+    head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
+
+    def __init__(self, labels: LabelSet) -> None:
+        self.labels = labels
+
+    @classmethod
+    def of_training_file(cls, path: str, config: Any) -> "MultiLabel":
+        table = read_table(path, ("label", "text_a"))
+        names = [name for label in table["label"] for name in split_labels(label)]
+        if not names:
+            raise UserError(f"{path}: no row has a label")
+        return cls(LabelSet.of(names))
+
+    def read_labels(self, table: Table) -> np.ndarray:
+        """(rows, labels) float32 of 0 and 1.
+
+        Raises:
+            UserError: a label that the training file lacks, named by file and line.
+        """
+        index = {name: number for number, name in enumerate(self.labels.names)}
+        wanted = np.zeros((len(table), len(self.labels)), dtype=np.float32)
+        for row, label in enumerate(table["label"]):
+            for name in split_labels(label):
+                if name not in index:
+                    raise table.error(row, f"label '{name}' is not one of the {len(index)} labels of the training "
+                                           f"file: {shorten(self.labels.names)}")
+                wanted[row, index[name]] = 1.0
+        return wanted
+
+    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",))
+        return Examples(encoder.sequences(table["text_a"], table.get("text_b")),
+                        targets={"labels": self.read_labels(table)} if labelled else {}, hash=table_hash(table),
+                        skipped=table.skipped)
+
+    def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
+        return Classifier(config, vocab_size, len(self.labels))
+
+    def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Binary cross-entropy, the mean over the labels."""
+        each = F.binary_cross_entropy_with_logits(predicted, batch.targets["labels"], reduction="none")
+        return each.mean(-1).sum()
+
+    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        return list(predicted.float().cpu().numpy())
+
+    def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
+        """F1 over all (row, label) decisions, its mean over labels, and the share of rows that are wholly right."""
+        chosen, wanted = decide(np.stack(outputs)), examples.targets["labels"] > 0.5
+        counts = np.stack([(chosen & wanted).sum(0), chosen.sum(0), wanted.sum(0)], axis=1)
+        macro = np.mean([f1_of_counts(*map(int, row))["f1"] for row in counts])
+        return {**f1_of_counts(*map(int, counts.sum(0))), "macro_f1": float(macro),
+                "accuracy": float((chosen == wanted).all(1).mean())}
+
+    def settings(self) -> dict[str, Any]:
+        return {"labels": list(self.labels.names)}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "MultiLabel":
+        return cls(LabelSet(tuple(settings["labels"])))
+
+    @classmethod
+    def of_labels_num(cls, labels_num: int | None) -> "MultiLabel":
+        if labels_num is None:
+            raise UserError("--labels_num is required: there are no settings beside --load_model_path")
+        return cls(LabelSet(tuple(map(str, range(labels_num)))))
+
+    def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
+        """A TSV: labels with commas between, and where wanted logits and probabilities in the order of the labels."""
+        stacked = np.stack(outputs)
+        columns = {"label": [",".join(name for name, yes in zip(self.labels.names, row) if yes)
+                             for row in decide(stacked)]}
+        if logits:
+            columns["logits"] = number_words(stacked)
+        if prob:
+            columns["prob"] = number_words(torch.sigmoid(torch.from_numpy(stacked)).numpy())
+        return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
+
+
+def split_labels(text: str) -> list[str]:
+    """`"a, b"` -> `["a", "b"]`"""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def decide(logits: np.ndarray) -> np.ndarray:
+    """Whether a label's probability is above one half."""
+    return logits > np.log(THRESHOLD / (1 - THRESHOLD))

@@ -1,0 +1,76 @@
+"""A number for a text or a pair of texts, such as how alike two sentences are."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.finetuning.batches import Examples
+from uer.finetuning.heads import Classifier
+from uer.finetuning.metrics import correlations
+from uer.finetuning.readers import Table, read_table
+from uer.finetuning.task import Task, TextEncoder, table_hash
+
+
+class Regression(Task):
+    """The classifier's head with one output; squared error."""
+
+    name = "regression"
+    metric_names = ("spearman", "pearson")
+    head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
+
+    @classmethod
+    def of_training_file(cls, path: str, config: Any) -> "Regression":
+        return cls()
+
+    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",))
+        targets = {"label": read_numbers(table)} if labelled else {}
+        return Examples(encoder.sequences(table["text_a"], table.get("text_b")), targets=targets,
+                        hash=table_hash(table), skipped=table.skipped)
+
+    def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
+        return Classifier(config, vocab_size, 1)
+
+    def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        return (predicted[:, 0] - batch.targets["label"]).square().sum()
+
+    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        return list(predicted.float().cpu().numpy())
+
+    def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
+        return correlations(np.stack(outputs)[:, 0].astype(np.float64), examples.targets["label"].astype(np.float64))
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "Regression":
+        return cls()
+
+    @classmethod
+    def of_labels_num(cls, labels_num: int | None) -> "Regression":
+        return cls()
+
+    def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
+        """A TSV of one column."""
+        return ["label", *(f"{output[0]:.9g}" for output in outputs)]
+
+
+def read_numbers(table: Table) -> np.ndarray:
+    """The labels as float32 (rows,).
+
+    Raises:
+        UserError: a label that is no finite number, named by file and line.
+    """
+    numbers = np.empty(len(table), dtype=np.float32)
+    for row, text in enumerate(table["label"]):
+        try:
+            numbers[row] = float(text)
+        except ValueError:
+            raise table.error(row, f"the label '{text}' is not a number") from None
+        if not np.isfinite(numbers[row]):
+            raise table.error(row, f"the label '{text}' is not a finite number")
+    return numbers

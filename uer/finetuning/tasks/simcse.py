@@ -1,0 +1,78 @@
+"""Sentence vectors by contrast: the two rows of an example belong together, all other rows of the batch do not.
+
+Gao et al., 2021, https://arxiv.org/abs/2104.08821. A training file with `text_b` gives the pairs; one without
+pairs each text with itself, and dropout makes the difference. Dev and test hold pairs with a number that says how alike
+they are.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.errors import UserError
+from uer.finetuning.batches import Examples
+from uer.finetuning.config import SimcseConfig
+from uer.finetuning.heads import SentenceEncoder
+from uer.finetuning.metrics import correlations
+from uer.finetuning.readers import read_table
+from uer.finetuning.task import Task, TextEncoder, table_hash
+from uer.finetuning.tasks.regression import read_numbers
+from uer.finetuning.tasks.siamese import interleave
+
+
+class Simcse(Task):
+    """Cosine similarities; no head.
+
+    Args:
+        train_path: the file whose examples are for training.
+        temperature: what similarities are divided by.
+    """
+
+    name = "simcse"
+    metric_names = ("spearman", "pearson")
+    head_keys = ("embedding.word.embedding.weight",)
+    config_class = SimcseConfig
+    whole_batch = True
+
+    def __init__(self, train_path: str, temperature: float) -> None:
+        self.train_path = train_path
+        self.temperature = temperature
+
+    @classmethod
+    def of_training_file(cls, path: str, config: SimcseConfig) -> "Simcse":
+        return cls(path, config.temperature)
+
+    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+        training = path == self.train_path
+        table = read_table(path, ("text_a",) if training else ("label", "text_a", "text_b"), ("text_b",))
+        if training and len(table) < 2:
+            raise UserError(f"{path}: one example has nothing to be told apart from")
+        rows = interleave(encoder.sequences(table["text_a"]),
+                          encoder.sequences(table["text_b"] if "text_b" in table else table["text_a"]))
+        return Examples(rows, ways=2, targets={} if training else {"label": read_numbers(table)},
+                        hash=table_hash(table), skipped=table.skipped)
+
+    def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
+        return SentenceEncoder(config, vocab_size)
+
+    def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of finding each row's partner among the partners of the batch."""
+        first, second = F.normalize(predicted, dim=-1).view(-1, 2, predicted.shape[-1]).unbind(1)
+        similarity = first @ second.T / self.temperature
+        return F.cross_entropy(similarity, torch.arange(len(first), device=first.device), reduction="sum")
+
+    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        first, second = predicted.float().view(-1, 2, predicted.shape[-1]).unbind(1)
+        return list(F.cosine_similarity(first, second)[:, None].cpu().numpy())
+
+    def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
+        scores = correlations(np.stack(outputs)[:, 0].astype(np.float64), examples.targets["label"].astype(np.float64))
+        return {name: scores[name] for name in self.metric_names}
+
+    def settings(self) -> dict[str, Any]:
+        return {"temperature": self.temperature}
