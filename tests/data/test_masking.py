@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zlib
 
 import pytest
 import torch
@@ -287,3 +288,12 @@ def test_same_bits_on_cuda(config):
         results.append((src.cpu(), positions.cpu(), labels.cpu()))
     for one, other in zip(*results):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("config", "expected"), [(PLAIN, 3256498202), (SPANS, 984398736), (WORDS, 139122400)],
+                         ids=["tokens", "spans", "words"])
+def test_masks_are_frozen(config, expected):
+    """A run goes on with the masks it began with, whatever version of the program it began with."""
+    tokens = torch.arange(5, 55).expand(20, 50).contiguous()
+    src = run(config, (tokens, tokens > 0, torch.full((20,), 50), torch.arange(20), tokens % 2))[0]
+    assert zlib.crc32(src.to(torch.uint8).numpy().tobytes()) == expected
