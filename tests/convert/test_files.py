@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from uer.config import ModelConfig, OptimConfig
+from uer.convert import BERT
 from uer.convert.card import CardFacts, model_card
 from uer.convert.files import atomic_folder, read_hugging_face, write_json, write_safetensors
 from uer.convert.recipe import recorded_stages
@@ -120,3 +121,9 @@ def test_card_says_what_is_known_and_no_more() -> None:
     assert "Nothing is recorded beside `x.bin`" in card
     labelled = CardFacts("c", "text_classification", config, 50, 9, False, False, "y.bin", labels=("a|b", "c"))
     assert "language" not in model_card(labelled) and "| Labels | 2 (a\\|b, c) |" in model_card(labelled)
+
+
+@pytest.mark.parametrize("head", list(BERT.heads))
+def test_card_s_example_is_python(head: str) -> None:
+    card = model_card(CardFacts("m", head, ModelConfig(), 5, 9, True, True, "x.bin"))
+    compile(card.split("```python\n")[1].split("```")[0], "example", "exec")

@@ -102,21 +102,34 @@ def _recipe(facts: CardFacts) -> list[str]:
 
 
 def _usage(facts: CardFacts) -> list[str]:
+    if facts.head == "extractive_qa":
+        return _question_answering(facts.name)
     pipeline, _, example = _USES[facts.head]
-    call = 'question="她住在哪里?", context="她住在北京。"' if facts.head == "extractive_qa" else f'"{example}"'
     variable, pretrained = pipeline.replace("-", "_"), facts.head in ("mlm", "bert")
     imported = "AutoModel, AutoTokenizer, pipeline" if pretrained else "pipeline"
     lines = ["## Use", "", "```python", f"from transformers import {imported}", "",
-             f'{variable} = pipeline("{pipeline}", model="{facts.name}")', f"print({variable}({call}))"]
+             f'{variable} = pipeline("{pipeline}", model="{facts.name}")', f'print({variable}("{example}"))']
     if pretrained:
         lines += ["", f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}")',
                   f'model = AutoModel.from_pretrained("{facts.name}")',
-                  f'hidden = model(**tokenizer({call}, return_tensors="pt")).last_hidden_state']
+                  f'hidden = model(**tokenizer("{example}", return_tensors="pt")).last_hidden_state']
     lines += ["```", ""]
     if facts.head == "mlm":
         lines += ["It has no pooler: masked-language modelling trains none, so `AutoModel` starts one at random; use "
                   "`last_hidden_state`.", ""]
     return lines
+
+
+def _question_answering(name: str) -> list[str]:
+    return ["## Use", "", "```python", "from transformers import AutoModelForQuestionAnswering, AutoTokenizer", "",
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+            f'model = AutoModelForQuestionAnswering.from_pretrained("{name}")',
+            'inputs = tokenizer("她住在哪里?", "她住在北京。", return_tensors="pt")',
+            "outputs = model(**inputs)",
+            "start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()",
+            'print(tokenizer.decode(inputs["input_ids"][0, start:end + 1]))', "```", "",
+            'transformers 4 also has a `question-answering` pipeline; transformers 5 no longer has that pipeline.',
+            ""]
 
 
 def _notes(facts: CardFacts) -> list[str]:
