@@ -50,6 +50,15 @@ class Examples:
         return self.rows.lengths.reshape(-1, self.ways).max(axis=1)
 
 
+def subset(examples: Examples, chosen: np.ndarray) -> Examples:
+    """Some of the examples, in the given order; only for examples without token targets."""
+    assert not examples.token_targets
+    rows = (chosen[:, None] * examples.ways + np.arange(examples.ways)).reshape(-1)
+    return Examples(Sequences(Ragged.of([examples.rows.tokens[row] for row in rows]), examples.rows.first[rows]),
+                    examples.ways, {name: values[chosen] for name, values in examples.targets.items()},
+                    hash=examples.hash)
+
+
 def epoch_batches(examples: Examples, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch, as arrays of example numbers: every example once, in an order made from the seed."""
     generator = np.random.default_rng([seed, epoch])

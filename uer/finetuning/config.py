@@ -43,6 +43,22 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class CrossValidationConfig(FinetuneConfig):
+    """Fine-tuning without a dev file: every part of the training examples is dev once."""
+
+    dev_path: str | None = flag(None, "Not used: each fold is the dev set of the others.")
+    folds_num: int = flag(5, "Parts of the training examples.")
+    train_features_path: str | None = flag(None, "Write the logits that each example gets from the model that did not "
+                                                 "see it, (examples, labels), to this .npy file.")
+
+    def problems(self) -> list[str]:
+        found = [] if self.folds_num >= 2 else ["--folds_num must be at least 2"]
+        if self.dev_path or self.seeds:
+            found.append("--dev_path and --seeds have no place in cross-validation")
+        return super().problems() + found
+
+
+@dataclass(frozen=True)
 class ClassifierConfig:
     """What only classifiers have."""
 
@@ -122,6 +138,17 @@ class GridConfig:
             if not getattr(self, name) or min(getattr(self, name)) <= 0:
                 found.append(f"--{name} must hold positive numbers")
         return found
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """Prediction with all models of a cross-validation."""
+
+    folds_num: int = flag(5, "Models, called <load_model_path>-fold_0 and so on.")
+    test_features_path: str | None = flag(None, "Write the mean logits, (examples, labels), to this .npy file.")
+
+    def problems(self) -> list[str]:
+        return [] if self.folds_num >= 1 else ["--folds_num must be at least 1"]
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from uer import cli
 from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
 from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
 from uer.finetuning.loop import predict
 from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, weights_path
@@ -22,7 +25,22 @@ SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num
 
 def infer(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
     """The whole prediction script of a task."""
-    config, model_config, tokenizer_config = cli.parse(description, (InferConfig, ModelConfig, TokenizerConfig), argv)
+    config, *configs = cli.parse(description, (InferConfig, ModelConfig, TokenizerConfig), argv)
+    task, examples, outputs = compute_outputs(task_class, config, *configs)
+    write_predictions(config, task, examples, outputs)
+
+
+def write_predictions(config: InferConfig, task: Task, examples: Examples, outputs: list[np.ndarray]) -> None:
+    """The prediction file, whole or not at all."""
+    lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
+    with atomic_path(config.prediction_path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(f"Predictions written to {config.prediction_path}")
+
+
+def compute_outputs(task_class: type[Task], config: InferConfig, model_config: ModelConfig,
+                    tokenizer_config: TokenizerConfig) -> tuple[Task, Examples, list[np.ndarray]]:
+    """What the model at --load_model_path says about every example of --test_path."""
     saved = load_settings(config.load_model_path)
     if saved is not None:
         task, model_config, encoder = _with_settings(saved, task_class, config, model_config, tokenizer_config)
@@ -38,10 +56,7 @@ def infer(description: str, task_class: type[Task], argv: Sequence[str] | None =
     world = connect(Place(), ParallelConfig(device=config.device))
     outputs = predict(model.to(world.device), task, examples, vocab.pad_id, world,
                       Precision(config.precision, world.device), config.batch_size)
-    lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
-    with atomic_path(config.prediction_path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    print(f"{len(examples)} predictions written to {config.prediction_path}")
+    return task, examples, outputs
 
 
 def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfig, model_config: ModelConfig,

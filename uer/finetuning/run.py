@@ -23,8 +23,7 @@ from uer.training.parallel import connect
 
 logger = logging.getLogger("uer.finetuning")
 
-SHARED_SECTIONS = (FinetuneConfig, ModelConfig, TokenizerConfig, OptimConfig, AdversarialConfig, LogConfig,
-                   ParallelConfig)
+SHARED_SECTIONS = (ModelConfig, TokenizerConfig, OptimConfig, AdversarialConfig, LogConfig, ParallelConfig)
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ def parse_command(description: str, task_class: type[Task], argv: Sequence[str] 
     return parse_with(description, task_class, (), argv)[0]
 
 
-def parse_with(description: str, task_class: type[Task], more: Sequence[type],
-               argv: Sequence[str] | None = None) -> tuple[Command, list[Any]]:
+def parse_with(description: str, task_class: type[Task], more: Sequence[type], argv: Sequence[str] | None = None,
+               finetune_class: type[FinetuneConfig] = FinetuneConfig) -> tuple[Command, list[Any]]:
     """The command line of a script that has the flags of `more` as well."""
     own = (task_class.config_class,) if task_class.config_class else ()
-    parts = cli.parse(description, (*SHARED_SECTIONS, *own, *more), argv)
+    parts = cli.parse(description, (finetune_class, *SHARED_SECTIONS, *own, *more), argv)
     command = Command(task_class, *parts[:len(parts) - len(more)])
     if command.parallel.sharding != "none" or command.parallel.activation_checkpointing:
         raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "

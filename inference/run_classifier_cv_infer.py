@@ -1,0 +1,17 @@
+"""Label texts with all models of a cross-validation: the mean of their logits decides."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from uer import cli
+from uer.finetuning.folds import infer_with_folds
+
+
+def main() -> None:
+    infer_with_folds(__doc__)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,33 @@
+"""Cross-validation judges every example by a model that did not see it."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uer.errors import UserError
+from uer.finetuning.folds import cross_validate, fold_of, fold_path, infer_with_folds
+
+
+def test_folds_are_equal_parts_drawn_from_the_seed():
+    folds = fold_of(17, 5, 7)
+    assert sorted(np.bincount(folds)) == [3, 3, 3, 4, 4]
+    assert folds.tolist() == fold_of(17, 5, 7).tolist() != fold_of(17, 5, 8).tolist()
+    assert fold_path("a/model.bin", 2) == "a/model-fold_2.bin"
+
+
+def test_cross_validation_and_its_inference(tiny, capsys):
+    cross_validate("test", tiny.flags(dev_path=None, folds_num=3, train_features_path=tiny.path("train.npy"),
+                                      log_level="INFO", epochs_num=1))
+    assert re.search(r"3 folds, accuracy: median", capsys.readouterr().out)
+    assert np.load(tiny.path("train.npy")).shape == (96, 2)
+    assert len(list(Path(tiny.path("out")).glob("model-fold_*.bin"))) == 3
+    infer_with_folds("test", ["--load_model_path", tiny.path("out/model.bin"), "--folds_num", "3", "--device", "cpu",
+                              "--test_path", tiny.path("test.tsv"), "--prediction_path", tiny.path("p.tsv"),
+                              "--test_features_path", tiny.path("test.npy")])
+    features = np.load(tiny.path("test.npy"))
+    predicted = Path(tiny.path("p.tsv")).read_text().splitlines()[1:]
+    assert [str(row.argmax()) for row in features] == predicted
+    with pytest.raises(UserError, match="have no place in cross-validation"):
+        cross_validate("test", tiny.flags())
