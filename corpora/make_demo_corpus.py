@@ -2,8 +2,8 @@
 
     python3 corpora/make_demo_corpus.py
 
-The corpus has one document a line, as `--data_processor mlm` reads it. A document holds some sentences on one to
-three subjects: a country, a province, a river, a season, an animal or a review. The held-out documents come from the
+The corpus has one document a line, as `--data_processor mlm` reads it. A document holds some sentences on one
+subject: a country, a province, a river, a season, an animal or a review. The held-out documents come from the
 same facts but none of them stands in the corpus. The task (`label`, `text_a`) tells praise from blame. Its training
 part uses only some of the judging words and its test part only the others, so a model does well on it only if it knows
 from pretraining which words belong together.
@@ -112,7 +112,7 @@ def judgement(rng: random.Random, thing: str, parts: tuple[str, ...], words: tup
     ))
 
 
-SUBJECTS = ((country, 8), (province, 4), (river, 2), (season, 2), (animal, 2), (review, 6))
+SUBJECTS = ((country, 8), (province, 4), (river, 1), (season, 2), (animal, 1), (review, 6))
 
 
 def documents(rng: random.Random) -> Iterator[str]:
@@ -120,10 +120,8 @@ def documents(rng: random.Random) -> Iterator[str]:
     seen = set()
     makers, weights = zip(*SUBJECTS)
     while True:
-        sentences = []
-        for make in rng.choices(makers, weights, k=rng.randint(1, 3)):
-            sentences += make(rng)
-        document = "".join(sentences)
+        make = rng.choices(makers, weights)[0]
+        document = "".join(make(rng))
         if document not in seen:
             seen.add(document)
             yield document
