@@ -226,7 +226,7 @@ class ParallelConfig:
     """Which processes train together."""
 
     world_size: int = flag(1, "Processes of the run.")
-    gpu_ranks: tuple[int, ...] = flag((), "Ranks started on this machine, each on the GPU of its own number.")
+    gpu_ranks: tuple[int, ...] = flag((), "Ranks started here, on GPUs 0, 1, ...; with --world_size 1, the GPU.")
     master_ip: str = flag("tcp://localhost:12345", "Where rank 0 listens.")
     backend: str = flag("nccl", "Communication library; gloo is used without CUDA.", choices=("nccl", "gloo"))
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
@@ -239,7 +239,8 @@ class ParallelConfig:
         found: list[str] = []
         _require(found, self.world_size >= 1, "--world_size must be at least 1")
         _require(found, len(set(self.gpu_ranks)) == len(self.gpu_ranks), "--gpu_ranks names a rank twice")
-        _require(found, all(0 <= rank < self.world_size for rank in self.gpu_ranks),
+        single = self.world_size == 1 and len(self.gpu_ranks) == 1  # then it is the number of the GPU, as in UER-py
+        _require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
                  f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
         _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
         return found

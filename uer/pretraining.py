@@ -84,6 +84,7 @@ def _pretrain(world: World, settings: Settings) -> int:
     if step:
         trainer.resume(found[0] if found else None)
         reporter.say(f"resumed after step {step}" + (f" from {found[1]}" if found else ""))
+        del found
     elif world.is_main:
         _clear(settings, folder, reporter)
     status = trainer.train()
@@ -160,9 +161,11 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
     model = world.check(lambda: _build(settings, tokenizer.vocab, compiled, reporter, fresh)).to(world.device)
     forward = StepModule(model)
     if compiled:
-        forward.compile(mode="reduce-overhead" if model.num_parameters() < SMALL_MODEL else "default")
+        forward.compile()
     module = world.wrap(forward, accumulating=config.accumulation_steps > 1)
-    optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate)
+    graphed = (world.device.type == "cuda" and world.world_size == 1 and config.accumulation_steps == 1
+               and optim.optimizer == "adamw" and model.num_parameters() < SMALL_MODEL)
+    optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
     factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
     loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))
     reporter.flops_per_token = flops_per_token(settings.model, len(tokenizer.vocab), data[0].info.seq_length)
@@ -171,7 +174,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
         rate=lambda step: optim.learning_rate * factor(step), set_rate=set_learning_rate, precision=precision,
         reporter=reporter, saver=Saver(folder, model, optimizer, precision, world, json.dumps(identity), reporter.say),
         evaluate=(lambda: evaluate(forward, held_out, world, precision)) if held_out else None,
-        decode=tokenizer.decode)
+        decode=tokenizer.decode, graphed=graphed)
 
 
 def _build(settings: Settings, vocab: Vocab, compiled: bool, reporter: Reporter, fresh: bool) -> Model:
@@ -233,7 +236,8 @@ def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDa
     seq_length = data[0].info.seq_length
     kernels = [f"attention: torch's fused, optimizer: {settings.optim.optimizer}",
                "compiled" if config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
-               else "not compiled", f"sharding {settings.parallel.sharding}"]
+               else "not compiled", *(["one CUDA graph an update"] if parts.graphed else []),
+               f"sharding {settings.parallel.sharding}"]
     plan = Plan(
         parameters=parameter_count(model, vocab_size), instances=parts.loader.samples_per_epoch,
         tokens=parts.loader.tokens_per_epoch, seq_length=seq_length, global_batch=parts.loader.samples_per_step,

@@ -15,6 +15,7 @@ from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
 from uer.training import precision as precision_module
 from uer.training import trainer as trainer_module
+from uer.training.graph import GraphedUpdate
 from uer.training.health import SkipWatch
 from uer.training.launch import Place
 from uer.training.parallel import World, connect
@@ -158,7 +159,7 @@ def test_the_watch_that_looks_late_finds_the_same_updates():
     watch = SkipWatch(torch.device("cpu"), 10)
     watch._immediate = False
     for step in range(60):
-        watch.record(step, torch.tensor(step in (5, 6, 7, 33)))
+        watch.record(torch.tensor(step), torch.tensor(step in (5, 6, 7, 33)))
     assert watch.look(60, now=True) == ([5, 6, 7, 33], 3)
     assert watch.look(61, now=True)[0] == []
 
@@ -238,3 +239,58 @@ def test_world_of_one_is_plain():
     with pytest.raises(UserError, match="bad"):
         world.agree("bad")
     assert replace(world, rank=1).is_main is False
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_repeated_update_reads_and_writes_the_same_memory(tmp_path, precision, monkeypatch):
+    """What a CUDA graph does, on the CPU: after the capture every call repeats the same work on the same buffers."""
+    monkeypatch.setattr(precision_module, "FIRST_SCALE", 256.0)
+    monkeypatch.setattr(precision_module, "GROWTH_INTERVAL", 4)
+    plain = build(tmp_path, precision=precision, max_grad_norm=1.0)
+    wanted = run(plain)
+    graphed = build(tmp_path, precision=precision, max_grad_norm=1.0, output_model_path=str(tmp_path / "n"))
+    graphed.parts.graphed = True
+    captured = []
+
+    def capture(work):
+        captured.append(work)
+        return work
+
+    graphed._graph = GraphedUpdate(graphed._compute, print, warm_up=lambda work: work(), capture=capture)
+    found = run(graphed)
+    assert len(captured) == 1
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines[:4]] == [line["loss"] for line in lines[4:]]
+
+
+def test_an_update_keeps_its_state_in_place(tmp_path):
+    trainer = build(tmp_path, precision="fp16")
+    trainer.update(0)
+
+    def places() -> list[int]:
+        scale = trainer.parts.precision.scale
+        moments = [value for state in trainer.parts.optimizer.state.values() for value in state.values()]
+        kept = [trainer.sums.loss, trainer.sums.norm, trainer.sums.updates, *trainer.sums.metrics.values(), scale.value,
+                scale.good, trainer.watch._counts, trainer.real_tokens, trainer._step, *moments,
+                *trainer.parts.model.parameters()]
+        return [tensor.data_ptr() for tensor in kept]
+
+    before = places()
+    trainer.update(1)
+    trainer.step = 5
+    trainer._report()
+    assert places() == before
+
+
+def test_without_a_graph_the_update_goes_on_as_it_is():
+    calls, said = [], []
+
+    def fail(work):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    update = GraphedUpdate(calls.append, said.append, warm_up=lambda work: work(), capture=fail)
+    for number in range(6):
+        update([number])
+    assert calls == [[number] for number in range(6)]
+    assert said == ["no CUDA graph: operation not permitted when stream is capturing"]

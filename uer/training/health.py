@@ -39,15 +39,15 @@ class SkipWatch:
         self._event: Any = None
         self._told = 0
 
-    def record(self, step: int, skipped: Tensor) -> None:
-        """Note whether update `step` was skipped (0-dim bool, on the device)."""
+    def record(self, step: Tensor, skipped: Tensor) -> None:
+        """Note whether update `step` (0-dim int64) was skipped (0-dim bool), both on the device."""
         if self._immediate and not skipped.item() and self._counts[1] == 0:
             return
         total, row, most = self._counts[:3].unbind()
         row = torch.where(skipped, row + 1, 0)
         here = skipped & (self._places == total % REMEMBERED)
         latest = torch.where(here, step, self._counts[3:])
-        self._counts = torch.cat([torch.stack([total + skipped, row, torch.maximum(most, row)]), latest])
+        self._counts.copy_(torch.cat([torch.stack([total + skipped, row, torch.maximum(most, row)]), latest]))
 
     def look(self, step: int, now: bool = False) -> tuple[list[int], int]:
         """(updates skipped since the last look, most in a row); waits for the device only when `now`."""

@@ -38,7 +38,8 @@ class SharedError(UserError):
 
 @dataclass(frozen=True)
 class Place:
-    """One process of a run: `local_rank` numbers the processes of a machine, rank 0 listens at `host` and `port`.
+    """One process of a run: `local_rank` numbers the `local_size` processes of a machine (1 where that is not known);
+    rank 0 listens at `host` and `port`.
 
     `store_exists`: something outside (torchrun's agent) already listens there.
     """
@@ -46,6 +47,7 @@ class Place:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     host: str = "localhost"
     port: int = 12345
     store_exists: bool = False
@@ -70,13 +72,14 @@ def places(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[
     host, port = _meeting_place(config.master_ip)
     if len(config.gpu_ranks) == config.world_size and not _port_is_free(host, port):
         port = _free_port()
-    return [Place(rank, config.world_size, local_rank, host, port, spawned=True)
+    return [Place(rank, config.world_size, local_rank, len(config.gpu_ranks), host, port, spawned=True)
             for local_rank, rank in enumerate(config.gpu_ranks)]
 
 
 def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> Place:
     place = Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")),
-                  env.get("MASTER_ADDR", "localhost"), int(env.get("MASTER_PORT", "29500")),
+                  int(env.get("LOCAL_WORLD_SIZE", "1")), env.get("MASTER_ADDR", "localhost"),
+                  int(env.get("MASTER_PORT", "29500")),
                   store_exists=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
     if config.world_size not in (1, place.world_size):
         raise UserError(f"--world_size {config.world_size} contradicts torchrun's WORLD_SIZE {place.world_size}; "
@@ -87,8 +90,8 @@ def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> Place:
 def _from_slurm(env: Mapping[str, str]) -> Place:
     first = env.get("MASTER_ADDR") or first_host(env.get("SLURM_JOB_NODELIST", "localhost"))
     port = env.get("MASTER_PORT") or SLURM_FIRST_PORT + int(env.get("SLURM_JOB_ID", "0")) % 10000
-    return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")), first,
-                 int(port))
+    return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")),
+                 int(env.get("SLURM_NTASKS_PER_NODE", "1")), first, int(port))
 
 
 def first_host(nodes: str) -> str:

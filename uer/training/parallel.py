@@ -188,6 +188,8 @@ def connect(place: Place, config: ParallelConfig) -> World:
     world = World(place.rank, place.world_size, place.local_rank, device, config)
     if place.world_size == 1 and config.sharding == "none":
         return world
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // place.local_size))
     if place.host in ("localhost", "127.0.0.1") and "lo" in [name for _, name in socket.if_nameindex()]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     timeout = timedelta(seconds=config.collective_timeout)

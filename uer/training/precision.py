@@ -1,6 +1,7 @@
 """Arithmetic of a run: fp32 (TF32 on CUDA), bf16 or fp16 under autocast, and fp16's loss scale.
 
-All decisions about a step's gradients are tensors on the device, so that no step waits for the host.
+All decisions about a step's gradients are tensors on the device, so that no step waits for the host, and are written in
+place, so that a CUDA graph can repeat them.
 """
 
 import contextlib
@@ -58,11 +59,11 @@ class LossScale:
 
     def update(self, finite: Tensor) -> None:
         """Adapt to whether the last gradients were finite (0-dim bool)."""
-        self.good = torch.where(finite, self.good + 1, 0.0)
-        grow = self.good >= GROWTH_INTERVAL
-        self.value = torch.where(finite, torch.where(grow, self.value * 2, self.value),
-                                 (self.value / 2).clamp(min=1.0))
-        self.good = torch.where(grow, 0.0, self.good)
+        good = torch.where(finite, self.good + 1, 0.0)
+        grow = good >= GROWTH_INTERVAL
+        self.value.copy_(torch.where(finite, torch.where(grow, self.value * 2, self.value),
+                                     (self.value / 2).clamp(min=1.0)))
+        self.good.copy_(torch.where(grow, 0.0, good))
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
@@ -70,5 +71,5 @@ class LossScale:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`."""
-        self.value = state["value"].to(self.value.device)
-        self.good = state["good"].to(self.good.device)
+        self.value.copy_(state["value"])
+        self.good.copy_(state["good"])

@@ -25,7 +25,7 @@ LEVELS = {"ERROR": logging.ERROR, "INFO": logging.INFO, "DEBUG": logging.DEBUG, 
 
 
 class Sums:
-    """Sums since the last report, on the device, so that adding to them waits for nothing.
+    """Sums since the last report, on the device and in place, so that adding to them waits for nothing.
 
     `loss` is already that of the global batch; metrics and tokens are this rank's until `collect`.
     """
@@ -41,23 +41,30 @@ class Sums:
     def add_metrics(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
         """Add a micro-batch's figures."""
         for name, pair in metrics.items():
-            fresh = torch.stack([part.detach().float() for part in pair])
-            self.metrics[name] = self.metrics[name] + fresh if name in self.metrics else fresh
+            if name not in self.metrics:
+                self.metrics[name] = torch.zeros(2, device=self.device)
+            self.metrics[name] += torch.stack([part.detach().float() for part in pair])
 
     def add_update(self, loss: Tensor, norm: Tensor, finite: Tensor) -> None:
         """Add an update's loss and gradient norm, unless they are not finite."""
-        self.updates = self.updates + finite
-        self.loss = self.loss + torch.where(finite, loss, 0.0)
-        self.norm = self.norm + torch.where(finite, norm, 0.0)
+        self.updates += finite
+        self.loss += torch.where(finite, loss, 0.0)
+        self.norm += torch.where(finite, norm, 0.0)
+
+    def reset(self) -> None:
+        """Begin anew, in the same memory."""
+        for tensor in (self.updates, self.loss, self.norm, *self.metrics.values()):
+            tensor.zero_()
 
     def collect(self, world: World) -> dict[str, Tensor]:
         """The sums over all ranks, as a flat dictionary; every rank has to ask."""
         metrics = {f"metric {name}": world.sum_(pair.clone()) for name, pair in sorted(self.metrics.items())}
-        return {"updates": self.updates, "loss": self.loss, "norm": self.norm, **metrics}
+        return {"updates": self.updates.clone(), "loss": self.loss.clone(), "norm": self.norm.clone(), **metrics}
 
     def load(self, collected: dict[str, Tensor], world: World) -> None:
         """Go on from `collect`'s result, which rank 0 takes over for all."""
-        self.updates, self.loss, self.norm = (collected[name].to(self.device) for name in ("updates", "loss", "norm"))
+        for name in ("updates", "loss", "norm"):
+            getattr(self, name).copy_(collected[name])
         share = 1.0 if world.is_main else 0.0
         self.metrics = {name.removeprefix("metric "): pair.to(self.device) * share
                         for name, pair in collected.items() if name.startswith("metric ")}

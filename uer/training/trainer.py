@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from uer.config import TrainConfig
+from uer.training.graph import GraphedUpdate
 from uer.training.health import SkipWatch, dump_batches, stop_message
 from uer.training.parallel import World
 from uer.training.precision import Precision
@@ -53,7 +54,8 @@ class Parts:
     """What a trainer works with.
 
     `module` is the model as `World.wrap` returned it; `rate` gives an update's learning rate, `set_rate` applies it;
-    `evaluate` returns the figures of the held-out data, `decode` the text of token ids (for batches that fail).
+    `evaluate` returns the figures of the held-out data, `decode` the text of token ids (for batches that fail);
+    `graphed` asks for a CUDA graph of the update, which needs one micro-batch and a rate that lives in a tensor.
     """
 
     model: nn.Module
@@ -67,6 +69,7 @@ class Parts:
     saver: Saver
     evaluate: Callable[[], dict[str, float]] | None = None
     decode: Callable[[list[int]], str] | None = None
+    graphed: bool = False
 
 
 class Trainer:
@@ -81,6 +84,8 @@ class Trainer:
         self.clock = Clock()
         self.watch = SkipWatch(world.device, config.max_skipped_updates)
         self.real_tokens = torch.zeros((), device=world.device)
+        self._step = torch.zeros((), dtype=torch.int64, device=world.device)
+        self._graph = GraphedUpdate(self._compute, parts.reporter.say)
         self._parameters = [p for group in parts.optimizer.param_groups for p in group["params"]]
         self._fused_skip = getattr(parts.optimizer, "_step_supports_amp_scaling", False)
 
@@ -109,18 +114,32 @@ class Trainer:
         return 0
 
     def update(self, step: int) -> None:
-        """One optimizer update."""
+        """One optimizer update: what the host does, then what the device does."""
         batches = self.parts.loader.step(step)
+        self.parts.set_rate(self.parts.optimizer, self.parts.rate(step))
+        self._step.fill_(step)
+        if self.parts.graphed:
+            self._seed(step, 0)
+            self._graph(batches)
+        else:
+            self._compute(batches, step)
+        self.clock.slots += sum(batch.src.numel() for batch in batches) * self.world.world_size
+        self.clock.updates += 1
+
+    def _compute(self, batches: list[Any], step: int | None = None) -> None:
+        """Gradients of all micro-batches, then the optimizer; seeds dropout when told the step."""
         counts = self.world.sum_(sum(self.parts.model.counts(batch) for batch in batches))
         self.parts.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.world.device)
         for micro, batch in enumerate(batches):
-            seed_dropout(self.config.seed, step, micro * self.world.world_size + self.world.rank)
+            if step is not None:
+                self._seed(step, micro)
             loss = loss + self._forward_backward(batch, counts, last=micro == len(batches) - 1)
-            self.clock.slots += batch.src.numel() * self.world.world_size
-            self.real_tokens = self.real_tokens + batch.real_tokens.sum()
-        self._apply(step, self.world.sum_(loss))
-        self.clock.updates += 1
+            self.real_tokens += batch.real_tokens.sum()
+        self._apply(self.world.sum_(loss))
+
+    def _seed(self, step: int, micro: int) -> None:
+        seed_dropout(self.config.seed, step, micro * self.world.world_size + self.world.rank)
 
     def _forward_backward(self, batch: Any, counts: Tensor, last: bool) -> Tensor:
         """Add a micro-batch's gradients; returns its share of the loss.
@@ -138,7 +157,7 @@ class Trainer:
         self.sums.add_metrics(metrics)
         return loss.detach()
 
-    def _apply(self, step: int, loss: Tensor) -> None:
+    def _apply(self, loss: Tensor) -> None:
         """Clip and update, unless the loss or gradient is not finite: decided on the device."""
         scale = self.parts.precision.scale
         norm = self.world.gradient_norm(self._parameters)
@@ -149,13 +168,12 @@ class Trainer:
         if self.config.max_grad_norm:
             excess = (norm / self.config.max_grad_norm).clamp(min=1.0)
             divisor = excess if divisor is None else divisor * excess
-        self.parts.set_rate(self.parts.optimizer, self.parts.rate(step))
         self._step_optimizer(finite, divisor)
         overflow = torch.zeros_like(finite)
         if scale is not None:
             overflow = ~finite & (scale.value > 1.0) & torch.isfinite(loss)  # the scale's own doing
             scale.update(finite)
-        self.watch.record(step, ~finite & ~overflow)
+        self.watch.record(self._step, ~finite & ~overflow)
         self.sums.add_update(loss, norm, finite)
 
     def _step_optimizer(self, finite: Tensor, divisor: Tensor | None) -> None:
@@ -204,7 +222,7 @@ class Trainer:
             **averages(collected), "tokens_per_second": slots / seconds, "real_tokens_per_second": real / seconds,
             "learning_rate": self.parts.rate(self.step - 1), "epoch": samples / self.parts.loader.samples_per_epoch,
             "memory_gib": memory_gib(self.world.device), "skipped": self.watch.total, "seconds_left": left})
-        self.sums = Sums(self.world.device)
+        self.sums.reset()
 
     def _evaluate(self) -> None:
         figures = self.parts.evaluate()
