@@ -12,7 +12,7 @@ TOP_PAD_BYTES = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory it has freed. Peak memory stays what it was; it is only not returned in between.
+    """Let this process keep the memory it has freed instead of returning it between steps.
 
     Returns:
         Whether it could be set; only glibc (Linux) has the switch, elsewhere nothing happens.

@@ -116,6 +116,12 @@ def test_a_row_of_nothing_but_padding_is_harmless():
         assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
 
 
+def test_a_batch_of_nothing_but_padding_is_harmless():
+    backbone, seg = _backbone(), torch.zeros_like(SEG)
+    assert backbone.encode(SRC, seg).isfinite().all()
+    assert backbone.encode_at(SRC, seg, torch.zeros(5, 1, dtype=torch.int64)).shape == (5, 1, 21)
+
+
 def test_names_of_a_layers_parameters():
     names = set(_backbone(feed_forward="gated", layernorm_positioning="pre").encoder.state_dict())
     assert "transformer.1.feed_forward.linear_gate.weight" in names and "layer_norm.gamma" in names

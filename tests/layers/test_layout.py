@@ -50,6 +50,10 @@ def test_queries_find_the_wanted_tokens_in_both_layouts():
     assert queries.groups == [Group(0, 1, 3), Group(3, 2, 1)]  # no more queries than a group's fullest row has
 
 
+def test_nothing_but_padding_is_computed_as_it_stands():
+    assert unpadded_layout(SEG[2:3]).groups == [Group(0, 1, 5)]
+
+
 def test_a_group_without_wanted_tokens_has_no_queries():
     columns, valid = torch.tensor([[0], [2], [0], [0]]), torch.tensor([[False], [True], [False], [False]])
     queries, answers = _answers(unpadded_layout(SEG), columns, valid)
