@@ -183,11 +183,11 @@ class _Build:
 
     def gather(self, summary: Summary) -> None:
         """Add up the shards' accounts, in the order of the corpus."""
-        file, lines = -1, 0
+        paths = [file.path for file in self._files]
+        lines = 0
         for shard, account in self._accounts():
-            if shard.file != file:
-                file, lines = shard.file, 0
-            summary.include(account, shard.source, lines)
+            lines = lines if shard.index else 0
+            summary.include(account, paths, lines)
             lines += account.lines
         totals = summary.totals
         if self._recipe.full_sentences:

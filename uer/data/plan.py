@@ -22,9 +22,9 @@ def usual_shard_bytes(files: list[CorpusFile]) -> int:
 class ShardPlan:
     """The shards of a corpus, in its order.
 
-    Plain files are divided by byte ranges, which each worker reads by itself. Compressed ones cannot be: they are
-    decompressed here, in one stream, into block files that workers take; only about as many blocks exist at a time as
-    there are workers.
+    Plain files are divided by byte ranges, which each worker reads by itself; small ones that follow one another are
+    put together. Compressed ones cannot be divided: they are decompressed here, in one stream, into block files that
+    workers take; only about as many blocks exist at a time as there are workers.
 
     Attributes:
         shards: those met so far; all of them when `unfinished` has ended.
@@ -43,15 +43,30 @@ class ShardPlan:
             progress: told (bytes of the corpus, whether this run works on them) for compressed files as they are read,
                 and for plain ones where an earlier run has done the work.
         """
+        for shard in self._all(progress):
+            self.shards.append(shard)
+            if read_account(self._folder, shard) is None:
+                yield shard
+            elif shard.path:
+                Path(shard.path).unlink(missing_ok=True)
+            else:
+                progress(shard.stop - shard.start, False)
+
+    def _all(self, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
+        small: list[CorpusFile] = []  # whole files that will be one shard
         for number, file in enumerate(self._files):
-            for shard in self._blocks(number, file, progress) if file.compression else self._stretches(number, file):
-                self.shards.append(shard)
-                if read_account(self._folder, shard) is None:
-                    yield shard
-                elif shard.path:
-                    Path(shard.path).unlink(missing_ok=True)
-                else:
-                    progress(shard.stop - shard.start, False)
+            fits = not file.compression and file.size + sum(other.size for other in small) <= self._shard_bytes
+            if small and not fits:
+                yield _together(number - len(small), small)
+                small = []
+            if file.compression:
+                yield from self._blocks(number, file, progress)
+            elif file.size > self._shard_bytes:
+                yield from self._stretches(number, file)
+            else:
+                small.append(file)
+        if small:
+            yield _together(len(self._files) - len(small), small)
 
     def _stretches(self, number: int, file: CorpusFile) -> Iterator[Shard]:
         size = self._shard_bytes
@@ -101,6 +116,12 @@ class ShardPlan:
                     index, start = index + 1, position
         if position > start:
             yield self._block(number, index, file, start, position)
+
+
+def _together(number: int, files: list[CorpusFile]) -> Shard:
+    """One shard of whole files; the first has this number."""
+    followers = tuple((file.path, file.size) for file in files[1:])
+    return Shard(number, 0, files[0].path, 0, sum(file.size for file in files), followers=followers)
 
 
 def _append(path: str, data: bytes, new: bool) -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -81,8 +82,13 @@ class Summary:
     peak_memory: int = 0
     """Bytes that the largest of the processes held at most."""
 
-    def include(self, account: Account, path: str, earlier_lines: int) -> None:
-        """Add a shard's account; shards come in the order of the corpus."""
+    def include(self, account: Account, paths: Sequence[str], earlier_lines: int) -> None:
+        """Add a shard's account; shards come in the order of the corpus.
+
+        Args:
+            paths: the corpus' files.
+            earlier_lines: lines of the shard's file that earlier shards held.
+        """
         totals = self.totals
         for name in ("lines", "documents", "blank_lines", "left_out_lines", "damaged_lines", "tokens", "unknown_tokens",
                      "instances", "full_instances"):
@@ -90,7 +96,7 @@ class Summary:
         for kind, count in account.damage.items():
             totals.damage[kind] = totals.damage.get(kind, 0) + count
         free = max(SHOWN_PLACES - len(self.places), 0)
-        self.places += [(path, earlier_lines + line, kind) for line, kind in account.places[:free]]
+        self.places += [(paths[file], earlier_lines + line, kind) for file, line, kind in account.places[:free]]
         self.unknown.update(account.unknown)
         if len(self.unknown) > KEPT_PIECES:
             self.unknown = Counter(dict(self.unknown.most_common(KEPT_PIECES // 2)))

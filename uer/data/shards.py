@@ -1,4 +1,4 @@
-"""One shard: a stretch of the corpus, turned into files of columns in the work folder.
+"""One shard: a stretch of a file, or several small files, turned into files of columns in the work folder.
 
 A shard stands alone: what it gives depends on its bytes and the recipe, not on other shards or on who works on it. Its
 marker, written last, says that it is finished, and holds the account of what was read.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from uer.data.corpus import stretch
-from uer.data.lines import BYTE_ORDER_MARK, CUTS, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
+from uer.data.lines import BYTE_ORDER_MARK, CUTS, KEPT_PLACES, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
 from uer.data.store import token_dtype
 from uer.data.word_starts import WordFinder
 from uer.tokenizers.base import Tokenizer
@@ -46,10 +46,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Shard:
-    """A stretch of a file: the lines that begin in [start, stop)."""
+    """The lines of a file that begin in [start, stop); or some whole files, `stop` bytes together."""
 
     file: int
-    """Number of the file in the corpus."""
+    """Number of the file in the corpus; of the first one, where there are several."""
     index: int
     """Number of the shard in the file."""
     source: str
@@ -58,13 +58,25 @@ class Shard:
     stop: int
     path: str = ""
     """Where the bytes stand when that is not `source`: the decompressed block, removed when the shard is finished."""
+    followers: tuple[tuple[str, int], ...] = ()
+    """Further whole files, (path, size) each, which follow the first in the corpus too."""
 
     @property
     def name(self) -> str:
         return f"{self.file:06d}-{self.index:06d}"
 
     def __str__(self) -> str:
+        if self.followers:
+            return f"{self.source} to {self.followers[-1][0]}, {1 + len(self.followers)} files"
         return f"{self.source}, {'decompressed ' if self.path else ''}bytes {self.start} to {self.stop}"
+
+    def parts(self) -> Iterator[tuple[int, str, Iterator[bytes]]]:
+        """The files of the shard: (number in the corpus, path, the bytes of its lines)."""
+        rest = sum(size for _, size in self.followers)
+        first = (self.path, 0, os.path.getsize(self.path)) if self.path else (self.source, self.start, self.stop - rest)
+        yield self.file, self.source, stretch(*first)
+        for number, (path, size) in enumerate(self.followers, self.file + 1):
+            yield number, path, stretch(path, 0, size)
 
 
 @dataclass
@@ -83,13 +95,23 @@ class Account:
     damage: dict[str, int] = field(default_factory=dict)
     """Kind of damage -> how many lines have it."""
     places: list[list[Any]] = field(default_factory=list)
-    """The first damaged lines, as [line counted from 1, kind]."""
+    """The first damaged lines, as [number of the file, line counted from 1, kind]."""
     unknown: dict[str, int] = field(default_factory=dict)
     """The commonest pieces of text that became [UNK]."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Bytes of the shard's files."""
     start: int = 0
     stop: int = 0
+
+    def include_lines(self, file: int, cleaner: LineCleaner) -> None:
+        """Add what was met in a file, or the shard's part of it."""
+        self.lines += cleaner.lines
+        self.left_out_lines += cleaner.left_out
+        self.damaged_lines += cleaner.damaged
+        for kind, count in cleaner.damage.items():
+            self.damage[kind] = self.damage.get(kind, 0) + count
+        free = max(KEPT_PLACES - len(self.places), 0)
+        self.places += [[file, line, kind] for line, kind in cleaner.places[:free]]
 
 
 def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | None,
@@ -103,51 +125,67 @@ def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | 
         words: finds word starts, when the recipe wants them.
         still_wanted: called between blocks; raises to give up.
     """
-    cleaner = LineCleaner(shard.source, recipe.encoding_errors, recipe.text_field)
-    special_ids = recipe.tokenizer.vocab.special_ids
-    builder = recipe.processor.instance_builder(recipe.seq_length, special_ids, recipe.full_sentences)
     account = Account(start=shard.start, stop=shard.stop)
-    unknown: Counter[str] = Counter()
-    lengths = _LengthCount(recipe.seq_length)
     with _ColumnFiles(folder, shard.name, [*recipe.columns(), "starts"]) as files:
-        for data, unfinished in _shard_chunks(shard, recipe):
-            still_wanted()
-            text = cleaner.clean(data, unfinished)
-            if not text:
-                continue
-            ids, offsets = recipe.tokenizer.encode_lines(text, unknown)
-            word_start = words.word_starts(text, ids, offsets) if words else None
-            made = builder.add(ids, offsets, word_start, unfinished and not recipe.text_field)
-            account.unknown_tokens += int(np.count_nonzero(ids == special_ids["unk"]))
-            account.tokens += len(made.tokens)
-            lengths.add(made.starts)
-            files.write({"tokens": made.tokens, **made.columns, "starts": made.starts})
-        account.sizes = files.sizes
-    account.lines, account.left_out_lines, account.damaged_lines = cleaner.lines, cleaner.left_out, cleaner.damaged
-    account.damage, account.places = dict(cleaner.damage), [list(place) for place in cleaner.places]
-    account.documents, account.blank_lines = builder.documents, builder.blank_lines
-    account.instances, account.full_instances = lengths.finish(account.tokens)
-    account.unknown = dict(sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:KEPT_UNKNOWN])
+        work = _Work(recipe, words, files)
+        for number, path, blocks in shard.parts():
+            cleaner = LineCleaner(path, recipe.encoding_errors, recipe.text_field)
+            for data, unfinished in _chunks(blocks, recipe, opens_file=shard.start == 0 or number > shard.file):
+                still_wanted()
+                work.add(cleaner.clean(data, unfinished), unfinished and not recipe.text_field)
+            account.include_lines(number, cleaner)
+        work.finish(account)
     write_marker(folder / f"{shard.name}.json", asdict(account))
     if shard.path:
         os.unlink(shard.path)
     return account
 
 
-def _shard_chunks(shard: Shard, recipe: Recipe) -> Iterator[tuple[bytes, bool]]:
-    """The shard's lines, without the byte order mark that may open the file."""
-    if shard.path:
-        blocks = stretch(shard.path, 0, os.path.getsize(shard.path))
-    else:
-        blocks = stretch(shard.source, shard.start, shard.stop)
-    first = shard.start == 0
+def _chunks(blocks: Iterator[bytes], recipe: Recipe, opens_file: bool) -> Iterator[tuple[bytes, bool]]:
+    """Whole lines, without the byte order mark that may open a file."""
     long_line = LONG_JSON_LINE if recipe.text_field else LONG_LINE
     for data, unfinished in chunks(blocks, CUTS[recipe.tokenizer.kind], long_line):
-        if first:
+        if opens_file:
             data = data.removeprefix(BYTE_ORDER_MARK)
-        first = False
+        opens_file = False
         if data:
             yield data, unfinished
+
+
+class _Work:
+    """Text to tokens to instances to files, and what there is to count on the way."""
+
+    def __init__(self, recipe: Recipe, words: WordFinder | None, files: "_ColumnFiles"):
+        self._tokenizer = recipe.tokenizer
+        self._words = words
+        self._files = files
+        special_ids = recipe.tokenizer.vocab.special_ids
+        self._builder = recipe.processor.instance_builder(recipe.seq_length, special_ids, recipe.full_sentences)
+        self._lengths = _LengthCount(recipe.seq_length)
+        self._unknown: Counter[str] = Counter()
+        self._unknown_id = special_ids["unk"]
+        self._tokens = self._unknown_tokens = 0
+
+    def add(self, text: str, unfinished: bool) -> None:
+        """Lines, each ended by a line feed; `unfinished` when the last one goes on in the next text."""
+        if not text:
+            return
+        ids, offsets = self._tokenizer.encode_lines(text, self._unknown)
+        word_start = self._words.word_starts(text, ids, offsets) if self._words else None
+        made = self._builder.add(ids, offsets, word_start, unfinished)
+        self._unknown_tokens += int(np.count_nonzero(ids == self._unknown_id))
+        self._tokens += len(made.tokens)
+        self._lengths.add(made.starts)
+        self._files.write({"tokens": made.tokens, **made.columns, "starts": made.starts})
+
+    def finish(self, account: Account) -> None:
+        """Enter the counts into the account."""
+        account.tokens, account.unknown_tokens = self._tokens, self._unknown_tokens
+        account.documents, account.blank_lines = self._builder.documents, self._builder.blank_lines
+        account.instances, account.full_instances = self._lengths.finish(self._tokens)
+        commonest = sorted(self._unknown.items(), key=lambda item: (-item[1], item[0]))
+        account.unknown = dict(commonest[:KEPT_UNKNOWN])
+        account.sizes = self._files.sizes
 
 
 def write_marker(path: Path, content: dict[str, Any]) -> None:
