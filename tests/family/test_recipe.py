@@ -7,7 +7,7 @@ import pytest
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.family.config import RecipeConfig
-from uer.family.recipe import RECIPES, Stage, build_recipe, check_recipe_file, settings_of
+from uer.family.recipe import RECIPES, Stage, build_recipe, check_recipe_file, corpus_facts, settings_of
 from uer.family.sizes import resolve
 
 
@@ -103,3 +103,11 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     path.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="damaged"):
         check_recipe_file(path, settings_of(recipe))
+
+
+def test_a_corpus_that_is_not_there_is_said_before_anything_is_remembered(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n")
+    (tmp_path / "b.txt").write_text("three\n")
+    assert corpus_facts((str(tmp_path),)) == {"files": ["a.txt", "b.txt"], "bytes": 10}
+    with pytest.raises(UserError, match=r"--corpus_path .*c\.txt"):
+        corpus_facts((str(tmp_path / "c.txt"),))

@@ -99,3 +99,12 @@ def test_a_card_tells_no_folders(tmp_path, root):
     metrics = [tmp_path / "a", tmp_path / "b"]
     notes = card_notes(RECIPES["uer"], ["/home/me/secret/corpus.txt"], {}, metrics, [], root, "")
     assert "Corpus: `corpus.txt`." in notes and "secret" not in notes and "No report was written." in notes
+
+
+def test_a_stage_whose_successor_is_there_is_not_done_again(tmp_path, root):
+    shop = workshop(tmp_path, root)
+    first, second, *_ = shop.model_steps(SIZE)
+    assert not first.done() and not second.done()
+    second.prepare()
+    shop.weights_path(SIZE, 2).write_text("")  # stage 1's weights were removed to save space
+    assert first.done() and second.done()

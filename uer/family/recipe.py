@@ -20,11 +20,11 @@ tokens as that.
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uer.data.corpus import find_files
 from uer.data.files import atomic_path
 from uer.errors import UserError
 from uer.family.config import RecipeConfig
@@ -162,6 +162,11 @@ def settings_of(recipe: Recipe, **sources: Any) -> dict[str, Any]:
     return {**settings, **sources}
 
 
-def corpus_facts(paths: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Name and size of each corpus file or folder."""
-    return [{"path": path, "bytes": os.path.getsize(path) if os.path.isfile(path) else None} for path in paths]
+def corpus_facts(paths: tuple[str, ...]) -> dict[str, Any]:
+    """Names and size of the corpus' files.
+
+    Raises:
+        UserError: one is missing.
+    """
+    files = find_files(paths)
+    return {"files": [Path(file.path).name for file in files], "bytes": sum(file.size for file in files)}

@@ -72,8 +72,8 @@ class Chain:
         cost: of a model; None for datasets.
         lane: the devices it runs on, while it runs.
         child: the process of the first step, while it runs.
-        log: where the child writes.
         begun: when the chain started.
+        told: the report that was last shown.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Chain:
     lane: Lane | None = None
     child: subprocess.Popen | None = None
     begun: float = field(default_factory=time.monotonic)
+    told: dict[str, Any] | None = None
 
 
 class Runner:
@@ -230,7 +231,8 @@ class Runner:
         for chain in self.running:
             step = chain.steps[0]
             record = last_record(step.metrics) if step.metrics else None
-            if record:
+            if record and record != chain.told:
+                chain.told = record
                 self.say(f"{chain.name}: {step.title}: {progress_line(record, step.total_steps)}")
 
 

@@ -98,6 +98,10 @@ class Workshop:
         """The curves of all stages."""
         return self.folder / size.name / PICTURE
 
+    def trained(self, size: Size, number: int) -> bool:
+        """Whether a stage, or a later one, has come to its end."""
+        return any(self.weights_path(size, stage).exists() for stage in range(number, len(self.recipe.stages) + 1))
+
     def finished(self, size: Size) -> bool:
         """Whether the model's folder is there."""
         return self.model_folder(size).is_dir()
@@ -150,7 +154,7 @@ class Workshop:
         argv += ["--whole_word_masking"] * recipe.whole_word_masking
         argv += ["--document_attention"] * recipe.document_attention
         return Step(f"stage {number} of {len(recipe.stages)}", [*argv, *self._device_flags(port)], self._log(size.name),
-                    done=self.weights_path(size, number).exists,
+                    done=lambda: self.trained(size, number),
                     prepare=lambda: output.parent.mkdir(parents=True, exist_ok=True),
                     metrics=self.metrics_path(size, number), total_steps=steps)
 
