@@ -261,6 +261,7 @@ def test_a_disk_that_is_too_small_is_foreseen(corpus, tmp_path, small_tokenizer,
     monkeypatch.setattr(forecast.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(UserError, match=r"needs about .* kB while it is made .* the disk has 1.0 kB left"):
         _make(tmp_path, small_tokenizer, corpus)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["corpus.txt"]
 
 
 def test_the_forecast_is_near_the_truth(corpus, tmp_path, small_tokenizer):

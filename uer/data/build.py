@@ -61,7 +61,7 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
     summary = Summary(path, dataset.seq_length, corpus_bytes=sum(file.size for file in files))
     try:
         with WorkFolder(path, _inputs(files, recipe, shard_bytes)) as work:
-            _look_ahead(work, files, recipe, note)
+            _look_ahead(path, work, files, recipe, note)
             build = _Build(files, recipe, work.path, shard_bytes)
             with Progress(summary.corpus_bytes) as progress:
                 summary.peak_memory = build.run(dataset.processes_num, progress)
@@ -136,13 +136,14 @@ def _content_of(path: str) -> str:
         raise UserError(f"--user_dict {path}: {error.strerror}") from None
 
 
-def _look_ahead(work: WorkFolder, files: list[CorpusFile], recipe: Recipe, note: Callable[[str], None]) -> None:
+def _look_ahead(path: Path, work: WorkFolder, files: list[CorpusFile], recipe: Recipe,
+                note: Callable[[str], None]) -> None:
     expected = forecast(files, recipe)
     for warning in expected.warnings:
         note(f"warning: {warning}")
     for other in work.others():
         note(f"note: another command left {other}; remove it if that command is not to go on")
-    require_space(work.path, expected.dataset_bytes, work.size())
+    require_space(path, expected.dataset_bytes, work.size())
 
 
 class _Build:

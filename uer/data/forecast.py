@@ -59,17 +59,17 @@ def _is_json_object(line: bytes) -> bool:
         return False
 
 
-def require_space(folder: Path, dataset_bytes: int, present: int) -> None:
-    """Raise UserError unless the disk of `folder` can take the work's files and the dataset beside them.
+def require_space(dataset_path: Path, dataset_bytes: int, present: int) -> None:
+    """Raise UserError unless the disk of `dataset_path` can take the work's files and the dataset beside them.
 
     Args:
         dataset_bytes: about how large the dataset will be; the finished shards together are as large again.
         present: bytes that an interrupted run of the same command has already written.
     """
     needed = 2 * dataset_bytes - present
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(dataset_path.parent).free
     if needed > free:
-        raise UserError(f"{folder}: the dataset needs about {in_bytes(needed)} while it is made "
+        raise UserError(f"--dataset_path {dataset_path}: this needs about {in_bytes(needed)} while it is made "
                         f"({in_bytes(dataset_bytes)} in the end) and the disk has {in_bytes(free)} left")
 
 

@@ -51,6 +51,8 @@ class WorkFolder:
         return False
 
     def __exit__(self, *error: object) -> None:
+        if self.path.is_dir() and os.listdir(self.path) == ["lock"]:
+            self.remove()  # nothing was begun: there is nothing to go on with
         self._lock.close()
 
     def size(self) -> int:
