@@ -1,10 +1,11 @@
-"""The scoreboard as a picture: filled circles are ours, with the spread over seeds; open diamonds are published."""
+"""The scoreboard as a picture: filled circles are ours, lines their spread over seeds, open diamonds are published."""
 
 from pathlib import Path
+from typing import Any
 
 from uer.data.files import atomic_path
 from uer.errors import UserError
-from uer.finetuning.scoreboard import Row
+from uer.finetuning.scoreboard import Row, published_row
 
 
 def draw(rows: list[Row], tasks: list[str], path: Path) -> None:
@@ -19,15 +20,17 @@ def draw(rows: list[Row], tasks: list[str], path: Path) -> None:
     except ImportError:
         raise UserError("the chart needs matplotlib (pip install matplotlib); --chart false leaves it out") from None
     columns = [*tasks, "score"]
-    figure = Figure(figsize=(1.5 + 1.5 * len(columns), 5), layout="constrained")
+    figure = Figure(figsize=(3.5 + 1.5 * len(columns), 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     models = [row for row in rows if row.source == "ours"]
-    for number, ours in enumerate(models):
-        after = rows.index(ours) + 1
-        published = rows[after] if after < len(rows) and rows[after].source == "published" else None
+    label: str | None = "published"
+    for number, row in enumerate(models):
         offset = 0.7 * ((number + 0.5) / len(models) - 0.5)
-        _draw_model(axes, columns, ours, published, offset, f"C{number}")
+        if row.published:
+            _draw_row(axes, columns, published_row(row.published, list(row.cells)), offset, label, "0.35", "D")
+            label = None
+        _draw_row(axes, columns, row, offset, row.name, f"C{number}", "o")
     for border in range(1, len(columns)):
         axes.axvline(border - 0.5, color="0.85", linewidth=0.8)
     axes.set_xlim(-0.5, len(columns) - 0.5)
@@ -35,30 +38,27 @@ def draw(rows: list[Row], tasks: list[str], path: Path) -> None:
     axes.set_ylabel("accuracy on dev, percent")
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=min(4, 2 * len(models)), frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def _draw_model(axes, columns: list[str], ours: Row, published: Row | None, offset: float, colour: str) -> None:
-    """One model's marks, side by side with the other models' in each column."""
-    for row, style in ((ours, {"marker": "o"}), (published, {"marker": "D", "markerfacecolor": "none"})):
-        if row is None:
+def _draw_row(axes: Any, columns: list[str], row: Row, offset: float, label: str | None, colour: str,
+              marker: str) -> None:
+    """One row's marks, beside the other models' in each column; ours with their figures and, of several seeds, the
+    spread."""
+    places, heights = [], []
+    for place, column in enumerate(columns):
+        cell = row.cells.get(column)
+        height = row.score if column == "score" else cell.score if cell else None
+        if height is None:
             continue
-        places, heights, below, above = [], [], [], []
-        for place, column in enumerate(columns):
-            cell = row.cells.get(column)
-            height = row.score if column == "score" else cell.score if cell else None
-            if height is None:
-                continue
-            places.append(place + offset)
-            heights.append(height)
-            below.append(height - cell.low if cell and cell.low is not None else 0.0)
-            above.append(cell.high - height if cell and cell.high is not None else 0.0)
-        label = row.name if row.source == "ours" else f"{row.name} (published)"
-        axes.errorbar(places, heights, yerr=(below, above), linestyle="none", color=colour, capsize=3, label=label,
-                      **style)
+        places.append(place + offset)
+        heights.append(height)
+        if cell and cell.best.get("seeds", 1) > 1:
+            axes.vlines(place + offset, cell.low, cell.high, color=colour, linewidth=2)
         if row.source == "ours":
-            for place, height in zip(places, heights):
-                axes.annotate(f"{height:.1f}", (place, height), xytext=(6, 0), textcoords="offset points",
-                              va="center", fontsize=8, color=colour)
+            axes.annotate(f"{height:.1f}", (place + offset, height), xytext=(6, 0), textcoords="offset points",
+                          va="center", fontsize=8, color=colour)
+    axes.plot(places, heights, linestyle="none", marker=marker, color=colour, label=label,
+              markerfacecolor=colour if row.source == "ours" else "none")

@@ -15,6 +15,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -239,7 +240,8 @@ def _run_in_workers(command: Command, config: GridConfig, plans: Sequence[Plan],
     for plan in [*plans, *[None] * workers]:
         todo.put(plan)
     shared = (workers, command, config, fingerprints, path, todo, done)
-    processes = [context.Process(target=_worker, args=(number, *shared), daemon=True) for number in range(workers)]
+    processes = [context.Process(target=_worker, args=(number, os.getpid(), *shared), daemon=True)
+                 for number in range(workers)]
     for process in processes:
         process.start()
     try:
@@ -266,8 +268,16 @@ def _next_record(done: Any, processes: list[Any]) -> dict[str, Any]:
         return outcome
 
 
-def _worker(number: int, workers: int, command: Command, config: GridConfig, fingerprints: dict[str, str], path: Path,
-            todo: Any, done: Any) -> None:
+def _leave_with(parent: int) -> None:
+    """End this process once its parent is gone: nobody would write down what its trials come to."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _worker(number: int, parent: int, workers: int, command: Command, config: GridConfig, fingerprints: dict[str, str],
+            path: Path, todo: Any, done: Any) -> None:
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
         gpus = torch.cuda.device_count() if command.parallel.device != "cpu" else 0
         if not gpus:

@@ -69,11 +69,12 @@ class Cell:
 
 @dataclass
 class Row:
-    """A line of the table; `cells` by task."""
+    """A line of the table; `cells` by task, `published` names the row that ours is held against."""
 
     name: str
     source: str
     cells: dict[str, Cell]
+    published: str | None = None
 
     @property
     def score(self) -> float | None:
@@ -143,17 +144,26 @@ def best_cell(records: list[dict[str, Any]]) -> Cell | None:
 
 
 def make_rows(entries: list[Entry], cells: dict[tuple[str, str], Cell | None]) -> list[Row]:
-    """Our row of every model, and under it the published one, of the same tasks."""
-    rows = []
+    """Our row of every model, and under the last that names it each published one, of the tasks we have."""
+    ours: list[Row] = []
     for model in dict.fromkeys(entry.model for entry in entries):
         mine = [entry for entry in entries if entry.model == model]
         found = {entry.task: cells[model, entry.task] for entry in mine if cells.get((model, entry.task))}
-        rows.append(Row(model, "ours", found))
-        published = mine[0].published
-        if published:
-            figures = dict(zip(TASKS, PUBLISHED[published]))
-            rows.append(Row(published, "published", {task: Cell(figures[task]) for task in found if task in figures}))
+        ours.append(Row(model, "ours", found, mine[0].published))
+    last = {row.published: number for number, row in enumerate(ours)}
+    rows = []
+    for number, row in enumerate(ours):
+        rows.append(row)
+        if row.published and last[row.published] == number:
+            tasks = dict.fromkeys(task for other in ours if other.published == row.published for task in other.cells)
+            rows.append(published_row(row.published, list(tasks)))
     return rows
+
+
+def published_row(name: str, tasks: list[str]) -> Row:
+    """The published figures of some tasks; those of the six that are asked for."""
+    figures = dict(zip(TASKS, PUBLISHED[name]))
+    return Row(name, "published", {task: Cell(figures[task]) for task in tasks if task in figures})
 
 
 def markdown(rows: list[Row], tasks: list[str]) -> str:
@@ -165,7 +175,7 @@ def markdown(rows: list[Row], tasks: list[str]) -> str:
         lines.append(f"| {row.name} | {row.source} | {score} | {' | '.join(cells)} |")
     lines += ["", "Accuracy on dev in percent, of the best setting of the grid (with several seeds their median, and "
               f"the lowest to the highest). The score is the mean of the {len(tasks)} tasks shown, in published rows "
-              "too; * marks the mean of fewer.", "", "## What the figures rest on", ""]
+              "too; † marks a setting that came to predict one label only, * marks the mean of fewer.", "", "## What the figures rest on", ""]
     lines += ["| model | task | best setting | seeds | trials | collapsed | test | train data | dev data | weights |",
               "|---|---|---|---|---:|---:|---:|---|---|---|"]
     for row in rows:
@@ -179,7 +189,7 @@ def _cell_text(cell: Cell | None) -> str:
     if cell is None:
         return ""
     spread = f" ({cell.low:.1f}–{cell.high:.1f})" if cell.best.get("seeds", 1) > 1 else ""
-    return f"{cell.score:.1f}{spread}"
+    return f"{cell.score:.1f}{spread}{'†' if cell.best.get('collapsed') else ''}"
 
 
 def _trace_line(model: str, task: str, cell: Cell) -> str:

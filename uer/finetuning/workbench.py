@@ -49,7 +49,7 @@ class Workbench:
     world: World
     precision: Precision
     train: Examples
-    dev: Examples
+    dev: Examples | None
     test: Examples | None
 
     @classmethod
