@@ -86,8 +86,7 @@ class SelfAttention(nn.Module):
                  query_group: Group) -> tuple[Tensor, Tensor, Tensor]:
         """A group's query, key and value, (rows, heads, length, d) each."""
         parts = [] if query is None else [(query, query_group)]
-        size = self.heads * (self.final_linear.in_features // self.heads)
-        parts += [(part, group) for part in packed.split(size, dim=-1)]
+        parts += [(part, group) for part in packed.split(self.final_linear.in_features, dim=-1)]
         return tuple(part[start:start + rows * length].view(rows, length, self.heads, -1).transpose(1, 2)
                      for part, (start, rows, length) in parts)
 
