@@ -1,0 +1,52 @@
+"""pretrain.py on real text: the curve of the original toolkit, and what is printed on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+BAND = 0.05
+
+
+@pytest.fixture(scope="module")
+def real_dataset(tmp_path_factory, root, shared_data, google_vocab):
+    path = tmp_path_factory.mktemp("real") / "dataset.pt"
+    done = subprocess.run(
+        [sys.executable, str(root / "preprocess.py"), "--corpus_path",
+         str(shared_data / "corpora" / "CLUECorpusSmall_sampled.txt"), "--vocab_path", str(google_vocab),
+         "--dataset_path", str(path), "--seq_length", "128", "--dynamic_masking", "--data_processor", "mlm"],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_the_curve_lies_in_the_golden_band(tmp_path, root, real_dataset, google_vocab, golden):
+    """The first 50 of 300 steps, then SIGTERM: the whole curve takes minutes (see BENCHMARKS.md)."""
+    curves = list(json.loads((golden / "loss_curves_tiny.json").read_text())["curves"].values())
+    wanted = {points[0]["step"]: sum(point["mean_loss_of_last_25"] for point in points) / len(points)
+              for points in zip(*curves)}
+    metrics = tmp_path / "metrics.jsonl"
+    run = subprocess.Popen(
+        [sys.executable, str(root / "pretrain.py"), "--dataset_path", str(real_dataset), "--vocab_path",
+         str(google_vocab), "--config_path", str(root / "models" / "bert" / "tiny_config.json"), "--output_model_path",
+         str(tmp_path / "model.bin"), "--data_processor", "mlm", "--target", "mlm", "--batch_size", "32",
+         "--learning_rate", "1e-3", "--total_steps", "300", "--report_steps", "25", "--metrics_path", str(metrics)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    until = time.monotonic() + 400
+    while time.monotonic() < until and run.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= 2:
+            run.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.2)
+    output = run.communicate(timeout=60)[0]
+    assert run.returncode == 128 + signal.SIGTERM, output
+    found = {line["step"]: line["loss"] for line in map(json.loads, metrics.read_text().splitlines())}
+    assert abs(found[50] - wanted[50]) < BAND
+    assert "model: 3,205,000 parameters" in output
+    assert "6,616 instances, 663,005 tokens an epoch; 300 steps of 32 x 128 make 1.45 epochs" in output
+    assert "|       25/     300 steps|" in output and " tokens/s| loss " in output and "| acc: " in output
+    assert list(tmp_path.glob("model.bin.state-*")) and not list(tmp_path.glob("model.bin-*"))
