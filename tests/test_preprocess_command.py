@@ -69,7 +69,7 @@ def test_bad_input_is_one_line_and_status_2(flags, message, command, tmp_path):
 
 
 def _start_long_run(command, tmp_path) -> subprocess.Popen:
-    (tmp_path / "corpus.txt").write_text("北京 a b\n" * 4_000_000, encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("北京 a b\n" * 2_000_000, encoding="utf-8")
     process = subprocess.Popen(command("--processes_num", "2"), cwd=tmp_path, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 30

@@ -152,6 +152,9 @@ def test_the_dataset_in_the_corpus_folder_is_not_read_as_text(tmp_path, small_to
     first = (tmp_path / "d.pt").read_bytes()
     _make(tmp_path, small_tokenizer, tmp_path)
     assert (tmp_path / "d.pt").read_bytes() == first
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match="holds nothing but the dataset"):
+        _make(tmp_path, small_tokenizer, tmp_path)
 
 
 def test_json_lines(tmp_path, small_tokenizer):
@@ -241,7 +244,9 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_afterwards(processes, corp
         return real_build(shard, *rest)
 
     monkeypatch.setattr(build, "build_shard", watched)
-    _make(tmp_path, small_tokenizer, corpus)
+    notes = []
+    _make(tmp_path, small_tokenizer, corpus, notes=notes)
+    assert any(f"going on with the {len(done)} shards" in note for note in notes)
     assert seen and not {f"000000-{index:06d}" for index in seen} & {marker.stem for marker in done}
     assert (tmp_path / "d.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
 

@@ -94,9 +94,11 @@ def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
     for given in dataset.corpus_path:
         if os.path.realpath(given) == target:
             raise UserError(f"--dataset_path {path} would overwrite the corpus")
-    found = find_files(dataset.corpus_path)
-    return [file for file in found
-            if os.path.realpath(file.path) != target and not os.path.realpath(file.path).startswith(f"{target}.work-")]
+    files = [file for file in find_files(dataset.corpus_path)
+             if os.path.realpath(file.path) != target and not os.path.realpath(file.path).startswith(f"{target}.work-")]
+    if not files:
+        raise UserError(f"--corpus_path {' '.join(dataset.corpus_path)}: holds nothing but the dataset {path}")
+    return files
 
 
 def _recipe(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tokenizer) -> Recipe:
@@ -141,6 +143,9 @@ def _look_ahead(path: Path, work: WorkFolder, files: list[CorpusFile], recipe: R
     expected = forecast(files, recipe)
     for warning in expected.warnings:
         note(f"warning: {warning}")
+    finished = work.finished_shards()
+    if finished:
+        note(f"note: going on with the {finished:,} shards that an earlier run of this command finished")
     for other in work.others():
         note(f"note: another command left {other}; remove it if that command is not to go on")
     require_space(path, expected.dataset_bytes, work.size())

@@ -1,5 +1,6 @@
 """Which tokens begin a word, for whole-word masking: jieba's words mapped onto tokens."""
 
+import functools
 import warnings
 from types import ModuleType
 
@@ -89,6 +90,7 @@ class WordFinder:
         return _stands_alone(before) or _stands_alone(after)
 
 
+@functools.cache
 def _stands_alone(char: str) -> bool:
     return is_ideograph(char) or is_whitespace(char) or is_punctuation(char)
 

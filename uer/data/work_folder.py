@@ -59,6 +59,10 @@ class WorkFolder:
         """Bytes of the files in the folder."""
         return sum(entry.stat().st_size for entry in os.scandir(self.path))
 
+    def finished_shards(self) -> int:
+        """How many shards earlier runs left finished: each has its marker."""
+        return sum(entry.name.endswith(".json") for entry in os.scandir(self.path))
+
     def others(self) -> list[str]:
         """Folders that other commands for the same dataset left behind."""
         found = self._dataset_path.parent.glob(glob_escape(f"{self._dataset_path.name}.work-") + "*")
