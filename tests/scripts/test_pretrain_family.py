@@ -40,7 +40,7 @@ def command(inputs, output, *more):
             "--output_dir", str(output), "--seq_length", "32", "64", "--total_steps", "200", "100",
             "--global_batch_size", "8", "4", "--batch_size", "4", "4", "--save_checkpoint_steps", "50",
             "--report_steps", "10", "--report_seconds", "0.5", "--device", "cpu", "--name_prefix", "test", "--no_check",
-            *more]
+            "--full_sentences", "true", "--document_attention", "true", "--scheduler", "trapezoidal", *more]
 
 
 def start(inputs, output):
@@ -119,7 +119,8 @@ def check_folder(folder):
     assert "# test_nano" in card and "Corpus: `corpus.txt`." in card and "| 32 | 300 | 0 |" in card
     assert "Stage 1, 200 steps of 8 x 32 tokens:" in card and "Stage 2, 100 steps of 4 x 64 tokens:" in card
     assert "| 200 | " in card and "| 100 | " in card  # the last points of both curves
-    assert "--accumulation_steps 2" in card and str(ROOT) not in card
+    assert "--accumulation_steps 2" in card and "| Attention inside documents | yes |" in card
+    assert str(ROOT) not in card
 
 
 def test_what_cannot_be_done_is_one_line(inputs, tmp_path, run_script):
