@@ -1,5 +1,6 @@
 """preprocess.py as a user runs it: what it prints, its status, and that bad input is one clear line."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -89,19 +90,20 @@ def test_ctrl_c_ends_it_with_status_130_and_no_traceback(command, tmp_path):
 
 def test_workers_leave_when_the_command_is_killed(command, tmp_path):
     process = _start_long_run(command, tmp_path)
+    (lock,) = tmp_path.glob("dataset.pt.work-*/lock")
     process.kill()
-    process.wait()
+    process.communicate()
     deadline = time.monotonic() + 10
-    while _group_lives(process.pid) and time.monotonic() < deadline:
+    while _held(lock) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not _group_lives(process.pid)
-    process.stdout.close()
-    process.stderr.close()
+    assert not _held(lock)
 
 
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _held(lock: Path) -> bool:
+    """Whether some process still has the lock that workers share with the command that started them."""
+    with open(lock, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
