@@ -112,10 +112,10 @@ class Runner:
         """
         before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            for step in self.workshop.preprocess_steps():
-                if not step.done():
-                    self._finish([Chain("datasets", [step])])
-            self._train(costs, devices)
+            unfinished = [cost for cost in costs if not self.workshop.finished(cost.size)]
+            if unfinished:
+                self._preprocess()
+            self._train(unfinished, devices)
         except BaseException:
             self._end_all()
             raise
@@ -126,16 +126,16 @@ class Runner:
     def _note(self, number: int, frame: object) -> None:
         self._signal = number
 
-    def _finish(self, chains: list[Chain]) -> None:
-        for chain in chains:
-            self._start(chain)
+    def _preprocess(self) -> None:
+        steps = [step for step in self.workshop.preprocess_steps() if not step.done()]
+        if steps:
+            self._start(Chain("datasets", steps))
         while self.running:
             self._wait()
 
     def _train(self, costs: Sequence[Cost], devices: int) -> None:
         lanes = Lanes(devices, self.workshop.per_model)
         waiting = [self._chain(cost, number) for number, cost in enumerate(start_order(costs))]
-        waiting = [chain for chain in waiting if chain.steps]
         while waiting or self.running:
             while waiting and (lane := lanes.take(waiting[0].cost.share)) is not None:
                 chain = waiting.pop(0)
@@ -147,8 +147,6 @@ class Runner:
                          f"{self.workshop.model_folder(chain.cost.size)}")
 
     def _chain(self, cost: Cost, number: int) -> Chain:
-        if self.workshop.finished(cost.size):
-            return Chain(cost.size.name, [], cost)
         steps = self.workshop.model_steps(cost.size, FIRST_PORT + number)
         return Chain(cost.size.name, [step for step in steps if not step.done()], cost)
 

@@ -15,8 +15,8 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from uer.data.store import DatasetInfo, open_dataset
@@ -43,7 +43,6 @@ class Step:
         finish: called after it succeeded.
         metrics: JSON lines of its progress, where it writes some.
         total_steps: where it has steps.
-        env: what it needs of the environment beside the rest.
     """
 
     title: str
@@ -54,7 +53,6 @@ class Step:
     finish: Callable[[], None] = lambda: None
     metrics: Path | None = None
     total_steps: int = 0
-    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
