@@ -92,7 +92,7 @@ def test_workers_leave_when_the_command_is_killed(command, tmp_path):
     process = _start_long_run(command, tmp_path)
     (lock,) = tmp_path.glob("dataset.pt.work-*/lock")
     process.kill()
-    process.communicate()
+    process.communicate(timeout=30)
     deadline = time.monotonic() + 10
     while _held(lock) and time.monotonic() < deadline:
         time.sleep(0.02)

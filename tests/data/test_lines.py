@@ -91,6 +91,13 @@ def test_long_lines_come_in_pieces_with_the_same_tokens(kind, small_tokenizer):
         assert cleaner.lines == 2
 
 
+def test_a_line_that_ends_where_it_was_cut_is_finished():
+    assert list(chunks([b"a b c "], CUTS["bert"], long_line=6)) == [(b"a b c ", True), (b"", False)]
+    cleaner = LineCleaner("x")
+    assert [cleaner.clean(b"a b c ", True), cleaner.clean(b"", False)] == ["a b c \n", "\n"]
+    assert cleaner.lines == 1
+
+
 def test_an_endless_word_is_cut_between_characters():
     data = "ก".encode() * 1000
     made = list(chunks([data], CUTS["bert"], long_line=100))

@@ -32,18 +32,18 @@ def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LON
     A line longer than `long_line` comes in pieces, so that no more than about that is held in memory. It is cut where
     `cut` matches; a stretch of that length without any such place (one endless word) is cut where it stands.
     """
-    buffer = b""
+    buffer, unfinished = b"", False
     for block in blocks:
         buffer += block
         end = buffer.rfind(b"\n") + 1
         if end:
             yield buffer[:end], False
-            buffer = buffer[end:]
+            buffer, unfinished = buffer[end:], False
         while len(buffer) >= long_line:
             end = _cut_place(buffer, cut)
             yield buffer[:end], True
-            buffer = buffer[end:]
-    if buffer:
+            buffer, unfinished = buffer[end:], True
+    if buffer or unfinished:  # the last line may end, without a line feed, just where it was cut
         yield buffer, False
 
 

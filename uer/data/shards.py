@@ -146,10 +146,11 @@ def _chunks(blocks: Iterator[bytes], recipe: Recipe, opens_file: bool) -> Iterat
     long_line = LONG_JSON_LINE if recipe.text_field else LONG_LINE
     for data, unfinished in chunks(blocks, CUTS[recipe.tokenizer.kind], long_line):
         if opens_file:
+            opens_file = False
             data = data.removeprefix(BYTE_ORDER_MARK)
-        opens_file = False
-        if data:
-            yield data, unfinished
+            if not data:
+                continue
+        yield data, unfinished
 
 
 class _Work:
