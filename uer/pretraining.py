@@ -51,7 +51,16 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Pretrain in as many processes as asked; returns the exit status."""
+    """Pretrain in as many processes as asked; returns the exit status.
+
+    Raises:
+        UserError: whatever the user can mend, from any of the processes.
+    """
+    if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
+        raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
+                        "cannot be split")
+    if settings.parallel.cpu_offload and not torch.cuda.is_available():
+        raise UserError("--cpu_offload: this machine has no GPU to relieve")
     return launch.run(launch.places(settings.parallel), pretrain, settings)
 
 

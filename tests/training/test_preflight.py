@@ -27,6 +27,8 @@ from uer.training.state import BackgroundWriter, StateFolder, check_settings, re
     ({"dev_fraction": 0.999}, "--dev_fraction"),
     ({"metrics_path": "absent/m.jsonl"}, "absent/m.jsonl: No such file"),
     ({"scheduler": "tri_stage", "warmup": 0.9}, "--warmup and --lr_decay"),
+    ({"sharding": "fsdp", "optimizer": "adafactor"}, "--sharding fsdp works with --optimizer adamw"),
+    ({"sharding": "fsdp", "cpu_offload": True}, "no GPU to relieve"),
     ({"mask": "sideways"}, "sideways")], ids=lambda value: value if isinstance(value, str) else None)
 def test_one_line_and_status_2(playground, flags, message):
     if torch.cuda.is_available() and "GPU" in message:

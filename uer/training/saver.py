@@ -104,7 +104,8 @@ class Saver:
         for name, tensor in state.items():
             key = self.world.identity(tensor)
             if key not in seen:
-                seen[key] = self.world.whole(tensor).to("cpu") if self.world.is_main else self.world.whole(tensor)[:0]
+                together = self.world.whole(tensor)  # every rank takes part, one keeps it
+                seen[key] = together.to("cpu") if self.world.is_main else together.new_empty(0)
             whole[name] = seen[key]
         return whole
 

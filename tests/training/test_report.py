@@ -1,0 +1,87 @@
+"""What a person sees."""
+
+import json
+
+import pytest
+import torch
+
+from scripts import plot_training
+from uer.config import LogConfig, ParallelConfig
+from uer.errors import UserError
+from uer.training.launch import Place
+from uer.training.parallel import connect
+from uer.training.plan import Plan
+from uer.training.report import Reporter, Sums, averages, duration, report_line
+
+FIGURES = {"loss": 7.012, "acc": 0.0456, "grad_norm": 0.5, "tokens_per_second": 9512.331,
+           "real_tokens_per_second": 8000.0, "learning_rate": 1e-4, "epoch": 0.5, "memory_gib": 1.25, "skipped": 0,
+           "seconds_left": 3725.0}
+
+
+def test_the_line_begins_as_the_original_one():
+    line = report_line(100, 1000, FIGURES)
+    assert line.startswith("|      100/    1000 steps|  9512.33 tokens/s| loss    7.01| acc: 0.046|")
+    assert line.endswith("| 1:02:05 left")
+    assert "MFU" not in line and "skipped" not in line
+    assert "| MFU 41.5%| 3 updates skipped|" in report_line(1, 2, {**FIGURES, "mfu": 0.415, "skipped": 3})
+
+
+@pytest.mark.parametrize("seconds, text", [(0.4, "0:00:00"), (61, "0:01:01"), (90061, "1 days 1:01:01")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_sums_divide_after_adding():
+    sums = Sums(torch.device("cpu"))
+    sums.add_metrics({"acc": (torch.tensor(1.0), torch.tensor(1.0)), "loss": (torch.tensor(5.0), torch.tensor(1.0))})
+    sums.add_metrics({"acc": (torch.tensor(0.0), torch.tensor(3.0)), "loss": (torch.tensor(5.0), torch.tensor(3.0))})
+    sums.add_update(torch.tensor(2.0), torch.tensor(1.0), torch.tensor(True))
+    sums.add_update(torch.tensor(float("nan")), torch.tensor(float("inf")), torch.tensor(False))
+    sums.add_update(torch.tensor(4.0), torch.tensor(2.0), torch.tensor(True))
+    collected = sums.collect(connect(Place(), ParallelConfig(device="cpu")))
+    assert averages(collected) == {"loss": 3.0, "acc": 0.25, "grad_norm": 1.5}
+    sums.reset()
+    assert float(sums.loss) == 0.0 and float(sums.metrics["acc"].sum()) == 0.0
+
+
+def test_the_plan_names_what_matters():
+    plan = Plan(parameters=3205000, instances=6616, tokens=663005, seq_length=128, global_batch=32, total_steps=300,
+                flops_per_token=5.2e6, activation_bytes=10**8, rate=lambda step: 1e-3 * step, precision="fp32",
+                kernels="compiled", devices="2 x GPU", start="drawn with seed 7")
+    text = "\n".join(plan.lines())
+    for part in ("3,205,000 parameters", "663,005 tokens", "1.45 epochs", "5.2 MFLOP a token", "0.14 GiB",
+                 "0.00e+00 at 1, 1.50e-02 at 16, 3.00e-02 at 31, 1.50e-01 at 151, 2.99e-01 at 300", "2 x GPU, fp32"):
+        assert part in text, part
+
+
+def test_tensorboard_and_log_file(tmp_path):
+    pytest.importorskip("tensorboard")
+    config = LogConfig(tensorboard_dir=str(tmp_path / "board"), log_path=str(tmp_path / "log.txt"))
+    reporter = Reporter(config, connect(Place(), ParallelConfig(device="cpu")), 10)
+    reporter.report(5, FIGURES)
+    reporter.close()
+    assert "|        5/      10 steps|" in (tmp_path / "log.txt").read_text()
+    assert list((tmp_path / "board").glob("events.*"))
+
+
+def test_metrics_files_are_read_by_step(tmp_path):
+    path = tmp_path / "run.jsonl"
+    lines = [{"kind": "train", "step": 5, "loss": 3.0}, {"kind": "train", "step": 10, "loss": 2.0},
+             {"kind": "train", "step": 5, "loss": 2.9}, {"kind": "eval", "step": 10, "loss": 2.5}]
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "tra')
+    read = plot_training.read_metrics(str(path))
+    assert [(line["kind"], line["step"], line["loss"]) for line in read] == [
+        ("train", 5, 2.9), ("train", 10, 2.0), ("eval", 10, 2.5)]
+    path.write_text("nonsense\n" + json.dumps(lines[0]))
+    with pytest.raises(UserError, match="line 1"):
+        plot_training.read_metrics(str(path))
+    with pytest.raises(UserError, match="no reports"):
+        plot_training.read_metrics("/dev/null")
+
+
+def test_the_picture_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = {"a.jsonl": [{"kind": "train", "step": 5, **FIGURES}, {"kind": "eval", "step": 5, "loss": 2.0}],
+            "b.jsonl": [{"kind": "train", "step": 9, **FIGURES}]}
+    plot_training.draw(runs, str(tmp_path / "p.png"))
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
