@@ -103,13 +103,16 @@ def test_small_models_share_a_gpu_and_large_ones_do_not(sizes):
     assert explicit.share == Fraction(1, 3)
     full = cost_of(sizes[0], RECIPES["uer"], VOCAB, H100, MachineConfig(mfu=0.4))
     assert full.at_once == 1  # a model that reaches 40% alone leaves nothing to fill
-    small_gpu = Devices("small", "cuda", 1, 1e14, 3 << 30)
+    small_gpu = Devices("small", "cuda", 1, H100.peak_flops, 3 << 30)
     assert cost_of(sizes[0], RECIPES["uer"], VOCAB, small_gpu, MachineConfig()).at_once == 2  # two fit into its memory
     assert cost_of(sizes[0], RECIPES["uer"], VOCAB, Devices("c", "cpu", 1, 1e11, 1 << 33), MachineConfig()).at_once == 1
 
 
 def test_assumed_shares_of_the_peak():
-    assert [assumed_mfu(width, "cuda") for width in (64, 128, 640, 2048)] == [0.04, 0.04, 0.23, 0.30]
+    assert [assumed_mfu(width, H100) for width in (64, 128, 640, 2048)] == pytest.approx([0.04, 0.04, 0.23, 0.30])
+    assert assumed_mfu(128, named_devices("A100", 8)) == pytest.approx(0.098, abs=0.001)
+    assert assumed_mfu(768, named_devices("A100", 8)) == pytest.approx(0.30)
+    assert assumed_mfu(128, Devices("c", "cpu", 1, 1e11, 1 << 33)) == 0.30
 
 
 def cost_named(sizes, name, share, took):

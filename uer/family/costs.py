@@ -12,9 +12,9 @@ from uer.family.config import MachineConfig
 from uer.family.devices import Devices
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
-from uer.flops import activation_bytes, flops_per_token, parameter_count
+from uer.flops import PEAK_FLOPS, activation_bytes, flops_per_token, parameter_count
 
-# Share of its peak that a GPU reaches with micro-batches of 64 x 128, by hidden size. Assumed, not measured here:
+# Share of its peak that an H100 reaches with micro-batches of 64 x 128, by hidden size. Assumed, not measured here:
 # narrow models wait for kernel launches, wide ones for memory.
 ASSUMED_GPU_MFU = {128: 0.04, 256: 0.14, 512: 0.23, 768: 0.30}
 # Of a CPU, whose peak is that of a plain matrix product.
@@ -56,7 +56,7 @@ def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, confi
     per_model = devices_per_model(devices, config)
     flops = tuple(stage_flops(size.config, vocab_size, stage) for stage in recipe.stages)
     memory = max(stage_memory(size.config, vocab_size, stage, per_model) for stage in recipe.stages)
-    mfu = config.mfu or assumed_mfu(size.config.hidden_size, devices.kind)
+    mfu = config.mfu or assumed_mfu(size.config.hidden_size, devices)
     hours = sum(flops) / (per_model * devices.peak_flops * mfu) / 3600
     return Cost(size, parameter_count(size.config, vocab_size), flops, memory, mfu, hours,
                 share_of(mfu, memory, devices, config))
@@ -74,14 +74,18 @@ def stage_memory(model: ModelConfig, vocab_size: int, stage: Stage, devices: int
             + activation_bytes(model, batch_size * stage.seq_length, vocab_size))
 
 
-def assumed_mfu(hidden_size: int, kind: str) -> float:
+def assumed_mfu(hidden_size: int, devices: Devices) -> float:
     """The share of the peak that is assumed for a width: that of the next smaller width known.
 
-    >>> assumed_mfu(512, "cuda"), assumed_mfu(640, "cuda"), assumed_mfu(64, "cuda")
-    (0.23, 0.23, 0.04)
+    On another GPU than the table's, the time that a narrow model loses to launches stays the same, while its
+    arithmetic takes as much longer as the GPU is slower: 4% of an H100's peak become 10% of an A100's.
     """
-    table = ASSUMED_GPU_MFU if kind == "cuda" else ASSUMED_CPU_MFU
-    return table[max((width for width in table if width <= hidden_size), default=min(table))]
+    table = ASSUMED_GPU_MFU if devices.kind == "cuda" else ASSUMED_CPU_MFU
+    mfu = table[max((width for width in table if width <= hidden_size), default=min(table))]
+    if devices.kind == "cpu":
+        return mfu
+    best = max(table.values())
+    return 1 / (1 / best + (1 / mfu - 1 / best) * devices.peak_flops / PEAK_FLOPS["H100"])
 
 
 def devices_per_model(devices: Devices, config: MachineConfig) -> int:
