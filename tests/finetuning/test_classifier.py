@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,14 @@ def test_balanced_weights_make_labels_weigh_the_same():
     numbers = np.array([0] * 6 + [1] * 3 + [2])
     weights = balanced_weights(numbers, 3)
     np.testing.assert_allclose([weights[label] * (numbers == label).sum() for label in range(3)], 10 / 3, rtol=1e-6)
+
+
+def test_a_teacher_writes_the_logits_column(tiny, root, monkeypatch):
+    train(tiny, epochs_num=1)
+    monkeypatch.setattr("sys.argv", ["make_logits.py", "--load_model_path", tiny.path("out/model.bin"), "--test_path",
+                                     tiny.path("train.tsv"), "--prediction_path", tiny.path("soft.tsv"),
+                                     "--device", "cpu"])
+    runpy.run_path(str(root / "scripts" / "make_logits.py"), run_name="__main__")
+    assert Path(tiny.path("soft.tsv")).read_text("utf-8").splitlines()[0] == "label\ttext_a\tlogits"
+    settings = train(tiny, train_path=tiny.path("soft.tsv"), soft_targets=True, epochs_num=1)
+    assert settings["training"]["dev"]["total"] == 37

@@ -67,7 +67,8 @@ def test_tables_and_picture(tmp_path):
     assert "| our tiny | ours | 68.8 | 75.0 (70.0–80.0) | 62.5 |" in text
     assert "| Tiny 2/128 | published | 61.1 | 60.3 | 62.0 |" in text
     assert "| random | ours | 50.0* | 50.0 |  |" in text
-    assert "| our tiny | ocnli | batch 32, rate 0.0001, 3 epochs | 1 2 | 4 | 0 | 60.0 | aaaaaaaaaaaa |" in text
+    assert ("| our tiny | ocnli | batch 32, rate 0.0001, 3 epochs | batch 32, rate 1e-05 0.0001, 3 epochs | 1 2 | 4 | "
+            "0 | 60.0 | aaaaaaaaaaaa |") in text
     lines = list(csv.DictReader(io.StringIO(csv_text(rows))))
     assert [(line["model"], line["task"], line["score"]) for line in lines[:3]] == [
         ("our tiny", "ocnli", "75.00"), ("our tiny", "tnews", "62.50"), ("Tiny 2/128", "ocnli", "60.30")]

@@ -29,7 +29,7 @@ class Examples:
         targets: numbers for each example, first axis = examples.
         token_targets: one number for each token of `rows`; padded with IGNORED.
         info: what the task's metrics and predictions need beside the model's outputs (texts, ids, lines).
-        hash: content hash of what the file holds, for tracing a figure.
+        hash: SHA-256 of the file, for tracing a figure.
         skipped: what the reader left out, and how often.
     """
 

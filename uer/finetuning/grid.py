@@ -9,7 +9,6 @@ on several. The parent keeps the best model seen so far and removes the others.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -30,6 +29,7 @@ from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
+from uer.finetuning.readers import file_hash
 from uer.finetuning.run import Command, append_lines, set_up_logging
 from uer.finetuning.saved import settings_path, weights_path
 from uer.finetuning.workbench import Trial, Workbench
@@ -87,16 +87,7 @@ def fingerprints_of(command: Command, bench: Workbench) -> dict[str, str]:
     return {"train_hash": bench.train.hash[:16], "dev_hash": bench.dev.hash[:16],
             "test_hash": bench.test.hash[:16] if bench.test else "",
             "vocab_hash": bench.encoder.tokenizer.vocab.fingerprint[:16],
-            "pretrained_hash": file_hash(path) if path else "random start"}
-
-
-def file_hash(path: str) -> str:
-    """The first 16 digits of a file's SHA-256."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+            "pretrained_hash": file_hash(path)[:16] if path else "random start"}
 
 
 def results_path(command: Command, config: GridConfig) -> Path:

@@ -8,6 +8,7 @@ Three formats, told apart by their content:
 A row that does not fit stops the run with one line that names the file and the row's line.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -102,6 +103,18 @@ def read_lines(path: str, skipped: Counter[str]) -> list[tuple[int, str]]:
             skipped["blank lines"] += 1
     skipped["blank lines"] -= raw.endswith(b"\n") or not raw
     return lines
+
+
+def file_hash(path: str) -> str:
+    """A file's SHA-256 in hex, as sha256sum shows it."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    return digest.hexdigest()
 
 
 def read_json(path: str) -> Any:

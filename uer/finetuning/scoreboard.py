@@ -175,9 +175,11 @@ def markdown(rows: list[Row], tasks: list[str]) -> str:
         lines.append(f"| {row.name} | {row.source} | {score} | {' | '.join(cells)} |")
     lines += ["", "Accuracy on dev in percent, of the best setting of the grid (with several seeds their median, and "
               f"the lowest to the highest). The score is the mean of the {len(tasks)} tasks shown, in published rows "
-              "too; † marks a setting that came to predict one label only, * marks the mean of fewer.", "", "## What the figures rest on", ""]
-    lines += ["| model | task | best setting | seeds | trials | collapsed | test | train data | dev data | weights |",
-              "|---|---|---|---|---:|---:|---:|---|---|---|"]
+              "too; † marks a setting that came to predict one label only, * marks the mean of fewer.", "",
+              "## What the figures rest on", ""]
+    titles = ("model", "task", "best setting", "grid", "seeds", "trials", "collapsed", "test", "train data", "dev data",
+              "weights")
+    lines += [f"| {' | '.join(titles)} |", "|---|---|---|---|---|---:|---:|---:|---|---|---|"]
     for row in rows:
         lines += [_trace_line(row.name, task, cell) for task, cell in row.cells.items() if cell.records]
     lines += ["", "Data and weights are given as the first 12 digits of their SHA-256. "
@@ -199,7 +201,15 @@ def _trace_line(model: str, task: str, cell: Cell) -> str:
     test = "" if best["test"] is None else f"{100 * best['test']:.1f}"
     collapsed = sum(record["collapsed"] for record in cell.records)
     hashes = " | ".join(first[name][:12] for name in ("train_hash", "dev_hash", "pretrained_hash"))
-    return f"| {model} | {task} | {setting} | {seeds} | {len(cell.records)} | {collapsed} | {test} | {hashes} |"
+    return (f"| {model} | {task} | {setting} | {grid_text(cell.records)} | {seeds} | {len(cell.records)} | {collapsed} | "
+            f"{test} | {hashes} |")
+
+
+def grid_text(records: list[dict[str, Any]]) -> str:
+    """`batch 32 64, rate 3e-05 0.0001, 3 5 epochs`"""
+    batches, rates, epochs = (" ".join(f"{value:g}" for value in sorted({record[name] for record in records}))
+                              for name in ("batch_size", "learning_rate", "epochs_num"))
+    return f"batch {batches}, rate {rates}, {epochs} epochs"
 
 
 def csv_text(rows: list[Row]) -> str:
@@ -208,7 +218,8 @@ def csv_text(rows: list[Row]) -> str:
     hashes = ("train_hash", "dev_hash", "test_hash", "vocab_hash", "pretrained_hash", "torch")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "source", "task", "score", "low", "high", "test", "seeds", "trials", *trace, *hashes])
+    writer.writerow(["model", "source", "task", "score", "low", "high", "test", "grid", "seeds", "trials", *trace,
+                     *hashes])
     for row in rows:
         for task, cell in row.cells.items():
             first = cell.records[0] if cell.records else {}
@@ -216,6 +227,7 @@ def csv_text(rows: list[Row]) -> str:
             test = cell.best.get("test")
             writer.writerow([row.name, row.source, task, f"{cell.score:.2f}",
                              *("" if edge is None else f"{edge:.2f}" for edge in (cell.low, cell.high)),
-                             "" if test is None else f"{100 * test:.2f}", seeds, len(cell.records) or "",
+                             "" if test is None else f"{100 * test:.2f}",
+                             grid_text(cell.records) if cell.records else "", seeds, len(cell.records) or "",
                              *(cell.best.get(name, "") for name in trace), *(first.get(name, "") for name in hashes)])
     return out.getvalue()

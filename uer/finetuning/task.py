@@ -11,8 +11,7 @@ from uer.config import ModelConfig
 from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
-from uer.finetuning.encode import Sequences, build_sequences, content_hash, tokenize_all
-from uer.finetuning.readers import Table
+from uer.finetuning.encode import Sequences, build_sequences, tokenize_all
 from uer.tokenizers import Tokenizer
 
 
@@ -111,8 +110,3 @@ class Task:
     def from_settings(cls, settings: dict[str, Any]) -> "Task":
         """The task of a saved model."""
         raise NotImplementedError
-
-
-def table_hash(table: Table) -> str:
-    """Content hash of the columns that were read."""
-    return content_hash(table.columns)

@@ -18,9 +18,9 @@ from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import C3Config
-from uer.finetuning.encode import Ragged, Sequences, content_hash, tokenize_all
+from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import MultipleChoice
-from uer.finetuning.readers import read_json
+from uer.finetuning.readers import file_hash, read_json
 from uer.finetuning.task import Task, TextEncoder
 
 UNANSWERED = -1
@@ -63,8 +63,7 @@ class MultipleChoiceTask(Task):
         if labelled:
             targets["label"] = np.array([question.answer for question in questions])
         return Examples(rows, self.choices_num, targets, info={"names": [question.name for question in questions]},
-                        hash=content_hash([[question.text, question.question, question.choices, question.answer]
-                                           for question in questions]))
+                        hash=file_hash(path))
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return MultipleChoice(config, vocab_size, self.choices_num)

@@ -16,8 +16,8 @@ from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix, label_scores
-from uer.finetuning.readers import Table, read_table
-from uer.finetuning.task import Task, TextEncoder, table_hash
+from uer.finetuning.readers import Table, file_hash, read_table
+from uer.finetuning.task import Task, TextEncoder
 
 
 class Classification(Task):
@@ -59,7 +59,7 @@ class Classification(Task):
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
         table, targets = self.read(path, labelled)
         rows = encoder.sequences(table["text_a"], table.get("text_b"))
-        return Examples(rows, targets=targets, info={"table": table}, hash=table_hash(table),
+        return Examples(rows, targets=targets, info={"table": table}, hash=file_hash(path),
                         skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:

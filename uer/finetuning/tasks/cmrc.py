@@ -19,9 +19,9 @@ from uer.errors import UserError
 from uer.finetuning.answers import exact_match, f1_score, split_pieces
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import CmrcConfig
-from uer.finetuning.encode import Ragged, Sequences, content_hash, tokenize_all
+from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import Tagger
-from uer.finetuning.readers import read_json
+from uer.finetuning.readers import file_hash, read_json
 from uer.finetuning.task import Task, TextEncoder
 
 LONGEST_QUESTION = 64
@@ -87,8 +87,7 @@ class ReadingComprehension(Task):
         return Examples(Sequences(Ragged.of(rows), offsets),
                         targets={"span": np.array(targets), "offset": offsets},
                         info={"questions": questions, "windows": windows, "spans": spans},
-                        hash=content_hash([[question.question, question.text, question.answers]
-                                           for question in questions]))
+                        hash=file_hash(path))
 
     def _windows(self, number: int, asked: np.ndarray, ids: np.ndarray,
                  encoder: TextEncoder) -> list[tuple[np.ndarray, Window]]:

@@ -14,8 +14,8 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import f1_of_counts
-from uer.finetuning.readers import Table, read_table
-from uer.finetuning.task import Task, TextEncoder, table_hash
+from uer.finetuning.readers import Table, file_hash, read_table
+from uer.finetuning.task import Task, TextEncoder
 from uer.finetuning.tasks.classification import number_words
 
 THRESHOLD = 0.5
@@ -58,7 +58,7 @@ class MultiLabel(Task):
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",))
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")),
-                        targets={"labels": self.read_labels(table)} if labelled else {}, hash=table_hash(table),
+                        targets={"labels": self.read_labels(table)} if labelled else {}, hash=file_hash(path),
                         skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:

@@ -19,8 +19,8 @@ from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import Tagger
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import entity_scores
-from uer.finetuning.readers import Table, read_table
-from uer.finetuning.task import Task, TextEncoder, table_hash
+from uer.finetuning.readers import Table, file_hash, read_table
+from uer.finetuning.task import Task, TextEncoder
 
 OUTSIDE = "O"
 
@@ -58,7 +58,7 @@ class Ner(Task):
                 np.array([index[tags[row][word]] if word >= 0 else IGNORED for word in numbers[row]])
                 for row in range(len(tags))])
         return Examples(rows, token_targets=targets, info={"words": [len(row) for row in words], "tags": tags},
-                        hash=table_hash(table), skipped=table.skipped)
+                        hash=file_hash(path), skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return Tagger(config, vocab_size, len(self.labels))

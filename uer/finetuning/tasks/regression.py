@@ -10,8 +10,8 @@ from uer.data.batch import Batch
 from uer.finetuning.batches import Examples
 from uer.finetuning.heads import Classifier
 from uer.finetuning.metrics import correlations
-from uer.finetuning.readers import Table, read_table
-from uer.finetuning.task import Task, TextEncoder, table_hash
+from uer.finetuning.readers import Table, file_hash, read_table
+from uer.finetuning.task import Task, TextEncoder
 
 
 class Regression(Task):
@@ -29,7 +29,7 @@ class Regression(Task):
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",))
         targets = {"label": read_numbers(table)} if labelled else {}
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")), targets=targets,
-                        hash=table_hash(table), skipped=table.skipped)
+                        hash=file_hash(path), skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return Classifier(config, vocab_size, 1)

@@ -5,7 +5,8 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.encode import Ragged, Sequences
 from uer.finetuning.heads import SiameseClassifier
-from uer.finetuning.task import TextEncoder, table_hash
+from uer.finetuning.readers import file_hash
+from uer.finetuning.task import TextEncoder
 from uer.finetuning.tasks.classification import Classification
 
 
@@ -20,7 +21,7 @@ class Siamese(Classification):
         if "text_b" not in table:
             raise UserError(f"{path}: no column 'text_b'; a siamese model reads pairs")
         rows = interleave(encoder.sequences(table["text_a"]), encoder.sequences(table["text_b"]))
-        return Examples(rows, ways=2, targets=targets, hash=table_hash(table), skipped=table.skipped)
+        return Examples(rows, ways=2, targets=targets, hash=file_hash(path), skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> SiameseClassifier:
         return SiameseClassifier(config, vocab_size, len(self.labels))

@@ -19,8 +19,8 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.config import SimcseConfig
 from uer.finetuning.heads import SentenceEncoder
 from uer.finetuning.metrics import correlations
-from uer.finetuning.readers import read_table
-from uer.finetuning.task import Task, TextEncoder, table_hash
+from uer.finetuning.readers import file_hash, read_table
+from uer.finetuning.task import Task, TextEncoder
 from uer.finetuning.tasks.regression import read_numbers
 from uer.finetuning.tasks.siamese import interleave
 
@@ -55,7 +55,7 @@ class Simcse(Task):
         rows = interleave(encoder.sequences(table["text_a"]),
                           encoder.sequences(table["text_b"] if "text_b" in table else table["text_a"]))
         return Examples(rows, ways=2, targets={} if training else {"label": read_numbers(table)},
-                        hash=table_hash(table), skipped=table.skipped)
+                        hash=file_hash(path), skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return SentenceEncoder(config, vocab_size)
