@@ -199,10 +199,9 @@ def _trace_line(model: str, task: str, cell: Cell) -> str:
     setting = f"batch {best['batch_size']}, rate {best['learning_rate']:g}, {best['epochs_num']} epochs"
     seeds = " ".join(str(seed) for seed in sorted({record["seed"] for record in cell.records}))
     test = "" if best["test"] is None else f"{100 * best['test']:.1f}"
-    collapsed = sum(record["collapsed"] for record in cell.records)
-    hashes = " | ".join(first[name][:12] for name in ("train_hash", "dev_hash", "pretrained_hash"))
-    return (f"| {model} | {task} | {setting} | {grid_text(cell.records)} | {seeds} | {len(cell.records)} | {collapsed} | "
-            f"{test} | {hashes} |")
+    trials, collapsed = str(len(cell.records)), str(sum(record["collapsed"] for record in cell.records))
+    hashes = (first[name][:12] for name in ("train_hash", "dev_hash", "pretrained_hash"))
+    return f"| {' | '.join((model, task, setting, grid_text(cell.records), seeds, trials, collapsed, test, *hashes))} |"
 
 
 def grid_text(records: list[dict[str, Any]]) -> str:
