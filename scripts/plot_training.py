@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
     return kept
 
 
+def labels(paths: Sequence[str]) -> list[str]:
+    """What tells the runs apart: file names without their endings, with as many folders as it takes.
+
+    >>> labels(["out/tiny/stage1.metrics.jsonl", "out/mini/stage1.metrics.jsonl"])
+    ['tiny/stage1', 'mini/stage1']
+    """
+    parts = [Path(path).with_name(Path(path).name.partition(".")[0] or Path(path).name).parts for path in paths]
+    for count in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(part[-count:]) for part in parts]
+        if len(set(short)) == len(short):
+            return short
+    return list(paths)
+
+
 def draw(runs: dict[str, list[dict[str, Any]]], output_path: str) -> None:
     """One panel a figure, one colour a run; held-out figures are dashed."""
     try:
@@ -70,15 +85,16 @@ def draw(runs: dict[str, list[dict[str, Any]]], output_path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    names = labels(list(runs))
     figure, grid = pyplot.subplots(2, 2, figsize=(12, 8), layout="constrained", sharex=True)
     for axes, (name, title) in zip(grid.flat, PANELS):
-        for number, (path, records) in enumerate(runs.items()):
+        for number, records in enumerate(runs.values()):
             for kind, style in (("train", "-"), ("eval", "--")):
                 points = [(record["step"], record[name]) for record in records
                           if record["kind"] == kind and name in record]
                 if points:
                     axes.plot(*zip(*points), style, color=f"C{number % 10}", linewidth=1.5, marker=".", markersize=4,
-                              label=Path(path).stem + (" held out" if kind == "eval" else ""))
+                              label=names[number] + (" held out" if kind == "eval" else ""))
         axes.set_title(title)
         axes.grid(alpha=0.3)
         if name == "tokens_per_second":

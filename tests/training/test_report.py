@@ -83,5 +83,6 @@ def test_the_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     runs = {"a.jsonl": [{"kind": "train", "step": 5, **FIGURES}, {"kind": "eval", "step": 5, "loss": 2.0}],
             "b.jsonl": [{"kind": "train", "step": 9, **FIGURES}]}
+    assert plot_training.labels(["a/tiny/s1.x.jsonl", "a/mini/s1.x.jsonl", "s2.jsonl"]) == ["tiny/s1", "mini/s1", "s2"]
     plot_training.draw(runs, str(tmp_path / "p.png"))
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
