@@ -17,19 +17,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from torch import nn
 
 from uer import cli
-from uer.config import REQUIRED, ParallelConfig, flag
+from uer.config import REQUIRED, ModelConfig, TokenizerConfig, flag
 from uer.data.files import atomic_path
 from uer.errors import UserError
-from uer.finetuning.loop import predict
-from uer.finetuning.readers import read_table
-from uer.finetuning.saved import SavedModel, load_finetuned, load_settings
-from uer.finetuning.tasks.classification import Classification
-from uer.training.launch import Place
-from uer.training.parallel import connect
-from uer.training.precision import Precision
+from uer.finetuning.config import InferConfig
+from uer.finetuning.infer import compute_outputs
+from uer.finetuning.readers import NO_LABEL, read_table
+from uer.finetuning.saved import load_settings
+from uer.finetuning.tasks.classification import Classification, number_words
 
 
 @dataclass(frozen=True)
@@ -49,29 +46,28 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A file's texts, the labels it has, and the teacher's answers."""
+    """A file's texts, the labels they have ("" where there is none), and the teacher's answers."""
 
     path: str
     first: list[str]
     second: list[str] | None
-    labels: list[str] | None
+    labels: list[str]
     logits: np.ndarray
 
 
 def main() -> None:
     """Read the flags, ask the teacher, write its answers."""
     config, = cli.parse(__doc__, (TeacherConfig,))
-    task, model, saved = open_teacher(config.teacher_model_path)
-    lessons = [ask(path, task, model, saved, config) for path in config.input_path]
-    lines, kept = to_lines(lessons, task.labels.names)
+    names = teacher_labels(config.teacher_model_path)
+    lines, kept = to_lines([ask(path, config) for path in config.input_path], names)
     with atomic_path(config.output_path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     count = len(lines) - 1
     print(f"{count} texts written to {config.output_path}: {kept} keep their label, {count - kept} have the teacher's")
 
 
-def open_teacher(path: str) -> tuple[Classification, nn.Module, SavedModel]:
-    """The fine-tuned classifier at `path`.
+def teacher_labels(path: str) -> tuple[str, ...]:
+    """The labels that the classifier at `path` knows.
 
     Raises:
         UserError: it is something else, or has no settings beside it.
@@ -80,21 +76,18 @@ def open_teacher(path: str) -> tuple[Classification, nn.Module, SavedModel]:
     if saved is None or saved.task != Classification.name:
         what = "there are no settings beside it" if saved is None else f"it is a model of the task '{saved.task}'"
         raise UserError(f"--teacher_model_path {path}: a classifier of finetune/run_classifier.py is needed; {what}")
-    task = Classification.from_settings(saved.task_settings)
-    model = task.build(saved.model, len(saved.encoder.tokenizer.vocab))
-    load_finetuned(model, task, path)
-    return task, model, saved
+    return tuple(saved.task_settings["labels"])
 
 
-def ask(path: str, task: Classification, model: nn.Module, saved: SavedModel, config: TeacherConfig) -> Lesson:
+def ask(path: str, config: TeacherConfig) -> Lesson:
     """The teacher's logits for every text of a file."""
     table = read_table(path, ("text_a",), ("label", "text_b"))
-    world = connect(Place(), ParallelConfig(device=config.device))
-    examples = task.examples(path, saved.encoder, labelled=False)
+    infer = InferConfig(load_model_path=config.teacher_model_path, test_path=path, prediction_path=config.output_path,
+                        batch_size=config.batch_size, device=config.device, precision=config.precision)
+    _, examples, outputs = compute_outputs(Classification, infer, ModelConfig(), TokenizerConfig())
     assert len(examples) == len(table)
-    logits = predict(model.to(world.device), task, examples, saved.encoder.tokenizer.vocab.pad_id, world,
-                     Precision(config.precision, world.device), config.batch_size)
-    return Lesson(path, table["text_a"], table.get("text_b"), table.get("label"), np.stack(logits))
+    labels = ["" if label == NO_LABEL else label.strip() for label in table.get("label") or [""] * len(table)]
+    return Lesson(path, table["text_a"], table.get("text_b"), labels, np.stack(outputs))
 
 
 def to_lines(lessons: Sequence[Lesson], names: Sequence[str]) -> tuple[list[str], int]:
@@ -108,18 +101,14 @@ def to_lines(lessons: Sequence[Lesson], names: Sequence[str]) -> tuple[list[str]
         raise UserError("--input_path: some files have a text_b and others have none")
     lines, kept, seen = ["\t".join(["label", "text_a", *["text_b"] * pairs.pop(), "logits"])], 0, set()
     for lesson in lessons:
-        taught = [names[number] for number in lesson.logits.argmax(1)]
-        own = lesson.labels or [""] * len(taught)
-        labels = [label.strip() or answer for label, answer in zip(own, taught)]
+        labels = [label or names[number] for label, number in zip(lesson.labels, lesson.logits.argmax(1))]
         unknown = sorted(set(labels) - set(names))
         if unknown:
             raise UserError(f"{lesson.path}: label '{unknown[0]}' is not one of the teacher's: {', '.join(names)}")
-        kept += sum(bool(label.strip()) for label in own)
+        kept += sum(label != "" for label in lesson.labels)
         seen |= set(labels)
-        for row, label in enumerate(labels):
-            texts = [lesson.first[row]] + ([lesson.second[row]] if lesson.second is not None else [])
-            logits = " ".join(f"{value:.6g}" for value in lesson.logits[row])
-            lines.append("\t".join([label, *(" ".join(text.split("\t")).replace("\n", " ") for text in texts), logits]))
+        texts = [[" ".join(text.split()) for text in column] for column in (lesson.first, lesson.second) if column]
+        lines += map("\t".join, zip(labels, *texts, number_words(lesson.logits)))
     if seen < set(names):
         raise UserError(f"--input_path: no text has the label '{min(set(names) - seen)}', which the student would not "
                         "know then; name the labelled training file too")

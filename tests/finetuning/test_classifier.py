@@ -202,10 +202,10 @@ def test_balanced_weights_make_labels_weigh_the_same():
 
 def test_a_teacher_writes_the_logits_column(tiny, root, monkeypatch):
     train(tiny, epochs_num=1)
-    monkeypatch.setattr("sys.argv", ["make_logits.py", "--load_model_path", tiny.path("out/model.bin"), "--test_path",
-                                     tiny.path("train.tsv"), "--prediction_path", tiny.path("soft.tsv"),
+    monkeypatch.setattr("sys.argv", ["make_teacher_logits.py", "--teacher_model_path", tiny.path("out/model.bin"),
+                                     "--input_path", tiny.path("train.tsv"), "--output_path", tiny.path("soft.tsv"),
                                      "--device", "cpu"])
-    runpy.run_path(str(root / "scripts" / "make_logits.py"), run_name="__main__")
+    runpy.run_path(str(root / "scripts" / "make_teacher_logits.py"), run_name="__main__")
     assert Path(tiny.path("soft.tsv")).read_text("utf-8").splitlines()[0] == "label\ttext_a\tlogits"
     settings = train(tiny, train_path=tiny.path("soft.tsv"), soft_targets=True, epochs_num=1)
     assert settings["training"]["dev"]["total"] == 37
