@@ -166,7 +166,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
     """Model, optimizer and all the trainer needs of this run."""
     config, optim = settings.train, settings.optim
     precision = Precision(config.precision, world.device)
-    compiled = config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
+    compiled = is_compiled(config, world)
     model = world.check(lambda: _build(settings, tokenizer.vocab, compiled, reporter, fresh)).to(world.device)
     forward = StepModule(model)
     if compiled:
@@ -229,7 +229,13 @@ def _placement(config: TrainConfig, world: World, data: list[TokenDataset]) -> d
         raise UserError("--dataset_device cuda: this run has no GPU")
     fits = on_gpu and size < SHARE_FOR_DATA * torch.cuda.mem_get_info(world.device)[0]
     on_device = on_gpu and (config.dataset_device == "cuda" or (config.dataset_device == "auto" and fits))
-    return {"device": world.device, "dataset_device": world.device if on_device else "cpu", "trim": not on_gpu}
+    return {"device": world.device, "dataset_device": world.device if on_device else "cpu",
+            "trim": not on_gpu and not is_compiled(config, world)}
+
+
+def is_compiled(config: TrainConfig, world: World) -> bool:
+    """Whether torch.compile is used, which wants static shapes: always where asked, of its own accord on a GPU."""
+    return config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
 
 
 def _clear(settings: Settings, folder: StateFolder, reporter: Reporter) -> None:
@@ -244,9 +250,8 @@ def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDa
     config, model = settings.train, settings.model
     seq_length = data[0].info.seq_length
     kernels = [f"attention: torch's fused, optimizer: {settings.optim.optimizer}",
-               "compiled" if config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
-               else "not compiled", *(["one CUDA graph an update"] if parts.graphed else []),
-               f"sharding {settings.parallel.sharding}"]
+               "compiled" if is_compiled(config, world) else "not compiled",
+               *(["one CUDA graph an update"] if parts.graphed else []), f"sharding {settings.parallel.sharding}"]
     plan = Plan(
         parameters=parameter_count(model, vocab_size), instances=parts.loader.samples_per_epoch,
         tokens=parts.loader.tokens_per_epoch, seq_length=seq_length, global_batch=parts.loader.samples_per_step,

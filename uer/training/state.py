@@ -103,7 +103,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
-    """A state continues only the run it belongs to.
+    """A state continues only the run it belongs to. A setting that one of the two does not know contradicts nothing.
 
     Args:
         saved: the state's settings, as JSON.
@@ -114,9 +114,9 @@ def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
     """
     before = json.loads(saved)
     after = json.loads(json.dumps(now))
-    different = [f"{name} was {json.dumps(before.get(name), ensure_ascii=False)} and is now "
-                 f"{json.dumps(after.get(name), ensure_ascii=False)}"
-                 for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    different = [f"{name} was {json.dumps(before[name], ensure_ascii=False)} and is now "
+                 f"{json.dumps(after[name], ensure_ascii=False)}"
+                 for name in sorted(before.keys() & after.keys()) if before[name] != after[name]]
     if different:
         raise UserError(f"{path}: belongs to a run with other settings: {'; '.join(different)}. Start anew with "
                         "--resume never or another --output_model_path; to train on from its weights, name them as "
