@@ -24,6 +24,7 @@ from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.vocab import Vocab
 from uer.training import checkpoint, launch, preflight
 from uer.training.evaluation import evaluate
+from uer.training.lock import OutputLock
 from uer.training.parallel import World, connect
 from uer.training.plan import Plan, device_name
 from uer.training.precision import Precision
@@ -77,6 +78,18 @@ def _pretrain(world: World, settings: Settings) -> int:
     reporter = world.check(lambda: Reporter(settings.log, world, settings.train.total_steps))
     tokenizer, data = world.check(lambda: _open_data(settings))
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
+    lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
+    try:
+        return _pretrain_under(folder, world, settings, reporter, tokenizer, data)
+    finally:
+        reporter.close()
+        if lock:
+            lock.release()
+
+
+def _pretrain_under(folder: StateFolder, world: World, settings: Settings, reporter: Reporter, tokenizer: Tokenizer,
+                    data: list[TokenDataset]) -> int:
+    """Find out where the run stands and go on from there."""
     identity = run_identity(settings, world, tokenizer, data)
     found = world.check(lambda: _find_state(settings, world, folder, identity, reporter))
     step = world.share(found[0]["step"] if found else 0)
@@ -96,9 +109,7 @@ def _pretrain(world: World, settings: Settings) -> int:
         del found
     elif world.is_main:
         _clear(settings, folder, reporter)
-    status = trainer.train()
-    reporter.close()
-    return status
+    return trainer.train()
 
 
 def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:

@@ -103,7 +103,7 @@ def processes_of(group: int) -> list[int]:
             fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[2]) == group:
+        if int(fields[2]) == group and fields[0] != "Z":
             found.append(int(path.parent.name))
     return found
 
@@ -121,6 +121,24 @@ def test_a_killed_rank_takes_the_others_down(playground):
     assert re.findall(r"error: rank \d was killed by SIGKILL", job.output)
     assert job.output.count("error:") == 1 and "Traceback" not in job.output
     assert processes_of(job.pid) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_ranks_end_with_their_parent_and_the_next_run_waits_for_them(playground):
+    flags = {"total_steps": 100000, "report_steps": 5, "save_checkpoint_steps": 5, "world_size": 2, "gpu_ranks": (0, 1)}
+    job = playground.start("m", **flags)
+    until = time.monotonic() + 30
+    while "m-5" not in job.output and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(job.pid, signal.SIGKILL)
+    assert job.wait() == 137
+    again = playground.start("m", **flags)
+    while "tokens/s" not in again.output and time.monotonic() < until:
+        time.sleep(0.01)
+    assert processes_of(job.pid) == []
+    assert "resumed after step" in again.output
+    os.kill(again.pid, signal.SIGTERM)
+    assert again.wait() == 143
 
 
 def test_an_error_of_all_ranks_is_shown_once(playground):

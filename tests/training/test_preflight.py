@@ -11,6 +11,7 @@ from torch import nn
 
 from uer.errors import UserError
 from uer.training import checkpoint, preflight
+from uer.training.lock import OutputLock
 from uer.training.state import BackgroundWriter, StateFolder, check_settings, read_state
 
 
@@ -148,3 +149,13 @@ def test_contradictions_name_their_fields(tmp_path):
     check_settings(json.dumps({"a": [1], "b": None}), {"a": (1,), "b": None}, tmp_path)
     with pytest.raises(UserError, match=r"a was 1 and is now 2; b was null and is now \"x\""):
         check_settings(json.dumps({"a": 1, "b": None}), {"a": 2, "b": "x"}, tmp_path)
+
+
+def test_one_run_at_a_time_writes_under_a_path(tmp_path):
+    lock = OutputLock(tmp_path / "m")
+    with pytest.raises(UserError, match="another run is writing there"):
+        OutputLock(tmp_path / "m", patience=0.2)
+    OutputLock(tmp_path / "n").release()
+    lock.release()
+    OutputLock(tmp_path / "m", patience=0.2).release()
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from uer.config import ParallelConfig
 from uer.errors import UserError
 
 GRACE_SECONDS = 2.0
+PARENT_CHECK_SECONDS = 0.5
 SLURM_FIRST_PORT = 20000
 CLEAN_STATUSES = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -178,6 +180,7 @@ class _Failure:
 
 def _rank_main(pipe: Any, worker: Callable[..., int], place: Place, arguments: tuple) -> None:
     """The life of a spawned rank. Its error travels to the parent, which prints it once."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         status, failure = worker(place, *arguments), None
     except SystemExit as leaving:
@@ -193,6 +196,13 @@ def _rank_main(pipe: Any, worker: Callable[..., int], place: Place, arguments: t
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # at once: a communication library's thread must not keep a finished rank from ending
+
+
+def _end_with(parent: int) -> None:
+    """A rank whose parent was killed must not train on unseen."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
 
 
 def describe(error: BaseException) -> _Failure:
