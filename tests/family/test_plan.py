@@ -112,7 +112,7 @@ def test_assumed_shares_of_the_peak():
     assert [assumed_mfu(width, H100) for width in (64, 128, 640, 2048)] == pytest.approx([0.04, 0.04, 0.23, 0.30])
     assert assumed_mfu(128, named_devices("A100", 8)) == pytest.approx(0.098, abs=0.001)
     assert assumed_mfu(768, named_devices("A100", 8)) == pytest.approx(0.30)
-    assert assumed_mfu(128, Devices("c", "cpu", 1, 1e11, 1 << 33)) == 0.30
+    assert assumed_mfu(128, Devices("c", "cpu", 1, 1e11, 1 << 33)) == 0.70
 
 
 def cost_named(sizes, name, share, took):
