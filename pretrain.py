@@ -1,4 +1,4 @@
-"""Pretrain an encoder on a dataset that preprocess.py made.
+r"""Pretrain an encoder on a dataset that preprocess.py made.
 
     python3 pretrain.py --dataset_path dataset.pt --vocab_path models/google_zh_vocab.txt \
         --config_path models/bert/tiny_config.json --output_model_path models/output_model.bin \

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import json
+import math
 import sys
 import types
 import typing
@@ -32,6 +33,8 @@ FAMILIES = {
     "scheduler": ("uer.optim.schedules", "SCHEDULES", ""),
 }
 
+LARGEST_INT_BITS = 63
+
 
 def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
     """Read the command line into one frozen dataclass for each of `sections`, in their order.
@@ -46,7 +49,8 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
             config file, or settings that contradict one another (all of these in one message).
     """
     fields = _fields_by_name(sections)
-    given = _parse_flags(description, fields, argv)
+    helping = not {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv)
+    given = _parse_flags(_parser(description, sections, fields, helping), fields, argv)
     from_file = _read_config_file(fields, given)
     values = {**from_file, **given}
     _check_values(fields, values, set(given))
@@ -96,11 +100,20 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the flags)")
 
 
-def _parse_flags(description: str, fields: dict[str, dataclasses.Field], argv: Sequence[str] | None) -> dict[str, Any]:
-    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                     formatter_class=argparse.RawTextHelpFormatter)
-    for field in fields.values():
-        _add_flag(parser, field)
+def _parser(description: str, sections: Sequence[type], fields: dict[str, dataclasses.Field],
+            helping: bool) -> _Parser:
+    """Flags in groups, one for each section; the usage line shows those that a command cannot do without."""
+    required = [f"--{name} {_metavar(field)}" for name, field in fields.items() if field.default is REQUIRED]
+    parser = _Parser(description=description, usage=" ".join(["%(prog)s", *required, "[flags]"]), allow_abbrev=False,
+                     argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter)
+    for section in sections:
+        group = parser.add_argument_group((section.__doc__ or section.__name__).partition("\n")[0].rstrip("."))
+        for field in dataclasses.fields(section):
+            _add_flag(group, field, helping)
+    return parser
+
+
+def _parse_flags(parser: _Parser, fields: dict[str, dataclasses.Field], argv: Sequence[str] | None) -> dict[str, Any]:
     namespace, unknown = parser.parse_known_args(argv)
     given = vars(namespace)
     for field in fields.values():
@@ -118,13 +131,17 @@ def _parse_flags(description: str, fields: dict[str, dataclasses.Field], argv: S
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+def _add_flag(parser: argparse._ArgumentGroup, field: dataclasses.Field, helping: bool) -> None:
+    """Add one flag; the names of a family, whose import may take seconds, are looked up only for `--help`."""
     kind, many = _kind(field)
-    choices = field.metadata["choices"] or _family_names(field.metadata["family"])
     help_text = field.metadata["help"].replace("%", "%%") + " (The flag may be omitted.)" * field.metadata["positional"]
-    if choices and field.metadata["family"]:
-        help_text += f" One of: {', '.join(choices)}."
-    if field.default not in (REQUIRED, None, ()):
+    if field.metadata["planned"]:
+        help_text += " (No effect yet: what reads it is not built.)"
+    if helping and field.metadata["family"]:
+        help_text += f" One of: {', '.join(_family(field.metadata['family'])[0]) or 'none is built yet'}."
+    if field.default is REQUIRED:
+        help_text += " (required)"
+    elif field.default not in (None, ()):
         shown = " ".join(map(str, field.default)) if many else field.default
         help_text += f" (default: {shown})"
     name = f"--{field.name}"
@@ -133,15 +150,38 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None
     elif kind is bool:
         parser.add_argument(name, type=_true_or_false, metavar="{true,false}", help=help_text)
     else:
-        metavar = None if not field.metadata["choices"] else "{" + ",".join(choices) + "}"
-        parser.add_argument(name, type=kind, nargs="+" if many else None, metavar=metavar or _metavar(field, kind),
-                            help=help_text)
+        convert = {int: _whole_number, float: _finite_number}.get(kind, kind)
+        parser.add_argument(name, type=convert, nargs="+" if many else None, metavar=_metavar(field), help=help_text)
 
 
-def _metavar(field: dataclasses.Field, kind: type) -> str:
-    if field.name.endswith(("_path", "_dir")):
+def _metavar(field: dataclasses.Field) -> str:
+    if field.metadata["choices"]:
+        return "{" + ",".join(field.metadata["choices"]) + "}"
+    if field.name.endswith(("_path", "_dir", "_dict")):
         return "PATH"
-    return {int: "N", float: "X"}.get(kind, "NAME")
+    return {int: "N", float: "X"}.get(_kind(field)[0], "NAME")
+
+
+def _whole_number(text: str) -> int:
+    """An int that tensors can hold."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+    if value.bit_length() > LARGEST_INT_BITS:
+        raise argparse.ArgumentTypeError(f"{text} is too large")
+    return value
+
+
+def _finite_number(text: str) -> float:
+    """A float that compares with others: not nan, not inf."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
 
 
 def _true_or_false(text: str) -> bool:
@@ -158,10 +198,6 @@ def _kind(field: dataclasses.Field) -> tuple[type, bool]:
     if typing.get_origin(annotation) is tuple:
         return typing.get_args(annotation)[0], True
     return annotation, False
-
-
-def _family_names(family: str) -> tuple[str, ...]:
-    return tuple(_family(family)[0]) if family else ()
 
 
 def _family(family: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -182,7 +218,7 @@ def _read_config_file(fields: dict[str, dataclasses.Field], given: dict[str, Any
             content = json.load(file)
     except OSError as error:
         raise UserError(f"--config_path {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config_path {path}: not JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"--config_path {path}: a JSON object is needed, not {type(content).__name__}")
@@ -213,7 +249,8 @@ def _convert_one(name: str, kind: type, value: Any, path: str) -> Any:
         return value.lower() == "true"
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is float and not math.isfinite(value)) or (
+            kind is int and value.bit_length() > LARGEST_INT_BITS):
         raise UserError(f"{path}: '{name}' must be {kind.__name__}, not {json.dumps(value, ensure_ascii=False)}")
     return value
 

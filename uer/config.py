@@ -8,11 +8,13 @@ Each class may define `problems()`: the cross-checks between its fields, as line
 gathers them from every class and raises them once.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 
-def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False) -> Any:
+def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
+         planned: bool = False) -> Any:
     """A dataclass field that is also a command-line flag.
 
     Args:
@@ -21,17 +23,25 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         choices: the valid values, where they are a plain list.
         family: where the valid values are the keys of a family's table, its name in `uer.cli.FAMILIES`.
         positional: the values may also stand on the command line without the flag (one field a command; a tuple).
+        planned: a setting of UER-py that only parts read which are not built here; the help text says so.
     """
     return field(default=default, metadata={"help": help, "choices": choices, "family": family,
-                                            "positional": positional})
+                                            "positional": positional, "planned": planned})
 
 
 REQUIRED = object()
 
 
+LARGEST_SEED = (1 << 63) - 1  # what the integer functions of order and masks take
+
+
 def _require(problems: list[str], holds: bool, message: str) -> None:
     if not holds:
         problems.append(message)
+
+
+def _require_seed(problems: list[str], seed: int) -> None:
+    _require(problems, 0 <= seed <= LARGEST_SEED, "--seed must lie between 0 and 2^63 - 1")
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,14 @@ class TokenizerConfig:
 
     tokenizer: str = flag("bert", "How text becomes tokens.", family="tokenizer")
     vocab_path: str | None = flag(None, "Vocabulary file, one entry a line; a known name is fetched when missing.")
-    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.")
-    spm_model_path: str | None = flag(None, "SentencePiece model file.")
+    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True)
+    spm_model_path: str | None = flag(None, "SentencePiece model file.", planned=True)
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
-    tgt_tokenizer: str = flag("bert", "Tokenizer of the target side.", family="tokenizer")
-    tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.")
-    tgt_merges_path: str | None = flag(None, "Merges file of the target side.")
-    tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.")
-    tgt_do_lower_case: bool = flag(True, "Lower-case the target side.")
+    tgt_tokenizer: str = flag("bert", "Tokenizer of the target side.", family="tokenizer", planned=True)
+    tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", planned=True)
+    tgt_merges_path: str | None = flag(None, "Merges file of the target side.", planned=True)
+    tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.", planned=True)
+    tgt_do_lower_case: bool = flag(True, "Lower-case the target side.", planned=True)
 
 
 @dataclass(frozen=True)
@@ -78,13 +88,15 @@ class DatasetConfig:
     data_processor: str = flag("bert", "How documents become training instances.", family="data_processor")
     docs_buffer_size: int = flag(100000, "Accepted for UER-py's commands; memory is bounded without it.")
     seq_length: int = flag(128, "Tokens of an instance, [CLS] and [SEP] included.")
-    tgt_seq_length: int = flag(128, "Tokens of a target-side sequence.")
+    tgt_seq_length: int = flag(128, "Tokens of a target-side sequence.", planned=True)
     dup_factor: int = flag(5, "How many masked versions of each instance static masking makes.")
-    short_seq_prob: float = flag(0.1, "How often a shorter instance is made (bert and albert processors).")
+    short_seq_prob: float = flag(0.1, "How often a shorter instance is made (bert and albert processors).",
+                                 planned=True)
     full_sentences: bool = flag(False, "Join the documents first, then cut: only the last instance is short.")
     seed: int = flag(7, "Seed of static masks.")
     dynamic_masking: bool = flag(False, "Draw new masks in every epoch (makes dup_factor 1).")
-    sentence_selection_strategy: str = flag("lead", "Which sentences gsg predicts.", choices=("lead", "random"))
+    sentence_selection_strategy: str = flag("lead", "Which sentences gsg predicts.", choices=("lead", "random"),
+                                            planned=True)
     text_field: str | None = flag(None, "The corpus is JSON lines; this field holds the text.")
     encoding_errors: str = flag("replace", "A line with bytes that are not UTF-8: report leaves it out, replace puts "
                                 "U+FFFD in their place (the summary counts and locates both), stop ends the run.",
@@ -98,6 +110,7 @@ class DatasetConfig:
         _require(found, self.seq_length >= 4, "--seq_length must be at least 4")
         _require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
         _require(found, 0.0 <= self.short_seq_prob <= 1.0, "--short_seq_prob must lie between 0 and 1")
+        _require_seed(found, self.seed)
         return found
 
 
@@ -110,18 +123,18 @@ class ModelConfig:
     feedforward_size: int = flag(3072, "Inner width of the feed-forward layers.")
     heads_num: int = flag(12, "Attention heads.")
     layers_num: int = flag(12, "Encoder layers.")
-    decoder_layers_num: int = flag(12, "Decoder layers.")
+    decoder_layers_num: int = flag(12, "Decoder layers.", planned=True)
     hidden_act: str = flag("gelu", "Activation of the feed-forward layers.", family="hidden_act")
     dropout: float = flag(0.1, "Dropout probability.")
     embedding: tuple[str, ...] = flag(("word",), "Embeddings that are summed.", family="embedding")
-    tgt_embedding: tuple[str, ...] = flag(("word",), "Embeddings of the target side.", family="embedding")
+    tgt_embedding: tuple[str, ...] = flag(("word",), "Embeddings of the target side.", family="embedding", planned=True)
     max_seq_length: int = flag(512, "Longest sequence the position embedding has rows for.")
     relative_position_embedding: bool = flag(False, "Add T5's relative position bias to the attention scores.")
-    share_embedding: bool = flag(False, "Source and target share their embedding.")
+    share_embedding: bool = flag(False, "Source and target share their embedding.", planned=True)
     remove_embedding_layernorm: bool = flag(False, "No layer norm after the embedding.")
     factorized_embedding_parameterization: bool = flag(False, "A linear layer from emb_size to hidden_size (ALBERT).")
     encoder: str = flag("transformer", "Encoder.", family="encoder")
-    decoder: str = flag("transformer", "Decoder.", family="decoder")
+    decoder: str = flag("transformer", "Decoder.", family="decoder", planned=True)
     mask: str = flag("fully_visible", "What a position may attend to.",
                      choices=("fully_visible", "causal", "causal_with_prefix"))
     layernorm_positioning: str = flag("post", "Layer norm before or after each sub-layer.", choices=("pre", "post"))
@@ -130,14 +143,14 @@ class ModelConfig:
     remove_attention_scale: bool = flag(False, "Do not divide attention scores by sqrt(head size).")
     remove_transformer_bias: bool = flag(False, "Linear layers of the transformer have no bias.")
     layernorm: str = flag("normal", "Layer norm kind.", choices=("normal", "t5"))
-    bidirectional: bool = flag(False, "Bidirectional recurrent encoder.")
+    bidirectional: bool = flag(False, "Bidirectional recurrent encoder.", planned=True)
     parameter_sharing: bool = flag(False, "All layers share one set of parameters (ALBERT).")
     has_residual_attention: bool = flag(False, "Add the previous layer's attention scores (RealFormer).")
-    has_lmtarget_bias: bool = flag(False, "The lm target's output layer has a bias.")
+    has_lmtarget_bias: bool = flag(False, "The lm target's output layer has a bias.", planned=True)
     target: tuple[str, ...] = flag(("mlm",), "Pretraining objectives.", family="target")
     tie_weights: bool = flag(False, "The output layer shares the word embedding's weight.")
     pooling: str = flag("first", "How a sequence becomes one vector.", choices=("mean", "max", "first", "last"))
-    prefix_lm_loss: bool = flag(False, "The prefix counts in the lm loss.")
+    prefix_lm_loss: bool = flag(False, "The prefix counts in the lm loss.", planned=True)
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -149,6 +162,10 @@ class ModelConfig:
             found.append(f"emb_size {self.emb_size} differs from hidden_size {self.hidden_size} "
                          "without factorized_embedding_parameterization")
         _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
+        _require(found, "word" in self.embedding or not self.tie_weights, "tie_weights needs the embedding 'word'")
+        # A quarter of the buckets is for near distances: at least one, and fewer than the 128 where the far ones end.
+        _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
+                 "relative_attention_buckets_num must lie between 4 and 511")
         return found
 
 
@@ -164,7 +181,7 @@ class OptimConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, self.learning_rate > 0, "--learning_rate must be positive")
+        _require(found, 0 < self.learning_rate < math.inf, "--learning_rate must be positive")
         _require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
         _require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
         return found
@@ -185,7 +202,7 @@ class TrainConfig:
     accumulation_steps: int = flag(1, "Micro-batches of one update.")
     batch_size: int = flag(32, "Rows of a micro-batch in each process.")
     instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.")
-    labels_num: int | None = flag(None, "Number of labels of the cls target.")
+    labels_num: int | None = flag(None, "Number of labels of the cls target.", planned=True)
     seed: int = flag(7, "Seed of initial weights, order, masks and dropout.")
     data_processor: str = flag("bert", "How instances become batches.", family="data_processor")
     deep_init: bool = flag(False, "Scale the initial weights of output projections by 1/sqrt(2 layers).")
@@ -212,12 +229,14 @@ class TrainConfig:
             _require(found, getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}")
         _require(found, not self.dataset_weights or len(self.dataset_weights) == len(self.dataset_path),
                  "--dataset_weights needs one number for each --dataset_path")
-        _require(found, all(weight > 0 for weight in self.dataset_weights), "--dataset_weights must be positive")
+        _require(found, all(0 < weight < math.inf for weight in self.dataset_weights),
+                 "--dataset_weights must be positive")
         _require(found, 0.0 <= self.dev_fraction < 1.0, "--dev_fraction must lie in [0, 1)")
         _require(found, not (self.dev_fraction and self.dev_dataset_path),
                  "--dev_fraction and --dev_dataset_path exclude one another")
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
         _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
+        _require_seed(found, self.seed)
         return found
 
 
