@@ -4,54 +4,36 @@ Shazeer and Stern, 2018, https://arxiv.org/abs/1804.04235; as UER-py uses it: th
 scaling by the parameter's size, no first moment.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from uer.optim.base import Optimizer
 
-class Adafactor(torch.optim.Optimizer):
+
+class Adafactor(Optimizer):
     """Adafactor without relative steps.
 
     Args:
-        params: parameters or parameter groups (see `uer.optim.groups`).
+        params, capturable: see `uer.optim.base`.
         lr: learning rate.
         eps: added to the squared gradients.
         clip_threshold: an update whose root mean square is larger is scaled down to it.
         decay_rate: the second moments' decay is 1 - step^decay_rate.
         weight_decay: decoupled, taken off before the update.
-        capturable: keep the rate in a tensor beside the parameters, so that a captured CUDA graph sees it change.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, eps: float = 1e-30, clip_threshold: float = 1.0,
                  decay_rate: float = -0.8, weight_decay: float = 0.0, capturable: bool = False) -> None:
         super().__init__(params, {"lr": lr, "eps": eps, "clip_threshold": clip_threshold, "decay_rate": decay_rate,
-                                  "weight_decay": weight_decay})
-        if capturable:
-            for group in self.param_groups:
-                group["lr"] = torch.tensor(float(lr), device=group["params"][0].device)
+                                  "weight_decay": weight_decay}, capturable)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(group, parameter)
-        return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but a rate that lives in a tensor stays in that tensor."""
-        before = [group["lr"] for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, rate in zip(self.param_groups, before):
-            loaded = float(group["lr"])
-            group["lr"] = rate.fill_(loaded) if isinstance(rate, Tensor) else loaded
+    def _update_group(self, group: dict[str, Any]) -> None:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                self._update(group, parameter)
 
     def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient, state = parameter.grad, self.state[parameter]

@@ -14,14 +14,16 @@ turn it into this one:
 Decoupled weight decay: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from uer.optim.base import Optimizer
 
-class AdamW(torch.optim.Optimizer):
+
+class AdamW(Optimizer):
     """AdamW without bias correction.
 
     A step does not depend on how many came before, so the state is the two moments and nothing else.
@@ -29,42 +31,22 @@ class AdamW(torch.optim.Optimizer):
     gradients, or leaves everything as it was, without the host looking.
 
     Args:
-        params: parameters or parameter groups (see `uer.optim.groups`).
+        params, capturable: see `uer.optim.base`.
         lr: learning rate.
         betas, eps, weight_decay: as in the module's formulas.
-        capturable: keep the rate in a tensor beside the parameters, so that a captured CUDA graph sees it change.
     """
 
     _step_supports_amp_scaling = True
 
     def __init__(self, params: Iterable[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
                  weight_decay: float = 0.0, capturable: bool = False) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self._never = {}
-        if capturable:
-            for group in self.param_groups:
-                group["lr"] = torch.tensor(float(lr), device=group["params"][0].device)
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, capturable)
+        self._infinities: dict[torch.device, Tensor] = {}
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _update_group(self, group: dict[str, Any]) -> None:
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        for group in self.param_groups:
-            for kind, rows in self._rows(group).items():
-                _fused_update(group, rows, self._infinity(kind[0]), grad_scale, found_inf)
-        return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but a rate that lives in a tensor stays in that tensor."""
-        before = [group["lr"] for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, rate in zip(self.param_groups, before):
-            loaded = float(group["lr"])
-            group["lr"] = rate.fill_(loaded) if isinstance(rate, Tensor) else loaded
+        for (device, _), rows in self._rows(group).items():
+            _fused_update(group, rows, self._infinity(device), grad_scale, found_inf)
 
     def _rows(self, group: dict[str, Any]) -> dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]]:
         """(parameter, gradient, m, v) of a group, by device and kind of number."""
@@ -81,9 +63,9 @@ class AdamW(torch.optim.Optimizer):
         return rows
 
     def _infinity(self, device: torch.device) -> Tensor:
-        if device not in self._never:
-            self._never[device] = torch.tensor(float("inf"), device=device)
-        return self._never[device]
+        if device not in self._infinities:
+            self._infinities[device] = torch.tensor(float("inf"), device=device)
+        return self._infinities[device]
 
 
 def _local(tensor: Tensor) -> Tensor:
