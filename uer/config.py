@@ -162,6 +162,9 @@ class ModelConfig:
             found.append(f"emb_size {self.emb_size} differs from hidden_size {self.hidden_size} "
                          "without factorized_embedding_parameterization")
         _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
+        for name in ("embedding", "tgt_embedding", "target"):
+            _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
+        _require(found, bool(self.embedding), "embedding names none")
         _require(found, "word" in self.embedding or not self.tie_weights, "tie_weights needs the embedding 'word'")
         # A quarter of the buckets is for near distances: at least one, and fewer than the 128 where the far ones end.
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
@@ -261,6 +264,8 @@ class ParallelConfig:
         single = self.world_size == 1 and len(self.gpu_ranks) == 1  # then it is the number of the GPU, as in UER-py
         _require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
                  f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
+        _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
+        _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
         _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
         return found
 

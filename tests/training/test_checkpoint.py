@@ -131,3 +131,12 @@ def test_a_tied_name_is_not_missing():
 def test_nothing_in_common_is_an_error():
     with pytest.raises(UserError, match=r"other\.bin: none of its 1 tensors"):
         checkpoint.load_into(nn.Linear(2, 2), {"foreign": torch.ones(2)}, "other.bin")
+
+
+def test_a_safetensors_file_is_called_by_its_name(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.bin"
+    save_file({"a": torch.ones(3)}, path)
+    with pytest.raises(UserError, match="a safetensors file, not a checkpoint"):
+        checkpoint.load_weights(path)

@@ -181,3 +181,14 @@ def test_places():
         launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1), master_ip="nowhere"), {})
     with pytest.raises(UserError, match="contradicts torchrun"):
         launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1)), {"RANK": "0", "WORLD_SIZE": "4"})
+
+
+@pytest.mark.parametrize("master_ip", ["localhost", "tcp://:12345", "tcp://localhost:port", "tcp://localhost:99999"])
+def test_a_meeting_place_that_cannot_be(master_ip):
+    with pytest.raises(UserError, match="tcp://HOST:PORT is needed"):
+        launch.places(ParallelConfig(world_size=2, gpu_ranks=(0,), master_ip=master_ip), {})
+
+
+def test_no_room_for_a_tensor_is_the_users_to_mend():
+    with pytest.raises(UserError, match=r"out of memory: .*can't allocate memory.*; a smaller --batch_size"):
+        launch.run([launch.Place()], lambda place: torch.empty(1 << 60))

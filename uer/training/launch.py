@@ -31,6 +31,7 @@ from uer.errors import UserError
 GRACE_SECONDS = 2.0
 PARENT_CHECK_SECONDS = 0.5
 SLURM_FIRST_PORT = 20000
+LARGEST_PORT = 65535
 CLEAN_STATUSES = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
@@ -107,7 +108,7 @@ def first_host(nodes: str) -> str:
 def _meeting_place(master_ip: str) -> tuple[str, int]:
     address = master_ip.removeprefix("tcp://")
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit():
+    if not colon or not host or not port.isdigit() or not 0 < int(port) <= LARGEST_PORT:
         raise UserError(f"--master_ip {master_ip}: tcp://HOST:PORT is needed")
     return host, int(port)
 
@@ -158,6 +159,10 @@ def _run_here(place: Place, worker: Callable[..., int], *arguments: Any) -> int:
         if place.rank == 0:
             raise
         return describe(error).status
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise UserError(describe(error).message) from None
+        raise
 
 
 @dataclass
@@ -212,8 +217,17 @@ def describe(error: BaseException) -> _Failure:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         return _Failure(3, 2, message, user=True)
+    if is_out_of_memory(error):
+        return _Failure(3, 2, f"out of memory: {str(error).strip() or 'nothing is left'}; a smaller --batch_size or "
+                        "model needs less", user=True)
     text = "".join(traceback.format_exception(error))
     return _Failure(1 if is_lost_peer(error) else 2, 1, text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the GPU had no room for a tensor."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def is_lost_peer(error: BaseException) -> bool:

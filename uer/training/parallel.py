@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -216,6 +217,9 @@ def _device(place: Place, config: ParallelConfig) -> torch.device:
 def _meet(place: Place, timeout: timedelta) -> dist.Store:
     """The store all ranks share, once every rank has signed in."""
     where = f"{place.host}:{place.port}"
+    patience = threading.Timer(PATIENCE_SECONDS, print, [f"rank {place.rank} waits for rank 0 at {where}"],
+                               {"flush": True})
+    patience.start()
     try:
         store = dist.TCPStore(place.host, place.port, place.world_size, is_master=place.rank == 0
                               and not place.store_exists, timeout=timeout, wait_for_workers=False)
@@ -224,6 +228,8 @@ def _meet(place: Place, timeout: timedelta) -> dist.Store:
             raise UserError(f"--master_ip: the port of {where} is in use; name another one") from None
         raise UserError(f"rank {place.rank} could not reach rank 0 at {where} within {timeout.total_seconds():.0f} s "
                         "(--master_ip, --collective_timeout)") from None
+    finally:
+        patience.cancel()
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"uer-{attempt}", store)
     store.set(f"rank {place.rank}", "here")

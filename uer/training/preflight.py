@@ -22,7 +22,7 @@ def check_output(output_model_path: str, kept_bytes: int) -> None:
     folder = Path(output_model_path).parent
     if not folder.is_dir():
         raise UserError(f"--output_model_path {output_model_path}: the folder {folder} does not exist")
-    if Path(output_model_path).name in ("", ".", ".."):
+    if Path(output_model_path).name in ("", ".", "..") or output_model_path.endswith("/"):
         raise UserError(f"--output_model_path {output_model_path}: a file name is needed")
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -69,9 +69,12 @@ def check_vocabulary(path: str, dataset: tuple[str, int, dict], vocabulary: tupl
     different = sorted(name for name in their_settings.keys() | our_settings.keys()
                        if their_settings.get(name) != our_settings.get(name))
     if different:
-        name = different[0]
-        raise UserError(f"{path}: made with tokenizer setting {name} = {their_settings.get(name)}, but this run has "
-                        f"{name} = {our_settings.get(name)}")
+        theirs, ours = ({name: settings.get(name) for name in different} for settings in (their_settings, our_settings))
+        raise UserError(f"{path}: made with tokenizer settings {_listed(theirs)}, but this run has {_listed(ours)}")
+
+
+def _listed(settings: dict) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
 def check_processor(path: str, theirs: str, ours: str) -> None:
