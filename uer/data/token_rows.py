@@ -31,10 +31,8 @@ class TokenRows:
         self.block_starts = _tensor(dataset.offsets.block_starts).to(device)
         self.starts = _tensor(dataset.offsets.starts).to(device)
         arrays = {"tokens": dataset.tokens, **{name: dataset.columns[name] for name in columns}}
-        self.columns = {name: _tensor(array) for name, array in arrays.items()}
-        if not self.mapped:
-            self.columns = {name: torch.nn.functional.pad(column, (0, seq_length)).to(device)
-                            for name, column in self.columns.items()}
+        self.columns = {name: _tensor(array) if self.mapped else _copied(_tensor(array), device, seq_length)
+                        for name, array in arrays.items()}
 
     def fetch(self, instances: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Fetch rows.
@@ -75,6 +73,13 @@ def widened(tokens: Tensor) -> Tensor:
     """Token ids as int64: an id of 65535, -1 in the signed type of its size, becomes 65535 again."""
     bits = 8 * tokens.element_size()
     return tokens.to(torch.int64).bitwise_and_((1 << bits) - 1)
+
+
+def _copied(column: Tensor, device: torch.device, more: int) -> Tensor:
+    """A mapped column on a device, with `more` zeros behind it; the host never holds a copy of the whole."""
+    copy = torch.zeros(len(column) + more, dtype=column.dtype, device=device)
+    copy[:len(column)] = column
+    return copy
 
 
 def _tensor(array: np.ndarray) -> Tensor:
