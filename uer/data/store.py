@@ -1,14 +1,24 @@
 """The dataset file: columns of tokens in the safetensors format, opened by memory mapping.
 
-    8 bytes   length of the header
-    header    JSON: dtype, shape and place of each column, and `__metadata__` (DatasetInfo, each field as JSON)
-    block_starts, starts
-              int64 and uint16: the offsets, packed (see `offsets`); one more than there are instances, and instance i
-              is tokens[offsets[i]:offsets[i + 1]]
-    tokens    uint16, or uint32 for vocabularies over 65,536 entries; no padding
-    ...       what a processor adds: one value a token (such as `word_start`) or one an instance
+This is format version 1; everything in the file is little-endian. Whatever reads safetensors reads it:
 
-No torch here: `preprocess.py` has to start fast. Masks and batches are made elsewhere.
+    8 bytes   length of the header, uint64
+    header    JSON, filled up with spaces to a multiple of 8: dtype, shape and place of each column, and `__metadata__`
+    columns   one after another in falling size of their type, each one-dimensional
+
+The metadata are strings: `format` ("uer-dataset"), `offsets_shift` (a whole number), and each field of `DatasetInfo` as
+JSON; `format_version` is one of them, and a reader refuses a version it does not know. The columns, for N instances:
+
+    tokens        uint16, or uint32 where the vocabulary has over 65,536 entries: the token ids of all instances, one
+                  instance after another, without padding
+    starts        uint16 (N + 1) and
+    block_starts  int64 (N // 2^offsets_shift + 1): where instances begin in `tokens`. Instance i is
+                  tokens[offset(i):offset(i + 1)] with offset(i) = block_starts[i >> offsets_shift] + starts[i]
+    others        what a processor adds: one value a token, such as `word_start` (uint8, 1 where a token begins a word),
+                  or one value an instance
+
+Masks are not in the file: they are made while training (`uer.data.masking`). No torch here: `preprocess.py` has to
+start fast.
 """
 
 import dataclasses
@@ -27,7 +37,7 @@ from uer.data.offsets import Offsets, block_shift, pack
 from uer.errors import UserError
 
 FORMAT = "uer-dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # goes up with every change to what the docstring above says
 MAX_HEADER_BYTES = 1 << 24
 SAFETENSORS_NAMES = {"int64": "I64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
 NUMPY_NAMES = {short: name for name, short in SAFETENSORS_NAMES.items()}
