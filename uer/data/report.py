@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from uer.data.forecast import in_bytes
-from uer.data.shards import Account
+from uer.data.shards import COUNTS, Account
 
 SECONDS_BETWEEN_LINES = 10
 SHOWN_PLACES = 10
@@ -90,8 +90,7 @@ class Summary:
             earlier_lines: lines of the shard's file that earlier shards held.
         """
         totals = self.totals
-        for name in ("lines", "documents", "blank_lines", "left_out_lines", "damaged_lines", "tokens", "unknown_tokens",
-                     "instances", "full_instances"):
+        for name in COUNTS:
             setattr(totals, name, getattr(totals, name) + getattr(account, name))
         for kind, count in account.damage.items():
             totals.damage[kind] = totals.damage.get(kind, 0) + count
@@ -103,12 +102,7 @@ class Summary:
 
     def counts(self) -> dict[str, int]:
         """What the dataset's metadata keeps: only what does not depend on the run."""
-        totals = self.totals
-        return {"corpus_bytes": self.corpus_bytes, "lines": totals.lines, "documents": totals.documents,
-                "blank_lines": totals.blank_lines, "left_out_lines": totals.left_out_lines,
-                "damaged_lines": totals.damaged_lines, "tokens": totals.tokens,
-                "unknown_tokens": totals.unknown_tokens, "instances": totals.instances,
-                "full_instances": totals.full_instances}
+        return {"corpus_bytes": self.corpus_bytes, **{name: getattr(self.totals, name) for name in COUNTS}}
 
     def lines(self, shown_unknown: int, entries: dict[str, int]) -> list[str]:
         """The closing summary.

@@ -79,6 +79,11 @@ class Shard:
             yield number, path, stretch(path, 0, size)
 
 
+# The account's plain counts: they add up over shards, and a dataset's metadata keeps them.
+COUNTS = ("lines", "documents", "blank_lines", "left_out_lines", "damaged_lines", "tokens", "unknown_tokens",
+          "instances", "full_instances")
+
+
 @dataclass
 class Account:
     """What a shard, or a corpus, held."""

@@ -105,5 +105,3 @@ def import_jieba() -> ModuleType:
             raise UserError("--whole_word_masking needs the package jieba (pip install jieba)") from None
     jieba.setLogLevel("WARNING")
     return jieba
-
-

@@ -1,6 +1,7 @@
 """The folder beside a dataset in the making: where finished shards wait, so that a killed run can go on."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -65,7 +66,7 @@ class WorkFolder:
 
     def others(self) -> list[str]:
         """Folders that other commands for the same dataset left behind."""
-        found = self._dataset_path.parent.glob(glob_escape(f"{self._dataset_path.name}.work-") + "*")
+        found = self._dataset_path.parent.glob(glob.escape(f"{self._dataset_path.name}.work-") + "*")
         return sorted(str(path) for path in found if path != self.path)
 
     def publish(self, made: Path) -> None:
@@ -77,8 +78,3 @@ class WorkFolder:
     def remove(self) -> None:
         """Remove the folder and what is in it."""
         shutil.rmtree(self.path)
-
-
-def glob_escape(name: str) -> str:
-    """`name` as a glob pattern that matches only itself."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
