@@ -87,3 +87,9 @@ def test_the_shipped_special_tokens_map_names_the_defaults(root):
     shipped = json.loads((root / "models" / "special_tokens_map.json").read_text(encoding="utf-8"))
     assert shipped == {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
                        "mask_token": "[MASK]"}
+
+
+@pytest.mark.parametrize("entry", ["New York", "a\tb", "a\n"])
+def test_an_entry_that_no_file_could_hold_is_refused(entry):
+    with pytest.raises(UserError, match=r"the list, line 11: .* holds whitespace"):
+        Vocab([*ENTRIES, entry], source="the list")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from uer.errors import UserError
 
+ENTRY_END = re.compile("[ \t\r\n]")  # what ends an entry in a file; a count may follow
+
 # Role -> the entry that plays it where no `special_tokens_map.json` stands beside the vocabulary.
 DEFAULT_SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -34,7 +36,8 @@ class Vocab:
         """Args: tokens: the entries; special_tokens: role -> entry, default names where absent; source: for messages.
 
         Raises:
-            UserError: an entry is blank or stands there twice, or a special entry is missing.
+            UserError: an entry is blank, holds what ends an entry in a file, or stands there twice, or a special entry
+                is missing.
         """
         self.tokens = list(tokens)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
@@ -83,9 +86,9 @@ def read_entries(path: Path) -> list[str]:
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
-    if not re.search("[ \t\r]", text):
+    if not any(end in text for end in " \t\r"):
         return lines
-    return [re.split("[ \t\r]", line, maxsplit=1)[0] for line in lines]
+    return [ENTRY_END.split(line, maxsplit=1)[0] for line in lines]
 
 
 def read_special_tokens(path: Path) -> dict[str, str]:
@@ -121,9 +124,12 @@ def special_entries(named: dict[str, str]) -> list[str]:
 
 def _check_entries(tokens: list[str], ids: dict[str, int], source: str) -> None:
     first: dict[str, int] = {}
+    spaced = ENTRY_END.search("".join(tokens)) is not None
     for line, token in enumerate(tokens, start=1):
         if not token:
             raise UserError(f"{source}, line {line}: a blank vocabulary entry")
+        if spaced and ENTRY_END.search(token):
+            raise UserError(f"{source}, line {line}: {token!r} holds whitespace, which ends an entry in a file")
         if len(ids) != len(tokens) and first.setdefault(token, line) != line:
             raise UserError(f"{source}, line {line}: '{token}' already stands at line {first[token]}")
 
