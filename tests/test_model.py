@@ -11,7 +11,7 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.layers.attention import SelfAttention
-from uer.model import Backbone, Model, build_model
+from uer.model import Model, build_model
 
 VOCAB, LENGTH, PREDICTED = 37, 13, 3
 CONFIG = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=3, dropout=0.0,
@@ -302,8 +302,6 @@ def test_auto_leaves_padding_out_on_a_cpu():
     batch = make_batch()
     auto, on = make_model("auto"), make_model("on")
     assert torch.equal(auto(batch).loss, on(batch).loss)
-    backbone = Backbone(CONFIG, VOCAB, unpad=True)
-    assert backbone.unpad == "on"
 
 
 def test_planned_and_missing_targets_are_refused():

@@ -32,14 +32,14 @@ class Batch(Protocol):
 class Backbone(nn.Module):
     """Embedding and encoder: tokens to hidden states. Fine-tuning heads build on it."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto",
+    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                  document_start: int | None = None) -> None:
         """
         Args:
             config: the architecture.
             vocab_size: entries of the vocabulary.
-            unpad: True or "on" computes nothing for padding; False or "off" keeps static shapes; "auto" leaves padding
-                out on a CPU, where it is free to look at the batch, and keeps it on a GPU.
+            unpad: "on" computes nothing for padding; "off" keeps static shapes; "auto" leaves padding out on a CPU,
+                where it is free to look at the batch, and keeps it on a GPU.
             document_start: the token that each document begins with, where rows have several: attention and positions
                 then stay inside a document, as if each were a row of its own.
 
@@ -50,8 +50,8 @@ class Backbone(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.document_start = document_start
-        self.unpad = {True: "on", False: "off"}.get(unpad, unpad)
-        assert self.unpad in ("auto", "on", "off")
+        assert unpad in ("auto", "on", "off")
+        self.unpad = unpad
         self.embedding = _embedding(config, vocab_size)
         self.encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)(config)
 
@@ -109,7 +109,7 @@ class Backbone(nn.Module):
 class Model(Backbone):
     """A backbone with its pretraining targets."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto",
+    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                  document_start: int | None = None) -> None:
         super().__init__(config, vocab_size, unpad=unpad, document_start=document_start)
         if not config.target:
@@ -153,7 +153,7 @@ class Model(Backbone):
         return LossOutput(total, metrics)
 
 
-def build_model(config: ModelConfig, vocab_size: int, *, unpad: str | bool = "auto",
+def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                 document_start: int | None = None, activation_checkpointing: bool = False,
                 deep_init: bool = False) -> Model:
     """A freshly initialised model, drawn from torch's default generator.

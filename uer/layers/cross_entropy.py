@@ -45,7 +45,8 @@ class _BlockedCrossEntropy(torch.autograd.Function):
                 differentiable: bool) -> tuple[Tensor, Tensor]:
         rows = _block_rows(len(hidden), len(weight))
         loss, correct = hidden.new_zeros(()), hidden.new_zeros(())
-        gradients = [torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)]
+        gradients = ([torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)] if differentiable
+                     else None)
         for start in range(0, len(hidden), rows):
             block = slice(start, start + rows)
             logits = _linear(hidden[block], weight, bias)
@@ -56,9 +57,9 @@ class _BlockedCrossEntropy(torch.autograd.Function):
             share = torch.ops.aten._softmax.out(logits, -1, False, out=logits)
             # The largest share is at least 1 / V, so its logarithm is exact where that of the label's may not be.
             loss += (highest - share.amax(1, keepdim=True).log() - label_logit).sum()
-            if differentiable:
+            if gradients is not None:
                 _block_gradients(share, hidden[block], weight, label, block, gradients)
-        ctx.gradients = gradients if differentiable else None
+        ctx.gradients = gradients
         ctx.mark_non_differentiable(correct)
         return loss, correct
 
