@@ -13,10 +13,7 @@ from typing import Any
 
 from uer.convert.files import read_json, write_json
 from uer.errors import UserError
-
-# Google's and UER's limit. The Rust tokenizer's own default is 100; the file carries the number, and transformers 4
-# heeds it. transformers 5 does not, so there a word of 101 to 200 characters is [UNK].
-LONGEST_WORD = 200
+from uer.tokenizers.bert import MAX_WORD_CHARS
 
 
 def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int,
@@ -65,7 +62,9 @@ def tokenizer_config(special_tokens: Mapping[str, str], do_lower_case: bool, max
 def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool) -> dict[str, Any]:
     """The content of tokenizer.json: normalizer, splitter, WordPiece, and [CLS] A [SEP] B [SEP] around the result.
 
-    `strip_accents` null means "as `lowercase` says", which is Google's rule.
+    `strip_accents` null means "as `lowercase` says", which is Google's rule. The Rust tokenizer's own limit for a word
+    is 100 characters; the file carries ours, and transformers 4 heeds it. transformers 5 does not, so there a word of
+    101 to 200 characters is [UNK].
     """
     ids = {token: number for number, token in enumerate(tokens)}
     specials = sorted(special_tokens.values(), key=ids.__getitem__)
@@ -81,7 +80,7 @@ def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_
         "post_processor": _template(ids, special_tokens["cls_token"], special_tokens["sep_token"]),
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {"type": "WordPiece", "unk_token": special_tokens["unk_token"], "continuing_subword_prefix": "##",
-                  "max_input_chars_per_word": LONGEST_WORD, "vocab": ids},
+                  "max_input_chars_per_word": MAX_WORD_CHARS, "vocab": ids},
     }
 
 
