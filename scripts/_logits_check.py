@@ -188,5 +188,3 @@ def require_equal(ours: Logits, theirs: Logits, seg: Tensor, what: str) -> str:
                         f"{difference:.3g} (at most {TOLERANCE:g} is right); nothing was written")
     return (f"on {int((seg > 0).sum())} tokens the logits differ from those of transformers {version} by at most "
             f"{difference:.1e}")
-
-

@@ -34,7 +34,7 @@ from uer import cli
 from uer.config import MaskingConfig, flag
 from uer.data.loader import Loader
 from uer.data.processors import PROCESSORS
-from uer.data.store import DatasetInfo, TokenDataset, open_dataset, save_dataset
+from uer.data.store import FORMAT_VERSION, DatasetInfo, TokenDataset, open_dataset, save_dataset
 
 SPECIAL_IDS = {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
 VOCAB_SIZE = 21128
@@ -75,7 +75,7 @@ def write_random(path: Path, rows: int, seq_length: int) -> Path:
     tokens = generator.integers(200, VOCAB_SIZE, offsets[-1], dtype=np.uint16)
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = SPECIAL_IDS["cls"], SPECIAL_IDS["sep"]
     word_start = generator.integers(0, 5, len(tokens), dtype=np.uint8) < 3
-    info = DatasetInfo(format_version=1, processor="mlm", seq_length=seq_length, vocab_fingerprint="",
+    info = DatasetInfo(format_version=FORMAT_VERSION, processor="mlm", seq_length=seq_length, vocab_fingerprint="",
                        vocab_size=VOCAB_SIZE, tokenizer={}, special_ids=SPECIAL_IDS, dynamic_masking=True,
                        dup_factor=1, seed=7, masking=dataclasses.asdict(MaskingConfig()))
     save_dataset(path, tokens, offsets, {"word_start": word_start}, info)

@@ -167,5 +167,3 @@ def describe(metrics: dict[str, float]) -> str:
 
 def _to_float(predicted: Any) -> Any:
     return predicted.float() if isinstance(predicted, Tensor) else predicted
-
-
