@@ -22,11 +22,13 @@ class TokenRows:
         columns: names of the columns to fetch besides the tokens; one value a token each.
         seq_length: S.
         device: where the rows are made.
+        mapped: whether rows come out of the file; by default on the CPU.
     """
 
-    def __init__(self, dataset: TokenDataset, columns: tuple[str, ...], seq_length: int, device: torch.device) -> None:
+    def __init__(self, dataset: TokenDataset, columns: tuple[str, ...], seq_length: int, device: torch.device,
+                 mapped: bool | None = None) -> None:
         self.seq_length = seq_length
-        self.mapped = device.type == "cpu"
+        self.mapped = device.type == "cpu" if mapped is None else mapped
         self.shift = dataset.offsets.shift
         self.block_starts = _tensor(dataset.offsets.block_starts).to(device)
         self.starts = _tensor(dataset.offsets.starts).to(device)
