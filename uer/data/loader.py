@@ -14,7 +14,6 @@ one go before: the work per batch is so small that tensor operations of one batc
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from uer.config import MaskingConfig
 from uer.data.batch import Batch, InstanceRows
 from uer.data.hashing import hash_words
 from uer.data.order import permute
+from uer.data.processors import Processor
 from uer.data.store import DatasetInfo, TokenDataset
 from uer.data.token_rows import TokenRows, widened
 from uer.errors import UserError
@@ -58,8 +58,8 @@ class Loader:
             out than there is.
     """
 
-    def __init__(self, datasets: Sequence[TokenDataset], processor: Any, masking: MaskingConfig, *, batch_size: int,
-                 accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, seed: int = 7,
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, masking: MaskingConfig, *,
+                 batch_size: int, accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, seed: int = 7,
                  weights: Sequence[float] = (), dev_fraction: float = 0.0, device: torch.device | str = "cpu",
                  dataset_device: torch.device | str = "cpu", trim: bool = False) -> None:
         self._rows = _RowMaker(datasets, processor, masking, device, dataset_device)
@@ -137,9 +137,10 @@ class EvaluationLoader:
         dev_fraction: evaluate what a `Loader` of the same fraction leaves out; 0 evaluates everything.
     """
 
-    def __init__(self, datasets: Sequence[TokenDataset], processor: Any, masking: MaskingConfig, *, batch_size: int,
-                 rank: int = 0, world_size: int = 1, dev_fraction: float = 0.0, device: torch.device | str = "cpu",
-                 dataset_device: torch.device | str = "cpu", trim: bool = False) -> None:
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, masking: MaskingConfig, *,
+                 batch_size: int, rank: int = 0, world_size: int = 1, dev_fraction: float = 0.0,
+                 device: torch.device | str = "cpu", dataset_device: torch.device | str = "cpu",
+                 trim: bool = False) -> None:
         self._rows = _RowMaker(datasets, processor, masking, device, dataset_device)
         self._lengths = [len(dataset) for dataset in datasets]
         self._held_out = [_held_out(dataset, dev_fraction) if dev_fraction else len(dataset) for dataset in datasets]
@@ -247,7 +248,7 @@ def _slots(weights: Sequence[float]) -> list[int]:
 class _RowMaker:
     """Fetches instances, pads them and has the processor make a batch of them."""
 
-    def __init__(self, datasets: Sequence[TokenDataset], processor: Any, masking: MaskingConfig,
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, masking: MaskingConfig,
                  device: torch.device | str, dataset_device: torch.device | str) -> None:
         self.processor = processor
         self.device, self.dataset_device = torch.device(device), torch.device(dataset_device)

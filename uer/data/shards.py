@@ -16,6 +16,7 @@ import numpy as np
 
 from uer.data.corpus import stretch
 from uer.data.lines import BYTE_ORDER_MARK, CUTS, KEPT_PLACES, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
+from uer.data.processors import Processor
 from uer.data.store import token_dtype
 from uer.data.word_starts import WordFinder
 from uer.tokenizers.base import Tokenizer
@@ -28,7 +29,7 @@ class Recipe:
     """Everything that decides what a shard becomes."""
 
     tokenizer: Tokenizer
-    processor: Any
+    processor: Processor
     seq_length: int
     full_sentences: bool = False
     text_field: str | None = None

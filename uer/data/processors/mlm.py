@@ -4,28 +4,16 @@ No torch at the top: `preprocess.py` uses the first half of this file and has to
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from uer.data.processors.base import Instances
 
 if TYPE_CHECKING:
     from uer.config import MaskingConfig
     from uer.data.batch import Batch, InstanceRows
     from uer.data.store import DatasetInfo
-
-
-@dataclass(frozen=True)
-class Instances:
-    """What one block of lines became.
-
-    `tokens` (tokens,) follow the tokens of the block before; `starts` (instances that begin in this block,) count
-    tokens from the first block on; `columns` hold one value a token.
-    """
-
-    tokens: np.ndarray
-    starts: np.ndarray
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class MlmInstanceBuilder:
