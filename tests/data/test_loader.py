@@ -1,6 +1,7 @@
 """Batches: the same samples and masks for any number of ranks, micro-batches and restarts; coverage; mixtures."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -278,6 +279,22 @@ def test_a_vocabulary_of_more_than_65536_entries(tmp_path):
     dataset = write(tmp_path / "a.pt", 50, first_id=3_000_000, vocab_size=4_000_000)
     assert dataset.tokens.dtype == np.uint32
     assert sorted(instances(build(dataset, batch_size=50).step(0), first_id=3_000_000)) == list(range(50))
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("column, value, message", [
+    ("tokens", VOCAB_SIZE, "token id 5000 in a vocabulary of 5000 entries"),
+    ("tokens", 65535, "token id 65535 in a vocabulary"),
+    ("starts", 65535, "an instance begins or ends where none can"),
+    ("starts", 0, "an instance begins or ends where none can")])
+def test_damage_inside_the_file_is_noticed(dataset, column, value, message, mapped):
+    raw = bytearray(dataset.path.read_bytes())
+    header_bytes = int.from_bytes(raw[:8], "little")
+    place = 8 + header_bytes + json.loads(raw[8:8 + header_bytes])[column]["data_offsets"][0] + 2 * 7
+    raw[place:place + 2] = value.to_bytes(2, "little")
+    dataset.path.write_bytes(raw)
+    with pytest.raises(UserError, match=rf"dataset\.pt: the dataset is damaged: {message}"):
+        TokenRows(open_dataset(dataset.path), (), SEQ_LENGTH, torch.device("cpu"), mapped).fetch(torch.arange(50))
 
 
 def test_what_cannot_be_used_is_refused(tmp_path):
