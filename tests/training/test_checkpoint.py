@@ -140,3 +140,10 @@ def test_a_safetensors_file_is_called_by_its_name(tmp_path):
     save_file({"a": torch.ones(3)}, path)
     with pytest.raises(UserError, match="a safetensors file, not a checkpoint"):
         checkpoint.load_weights(path)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("hello", encoding="utf-8")
+    with pytest.raises(UserError, match=r"corpus\.txt: not a checkpoint: torch\.save wrote no such file"):
+        checkpoint.load_weights(path)

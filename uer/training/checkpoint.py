@@ -134,8 +134,8 @@ def read(path: str | os.PathLike) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; a checkpoint file is needed")
-    _refuse_safetensors(path)
     try:
+        _check_kind(path)
         _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -148,13 +148,15 @@ def read(path: str | os.PathLike) -> Any:
         raise UserError(f"{path}: not a checkpoint, or a damaged one: {_reason(error)}") from None
 
 
-def _refuse_safetensors(path: Path) -> None:
-    """Say so of a safetensors file: such files hold Hugging Face models and datasets, not UER's checkpoints."""
+def _check_kind(path: Path) -> None:
+    """torch.save writes zip archives, and pickles in earlier days; say so of anything else."""
     with path.open("rb") as file:
         start = file.read(9)
     if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         raise UserError(f"{path}: a safetensors file, not a checkpoint; "
                         "scripts/convert_bert_from_huggingface_to_uer.py makes checkpoints from Hugging Face models")
+    if start and not start.startswith((b"PK", b"\x80")):
+        raise UserError(f"{path}: not a checkpoint: torch.save wrote no such file")
 
 
 def _check_sums(path: Path) -> None:
@@ -169,8 +171,6 @@ def _check_sums(path: Path) -> None:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, KeyError):
-        return "its content is not torch.save's"
     if "Weights only load failed" in text or "weights_only" in text:
         return "it holds more than tensors, and such a file could run code"
     if isinstance(error, EOFError) or "PytorchStreamReader" in text:
