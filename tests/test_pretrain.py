@@ -6,8 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+
+from uer.config import MaskingConfig
+from uer.pretraining import unheeded_masking
 
 BAND = 0.05
 
@@ -50,3 +54,13 @@ def test_the_curve_lies_in_the_golden_band(tmp_path, root, real_dataset, google_
     assert "6,616 instances, 663,005 tokens an epoch; 300 steps of 32 x 128 make 1.45 epochs" in output
     assert "|       25/     300 steps|" in output and " tokens/s| loss " in output and "| acc: " in output
     assert list(tmp_path.glob("model.bin.state-*")) and not list(tmp_path.glob("model.bin-*"))
+
+
+def test_masking_flags_that_static_masks_do_not_heed_are_named():
+    def dataset(path, dynamic, **masking):
+        return SimpleNamespace(path=path, info=SimpleNamespace(dynamic_masking=dynamic, masking=masking))
+
+    data = [dataset("a.pt", True), dataset("b.pt", False, span_masking=True), dataset("c.pt", False)]
+    notes = unheeded_masking(MaskingConfig(span_masking=True), data)
+    assert [note.split()[1] for note in notes] == ["c.pt"]
+    assert not unheeded_masking(MaskingConfig(), data)

@@ -271,5 +271,12 @@ def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDa
         rate=parts.rate, precision=parts.precision.describe(), kernels=", ".join(kernels),
         devices=f"{world.world_size} x {device_name(world.device)}",
         start=config.pretrained_model_path or f"drawn with seed {config.seed}")
-    for line in plan.lines():
+    for line in [*plan.lines(), *unheeded_masking(settings.masking, data)]:
         parts.reporter.say(line)
+
+
+def unheeded_masking(asked: MaskingConfig, data: list[TokenDataset]) -> list[str]:
+    """What to say of datasets whose static masks are others than the masking flags ask for."""
+    return [f"note: {dataset.path} has static masks, which the masking flags of this command do not change"
+            for dataset in data if not dataset.info.dynamic_masking
+            and asked not in (MaskingConfig(), MaskingConfig(**dataset.info.masking))]
