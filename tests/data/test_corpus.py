@@ -61,6 +61,15 @@ def test_compression_is_known_by_content(compress, kind, tmp_path):
     assert b"".join(block for block, _ in read_blocks(file)) == TEXT
 
 
+@pytest.mark.parametrize("name, content, kind", [
+    ("text.gz", b"\x1f\x00 a damaged beginning", "gzip data, but it is something else"),
+    ("text.XZ", gzip.compress(TEXT), "xz data, but it is gzip")])
+def test_a_name_that_promises_another_compression(name, content, kind, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: named as {kind}"):
+        find_files([str(tmp_path / name)])
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
 def test_damaged_compressed_data_is_named(compress, tmp_path):
     whole = compress(TEXT)

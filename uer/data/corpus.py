@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from uer.errors import UserError
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 READ_BYTES = 1 << 19
 
@@ -80,6 +81,9 @@ def _look_at(path: str) -> CorpusFile:
     if start.startswith(UTF16):
         raise UserError(f"--corpus_path {path}: the text is UTF-16; convert it to UTF-8, for example with iconv")
     compression = next((name for magic, name in MAGIC.items() if start.startswith(magic)), "")
+    promised = SUFFIXES.get(os.path.splitext(path)[1].lower(), compression)
+    if start and promised != compression:
+        raise UserError(f"--corpus_path {path}: named as {promised} data, but it is {compression or 'something else'}")
     return CorpusFile(os.path.abspath(path), status.st_size, status.st_mtime_ns, compression)
 
 
