@@ -33,6 +33,7 @@ class CheckpointFlags:
 
     @property
     def path(self) -> str:
+        """The checkpoint, by whichever flag it was named."""
         return self.load_model_path or self.pretrained_model_path or ""
 
 

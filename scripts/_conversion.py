@@ -48,6 +48,7 @@ def require_layers(given: int | None, found: int, path: str) -> None:
 
 
 def print_model(path: str, config: ModelConfig, converted: names.Conversion, head: str) -> None:
+    """Say what is converted, and what is left out."""
     print(f"{path}: {config.layers_num} layers, hidden {config.hidden_size}, {config.heads_num} heads, feed-forward "
           f"{config.feedforward_size}, {config.hidden_act}, vocabulary {converted.sizes['vocab']}, head {head}")
     if converted.left_out:

@@ -64,6 +64,7 @@ class Source:
 
     @property
     def vocab_size(self) -> int:
+        """Rows of the word embedding."""
         return self.converted.sizes["vocab"]
 
 

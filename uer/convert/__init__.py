@@ -14,4 +14,4 @@ the scripts that call this package.
 
 from uer.convert.bert import BERT
 
-ARCHITECTURES = {"bert": BERT}
+__all__ = ["BERT"]

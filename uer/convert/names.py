@@ -37,6 +37,7 @@ class Row:
     tied_to: str = ""
 
     def name(self, side: Side) -> str:
+        """Its name on one side."""
         return self.uer if side == "uer" else self.hugging_face
 
 

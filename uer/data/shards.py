@@ -64,6 +64,7 @@ class Shard:
 
     @property
     def name(self) -> str:
+        """How its files in the work folder begin; names sort as the corpus does."""
         return f"{self.file:06d}-{self.index:06d}"
 
     def __str__(self) -> str:
