@@ -278,7 +278,7 @@ def test_deep_init_scales_what_a_layer_adds():
 
 
 def test_a_model_made_without_memory_can_be_initialised_later():
-    """As sharded training does with models larger than one device."""
+    """What a model larger than one device would need."""
     with torch.device("meta"):
         model = build_model(CONFIG, VOCAB)
     model = model.to_empty(device="cpu")
