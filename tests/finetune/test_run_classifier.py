@@ -33,6 +33,11 @@ def test_train_predict_and_errors(root, files):
     assert wrong.returncode == 2
     assert wrong.stderr == (f"error: {files}/dev.tsv:3: label '2' is not one of the 2 labels of the training file: "
                             "0, 1\n")
+    (files / "file").write_text("")
+    nowhere = run(root, "finetune/run_classifier.py", *shared, "--dev_path", str(files / "train.tsv"),
+                  "--output_model_path", str(files / "file" / "model.bin"))
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    assert f"{files}/file cannot be written to" in nowhere.stderr
     done = run(root, "finetune/run_classifier_grid.py", *shared, "--dev_path", str(files / "train.tsv"),
                "--batch_size_list", "4", "8", "--learning_rate_list", "1e-2", "--epochs_num_list", "1")
     assert done.returncode == 0, done.stderr

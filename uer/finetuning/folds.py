@@ -15,7 +15,16 @@ from uer.finetuning.batches import subset
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, write_predictions
 from uer.finetuning.loop import Fit, describe
-from uer.finetuning.run import Command, append_lines, describe_data, parse_with, set_up_logging, spread, trial_lines
+from uer.finetuning.run import (
+    Command,
+    append_lines,
+    describe_data,
+    parse_with,
+    prepare_output,
+    set_up_logging,
+    spread,
+    trial_lines,
+)
 from uer.finetuning.saved import weights_path
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.workbench import Workbench
@@ -47,6 +56,7 @@ def cross_validate(description: str, argv: Sequence[str] | None = None) -> None:
 def _rank(place: launch.Place, command: Command) -> int:
     world, config = connect(place, command.parallel), command.finetune
     set_up_logging(command.log, world.is_main)
+    world.check(lambda: prepare_output(command) if world.is_main else None)
     bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, config, command.model,
                                                command.tokenizer, world))
     if len(bench.train) < config.folds_num:

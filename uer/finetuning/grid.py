@@ -30,7 +30,7 @@ from uer.errors import UserError
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
 from uer.finetuning.readers import file_hash
-from uer.finetuning.run import Command, append_lines, set_up_logging
+from uer.finetuning.run import Command, append_lines, prepare_output, set_up_logging
 from uer.finetuning.saved import settings_path, weights_path
 from uer.finetuning.workbench import Trial, Workbench
 from uer.training.launch import Place
@@ -128,6 +128,7 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
         raise UserError("--metrics_path: the grid writes its JSON lines to --results_path")
     world = connect(Place(), ParallelConfig(device=command.parallel.device))
     set_up_logging(command.log, True)
+    prepare_output(command)
     bench = open_bench(command, world)
     fingerprints = fingerprints_of(command, bench)
     seeds = command.finetune.seeds or (command.finetune.seed,)

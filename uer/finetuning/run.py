@@ -16,6 +16,7 @@ from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, Toke
 from uer.errors import UserError
 from uer.finetuning.config import AdversarialConfig, FinetuneConfig
 from uer.finetuning.loop import Fit, FitSettings, describe
+from uer.finetuning.saved import prepare_folder
 from uer.finetuning.task import Task
 from uer.finetuning.workbench import Trial, Workbench
 from uer.training import launch
@@ -96,6 +97,7 @@ def _rank(place: launch.Place, command: Command) -> int:
     if world.world_size > 1 and world.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // world.world_size))
     set_up_logging(command.log, world.is_main)
+    world.check(lambda: prepare_output(command) if world.is_main else None)
     bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, command.finetune, command.model,
                                                command.tokenizer, world))
     describe_data(bench)
@@ -114,6 +116,13 @@ def _rank(place: launch.Place, command: Command) -> int:
     report(bench, trials, command.finetune.output_model_path)
     world.close()
     return 0
+
+
+def prepare_output(command: Command) -> None:
+    """What cannot be written must not be found out after the training."""
+    prepare_folder(command.finetune.output_model_path)
+    if command.log.metrics_path:
+        append_lines(command.log.metrics_path, [])
 
 
 def describe_data(bench: Workbench) -> None:

@@ -11,6 +11,7 @@ model.bin, model.json and model.vocab.txt.
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,21 @@ def settings_path(path: str | os.PathLike) -> Path:
     return weights_path(path).with_suffix(".json")
 
 
+def prepare_folder(path: str | os.PathLike) -> None:
+    """Make the folder of the weights and see that it can be written to, before anything is trained.
+
+    Raises:
+        UserError: it cannot.
+    """
+    folder = weights_path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output_model_path {path}: {folder} cannot be written to: {error.strerror}") from None
+
+
 def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: Task, model: ModelConfig,
                    encoder: TextEncoder, training: dict[str, Any]) -> None:
     """Write the three files, each whole or not at all, the weights last.
@@ -64,7 +80,6 @@ def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: T
         training: what is worth knowing about how the model came to be (settings, figures); plain JSON.
     """
     weights = weights_path(path)
-    weights.parent.mkdir(parents=True, exist_ok=True)
     tokenizer, vocab_path = encoder.tokenizer, weights.with_suffix(".vocab.txt")
     with atomic_path(vocab_path) as temporary:
         temporary.write_text("".join(f"{token}\n" for token in tokenizer.vocab.tokens), encoding="utf-8", newline="\n")
