@@ -64,3 +64,10 @@ def test_masking_flags_that_static_masks_do_not_heed_are_named():
     notes = unheeded_masking(MaskingConfig(span_masking=True), data)
     assert [note.split()[1] for note in notes] == ["c.pt"]
     assert not unheeded_masking(MaskingConfig(), data)
+
+
+def test_masks_that_a_dynamic_dataset_was_made_for_and_a_command_leaves_out_are_named():
+    masking = {"whole_word_masking": True}
+    dataset = SimpleNamespace(path="a.pt", info=SimpleNamespace(dynamic_masking=True, masking=masking))
+    assert unheeded_masking(MaskingConfig(), [dataset])[0].startswith("note: a.pt was made with other masking flags")
+    assert not unheeded_masking(MaskingConfig(**masking), [dataset])

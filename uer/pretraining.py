@@ -276,7 +276,15 @@ def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDa
 
 
 def unheeded_masking(asked: MaskingConfig, data: list[TokenDataset]) -> list[str]:
-    """What to say of datasets whose static masks are others than the masking flags ask for."""
-    return [f"note: {dataset.path} has static masks, which the masking flags of this command do not change"
-            for dataset in data if not dataset.info.dynamic_masking
-            and asked not in (MaskingConfig(), MaskingConfig(**dataset.info.masking))]
+    """What to say of datasets that were made for other masks than the masking flags of this command ask for.
+
+    Static masks are as the dataset says; dynamic ones are drawn while training, as this command says.
+    """
+    lines = []
+    for dataset in data:
+        made_for = MaskingConfig(**dataset.info.masking)
+        if not dataset.info.dynamic_masking and asked not in (MaskingConfig(), made_for):
+            lines.append(f"note: {dataset.path} has static masks; the masking flags of this command do not change them")
+        elif dataset.info.dynamic_masking and made_for not in (MaskingConfig(), asked):
+            lines.append(f"note: {dataset.path} was made with other masking flags; dynamic masks follow this command's")
+    return lines

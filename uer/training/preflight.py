@@ -3,7 +3,6 @@
 Each check raises a `UserError`, or an `OSError` that names its reason; `World.check` shows it once for all ranks.
 """
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -81,10 +80,3 @@ def check_processor(path: str, theirs: str, ours: str) -> None:
     """The dataset was made by the processor this run uses."""
     if theirs != ours:
         raise UserError(f"{path}: made with --data_processor {theirs}, not {ours}")
-
-
-def check_log_files(*paths: str | None) -> None:
-    """Log and metrics files can be created."""
-    for path in paths:
-        if path and not os.path.isdir(os.path.dirname(path) or "."):
-            raise UserError(f"{path}: its folder does not exist")
