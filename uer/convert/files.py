@@ -96,7 +96,10 @@ def write_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike) ->
     path = Path(path)
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(weights), path, metadata={"format": "pt"})
+    try:
+        save_file(dict(weights), path, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk, most likely
+        raise UserError(f"{path}: cannot be written: {_one_line(error)}") from None
     path.chmod(mode)  # safetensors makes files that only their owner can read
 
 
