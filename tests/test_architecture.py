@@ -142,8 +142,9 @@ import importlib, json, sys
 sys.path.insert(0, sys.argv[1])
 opened = []
 def watch(event, arguments):
-    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(sys.argv[1]):
-        opened.append(arguments[0])
+    name = arguments[0] if event == "open" else None
+    if isinstance(name, str) and name.startswith(sys.argv[1]) and not name.startswith(sys.prefix):  # .venv may be there
+        opened.append(name)
 sys.addaudithook(watch)
 importlib.import_module("uer.tokenizers")
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]

@@ -131,7 +131,7 @@ def test_ranks_end_with_their_parent_and_the_next_run_waits_for_them(playground)
     while "m-5" not in job.output and time.monotonic() < until:
         time.sleep(0.01)
     os.kill(job.pid, signal.SIGKILL)
-    assert job.wait() == 137
+    assert job.wait() == 137, job.output
     again = playground.start("m", **flags)
     while "tokens/s" not in again.output and time.monotonic() < until:
         time.sleep(0.01)
