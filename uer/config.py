@@ -249,7 +249,7 @@ class ParallelConfig:
 
     world_size: int = flag(1, "Processes of the run.")
     gpu_ranks: tuple[int, ...] = flag((), "Ranks started here, on GPUs 0, 1, ...; with --world_size 1, the GPU.")
-    master_ip: str = flag("tcp://localhost:12345", "Where rank 0 listens.")
+    master_ip: str = flag("tcp://localhost:12345", "Where rank 0 listens; any free port when all ranks run here.")
     backend: str = flag("nccl", "Communication library; gloo is used without CUDA.", choices=("nccl", "gloo"))
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
     sharding: str = flag("none", "fsdp splits parameters and optimizer over the ranks.", choices=("none", "fsdp"))

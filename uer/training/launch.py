@@ -73,8 +73,8 @@ def places(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[
         raise UserError(f"--world_size {config.world_size} needs --gpu_ranks, the ranks that run on this machine "
                         f"(all of them: --gpu_ranks {' '.join(map(str, range(config.world_size)))})")
     host, port = _meeting_place(config.master_ip)
-    if len(config.gpu_ranks) == config.world_size and not _port_is_free(host, port):
-        port = _free_port()
+    if len(config.gpu_ranks) == config.world_size:  # all of them are here: no other run must meet them
+        host, port = "localhost", _free_port()
     return [Place(rank, config.world_size, local_rank, len(config.gpu_ranks), host, port, spawned=True)
             for local_rank, rank in enumerate(config.gpu_ranks)]
 
@@ -111,16 +111,6 @@ def _meeting_place(master_ip: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or not 0 < int(port) <= LARGEST_PORT:
         raise UserError(f"--master_ip {master_ip}: tcp://HOST:PORT is needed")
     return host, int(port)
-
-
-def _port_is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def _free_port() -> int:
