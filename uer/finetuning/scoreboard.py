@@ -174,7 +174,7 @@ def markdown(rows: list[Row], tasks: list[str]) -> str:
         cells = [_cell_text(row.cells.get(task)) for task in tasks]
         lines.append(f"| {row.name} | {row.source} | {score} | {' | '.join(cells)} |")
     lines += ["", "Accuracy on dev in percent, of the best setting of the grid (with several seeds their median, and "
-              f"the lowest to the highest). The score is the mean of the tasks shown, in published rows "
+              "the lowest to the highest). The score is the mean of the tasks shown, in published rows "
               "too; † marks a setting that came to predict one label only, * marks the mean of fewer.", "",
               "## What the figures rest on", ""]
     titles = ("model", "task", "best setting", "grid", "seeds", "trials", "collapsed", "test", "train data", "dev data",
