@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from uer.data.corpus import find_files, read_blocks
-from uer.data.lines import BYTE_ORDER_MARK, CUTS, LineCleaner, chunks
+from uer.data.lines import BYTE_ORDER_MARK, LineCleaner, chunks
+from uer.tokenizers import SpaceTokenizer
 
 
 def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
@@ -16,5 +17,6 @@ def read_texts(paths: tuple[str, ...]) -> Iterator[str]:
     """
     for file in find_files(paths):
         cleaner = LineCleaner(file.path)
-        for number, (data, unfinished) in enumerate(chunks((block for block, _ in read_blocks(file)), CUTS["space"])):
+        blocks = (block for block, _ in read_blocks(file))
+        for number, (data, unfinished) in enumerate(chunks(blocks, SpaceTokenizer.line_cuts)):
             yield cleaner.clean(data if number else data.removeprefix(BYTE_ORDER_MARK), unfinished)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from uer.data import lines
-from uer.data.lines import CUTS, LineCleaner, chunks
+from uer.data.lines import LineCleaner, chunks
 from uer.errors import UserError
-from uer.tokenizers import CharTokenizer, SpaceTokenizer
+from uer.tokenizers import TOKENIZERS, BertTokenizer, CharTokenizer, SpaceTokenizer
 
 
 def _clean(data: bytes, **options) -> tuple[str, LineCleaner]:
@@ -64,7 +64,7 @@ def test_a_json_line_that_is_too_long_is_left_out():
     data = b'{"text": "a"}\n{"text": "' + b"b" * 100 + b'"}\n{"text": "c"}\n'
     cleaner = LineCleaner("corpus.txt", text_field="text")
     blocks = [data[start:start + 30] for start in range(0, len(data), 30)]
-    text = "".join(cleaner.clean(*chunk) for chunk in chunks(blocks, CUTS["bert"], long_line=60))
+    text = "".join(cleaner.clean(*chunk) for chunk in chunks(blocks, BertTokenizer.line_cuts, long_line=60))
     assert text == "a\nc\n"
     assert cleaner.lines == 3
     assert cleaner.places == [(2, "longer than 16 MiB, left out")]
@@ -83,7 +83,7 @@ def test_long_lines_come_in_pieces_with_the_same_tokens(kind, small_tokenizer):
         data = text.encode() * 2
         size = chance.choice([1, 7, 50])
         blocks = [data[start:start + size] for start in range(0, len(data), size)]
-        made = list(chunks(blocks, CUTS[kind], long_line=chance.choice([300, 400])))
+        made = list(chunks(blocks, TOKENIZERS[kind].line_cuts, long_line=chance.choice([300, 400])))
         assert b"".join(piece for piece, _ in made) == data
         cleaner = LineCleaner("x")
         ids = np.concatenate([tokenizer.encode_lines(cleaner.clean(*chunk))[0] for chunk in made])
@@ -92,7 +92,7 @@ def test_long_lines_come_in_pieces_with_the_same_tokens(kind, small_tokenizer):
 
 
 def test_a_line_that_ends_where_it_was_cut_is_finished():
-    assert list(chunks([b"a b c "], CUTS["bert"], long_line=6)) == [(b"a b c ", True), (b"", False)]
+    assert list(chunks([b"a b c "], BertTokenizer.line_cuts, long_line=6)) == [(b"a b c ", True), (b"", False)]
     cleaner = LineCleaner("x")
     assert [cleaner.clean(b"a b c ", True), cleaner.clean(b"", False)] == ["a b c \n", "\n"]
     assert cleaner.lines == 1
@@ -100,7 +100,7 @@ def test_a_line_that_ends_where_it_was_cut_is_finished():
 
 def test_an_endless_word_is_cut_between_characters():
     data = "ก".encode() * 1000
-    made = list(chunks([data], CUTS["bert"], long_line=100))
+    made = list(chunks([data], BertTokenizer.line_cuts, long_line=100))
     assert all(piece.decode() for piece, _ in made)
     assert [unfinished for _, unfinished in made] == [True] * (len(made) - 1) + [False]
     assert b"".join(piece for piece, _ in made) == data
@@ -110,7 +110,7 @@ def test_damage_in_a_long_line_counts_once():
     data = b"a \xff b " * 50 + b"\nb\xff\n"
     blocks = [data[start:start + 30] for start in range(0, len(data), 30)]
     cleaner = LineCleaner("x", "report")
-    text = "".join(cleaner.clean(*chunk) for chunk in chunks(blocks, CUTS["bert"], long_line=40))
+    text = "".join(cleaner.clean(*chunk) for chunk in chunks(blocks, BertTokenizer.line_cuts, long_line=40))
     assert cleaner.damage["not UTF-8, replaced"] == 1 and cleaner.damage["not UTF-8, left out"] == 1
     assert cleaner.lines == 2 and text.count("\ufffd") == 50
 

@@ -15,22 +15,13 @@ LONG_JSON_LINE = 1 << 24  # bytes; JSON cannot be read in pieces, so a longer li
 KEPT_PLACES = 100  # damaged lines that are located; all are counted
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# Where a long line may be cut without changing its tokens, for each kind of tokenizer: "space" at whitespace; "bert"
-# also behind an ideograph (U+4E00 to U+8FFF) and punctuation that no lower-casing rule looks across; "char", which
-# strips the whitespace from a line's ends, between two characters that are not whitespace.
-IDEOGRAPH = rb"\xe4[\xb8-\xbf][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2}"
-CUTS = {
-    "bert": re.compile(rb"[ \t,;!?()\[\]{}\"]|" + IDEOGRAPH),
-    "char": re.compile(rb"(?:[0-9A-Za-z]|" + IDEOGRAPH + rb")(?=[0-9A-Za-z\xe5-\xe8])"),
-    "space": re.compile(rb"[ \t]"),
-}
-
 
 def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LONG_LINE) -> Iterator[tuple[bytes, bool]]:
     """Regroup a stream into whole lines: -> (bytes, whether the last line goes on in the next chunk).
 
-    A line longer than `long_line` comes in pieces, so that no more than about that is held in memory. It is cut where
-    `cut` matches; a stretch of that length without any such place (one endless word) is cut where it stands.
+    A line longer than `long_line` comes in pieces, so that no more than about that is held in memory. It is cut behind
+    a match of `cut` (a tokenizer's `line_cuts`); a stretch of that length without any such place (one endless word) is
+    cut where it stands.
     """
     buffer, unfinished = b"", False
     for block in blocks:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from uer.data.corpus import stretch
-from uer.data.lines import BYTE_ORDER_MARK, CUTS, KEPT_PLACES, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
+from uer.data.lines import BYTE_ORDER_MARK, KEPT_PLACES, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
 from uer.data.processors import Processor
 from uer.data.store import token_dtype
 from uer.data.word_starts import WordFinder
@@ -151,7 +151,7 @@ def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | 
 def _chunks(blocks: Iterator[bytes], recipe: Recipe, opens_file: bool) -> Iterator[tuple[bytes, bool]]:
     """Whole lines, without the byte order mark that may open a file."""
     long_line = LONG_JSON_LINE if recipe.text_field else LONG_LINE
-    for data, unfinished in chunks(blocks, CUTS[recipe.tokenizer.kind], long_line):
+    for data, unfinished in chunks(blocks, recipe.tokenizer.line_cuts, long_line):
         if opens_file:
             opens_file = False
             data = data.removeprefix(BYTE_ORDER_MARK)

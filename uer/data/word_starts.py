@@ -1,6 +1,5 @@
 """Which tokens begin a word, for whole-word masking: jieba's words mapped onto tokens."""
 
-import functools
 import warnings
 from types import ModuleType
 
@@ -8,7 +7,6 @@ import numpy as np
 
 from uer.errors import UserError
 from uer.tokenizers.base import Tokenizer
-from uer.tokenizers.characters import is_ideograph, is_punctuation, is_whitespace
 
 
 class WordFinder:
@@ -75,24 +73,11 @@ class WordFinder:
         """The line in pieces whose tokens do not depend on one another; put together they are the line."""
         pieces: list[str] = []
         for word in self._segmenter.cut(line):
-            if pieces and not self._border(pieces[-1][-1], word[0]):
+            if pieces and not self._tokenizer.splits_between(pieces[-1][-1], word[0]):
                 pieces[-1] += word
             else:
                 pieces.append(word)
         return pieces
-
-    def _border(self, before: str, after: str) -> bool:
-        """Whether tokens never reach across these two neighbouring characters."""
-        if self._tokenizer.kind == "char":
-            return True
-        if self._tokenizer.kind == "space":
-            return before.isspace() or after.isspace()
-        return _stands_alone(before) or _stands_alone(after)
-
-
-@functools.cache
-def _stands_alone(char: str) -> bool:
-    return is_ideograph(char) or is_whitespace(char) or is_punctuation(char)
 
 
 def import_jieba() -> ModuleType:

@@ -1,5 +1,6 @@
 """What every tokenizer offers, and the walk through a text in blocks of bounded size."""
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from uer.tokenizers.vocab import Vocab
 BLOCK_CHARS = 1 << 15  # characters tokenized at once: the arrays of a block stay in the processor's cache
 UNKNOWN_SURFACES = 100_000  # a counter of unknown pieces is cut to its commoner half beyond this
 
+IDEOGRAPH = rb"\xe4[\xb8-\xbf][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2}"  # U+4E00 to U+8FFF in UTF-8
+
 # Punctuation across which Python looks when it decides whether a capital sigma ends its word. A long line is cut behind
 # one of these only where a whole block has no other separator.
 CASE_IGNORABLE = frozenset("'.:^`\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe55\uff07\uff0e\uff1a")
@@ -22,9 +25,17 @@ class Tokenizer(ABC):
     """Text to ids and back.
 
     A kind says how text is cut into blocks and how a block is encoded. No kind adds [CLS] or [SEP].
+
+    Attributes:
+        kind: its name on the command line.
+        line_cuts: matches in UTF-8 bytes; right behind a match a long line can be cut without changing its tokens.
+        vocab: the entries.
+        do_lower_case: whether letters lose case and accents.
+        dtype: of the ids.
     """
 
     kind: ClassVar[str]
+    line_cuts: ClassVar[re.Pattern[bytes]]
 
     def __init__(self, vocab: Vocab, do_lower_case: bool = True):
         self.vocab = vocab
@@ -43,6 +54,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def _blocks(self, text: str) -> Iterator[str]:
         """`text` in pieces of bounded size that can be encoded one by one."""
+
+    @abstractmethod
+    def splits_between(self, before: str, after: str) -> bool:
+        """Whether tokens never reach across these two neighbouring characters, whatever stands around them."""
 
     def encode_lines(self, text: str, unknown: Counter | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokenize many lines at once: `"北京\\n\\n东"` -> ids `[1266, 776, 691]`, offsets `[0, 2, 2, 3]`.
@@ -121,6 +136,10 @@ class WordTokenizer(Tokenizer):
             if chars - CASE_IGNORABLE:
                 return max(text.rfind(char, first, stop) for char in chars - CASE_IGNORABLE) + 1
         return max((text.rfind(char, start, stop) for char in chars), default=-1) + 1
+
+    def splits_between(self, before: str, after: str) -> bool:
+        """Where one of them is a separator."""
+        return self._separates(before) or self._separates(after)
 
     @abstractmethod
     def _separates(self, char: str) -> bool:

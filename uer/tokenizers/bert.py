@@ -6,11 +6,13 @@ whose code is their id, and names the class of every other character; only runs 
 strings. The table is filled for the code points that occur, by the plain definitions of `characters`.
 """
 
+import functools
+import re
 from collections import Counter
 
 import numpy as np
 
-from uer.tokenizers.base import WordTokenizer
+from uer.tokenizers.base import IDEOGRAPH, WordTokenizer
 from uer.tokenizers.characters import (
     IDEOGRAPH_RANGES,
     fold,
@@ -39,6 +41,8 @@ class BertTokenizer(WordTokenizer):
     """
 
     kind = "bert"
+    # whitespace, ideographs, and punctuation that no lower-casing rule looks across
+    line_cuts = re.compile(rb"[ \t,;!?()\[\]{}\"]|" + IDEOGRAPH)
 
     def __init__(self, vocab: Vocab, do_lower_case: bool = True):
         super().__init__(vocab, do_lower_case)
@@ -140,11 +144,17 @@ class BertTokenizer(WordTokenizer):
             unknown[chr(self._folded[point])] += count
 
     def _separates(self, char: str) -> bool:
-        return is_whitespace(char) or is_ideograph(char) or is_punctuation(char)
+        return _stands_alone(char)
 
     def _shorten(self, word: str) -> str:
         vanishing = {ord(char) for char in set(word) if self._describe(char)[0] in (DROPPED, ACCENT)}
         return word.translate(dict.fromkeys(vanishing))[:SHORTENED_CHARS]
+
+
+@functools.cache
+def _stands_alone(char: str) -> bool:
+    """Whether tokens end before and behind a character."""
+    return is_whitespace(char) or is_ideograph(char) or is_punctuation(char)
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Every character of a line is a token."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
-from uer.tokenizers.base import BLOCK_CHARS, Tokenizer
+from uer.tokenizers.base import BLOCK_CHARS, IDEOGRAPH, Tokenizer
 from uer.tokenizers.vocab import Vocab
 
 UNSEEN = -1
@@ -15,6 +16,8 @@ class CharTokenizer(Tokenizer):
     """A line without the whitespace at its ends, one token a character; `do_lower_case` has no effect."""
 
     kind = "char"
+    # a line's ends lose their whitespace, so a cut has a character that is none on both sides
+    line_cuts = re.compile(rb"(?:[0-9A-Za-z]|" + IDEOGRAPH + rb")(?=[0-9A-Za-z\xe5-\xe8])")
 
     def __init__(self, vocab: Vocab, do_lower_case: bool = False):
         super().__init__(vocab, False)
@@ -34,6 +37,10 @@ class CharTokenizer(Tokenizer):
             for point, count in zip(*(part.tolist() for part in np.unique(missing, return_counts=True))):
                 unknown[chr(point)] += count
         return ids[~is_newline], line_ends - np.arange(len(line_ends))
+
+    def splits_between(self, before: str, after: str) -> bool:
+        """Everywhere."""
+        return True
 
     def _blocks(self, text: str) -> Iterator[str]:
         """Blocks of stripped lines; a long line in pieces."""

@@ -1,5 +1,6 @@
 """Tokens are what stands between whitespace."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -13,6 +14,7 @@ class SpaceTokenizer(WordTokenizer):
     """Already segmented text; a word without an entry is [UNK]; `do_lower_case` has no effect."""
 
     kind = "space"
+    line_cuts = re.compile(rb"[ \t]")
 
     def __init__(self, vocab: Vocab, do_lower_case: bool = False):
         super().__init__(vocab, False)
