@@ -12,13 +12,22 @@ SIGTERM, with the training state saved.
 import sys
 
 from uer import cli
-from uer.config import LogConfig, MaskingConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig, TrainConfig
+from uer.config import (
+    DistillationConfig,
+    LogConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
 
 
 def main() -> None:
     """Read the flags and train."""
     sections = cli.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
-                                   ParallelConfig, LogConfig))
+                                   ParallelConfig, LogConfig, DistillationConfig))
 
     from uer.pretraining import Settings, run  # torch takes seconds; a mistyped flag need not wait for it
 

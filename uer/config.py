@@ -244,6 +244,27 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class DistillationConfig:
+    """A teacher, from whose predictions the model learns beside the labels."""
+
+    teacher_model_path: str | None = flag(None, "Checkpoint of a finished model with the same vocabulary.")
+    teacher_config_path: str | None = flag(None, "JSON file of the teacher's settings.")
+    soft_alpha: float = flag(0.5, "Weight of the distillation loss; the labels' loss weighs 1 - soft_alpha.")
+    soft_temperature: float = flag(1.0, "What the logits of both are divided by before they are compared.")
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        _require(found, bool(self.teacher_model_path) == bool(self.teacher_config_path),
+                 "--teacher_model_path and --teacher_config_path need one another")
+        _require(found, 0.0 <= self.soft_alpha <= 1.0, "--soft_alpha must lie between 0 and 1")
+        _require(found, 0 < self.soft_temperature < math.inf, "--soft_temperature must be positive")
+        untouched = (DistillationConfig.soft_alpha, DistillationConfig.soft_temperature)
+        _require(found, bool(self.teacher_model_path) or (self.soft_alpha, self.soft_temperature) == untouched,
+                 "--soft_alpha and --soft_temperature need --teacher_model_path")
+        return found
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """Which processes train together."""
 

@@ -3,6 +3,8 @@
 from uer.config import ModelConfig
 
 PREDICTED_SHARE = 0.15
+FORWARD_SHARE = 1 / 3
+"""Of the operations of training: 2 of a weight's 6, and as much of attention's."""
 
 # Dense bf16/fp16 operations a second, by a part of the name CUDA gives the device.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A800": 312e12, "H800": 989e12, "L40": 181e12,
@@ -62,3 +64,13 @@ def activation_bytes(config: ModelConfig, tokens: int, vocab_size: int) -> int:
     layer = 8 * config.hidden_size + 2 * config.feedforward_size
     head = PREDICTED_SHARE * (2 * vocab_size + 3 * config.emb_size)
     return round(4 * tokens * (layer * config.layers_num + head))
+
+
+def answer_flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
+    """Floating-point operations of a teacher's answer for one token slot: a forward pass with the MLM head."""
+    return FORWARD_SHARE * flops_per_token(config, vocab_size, seq_length)
+
+
+def answer_bytes(config: ModelConfig, vocab_size: int, tokens: int) -> int:
+    """Memory that a teacher takes: its weights in fp32, and three matrices of the logits of `tokens` slots."""
+    return 4 * parameter_count(config, vocab_size) + round(12 * PREDICTED_SHARE * tokens * vocab_size)

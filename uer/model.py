@@ -1,6 +1,7 @@
 """A model from its configuration: embedding, encoder, target. The only place where they are wired together."""
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -12,7 +13,8 @@ from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
-from uer.layers.layout import Layout, document_starts, padded_layout, static_shapes, unpadded_layout
+from uer.layers.distillation import SoftTargets
+from uer.layers.layout import Layout, Queries, document_starts, padded_layout, static_shapes, unpadded_layout
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, LossOutput
@@ -126,31 +128,47 @@ class Model(Backbone):
         """(targets,) float32 on the device: how many predictions each target's loss sums over."""
         return torch.stack([target.count(batch.targets) for target in self.target.values()])
 
-    def forward(self, batch: Batch, counts: Tensor | None = None) -> LossOutput:
+    def forward(self, batch: Batch, counts: Tensor | None = None,
+                soft: Mapping[str, SoftTargets] | None = None) -> LossOutput:
         """
         Args:
             batch: src and seg (B, S), and what the targets ask for.
             counts: (targets,) what each target's loss sum is divided by; the batch's own numbers when None. A trainer
                 passes those of the whole global batch.
+            soft: a teacher's `soft_targets` for the same batch.
 
         Returns:
             The sum of the targets' losses, and their metrics; with several targets a metric's name begins with its
             target's.
         """
-        layout = self._layout(batch.src, batch.seg)
-        embedded = self.embedding(batch.src, layout)
-        queries = {name: layout.queries(*target.wanted(batch.targets)) for name, target in self.target.items()}
-        only = next(iter(queries.values())) if len(queries) == 1 else None
-        hidden = self.encoder(embedded, layout, only)
+        states = self.states(batch)
         counts = self.counts(batch) if counts is None else counts
         total, metrics = 0.0, {}
         for (name, target), count in zip(self.target.items(), counts):
-            states = hidden if only is not None else hidden.index_select(0, queries[name].index)
-            output = target(states, queries[name], batch.targets)
+            lesson = (soft[name],) if soft and name in soft else ()
+            output = target(*states[name], batch.targets, *lesson)
             total = total + output.loss / count.clamp(min=1)
             prefix = f"{name}_" if len(self.target) > 1 else ""
             metrics.update({prefix + metric: figure for metric, figure in output.metrics.items()})
         return LossOutput(total, metrics)
+
+    def states(self, batch: Batch) -> dict[str, tuple[Tensor, Queries]]:
+        """What each target works on: the last hidden states (K, H) of the tokens it wants, and where they lie."""
+        layout = self._layout(batch.src, batch.seg)
+        embedded = self.embedding(batch.src, layout)
+        queries = {name: layout.queries(*target.wanted(batch.targets)) for name, target in self.target.items()}
+        if len(queries) == 1:
+            return {name: (self.encoder(embedded, layout, wanted), wanted) for name, wanted in queries.items()}
+        hidden = self.encoder(embedded, layout)
+        return {name: (hidden.index_select(0, wanted.index), wanted) for name, wanted in queries.items()}
+
+    def soft_targets(self, batch: Batch, temperature: float, alpha: float) -> dict[str, SoftTargets]:
+        """What this model, as a teacher, says of the batch's predictions: `soft` of a student's `forward`.
+
+        The student must lay out the batch as this model does (`unpad`).
+        """
+        return {name: self.target[name].soft_targets(hidden, temperature, alpha)
+                for name, (hidden, _) in self.states(batch).items()}
 
 
 def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",

@@ -8,13 +8,23 @@ from typing import Any
 
 import torch
 
-from uer.config import LogConfig, MaskingConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig, TrainConfig
+from uer.config import (
+    DistillationConfig,
+    LogConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
 from uer.data.loader import EvaluationLoader, Loader
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS
 from uer.data.store import TokenDataset, open_dataset
+from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
-from uer.flops import activation_bytes, flops_per_token, parameter_count
+from uer.flops import activation_bytes, answer_bytes, answer_flops_per_token, flops_per_token, parameter_count
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -49,6 +59,7 @@ class Settings:
     masking: MaskingConfig
     parallel: ParallelConfig
     log: LogConfig
+    distillation: DistillationConfig
 
 
 def run(settings: Settings) -> int:
@@ -90,19 +101,20 @@ def _pretrain(world: World, settings: Settings) -> int:
 def _pretrain_under(folder: StateFolder, world: World, settings: Settings, reporter: Reporter, tokenizer: Tokenizer,
                     data: list[TokenDataset]) -> int:
     """Find out where the run stands and go on from there."""
-    identity = run_identity(settings, world, tokenizer, data)
+    teacher = world.check(lambda: _load_teacher(settings, world, tokenizer.vocab, data, reporter))
+    identity = run_identity(settings, world, tokenizer, data, teacher)
     found = world.check(lambda: _find_state(settings, world, folder, identity, reporter))
     step = world.share(found[0]["step"] if found else 0)
     if step >= settings.train.total_steps:
         reporter.say(f"finished already: {folder.weights_path(step)} (--resume never starts anew)")
         return 0
-    parts = _assemble(settings, world, tokenizer, data, folder, identity, reporter, fresh=step == 0)
+    parts = _assemble(settings, world, tokenizer, data, folder, identity, reporter, teacher, fresh=step == 0)
     world.check(lambda: preflight.check_output(
         settings.train.output_model_path,
         preflight.checkpoint_bytes(parts.model, settings.train.total_steps - step,
                                    settings.train.save_checkpoint_steps, settings.train.keep_checkpoints)))
     trainer = Trainer(parts, settings.train, world)
-    _say_plan(settings, world, parts, data, len(tokenizer.vocab))
+    _say_plan(settings, world, parts, data, len(tokenizer.vocab), teacher)
     if step:
         trainer.resume(found[0] if found else None)
         reporter.say(f"resumed after step {step}" + (f" from {found[1]}" if found else ""))
@@ -133,8 +145,23 @@ def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:
     return tokenizer, datasets + dev
 
 
-def run_identity(settings: Settings, world: World, tokenizer: Tokenizer,
-                 datasets: list[TokenDataset]) -> dict[str, Any]:
+def _load_teacher(settings: Settings, world: World, vocab: Vocab, data: list[TokenDataset],
+                  reporter: Reporter) -> Teacher | None:
+    """The model to learn from, on this rank's device, where there is one."""
+    if not settings.distillation.teacher_model_path:
+        return None
+    return load_teacher(settings.distillation, len(vocab), max(dataset.info.seq_length for dataset in data),
+                        reporter.say, **_layout(settings, world, vocab)).to(world.device)
+
+
+def _layout(settings: Settings, world: World, vocab: Vocab) -> dict[str, Any]:
+    """How models of this run lay out a batch, as `build_model` takes it."""
+    return {"unpad": "off" if is_compiled(settings.train, world) else settings.train.unpad,
+            "document_start": vocab.cls_id if settings.train.document_attention else None}
+
+
+def run_identity(settings: Settings, world: World, tokenizer: Tokenizer, datasets: list[TokenDataset],
+                 teacher: Teacher | None = None) -> dict[str, Any]:
     """What makes a run what it is: a training state continues only a run with the same.
 
     The number of ranks and micro-batches is not in it, only their product with the batch size.
@@ -146,7 +173,10 @@ def run_identity(settings: Settings, world: World, tokenizer: Tokenizer,
     return {**asdict(settings.model), **asdict(settings.optim), **asdict(settings.masking),
             **{field.name: getattr(config, field.name) for field in fields(config) if field.name in names},
             "batch_size x accumulation_steps x world_size": rows, "vocabulary": tokenizer.vocab.fingerprint,
-            "dataset": [_fingerprint(dataset) for dataset in datasets[:len(config.dataset_path)]]}
+            "dataset": [_fingerprint(dataset) for dataset in datasets[:len(config.dataset_path)]],
+            "teacher": teacher.fingerprint if teacher else None,
+            "soft_alpha": teacher.config.soft_alpha if teacher else None,
+            "soft_temperature": teacher.config.soft_temperature if teacher else None}
 
 
 def _fingerprint(dataset: TokenDataset) -> str:
@@ -173,13 +203,13 @@ def _find_state(settings: Settings, world: World, folder: StateFolder, identity:
 
 
 def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list[TokenDataset], folder: StateFolder,
-              identity: dict[str, Any], reporter: Reporter, fresh: bool) -> Parts:
+              identity: dict[str, Any], reporter: Reporter, teacher: Teacher | None, fresh: bool) -> Parts:
     """Model, optimizer and all the trainer needs of this run."""
     config, optim = settings.train, settings.optim
     precision = Precision(config.precision, world.device)
     compiled = is_compiled(config, world)
-    model = world.check(lambda: _build(settings, tokenizer.vocab, compiled, reporter, fresh)).to(world.device)
-    forward = StepModule(model)
+    model = world.check(lambda: _build(settings, world, tokenizer.vocab, reporter, fresh)).to(world.device)
+    forward = DistillationStep(model, teacher) if teacher else StepModule(model)
     if compiled:
         forward.compile()
     module = world.wrap(forward, accumulating=config.accumulation_steps > 1)
@@ -188,7 +218,9 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
     optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
     factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
     loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))
-    reporter.flops_per_token = flops_per_token(settings.model, len(tokenizer.vocab), data[0].info.seq_length)
+    vocab_size, seq_length = len(tokenizer.vocab), data[0].info.seq_length
+    reporter.flops_per_token = flops_per_token(settings.model, vocab_size, seq_length) + (
+        answer_flops_per_token(teacher.model.config, vocab_size, seq_length) if teacher else 0.0)
     return Parts(
         model=model, module=module, loader=loader, optimizer=optimizer,
         rate=lambda step: optim.learning_rate * factor(step), set_rate=set_learning_rate, precision=precision,
@@ -197,12 +229,11 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
         decode=tokenizer.decode, graphed=graphed)
 
 
-def _build(settings: Settings, vocab: Vocab, compiled: bool, reporter: Reporter, fresh: bool) -> Model:
+def _build(settings: Settings, world: World, vocab: Vocab, reporter: Reporter, fresh: bool) -> Model:
     """The model with its first weights: drawn, or of `--pretrained_model_path`."""
     config = settings.train
     torch.manual_seed(config.seed)
-    model = build_model(settings.model, len(vocab), unpad="off" if compiled else config.unpad,
-                        document_start=vocab.cls_id if config.document_attention else None,
+    model = build_model(settings.model, len(vocab), **_layout(settings, world, vocab),
                         activation_checkpointing=settings.parallel.activation_checkpointing,
                         deep_init=config.deep_init)
     path = config.pretrained_model_path
@@ -257,9 +288,11 @@ def _clear(settings: Settings, folder: StateFolder, reporter: Reporter) -> None:
                      "are renamed to *.old")
 
 
-def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDataset], vocab_size: int) -> None:
+def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDataset], vocab_size: int,
+              teacher: Teacher | None) -> None:
     config, model = settings.train, settings.model
     seq_length = data[0].info.seq_length
+    slots = config.batch_size * seq_length
     kernels = [f"attention: torch's fused, optimizer: {settings.optim.optimizer}",
                "compiled" if is_compiled(config, world) else "not compiled",
                *(["one CUDA graph an update"] if parts.graphed else []), f"sharding {settings.parallel.sharding}"]
@@ -267,11 +300,13 @@ def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDa
         parameters=parameter_count(model, vocab_size), instances=parts.loader.samples_per_epoch,
         tokens=parts.loader.tokens_per_epoch, seq_length=seq_length, global_batch=parts.loader.samples_per_step,
         total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
-        activation_bytes=activation_bytes(model, config.batch_size * seq_length, vocab_size),
+        activation_bytes=activation_bytes(model, slots, vocab_size)
+        + (answer_bytes(teacher.model.config, vocab_size, slots) if teacher else 0),
         rate=parts.rate, precision=parts.precision.describe(), kernels=", ".join(kernels),
         devices=f"{world.world_size} x {device_name(world.device)}",
         start=config.pretrained_model_path or f"drawn with seed {config.seed}")
-    for line in [*plan.lines(), *unheeded_masking(settings.masking, data)]:
+    taught = [teacher.line(seq_length, slots)] if teacher else []
+    for line in [*taught, *plan.lines(), *unheeded_masking(settings.masking, data)]:
         parts.reporter.say(line)
 
 

@@ -77,6 +77,6 @@ def test_autocast_uses_the_plain_form():
 
 def test_blocks_are_even_and_bounded(monkeypatch):
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1000)
-    assert module._block_rows(25, 100) == 9  # 3 blocks of at most 10 rows: 9, 9, 7
-    assert module._block_rows(3, 5000) == 1
-    assert module._block_rows(0, 100) == 1
+    assert module.block_rows(25, 100) == 9  # 3 blocks of at most 10 rows: 9, 9, 7
+    assert module.block_rows(3, 5000) == 1
+    assert module.block_rows(0, 100) == 1

@@ -36,6 +36,9 @@ _LABELS = {
     "precision": "Precision",
     "seed": "Seed",
     "pretrained_model_path": "Started from",
+    "teacher": "Teacher's fingerprint",
+    "soft_alpha": "Weight of the distillation loss",
+    "soft_temperature": "Temperature of the distillation",
     "dataset": "Dataset fingerprint",
 }
 

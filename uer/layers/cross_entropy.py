@@ -43,13 +43,13 @@ class _BlockedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor,
                 differentiable: bool) -> tuple[Tensor, Tensor]:
-        rows = _block_rows(len(hidden), len(weight))
+        rows = block_rows(len(hidden), len(weight))
         loss, correct = hidden.new_zeros(()), hidden.new_zeros(())
         gradients = ([torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)] if differentiable
                      else None)
         for start in range(0, len(hidden), rows):
             block = slice(start, start + rows)
-            logits = _linear(hidden[block], weight, bias)
+            logits = cpu_linear(hidden[block], weight, bias)
             label = labels[block, None]
             label_logit = logits.gather(1, label)
             highest = logits.amax(1, keepdim=True)
@@ -58,7 +58,8 @@ class _BlockedCrossEntropy(torch.autograd.Function):
             # The largest share is at least 1 / V, so its logarithm is exact where that of the label's may not be.
             loss += (highest - share.amax(1, keepdim=True).log() - label_logit).sum()
             if gradients is not None:
-                _block_gradients(share, hidden[block], weight, label, block, gradients)
+                share.scatter_add_(1, label, share.new_full((1, 1), -1.0).expand_as(label))  # the logits' gradient
+                add_gradients(share, hidden[block], weight, block, gradients)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(correct)
         return loss, correct
@@ -71,24 +72,22 @@ class _BlockedCrossEntropy(torch.autograd.Function):
         return *(gradient.mul_(grad_loss) for gradient in gradients), None, None
 
 
-def _block_gradients(share: Tensor, hidden: Tensor, weight: Tensor, label: Tensor, block: slice,
-                     gradients: list[Tensor]) -> None:
-    """Turn the softmax `share` into the logits' gradient, and add what follows from it."""
-    share.scatter_add_(1, label, share.new_full((1, 1), -1.0).expand_as(label))
+def add_gradients(pull: Tensor, hidden: Tensor, weight: Tensor, block: slice, gradients: list[Tensor]) -> None:
+    """Add what follows from a block's gradient `pull` (rows, V) of the logits to those of hidden, weight and bias."""
     grad_hidden, grad_weight, grad_bias = gradients
-    torch.mm(share, weight, out=grad_hidden[block])
-    grad_weight.addmm_(share.t(), hidden)
-    grad_bias.add_(share.sum(0))
+    torch.mm(pull, weight, out=grad_hidden[block])
+    grad_weight.addmm_(pull.t(), hidden)
+    grad_bias.add_(pull.sum(0))
 
 
-def _linear(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def cpu_linear(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """oneDNN's product is half as fast again as torch's default for these shapes: few rows, many columns."""
     if torch.backends.mkldnn.is_available() and hidden.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")
     return F.linear(hidden, weight, bias)
 
 
-def _block_rows(rows: int, entries: int) -> int:
+def block_rows(rows: int, entries: int) -> int:
     """Rows of a block: equal blocks of at most BLOCK_ELEMENTS logits."""
     blocks = max(1, -(-rows * entries // BLOCK_ELEMENTS))
     return max(1, -(-rows // blocks))

@@ -1,0 +1,141 @@
+"""A finished model that a smaller one learns from while it is pretrained.
+
+Beside the label of each predicted position the student sees the teacher's distribution over the vocabulary (Turc et
+al., 2019, https://arxiv.org/abs/1908.08962).
+
+    teacher = load_teacher(config, vocab_size, longest=128, say=print)
+    loss, metrics = DistillationStep(model, teacher)(batch, counts)
+
+The teacher is no part of the step's module: its weights are neither trained, averaged over ranks, sharded, counted nor
+saved. It answers in evaluation mode, without gradients, in the arithmetic of the run.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uer import cli
+from uer.config import DistillationConfig, ModelConfig, flag
+from uer.errors import UserError
+from uer.flops import answer_bytes, answer_flops_per_token, parameter_count
+from uer.layers.distillation import SoftTargets
+from uer.model import Model, build_model
+from uer.training import checkpoint
+from uer.training.trainer import StepModule
+
+WORD_EMBEDDING = "embedding.word.embedding.weight"
+
+
+@dataclass(frozen=True)
+class _File:
+    config_path: str = flag("", "JSON file of a model's settings.")
+
+
+class Teacher:
+    """A frozen model and how much it counts. No `nn.Module`, so that no module that holds it owns its weights.
+
+    Attributes:
+        model: in evaluation mode, without gradients.
+        config: temperature and weight.
+        fingerprint: a hash of its architecture and weights.
+    """
+
+    def __init__(self, model: Model, config: DistillationConfig) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.config = config
+        self.fingerprint = _fingerprint(model)
+
+    def to(self, device: torch.device) -> "Teacher":
+        """Moved there."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def soft_targets(self, batch: Any) -> dict[str, SoftTargets]:
+        """What it says of the batch's predictions."""
+        return self.model.soft_targets(batch, self.config.soft_temperature, self.config.soft_alpha)
+
+    def line(self, seq_length: int, batch_tokens: int) -> str:
+        """For the plan: its size and what it costs, for micro-batches of `batch_tokens` slots."""
+        flops = answer_flops_per_token(self.model.config, self.model.vocab_size, seq_length)
+        memory = answer_bytes(self.model.config, self.model.vocab_size, batch_tokens)
+        return (f"teacher: {parameter_count(self.model.config, self.model.vocab_size):,} parameters, "
+                f"{self.config.teacher_model_path}, not trained; soft_alpha {self.config.soft_alpha:g}, "
+                f"soft_temperature {self.config.soft_temperature:g}; {flops / 1e6:.1f} MFLOP a token and "
+                f"{memory / 2**30:.2f} GiB a process, included in what follows")
+
+
+class DistillationStep(StepModule):
+    """`StepModule` with a teacher."""
+
+    def __init__(self, model: Model, teacher: Teacher) -> None:
+        super().__init__(model)
+        self.teacher = teacher
+
+    def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The labels' loss, with the gradient of the mix, and the metrics."""
+        output = self.model(batch, counts, self.teacher.soft_targets(batch))
+        return output.loss, output.metrics
+
+
+def load_teacher(config: DistillationConfig, vocab_size: int, longest: int, say: Callable[[str], None],
+                 **building: Any) -> Teacher:
+    """The teacher that the command line names.
+
+    Args:
+        config: its two files, and how much it counts.
+        vocab_size: entries of this run's vocabulary.
+        longest: tokens of the longest row.
+        say: told of tensors that a teacher does not need.
+        building: of `build_model`; must be the student's where they say how a batch is laid out.
+
+    Raises:
+        UserError: the files do not fit one another or this run; every key that does not fit is named.
+    """
+    path, config_path = config.teacher_model_path, config.teacher_config_path
+    architecture = teacher_architecture(config_path)
+    if architecture.max_seq_length < longest:
+        raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {architecture.max_seq_length}, but "
+                        f"the dataset's rows have {longest} tokens")
+    state = checkpoint.load_weights(path)
+    entries = len(state[WORD_EMBEDDING]) if WORD_EMBEDDING in state else vocab_size
+    if entries != vocab_size:
+        raise UserError(f"--teacher_model_path {path}: a vocabulary of {entries} entries, but this run's has "
+                        f"{vocab_size}; teacher and student must share one")
+    model = build_model(architecture, vocab_size, **building)
+    report = checkpoint.load_into(model, state, path)
+    unfit = [*report.missing, *(f"{name} ({list(theirs)} in the file, {list(ours)} by its configuration)"
+                                for name, theirs, ours in report.other_shape)]
+    if unfit:
+        raise UserError(f"--teacher_model_path {path}: does not fit --teacher_config_path {config_path}: missing or of "
+                        f"another shape: {', '.join(unfit)}")
+    say(f"loaded the teacher {path}" + ("" if report.left_over else ": every key fits"))
+    for name in report.left_over:
+        say(f"{path}: left over, not used: {name}")
+    return Teacher(model, config)
+
+
+def teacher_architecture(config_path: str) -> ModelConfig:
+    """What the teacher's JSON file says, with the one target that teaches.
+
+    Raises:
+        UserError: it is missing or wrong.
+    """
+    try:
+        architecture = cli.parse("", (_File, ModelConfig), ["--config_path", config_path])[1]
+    except UserError as error:
+        reason = str(error).removeprefix("--config_path ").removeprefix(f"{config_path}: ")
+        raise UserError(f"--teacher_config_path {config_path}: {reason}") from None
+    return replace(architecture, target=("mlm",))
+
+
+def _fingerprint(model: Model) -> str:
+    digest = hashlib.sha256(repr(sorted(asdict(model.config).items())).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()[:16]
