@@ -1,6 +1,7 @@
 """Time an epoch of fine-tuning beside a plain PyTorch loop that pads every row to seq_length, as UER-py's does.
 
 Both train the same model on the same rows on the same threads, in turn (A B A B); the medians' ratio is what counts.
+--compile on adds our loop with torch.compile, and says how much longer its first updates take.
 """
 
 import json
@@ -8,7 +9,9 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +25,7 @@ from torch.nn import functional as F
 from uer import cli
 from uer.config import REQUIRED, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig, flag
 from uer.finetuning.batches import Examples, batches_in_epoch, collate, epoch_batches, padding_share
+from uer.finetuning.compilation import compile_model
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.loop import FitSettings, Updater
 from uer.finetuning.task import TextEncoder
@@ -44,6 +48,7 @@ class BenchmarkConfig:
     rounds: int = flag(3, "Measurements of each.")
     threads: int = flag(2, "CPU threads.")
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+    compile: str = flag("off", "on: time our loop with torch.compile too.", choices=("on", "off"))
 
 
 class PlainLayer(nn.Module):
@@ -120,39 +125,51 @@ def main() -> None:
     task = Classification.of_training_file(config.train_path, ClassifierConfig())
     train = task.examples(config.train_path, encoder)
     world = connect(Place(), ParallelConfig(device=config.device))
-    torch.manual_seed(7)
-    vocab_size, epoch_steps = len(encoder.tokenizer.vocab), batches_in_epoch(train, config.batch_size)
+    epoch_steps = batches_in_epoch(train, config.batch_size)
     steps = min(config.steps, epoch_steps)
-    ours = Updater(task.build(model_config, vocab_size).to(world.device).train(), task,
-                   FitSettings(config.batch_size, optim=OptimConfig(learning_rate=1e-4)), 10 * epoch_steps, 0, world,
-                   Precision("fp32", world.device))
-    plain = Plain(config, PlainClassifier(model_config, vocab_size, len(task.labels)), train, world.device)
-
-    def run_ours(seed: int) -> None:
-        for chosen in epoch_batches(train, config.batch_size, seed, 1)[:steps]:
-            ours.update(train, chosen)
-
-    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
+    torch.manual_seed(7)
+    loops: dict[str, Callable[[int], None]] = {
+        "plain": partial(Plain(config, PlainClassifier(model_config, len(encoder.tokenizer.vocab), len(task.labels)),
+                               train, world.device).run, steps)}
+    for name in ("ours", "compiled") if config.compile == "on" else ("ours",):
+        model = task.build(model_config, len(encoder.tokenizer.vocab)).to(world.device).train()
+        if name == "compiled":
+            compile_model(model, world.device)
+        updater = Updater(model, task, FitSettings(config.batch_size, optim=OptimConfig(learning_rate=1e-4)),
+                          10 * epoch_steps, 0, world, Precision("fp32", world.device))
+        loops[name] = partial(run_ours, updater, train, steps)
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
     for seed in range(config.rounds + 1):  # the first round only warms up
-        for name, action in (("plain", lambda: plain.run(steps, seed)), ("ours", lambda: run_ours(seed))):  # noqa: B023
+        for name, run in loops.items():
             began = time.perf_counter()
-            action()
+            run(seed)
             if world.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
     report(config, train, {name: median(taken[1:]) * epoch_steps / steps for name, taken in seconds.items()})
+    if "compiled" in seconds:
+        longer = seconds["compiled"][0] - median(seconds["compiled"][1:])
+        print(json.dumps({"benchmark": "finetune_compile", "seconds": round(longer, 1)}))
+
+
+def run_ours(updater: Updater, train: Examples, steps: int, seed: int) -> None:
+    """`steps` updates of our loop."""
+    for chosen in epoch_batches(train, updater.settings.batch_size, seed, 1)[:steps]:
+        updater.update(train, chosen)
 
 
 def report(config: BenchmarkConfig, train: Examples, epoch: dict[str, float]) -> None:
     """A table, and a JSON line for each figure."""
     tokens = int(train.rows.lengths.sum())
-    shares = {"plain": 1.0 - tokens / (len(train) * config.seq_length),
-              "ours": padding_share(train, epoch_batches(train, config.batch_size, 1, 1))}
+    by_length = padding_share(train, epoch_batches(train, config.batch_size, 1, 1))
+    shares = {"plain": 1.0 - tokens / (len(train) * config.seq_length), "ours": by_length, "compiled": by_length}
+    titles = {"plain": "plain PyTorch, padded to seq_length", "ours": "ours, batches by length",
+              "compiled": "the same, torch.compile"}
     print(f"{len(train)} rows, {tokens} tokens, batch {config.batch_size}, {config.threads} threads, torch "
           f"{torch.__version__}, Python {platform.python_version()}\n")
     print("| loop | padding in a batch | seconds an epoch | real tokens/s | ratio |\n|---|---:|---:|---:|---:|")
-    for name, title in (("plain", "plain PyTorch, padded to seq_length"), ("ours", "ours, batches by length")):
-        print(f"| {title} | {shares[name]:.1%} | {epoch[name]:.1f} | {tokens / epoch[name]:,.0f} | "
+    for name in epoch:
+        print(f"| {titles[name]} | {shares[name]:.1%} | {epoch[name]:.1f} | {tokens / epoch[name]:,.0f} | "
               f"{epoch['plain'] / epoch[name]:.2f} |")
     for name in epoch:
         print(json.dumps({"benchmark": "finetune_epoch", "loop": name, "seconds": round(epoch[name], 3),

@@ -29,6 +29,8 @@ class FinetuneConfig:
     save_best_by: str | None = flag(None, "Metric of dev that chooses the epoch: accuracy or macro_f1 of a classifier; "
                                           "by default the task's first metric.")
     precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
+    compile: str = flag("auto", "torch.compile; auto is on a GPU, for trainings long enough to earn its time back.",
+                        choices=("auto", "on", "off"))
 
     def problems(self) -> list[str]:
         found = [f"--{name} must be at least 1, not {getattr(self, name)}"

@@ -78,6 +78,8 @@ def plan_of(command: Command, setting: Setting, seed: int, fingerprints: dict[st
                "model": dataclasses.asdict(command.model), "adversarial": dataclasses.asdict(command.adversarial),
                "optim": {**dataclasses.asdict(command.optim), "learning_rate": None},
                "task_config": command.task_config and dataclasses.asdict(command.task_config)}
+    if config.compile == "on":  # `auto` is the machine's affair, as its device is
+        decides["compile"] = "on"
     return Plan(setting, seed, content_hash(decides)[:16])
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
-from uer.finetuning.batches import Examples
+from uer.finetuning.batches import Examples, batches_in_epoch
+from uer.finetuning.compilation import compile_errors, compile_model, is_compiled
 from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.loop import Fit, FitSettings, fit, predict
 from uer.finetuning.saved import load_pretrained, save_finetuned
@@ -82,6 +84,20 @@ class Workbench:
 
     def run(self, settings: FitSettings, on_best: Callable[[Fit], None] | None = None, quiet: bool = False) -> Trial:
         """Train one model from the pretrained weights; evaluate its best epoch on dev and test."""
+        model = self._build(settings, quiet)
+        with compile_errors():
+            fitted = fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world, self.precision,
+                         on_best)
+            model.load_state_dict(fitted.state)
+            trial = Trial(settings, fitted,
+                          predict(model, self.task, self.dev, self.pad_id, self.world, self.precision))
+            if self.test is not None:
+                trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
+                trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
+        return trial
+
+    def _build(self, settings: FitSettings, quiet: bool) -> nn.Module:
+        """The model as its training begins."""
         torch.manual_seed(settings.seed)
         model = self.task.build(self.model, len(self.encoder.tokenizer.vocab))
         if self.config.pretrained_model_path:
@@ -90,13 +106,10 @@ class Workbench:
         elif not quiet:
             logger.warning("No --pretrained_model_path: the whole model starts at random")
         model.to(self.world.device)
-        fitted = fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world, self.precision, on_best)
-        model.load_state_dict(fitted.state)
-        trial = Trial(settings, fitted, predict(model, self.task, self.dev, self.pad_id, self.world, self.precision))
-        if self.test is not None:
-            trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
-            trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
-        return trial
+        updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
+        if is_compiled(self.config.compile, updates, self.world.device):
+            compile_model(model, self.world.device)
+        return model
 
     def save(self, path: str, fitted: Fit, settings: FitSettings) -> None:
         """Write the model with all that inference needs; only rank 0 does."""

@@ -1,0 +1,78 @@
+"""`--compile on` gives the same model to rounding, under the same names, without a graph break.
+
+The graph is run by torch's "eager" backend here: the kernels of inductor take a minute to compile.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from uer.errors import UserError
+from uer.finetuning.compilation import UPDATES_TO_PAY, compile_errors, is_compiled
+from uer.finetuning.config import GridConfig
+from uer.finetuning.grid import run_grid
+from uer.finetuning.run import finetune, parse_with
+from uer.finetuning.tasks.classification import Classification
+from uer.training.checkpoint import load_weights
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> list:
+    """Graphs that were made, each for one kind of batch."""
+    made = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, dynamic: original(self, backend=backend, fullgraph=True,
+                                                                             dynamic=dynamic))
+    torch._dynamo.reset()
+    return made
+
+
+def weights(tiny, **changes) -> dict:
+    finetune("test", Classification, tiny.flags(epochs_num=1, **changes))
+    return load_weights(tiny.path("out/model.bin"))
+
+
+def test_the_same_weights_to_rounding(tiny, graphs):
+    changes = {"pooling": "first", "use_adv": True, "adv_type": "pgd", "test_path": tiny.path("test.tsv")}
+    plain, compiled = weights(tiny, **changes), weights(tiny, compile="on", **changes)
+    assert len(graphs) == 2  # training and evaluation, for all lengths and for the smaller last batch
+    assert list(plain) == list(compiled)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=2e-4)
+
+
+def test_a_grids_trials_share_the_graphs(tiny, graphs):
+    flags = tiny.flags(batch_size_list=(8, 16), learning_rate_list=(0.01,), epochs_num_list=(1,), parallel_trials=1)
+    command, (config,) = parse_with("test", Classification, (GridConfig,), [*flags, "--compile", "on"])
+    compiled = run_grid(command, config)
+    assert len(graphs) == 2
+    command, _ = parse_with("test", Classification, (GridConfig,), flags)
+    plain = run_grid(command, config)
+    assert not {record["key"] for record in compiled} & {record["key"] for record in plain}
+
+
+def test_when_it_is_used(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert is_compiled("on", 1, cpu) and not is_compiled("off", 10**9, cuda)
+    assert not is_compiled("auto", 10**9, cpu)
+    assert is_compiled("auto", UPDATES_TO_PAY, cuda) and not is_compiled("auto", UPDATES_TO_PAY - 1, cuda)
+
+
+def test_no_compiler_and_its_failures_are_one_line(tiny, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"--compile on: the C\+\+ compiler 'no-such-compiler' is not there"):
+        weights(tiny, compile="on")
+
+    def broken(graph, inputs):
+        raise ValueError("no\nheaders")
+
+    message = r"torch.compile failed \(.*no headers.*\); --compile off does without it"
+    with pytest.raises(UserError, match=message), compile_errors():
+        torch.compile(torch.neg, backend=broken)(torch.ones(2))
+    with pytest.raises(ZeroDivisionError), compile_errors():
+        raise ZeroDivisionError
