@@ -20,30 +20,35 @@ from _settings import model_settings
 from uer import cli
 from uer.config import TokenizerConfig
 from uer.errors import UserError
-from uer.family.config import FamilyConfig, MachineConfig, RecipeConfig
+from uer.family.config import FamilyConfig, MachineConfig, RecipeConfig, TeachingConfig
 from uer.family.devices import find_devices
+from uer.family.lanes import start_order
 from uer.family.plan import FamilyPlan, make_plan
 from uer.family.recipe import build_recipe, check_recipe_file, corpus_facts, settings_of
 from uer.family.runner import Runner, Stopped, locked
 from uer.family.sizes import resolve
-from uer.family.work import FIRST_PORT, Workshop, check_datasets
+from uer.family.teaching import build_teaching
+from uer.family.work import FIRST_PORT, Workshop, check_datasets, check_teacher
 from uer.tokenizers import build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "models" / "bert"
 # Entries of the vocabulary that a plan reckons with where there is none yet.
 GOOGLE_ENTRIES = 21128
 
 
 def main() -> None:
     """Read the flags, plan, run."""
-    config, recipe_config, machine = cli.parse(__doc__, (FamilyConfig, RecipeConfig, MachineConfig))
+    sections = (FamilyConfig, RecipeConfig, TeachingConfig, MachineConfig)
+    config, recipe_config, teaching_config, machine = cli.parse(__doc__, sections)
     if machine.device_name and not config.dry_run:
         raise UserError("--device_name is for --dry_run; training runs on the devices at hand")
-    sizes = resolve(config.sizes, ROOT / "models" / "bert", model_settings)
-    recipe = build_recipe(recipe_config)
-    devices = find_devices(machine)
-    plan = make_plan(sizes, recipe, _vocab_size(config), devices, machine)
-    workshop = Workshop(ROOT, config, machine, recipe, devices.kind, plan.per_model)
+    recipe, vocab_size, devices = build_recipe(recipe_config), _vocab_size(config), find_devices(machine)
+    teaching = build_teaching(teaching_config, recipe, vocab_size, CONFIGS, model_settings, not config.dry_run)
+    trained_first = (teaching_config.teacher,) if teaching_config.teacher else ()
+    sizes = resolve((*config.sizes, *trained_first), CONFIGS, model_settings)
+    plan = make_plan(sizes, recipe, vocab_size, devices, machine, teaching)
+    workshop = Workshop(ROOT, config, machine, recipe, devices.kind, plan.per_model, vocab_size, teaching)
     print("\n".join([*plan.lines([size.name for size in sizes if workshop.finished(size)]), *plan.start_lines()]),
           flush=True)
     if config.show_commands:
@@ -64,7 +69,7 @@ def _vocab_size(config: FamilyConfig) -> int:
 def _show_commands(workshop: Workshop, plan: FamilyPlan) -> None:
     """What is left to run, as it would be typed."""
     steps = [*workshop.preprocess_steps()]
-    for number, cost in enumerate(plan.costs):
+    for number, cost in enumerate(start_order(plan.costs)):
         if not workshop.finished(cost.size):
             steps += workshop.model_steps(cost.size, FIRST_PORT + number)
     for step in steps:
@@ -76,9 +81,11 @@ def _run(workshop: Workshop, plan: FamilyPlan) -> None:
     config = workshop.config
     with locked(workshop.folder, _say) as lock:
         settings = settings_of(workshop.recipe, corpus=corpus_facts(config.corpus_path), vocab_path=config.vocab_path,
-                               do_lower_case=config.do_lower_case, dev_fraction=workshop.machine.dev_fraction)
+                               do_lower_case=config.do_lower_case, dev_fraction=workshop.machine.dev_fraction,
+                               **(workshop.teaching.facts() if workshop.teaching else {}))
         check_recipe_file(workshop.folder / "family.json", settings)
         check_datasets(workshop)
+        check_teacher(workshop, [cost.size for cost in plan.costs])
         try:
             Runner(workshop, lock, _say).run(plan.costs, plan.devices.count)
         except Stopped as stopped:

@@ -18,6 +18,7 @@ from uer.family.lanes import Lanes, elapsed_hours, start_order
 from uer.family.plan import hours, make_plan
 from uer.family.recipe import RECIPES, Recipe, Stage
 from uer.family.sizes import resolve
+from uer.family.teaching import Teaching
 from uer.flops import parameter_count
 from uer.model import build_model
 
@@ -130,6 +131,37 @@ def test_elapsed_time_counts_what_runs_at_once(sizes):
     assert elapsed_hours([large] * 3, 2, 2) == 30.0
     assert elapsed_hours([], 1, 1) == 0.0
     assert start_order([small, large]) == [large, small]
+
+
+def test_pupils_are_reckoned_to_start_after_their_teacher(sizes):
+    teacher = cost_named(sizes, "L-12_H-768", "1/2", 10.0)
+    pupils = [replace(cost_named(sizes, name, "1/2", 12.0), waits_for="L-12_H-768") for name in
+              ("L-2_H-128", "L-4_H-128")]
+    assert start_order([*pupils, teacher])[0] is teacher
+    assert elapsed_hours([*pupils, teacher], 1, 1) == 22.0
+    assert elapsed_hours([*pupils, teacher], 8, 1) == 22.0
+    assert elapsed_hours(pupils, 1, 1) == 12.0  # the teacher is finished already
+    other = cost_named(sizes, "L-10_H-768", "1/2", 11.0)
+    assert elapsed_hours([*pupils, teacher, other], 1, 1) == 23.0  # the other one fills the other half meanwhile
+
+
+def test_a_teacher_costs_what_its_forward_pass_does(sizes):
+    by_name = {size.name: size for size in sizes}
+    base, tiny = by_name["L-12_H-768"], by_name["L-2_H-128"]
+    teaching = Teaching(base, None, parameter_count(base.config, VOCAB), 0.5, 2.0)
+    plain, taught = (cost_of(tiny, RECIPES["uer"], VOCAB, H100, MachineConfig(), who) for who in (None, teaching))
+    own = cost_of(base, RECIPES["uer"], VOCAB, H100, MachineConfig(), teaching)
+    assert own.teacher_flops == 0 and own.waits_for == "" and taught.waits_for == "L-12_H-768"
+    assert taught.teacher_flops == pytest.approx(sum(own.flops) / 3)
+    assert sum(taught.flops) == pytest.approx(sum(plain.flops) + sum(own.flops) / 3)
+    assert taught.teacher_hours == pytest.approx(own.hours / 3)
+    assert taught.hours == pytest.approx(plain.hours + own.hours / 3)
+    assert taught.hours == pytest.approx(sum(taught.flops) / (8 * H100.peak_flops * taught.mfu) / 3600)
+    assert taught.memory_bytes > plain.memory_bytes + 4 * own.parameters
+    plan = make_plan(sizes, RECIPES["uer"], VOCAB, H100, MachineConfig(price_per_hour=3.0), teaching)
+    text = " ".join("\n".join(plan.lines()).split())
+    assert "teacher: L-12_H-768 (soft_alpha 0.5, soft_temperature 2); 23 smaller sizes learn from it" in text
+    assert "teacher's FLOP teacher's hours" in text and "at 3 an hour" in text
 
 
 def test_lanes_are_filled_from_the_emptiest():

@@ -63,8 +63,8 @@ class Workshop:
         return self.folder / size.name
 
 
-def cost(name, took=1.0, share="1"):
-    return Cost(Size(name, "", ModelConfig()), 1, (1.0,), 1, 0.3, took, Fraction(share))
+def cost(name, took=1.0, share="1", waits_for=""):
+    return Cost(Size(name, "", ModelConfig()), 1, (1.0,), 1, 0.3, took, Fraction(share), waits_for=waits_for)
 
 
 @pytest.fixture
@@ -123,6 +123,19 @@ mine.write_text('whole')
     run(workshop, [cost("a", 2.0, "1/2"), cost("b", 2.0, "1/2"), cost("large", 1.0)], said)
     small = [number for number, line in enumerate(said) if line.startswith(("a: finished", "b: finished"))]
     assert len(small) == 2 and said.index("large: step 0") > max(small)
+
+
+def test_pupils_wait_for_their_teacher_and_others_do_not(tmp_path, said):
+    after = "import pathlib, sys; path = pathlib.Path(sys.argv[1]); assert path.with_name('t.1').exists(); path.touch()"
+    meanwhile = after.replace("assert", "assert not")
+    teacher = "import pathlib, sys, time; path = pathlib.Path(sys.argv[1])\n" \
+              "while not path.with_name('large.0').exists(): time.sleep(0.01)\npath.touch()"
+    workshop = Workshop(tmp_path, {"a": [after], "b": [after], "t": [WRITE, teacher], "large": [meanwhile]})
+    costs = [cost("a", 3.0, "1/4", "t"), cost("b", 2.0, "1/4", "t"), cost("t", 1.0, "1/4"), cost("large", 1.0, "1/4")]
+    run(workshop, costs, said)
+    assert [line.split(":")[0] for line in said[:2]] == ["t", "large"]
+    workshop.programs["c"] = [after]
+    run(workshop, [*costs, cost("c", waits_for="t")], said)  # its teacher was finished by an earlier start
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

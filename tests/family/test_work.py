@@ -1,18 +1,21 @@
 """The commands of an output folder, and the card's text."""
 
+import dataclasses
 import json
 
 import pytest
 
-from uer.config import ModelConfig
+from uer import cli
+from uer.config import DistillationConfig, ModelConfig, TrainConfig
 from uer.errors import UserError
 from uer.family.card import card_notes, read_metrics, shown_command
-from uer.family.config import FamilyConfig, MachineConfig
+from uer.family.config import FamilyConfig, MachineConfig, TeachingConfig
 from uer.family.lanes import Lane
 from uer.family.recipe import RECIPES
 from uer.family.runner import Chain, Runner
 from uer.family.sizes import Size
-from uer.family.work import Workshop, check_datasets
+from uer.family.teaching import build_teaching
+from uer.family.work import Workshop, check_datasets, check_teacher
 
 SIZE = Size("L-8_H-512", "models/bert/L-8_H-512_config.json", ModelConfig(layers_num=8))
 
@@ -20,6 +23,16 @@ SIZE = Size("L-8_H-512", "models/bert/L-8_H-512_config.json", ModelConfig(layers
 def workshop(tmp_path, root, recipe="uer", kind="cuda", per_model=8, **machine):
     config = FamilyConfig(corpus_path=("c.txt",), output_dir=str(tmp_path / "out"))
     return Workshop(root, config, MachineConfig(**machine), RECIPES[recipe], kind, per_model)
+
+
+TINY = Size("L-2_H-128", "models/bert/L-2_H-128_config.json", ModelConfig(layers_num=2))
+
+
+def taught(tmp_path, root, recipe="uer", **settings):
+    """A workshop whose sizes below 8 layers learn from a teacher."""
+    teaching = build_teaching(TeachingConfig(**settings), RECIPES[recipe], 100, root / "models" / "bert",
+                              lambda path: SIZE.config, must_exist=True)
+    return dataclasses.replace(workshop(tmp_path, root, recipe), vocab_size=100, teaching=teaching)
 
 
 def flags(step):
@@ -108,3 +121,49 @@ def test_a_stage_whose_successor_is_there_is_not_done_again(tmp_path, root):
     second.prepare()
     shop.weights_path(SIZE, 2).write_text("")  # stage 1's weights were removed to save space
     assert first.done() and second.done()
+
+
+def test_smaller_sizes_learn_from_the_finished_teacher_in_every_stage(tmp_path, root):
+    shop = taught(tmp_path, root, teacher="8/512", soft_alpha=0.25, soft_temperature=2.0)
+    for step in shop.model_steps(TINY)[:2]:
+        found = flags(step)
+        assert found["teacher_model_path"] == [f"{tmp_path}/out/L-8_H-512/stage2_seq512.bin-250000"]
+        assert found["teacher_config_path"][0].endswith("L-8_H-512_config.json")
+        known = [word for name in DistillationConfig.__dataclass_fields__ for word in (f"--{name}", *found[name])]
+        parsed = cli.parse("", (TrainConfig, DistillationConfig), ["--output_model_path", "x", *known])[1]
+        assert (parsed.soft_alpha, parsed.soft_temperature) == (0.25, 2.0)
+    assert not any("teacher_model_path" in flags(step) for step in shop.model_steps(SIZE))
+    notes = card_notes(shop.recipe, ["c.txt"], {}, [], [], root, "", shop.teaching.describe())
+    assert "finished larger model with the same vocabulary: L-8_H-512 (soft_alpha 0.25, soft_temperature 2)." in notes
+
+
+def test_a_teacher_from_elsewhere(tmp_path, root):
+    (tmp_path / "mine.bin").write_text("weights")
+    shop = taught(tmp_path, root, teacher_model_path=str(tmp_path / "mine.bin"), teacher_config_path="mine.json")
+    assert flags(shop.model_steps(TINY)[0])["teacher_model_path"] == [str(tmp_path / "mine.bin")]
+    assert shop.teaching.waits_for() == "" and shop.teaching.facts()["teacher"] == {"file": "mine.bin", "bytes": 7}
+    assert str(tmp_path) not in shop.teaching.describe()
+    with pytest.raises(UserError, match=r"--teacher_model_path absent\.bin: no such file"):
+        taught(tmp_path, root, teacher_model_path="absent.bin", teacher_config_path="mine.json")
+
+
+def test_teachers_that_cannot_be(tmp_path, root):
+    with pytest.raises(UserError, match="--teacher all: one size is needed"):
+        taught(tmp_path, root, teacher="all")
+    short = dataclasses.replace(SIZE.config, max_seq_length=128)
+    with pytest.raises(UserError, match="max_seq_length is 128, but there are rows of 512"):
+        build_teaching(TeachingConfig(teacher="8/512"), RECIPES["uer"], 100, root / "models" / "bert",
+                       lambda path: short, must_exist=True)
+    assert TeachingConfig(soft_alpha=0.1).problems() == [
+        "--soft_alpha and --soft_temperature need --teacher or --teacher_model_path"]
+    assert "exclude one another" in TeachingConfig(teacher="base", teacher_model_path="x").problems()[0]
+    assert TeachingConfig(teacher="base", soft_alpha=0.1).problems() == []
+
+
+def test_a_finished_teacher_without_weights_is_told_of(tmp_path, root):
+    shop = taught(tmp_path, root, teacher="8/512")
+    check_teacher(shop, [SIZE, TINY])  # it will be trained
+    shop.model_folder(SIZE).mkdir(parents=True)
+    with pytest.raises(UserError, match="the teacher's weights are gone, and L-2_H-128 needs them"):
+        check_teacher(shop, [SIZE, TINY])
+    check_teacher(shop, [SIZE])

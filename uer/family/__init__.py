@@ -2,6 +2,7 @@
 
     sizes      names on the command line -> architectures
     recipe     the stages of pretraining and their numbers
+    teaching   which sizes learn from which teacher
     devices    what the plan reckons with
     costs      parameters, FLOPs, memory and hours of a size, by formula
     lanes      which sizes run at once on which devices

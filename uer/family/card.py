@@ -13,7 +13,8 @@ POINTS = 10
 
 
 def card_notes(recipe: Recipe, corpus_path: Sequence[str], infos: Mapping[int, DatasetInfo],
-               metrics: Sequence[Path], commands: Sequence[Sequence[str]], root: Path, picture: str) -> str:
+               metrics: Sequence[Path], commands: Sequence[Sequence[str]], root: Path, picture: str,
+               teacher: str = "") -> str:
     """Markdown for the card.
 
     Args:
@@ -24,8 +25,13 @@ def card_notes(recipe: Recipe, corpus_path: Sequence[str], infos: Mapping[int, D
         commands: what was run.
         root: the repository, left out of the commands' paths.
         picture: name of the curves' picture that will lie beside the card, if any.
+        teacher: whom the model learned from, if anyone.
     """
-    parts = ["## Data", "", *_data(corpus_path, infos), "## Loss", ""]
+    parts = ["## Data", "", *_data(corpus_path, infos)]
+    if teacher:
+        parts += ["## Teacher", "", f"In every stage the model learned, beside the labels, from the predictions of a "
+                  f"finished larger model with the same vocabulary: {teacher}.", ""]
+    parts += ["## Loss", ""]
     for number, (stage, path) in enumerate(zip(recipe.stages, metrics), start=1):
         parts += [f"Stage {number}, {stage.total_steps:,} steps of {stage.rows} x {stage.seq_length} tokens:", "",
                   *_curve(read_metrics(path))]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from uer.config import flag
+from uer.config import DistillationConfig, flag
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,21 @@ class RecipeConfig:
 
     def problems(self) -> list[str]:
         return [f"--{name} must be positive" for name in self.PER_STAGE if any(n <= 0 for n in getattr(self, name))]
+
+
+@dataclass(frozen=True)
+class TeachingConfig(DistillationConfig):
+    """Whom small models learn from while they are pretrained."""
+
+    teacher: str | None = flag(None, "A size that is trained first, and that every smaller one learns from, in\n"
+                                     "all stages; --teacher_model_path names a checkpoint from elsewhere instead.")
+
+    def problems(self) -> list[str]:
+        if self.teacher and self.teacher_model_path:
+            return ["--teacher and --teacher_model_path exclude one another"]
+        found = DistillationConfig(self.teacher or self.teacher_model_path, self.teacher or self.teacher_config_path,
+                                   self.soft_alpha, self.soft_temperature).problems()
+        return [line.replace("need --teacher_model_path", "need --teacher or --teacher_model_path") for line in found]
 
 
 @dataclass(frozen=True)

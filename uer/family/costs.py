@@ -1,6 +1,7 @@
 """What one size costs: parameters, FLOPs, memory and hours, by formula.
 
 FLOPs of a stage = `uer.flops.flops_per_token` at its length, times its tokens; hours = FLOPs / (devices x peak x MFU).
+A teacher's answers cost FLOPs and hours of their own, at the teacher's MFU.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from uer.family.config import MachineConfig
 from uer.family.devices import Devices
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
-from uer.flops import PEAK_FLOPS, activation_bytes, flops_per_token, parameter_count
+from uer.family.teaching import Teaching
+from uer.flops import (
+    PEAK_FLOPS,
+    activation_bytes,
+    answer_bytes,
+    answer_flops_per_token,
+    flops_per_token,
+    parameter_count,
+)
 
 # Share of its peak that an H100 reaches with micro-batches of 64 x 128, by hidden size. Assumed, not measured here:
 # narrow models wait for kernel launches, wide ones for memory.
@@ -31,11 +40,14 @@ class Cost:
 
     Attributes:
         parameters: numbers that are trained.
-        flops: of each stage.
+        flops: of each stage, a teacher's answers included.
         memory_bytes: on each device, in the stage that needs most; an estimate.
         mfu: share of the peak that the hours reckon with.
         hours: from start to end, on all of a model's devices, with no other model on them.
         share: how much of a device the model fills: 1 leaves no room for another one.
+        teacher_flops: the teacher's part of all `flops`.
+        teacher_hours: the teacher's part of `hours`.
+        waits_for: name of the size that has to be finished first; "" where there is none.
     """
 
     size: Size
@@ -45,6 +57,9 @@ class Cost:
     mfu: float
     hours: float
     share: Fraction
+    teacher_flops: float = 0.0
+    teacher_hours: float = 0.0
+    waits_for: str = ""
 
     @property
     def at_once(self) -> int:
@@ -52,15 +67,22 @@ class Cost:
         return int(1 / self.share)
 
 
-def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, config: MachineConfig) -> Cost:
+def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, config: MachineConfig,
+            teaching: Teaching | None = None) -> Cost:
     """Reckon with `gpus_per_model` of the devices for this size."""
     per_model = devices_per_model(devices, config)
-    flops = tuple(stage_flops(size.config, vocab_size, stage) for stage in recipe.stages)
-    memory = max(stage_memory(size.config, vocab_size, stage, per_model) for stage in recipe.stages)
-    mfu = config.mfu or assumed_mfu(size.config.hidden_size, devices)
-    hours = sum(flops) / (per_model * devices.peak_flops * mfu) / 3600
-    return Cost(size, parameter_count(size.config, vocab_size), flops, memory, mfu, hours,
-                share_of(mfu, memory, devices, config))
+    teacher = teaching if teaching and teaching.teaches(size, vocab_size) else None
+    own = [stage_flops(size.config, vocab_size, stage) for stage in recipe.stages]
+    answers = [answer_flops_per_token(teacher.size.config, vocab_size, stage.seq_length) * stage.tokens if teacher
+               else 0.0 for stage in recipe.stages]
+    memory = max(stage_memory(size.config, vocab_size, stage, per_model, teacher) for stage in recipe.stages)
+    hours, teacher_hours = (
+        sum(flops) / (per_model * devices.peak_flops * (config.mfu or assumed_mfu(model.hidden_size, devices))) / 3600
+        for flops, model in ((own, size.config), (answers, teacher.size.config if teacher else size.config)))
+    mfu = sum(own + answers) / (per_model * devices.peak_flops * (hours + teacher_hours) * 3600)
+    return Cost(size, parameter_count(size.config, vocab_size), tuple(map(sum, zip(own, answers))), memory, mfu,
+                hours + teacher_hours, share_of(mfu, memory, devices, config), sum(answers), teacher_hours,
+                teacher.waits_for() if teacher else "")
 
 
 def stage_flops(model: ModelConfig, vocab_size: int, stage: Stage) -> float:
@@ -68,11 +90,11 @@ def stage_flops(model: ModelConfig, vocab_size: int, stage: Stage) -> float:
     return flops_per_token(model, vocab_size, stage.seq_length) * stage.tokens
 
 
-def stage_memory(model: ModelConfig, vocab_size: int, stage: Stage, devices: int) -> int:
-    """Bytes on each device: weights, gradients and two moments in fp32, and a micro-batch's activations."""
-    batch_size, _ = stage.split(devices)
-    return (16 * parameter_count(model, vocab_size)
-            + activation_bytes(model, batch_size * stage.seq_length, vocab_size))
+def stage_memory(model: ModelConfig, vocab_size: int, stage: Stage, devices: int, teacher: Teaching | None) -> int:
+    """Bytes on each device: weights, gradients and two moments in fp32, a micro-batch's activations, and a teacher."""
+    slots = stage.split(devices)[0] * stage.seq_length
+    return (16 * parameter_count(model, vocab_size) + activation_bytes(model, slots, vocab_size)
+            + (answer_bytes(teacher.size.config, vocab_size, slots) if teacher else 0))
 
 
 def assumed_mfu(hidden_size: int, devices: Devices) -> float:

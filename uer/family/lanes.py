@@ -1,7 +1,7 @@
 """Which models train at once: lanes of devices, each with room for several small ones."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -41,8 +41,19 @@ class Lanes:
 
 
 def start_order(costs: Sequence[Cost]) -> list[Cost]:
-    """The longest first, so that the last hours are not one large model's."""
-    return sorted(costs, key=lambda cost: -cost.hours)
+    """The longest first, so that the last hours are not one large model's; before them what others wait for."""
+    awaited = {cost.waits_for for cost in costs}
+    return sorted(costs, key=lambda cost: (cost.size.name not in awaited, -cost.hours))
+
+
+def first_ready(waiting: Sequence[Cost], unfinished: Collection[str]) -> int | None:
+    """Number of the first model whose teacher is finished, or that has none; None where all have to wait.
+
+    Args:
+        waiting: what has not been started.
+        unfinished: names of the sizes that wait or run.
+    """
+    return next((number for number, cost in enumerate(waiting) if cost.waits_for not in unfinished), None)
 
 
 def elapsed_hours(costs: Sequence[Cost], devices: int, per_model: int) -> float:
@@ -51,10 +62,16 @@ def elapsed_hours(costs: Sequence[Cost], devices: int, per_model: int) -> float:
     Models that share a device are taken to slow one another down only where together they would fill more than it.
     """
     lanes = Lanes(devices, per_model)
-    now, running = 0.0, []
-    for number, cost in enumerate(start_order(costs)):
-        while (lane := lanes.take(cost.share)) is None:
+    waiting, unfinished = start_order(costs), {cost.size.name for cost in costs}
+    now, running, started = 0.0, [], 0
+    while waiting:
+        number = first_ready(waiting, unfinished)
+        lane = lanes.take(waiting[number].share) if number is not None else None
+        if lane is None:
             now, _, ended, freed = heapq.heappop(running)
             lanes.give_back(freed, ended.share)
-        heapq.heappush(running, (now + cost.hours, number, cost, lane))
+            unfinished.discard(ended.size.name)
+            continue
+        cost, started = waiting.pop(number), started + 1
+        heapq.heappush(running, (now + cost.hours, started, cost, lane))
     return max((end for end, *_ in running), default=now)

@@ -12,6 +12,7 @@ from uer.family.devices import Devices
 from uer.family.lanes import elapsed_hours, start_order
 from uer.family.recipe import Recipe
 from uer.family.sizes import Size
+from uer.family.teaching import Teaching
 
 WORTH_SAYING = 0.9
 WIDTH = 100
@@ -26,6 +27,7 @@ class FamilyPlan:
     config: MachineConfig
     vocab_size: int
     costs: tuple[Cost, ...]
+    teaching: Teaching | None = None
 
     @property
     def per_model(self) -> int:
@@ -65,14 +67,17 @@ class FamilyPlan:
         return lines
 
     def _table(self, done: Sequence[str]) -> list[str]:
-        header = ["size", "layers/hidden", "parameters", "MFLOP/token", "FLOP", "memory", "MFU", "hours", "at once"]
+        header = ["size", "layers/hidden", "parameters", "MFLOP/token", "FLOP", "memory", "MFU", "hours"]
+        header += ["teacher's FLOP", "teacher's hours"] * bool(self.teaching) + ["at once"]
         rows = [header]
         for cost in self.costs:
             per_token = " ".join(f"{flops / stage.tokens / 1e6:.1f}"
                                  for flops, stage in zip(cost.flops, self.recipe.stages))
+            taught = [f"{cost.teacher_flops:.2e}", hours(cost.teacher_hours)] if cost.teacher_flops else ["-", "-"]
             rows.append([cost.size.name, cost.size.label, f"{cost.parameters / 1e6:.1f} M", per_token,
                          f"{sum(cost.flops):.2e}", f"{cost.memory_bytes / 2**30:.1f} GiB", f"{cost.mfu:.0%}",
-                         hours(cost.hours), f"{cost.at_once}" + ("  done" if cost.size.name in done else "")])
+                         hours(cost.hours), *taught * bool(self.teaching),
+                         f"{cost.at_once}" + ("  done" if cost.size.name in done else "")])
         return _aligned(rows)
 
     def _total_lines(self) -> list[str]:
@@ -83,8 +88,10 @@ class FamilyPlan:
         lines = [f"{len(self.costs)} models: {flops:.2e} FLOP, {count(tokens)} tokens each",
                  f"on {devices.count} x {devices.name} at {devices.peak_flops / 1e12:.3g} TFLOP/s{note}: "
                  f"{hours(self.hours)} from start to end"]
+        if self.teaching:
+            lines += textwrap.wrap(self._teaching_line(), WIDTH)
         if self.config.price_per_hour:
-            lines[-1] += (f", {self.hours * devices.count:,.0f} device hours, {self.price:,.0f} at "
+            lines[1] += (f", {self.hours * devices.count:,.0f} device hours, {self.price:,.0f} at "
                           f"{self.config.price_per_hour:g} an hour")
         if not self.config.mfu:
             lines.append("MFU is assumed for each width, not measured; --mfu says what your machine reaches (report "
@@ -96,13 +103,20 @@ class FamilyPlan:
                          "the batch)")
         return lines
 
+    def _teaching_line(self) -> str:
+        taught = [cost for cost in self.costs if cost.teacher_flops]
+        return (f"teacher: {self.teaching.describe()}; {len(taught)} smaller sizes learn from it in every stage, and "
+                f"its answers are {sum(cost.teacher_flops for cost in taught):.2e} FLOP and "
+                f"{hours(sum(cost.teacher_hours for cost in taught))} of the sums above")
+
     def _advice(self) -> list[str]:
         """Whether one device for each model would be faster, which is so where models are small or many."""
         if self.per_model == 1:
             return []
         try:
             alone = dataclasses.replace(self.config, gpus_per_model=1)
-            other = make_plan([cost.size for cost in self.costs], self.recipe, self.vocab_size, self.devices, alone)
+            other = make_plan([cost.size for cost in self.costs], self.recipe, self.vocab_size, self.devices, alone,
+                              self.teaching)
         except UserError:
             return []
         if other.hours > WORTH_SAYING * self.hours:
@@ -121,14 +135,14 @@ class FamilyPlan:
 
 
 def make_plan(sizes: Sequence[Size], recipe: Recipe, vocab_size: int, devices: Devices,
-              config: MachineConfig) -> FamilyPlan:
+              config: MachineConfig, teaching: Teaching | None = None) -> FamilyPlan:
     """Reckon every size.
 
     Raises:
         UserError: devices and rows that cannot be shared out.
     """
-    costs = tuple(cost_of(size, recipe, vocab_size, devices, config) for size in sizes)
-    return FamilyPlan(recipe, devices, config, vocab_size, costs)
+    costs = tuple(cost_of(size, recipe, vocab_size, devices, config, teaching) for size in sizes)
+    return FamilyPlan(recipe, devices, config, vocab_size, costs, teaching)
 
 
 def hours(value: float) -> str:

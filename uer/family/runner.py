@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from uer.errors import UserError
 from uer.family.costs import Cost
-from uer.family.lanes import Lane, Lanes, start_order
+from uer.family.lanes import Lane, Lanes, first_ready, start_order
 from uer.family.plan import hours
 from uer.family.work import FIRST_PORT, Step, Workshop
 
@@ -136,13 +136,16 @@ class Runner:
     def _train(self, costs: Sequence[Cost], devices: int) -> None:
         lanes = Lanes(devices, self.workshop.per_model)
         waiting = [self._chain(cost, number) for number, cost in enumerate(start_order(costs))]
+        unfinished = {chain.name for chain in waiting}
         while waiting or self.running:
-            while waiting and (lane := lanes.take(waiting[0].cost.share)) is not None:
-                chain = waiting.pop(0)
+            while (number := first_ready([chain.cost for chain in waiting], unfinished)) is not None and (
+                    lane := lanes.take(waiting[number].cost.share)) is not None:
+                chain = waiting.pop(number)
                 chain.lane, chain.begun = lane, time.monotonic()
                 self._start(chain)
             for chain in self._wait():
                 lanes.give_back(chain.lane, chain.cost.share)
+                unfinished.discard(chain.name)
                 self.say(f"{chain.name}: finished in {hours((time.monotonic() - chain.begun) / 3600)}: "
                          f"{self.workshop.model_folder(chain.cost.size)}")
 

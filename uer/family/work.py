@@ -25,6 +25,7 @@ from uer.family.card import card_notes
 from uer.family.config import FamilyConfig, MachineConfig
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
+from uer.family.teaching import Teaching
 
 FIRST_PORT = 12345
 PICTURE = "training_curve.png"
@@ -66,6 +67,8 @@ class Workshop:
     kind: str
     per_model: int
     """Devices that train one model together."""
+    vocab_size: int = 0
+    teaching: Teaching | None = None
 
     @property
     def folder(self) -> Path:
@@ -144,6 +147,7 @@ class Workshop:
             "metrics_path": self.metrics_path(size, number)}
         if number > 1:
             flags["pretrained_model_path"] = self.weights_path(size, number - 1)
+        flags |= self._teacher_flags(size)
         if machine.dev_fraction:
             flags["dev_fraction"] = machine.dev_fraction
         argv = [*self._script("pretrain.py"), *self._tokenizer_flags()]
@@ -155,6 +159,23 @@ class Workshop:
                     done=lambda: self.trained(size, number),
                     prepare=lambda: output.parent.mkdir(parents=True, exist_ok=True),
                     metrics=self.metrics_path(size, number), total_steps=steps)
+
+    def teacher_of(self, size: Size) -> Teaching | None:
+        """Whom a size learns from."""
+        return self.teaching if self.teaching and self.teaching.teaches(size, self.vocab_size) else None
+
+    def teacher_path(self) -> Path:
+        """The teacher's weights."""
+        assert self.teaching is not None
+        return (Path(self.teaching.model_path) if self.teaching.model_path
+                else self.weights_path(self.teaching.size, len(self.recipe.stages)))
+
+    def _teacher_flags(self, size: Size) -> dict[str, object]:
+        teacher = self.teacher_of(size)
+        if teacher is None:
+            return {}
+        return {"teacher_model_path": self.teacher_path(), "teacher_config_path": teacher.size.config_path,
+                "soft_alpha": teacher.soft_alpha, "soft_temperature": teacher.soft_temperature}
 
     def _device_flags(self, port: int) -> list[str]:
         if self.kind == "cpu":
@@ -201,7 +222,9 @@ class Workshop:
         infos = {stage.seq_length: dataset_info(self.dataset_path(stage)) for stage in self.recipe.stages}
         metrics = [self.metrics_path(size, number) for number in range(1, len(self.recipe.stages) + 1)]
         picture = PICTURE if self.picture_path(size).exists() else ""
-        return card_notes(self.recipe, self.config.corpus_path, infos, metrics, commands, self.root, picture)
+        teacher = self.teacher_of(size)
+        return card_notes(self.recipe, self.config.corpus_path, infos, metrics, commands, self.root, picture,
+                          teacher.describe() if teacher else "")
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
@@ -227,3 +250,15 @@ def check_datasets(workshop: Workshop) -> None:
             raise UserError(f"{path}: made with --seq_length {info.seq_length}, not {stage.seq_length}")
         if info.masking.get("whole_word_masking", False) != workshop.recipe.whole_word_masking:
             raise UserError(f"{path}: made with another --whole_word_masking than the recipe has; remove it")
+
+
+def check_teacher(workshop: Workshop, sizes: Sequence[Size]) -> None:
+    """A finished teacher's weights, which the sizes to come need, are still there.
+
+    Raises:
+        UserError: they are not.
+    """
+    pupils = [size for size in sizes if workshop.teacher_of(size) and not workshop.finished(size)]
+    if pupils and workshop.finished(workshop.teaching.size) and not workshop.teacher_path().is_file():
+        raise UserError(f"{workshop.teacher_path()}: the teacher's weights are gone, and {pupils[0].name} needs them; "
+                        "put them back")
