@@ -8,6 +8,7 @@ Only what is not done yet is run, and what is half done goes on. Status 0: finis
 said in one line; 130 and 143: stopped by Ctrl-C and by SIGTERM, with everything saved.
 """
 
+import secrets
 import shlex
 import sys
 import time
@@ -21,11 +22,12 @@ from uer import cli
 from uer.config import TokenizerConfig
 from uer.errors import UserError
 from uer.family.config import FamilyConfig, MachineConfig, RecipeConfig, TeachingConfig
-from uer.family.devices import find_devices
+from uer.family.devices import find_devices, spread
 from uer.family.lanes import start_order
+from uer.family.nodes import Launch, parse_torchrun, write_launch
 from uer.family.plan import FamilyPlan, make_plan
 from uer.family.recipe import build_recipe, check_recipe_file, corpus_facts, settings_of
-from uer.family.runner import Runner, Stopped, locked
+from uer.family.runner import Follower, Runner, Stopped, locked
 from uer.family.sizes import resolve
 from uer.family.teaching import build_teaching
 from uer.family.work import FIRST_PORT, Workshop, check_datasets, check_teacher
@@ -44,11 +46,15 @@ def main() -> None:
     if machine.device_name and not config.dry_run:
         raise UserError("--device_name is for --dry_run; training runs on the devices at hand")
     recipe, vocab_size, devices = build_recipe(recipe_config), _vocab_size(config), find_devices(machine)
+    torchrun = parse_torchrun(machine.torchrun, devices.count if devices.kind == "cuda" else 0) if machine.torchrun \
+        else None
+    devices = spread(devices, torchrun) if torchrun else devices
     teaching = build_teaching(teaching_config, recipe, vocab_size, CONFIGS, model_settings, not config.dry_run)
     trained_first = (teaching_config.teacher,) if teaching_config.teacher else ()
     sizes = resolve((*config.sizes, *trained_first), CONFIGS, model_settings)
     plan = make_plan(sizes, recipe, vocab_size, devices, machine, teaching)
-    workshop = Workshop(ROOT, config, machine, recipe, devices.kind, plan.per_model, vocab_size, teaching)
+    workshop = Workshop(ROOT, config, machine, recipe, devices.kind, plan.per_model, vocab_size, teaching, torchrun,
+                        secrets.token_hex(4))
     print("\n".join([*plan.lines([size.name for size in sizes if workshop.finished(size)]), *plan.start_lines()]),
           flush=True)
     if config.show_commands:
@@ -78,20 +84,34 @@ def _show_commands(workshop: Workshop, plan: FamilyPlan) -> None:
 
 
 def _run(workshop: Workshop, plan: FamilyPlan) -> None:
-    config = workshop.config
-    with locked(workshop.folder, _say) as lock:
-        settings = settings_of(workshop.recipe, corpus=corpus_facts(config.corpus_path), vocab_path=config.vocab_path,
-                               do_lower_case=config.do_lower_case, dev_fraction=workshop.machine.dev_fraction,
-                               **(workshop.teaching.facts() if workshop.teaching else {}))
-        check_recipe_file(workshop.folder / "family.json", settings)
-        check_datasets(workshop)
-        check_teacher(workshop, [cost.size for cost in plan.costs])
+    node = workshop.torchrun.node if workshop.torchrun else 0
+    with locked(workshop.folder, _say, node=node) as lock:
         try:
-            Runner(workshop, lock, _say).run(plan.costs, plan.devices.count)
+            if node:
+                Follower(workshop, lock, _say).run(plan.costs, plan.devices.count)
+            else:
+                _lead(workshop, plan, lock)
         except Stopped as stopped:
             _say("stopped; everything is saved, the same command goes on")
             sys.exit(128 + stopped.number)
     _say(f"done: {len(plan.costs)} models in {workshop.folder}")
+
+
+def _lead(workshop: Workshop, plan: FamilyPlan, lock: int) -> None:
+    """Make everything; other machines are told when it ends early."""
+    config, facts = workshop.config, workshop.teaching.facts() if workshop.teaching else {}
+    try:
+        settings = settings_of(workshop.recipe, corpus=corpus_facts(config.corpus_path), vocab_path=config.vocab_path,
+                               do_lower_case=config.do_lower_case, dev_fraction=workshop.machine.dev_fraction, **facts)
+        check_recipe_file(workshop.folder / "family.json", settings)
+        check_datasets(workshop)
+        check_teacher(workshop, [cost.size for cost in plan.costs])
+        Runner(workshop, lock, _say).run(plan.costs, plan.devices.count)
+    except BaseException as error:
+        if workshop.torchrun and workshop.torchrun.nodes > 1:
+            reason = f"stopped by signal {error.number}" if isinstance(error, Stopped) else str(error)
+            write_launch(workshop.folder, Launch(f"{workshop.launch_id}-end", reason=reason))
+        raise
 
 
 def _say(line: str) -> None:

@@ -181,6 +181,10 @@ def test_progress_is_read_from_the_end_of_files(tmp_path):
     log.write_text("first\n" + "x" * 10000 + "\nthe last\n\n")
     assert last_line(log) == "the last"
     assert last_line(tmp_path / "missing") == "it printed nothing"
+    log.write_text("\n$ before\nerror: an old one\n\n$ python3 x.py\n")
+    assert last_line(log) == "it printed nothing"
+    log.write_text("$ python3 x.py\nerror: why\ntorchrun's table\n======\n")
+    assert last_line(log) == "error: why"
     record = {"kind": "train", "step": 1200, "loss": 3.4123, "acc": 0.4212, "tokens_per_second": 81200.4,
               "seconds_left": 4320}
     metrics.write_text("\n".join([json.dumps({**record, "step": 1}), json.dumps(record),

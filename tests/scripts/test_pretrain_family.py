@@ -6,6 +6,7 @@ import os
 import random
 import runpy
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -43,18 +44,18 @@ def command(inputs, output, *more):
             "--full_sentences", "true", "--document_attention", "true", "--scheduler", "trapezoidal", *more]
 
 
-def start(inputs, output):
+def start(inputs, output, *more, said=""):
     """The command in a fork of this process, so that torch need not be imported again; prints to <output>.txt."""
-    process = multiprocessing.get_context("fork").Process(target=run_command, args=(inputs, output))
+    process = multiprocessing.get_context("fork").Process(target=run_command, args=(inputs, output, more, said))
     process.start()
     return process
 
 
-def run_command(inputs, output):
-    with open(f"{output}.txt", "w", encoding="utf-8", buffering=1) as sys.stdout:
+def run_command(inputs, output, more, said):
+    with open(said or f"{output}.txt", "w", encoding="utf-8", buffering=1) as sys.stdout:
         sys.path.insert(0, str(ROOT / "scripts"))
         devices.measured_flops = lambda kind: 1e11  # torch's threads do not live on in a fork
-        sys.argv = command(inputs, output)[1:]
+        sys.argv = command(inputs, output, *more)[1:]
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -121,6 +122,29 @@ def check_folder(folder):
     assert "| 200 | " in card and "| 100 | " in card  # the last points of both curves
     assert "--accumulation_steps 2" in card and "| Attention inside documents | yes |" in card
     assert str(ROOT) not in card
+
+
+def test_two_machines_train_together_and_one_does_the_rest(inputs, tmp_path, monkeypatch):
+    """Two nodes on this machine, as they would be on two."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    output, one_stage = tmp_path / "family", ("--seq_length", "32", "--total_steps", "20", "--global_batch_size", "8",
+                                              "--batch_size", "4", "--learning_rate", "1e-3")
+    nodes = [start(inputs, output, *one_stage, "--torchrun", "--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d "
+                   f"--rdzv_endpoint 127.0.0.1:{port} --node_rank {node}", said=tmp_path / f"node{node}.txt")
+             for node in (1, 0)]
+    for process in nodes:
+        process.join(120)
+        assert process.exitcode == 0, read(tmp_path / "node0.txt") + read(tmp_path / "node1.txt")
+    first, second = (read(tmp_path / f"node{node}.txt") for node in (0, 1))
+    assert "nano: conversion" in first and "dataset of length 32" in first
+    assert "nano: stage 1 of 1" in second and "conversion" not in second and "dataset" not in second
+    logs = [read(output / "logs" / name) for name in ("nano.log", "nano.node1.log")]
+    assert sum("runs on: 2 x CPU" in log for log in logs) == 1  # whichever node torchrun gave rank 0
+    card = (output / "test_nano" / "README.md").read_text(encoding="utf-8")
+    assert "torchrun --nnodes 2 --nproc_per_node 1 pretrain.py" in card and str(port) not in card
 
 
 def test_what_cannot_be_done_is_one_line(inputs, tmp_path, run_script):

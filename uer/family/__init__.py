@@ -8,6 +8,7 @@
     lanes      which sizes run at once on which devices
     plan       the table that a person reads before paying for it
     work       files of an output folder, and the commands that make them
+    nodes      torchrun's settings, and what node 0 tells the other machines
     runner     running what is not done yet, as child processes
     card       what a model card says about the training
 """

@@ -83,6 +83,12 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shown_command(argv: Sequence[str], root: Path) -> str:
-    """A command as a person types it in the repository's root; of absolute paths only the name is told."""
+    """A command as a person types it in the repository's root; of absolute paths only the name is told.
+
+    Args:
+        argv: the Python that runs it, or `torchrun` and its arguments, in one word; then the script and its flags.
+        root: the repository.
+    """
+    launcher = argv[0] if argv[0].startswith("torchrun ") else "python3"
     words = [word.removeprefix(f"{root}/") for word in argv[1:]]
-    return shlex.join(["python3", *(Path(word).name if word.startswith("/") else word for word in words)])
+    return f"{launcher} {shlex.join(Path(word).name if word.startswith('/') else word for word in words)}"

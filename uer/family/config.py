@@ -82,6 +82,10 @@ class MachineConfig:
     device_count: int = flag(0, "GPUs to use, or to reckon with; 0 is all that are at hand, or 8 named ones.")
     gpus_per_model: int = flag(0, "GPUs that train one model together; 0 is all.")
     parallel_models: str = flag("auto", "Models that one GPU trains at once; auto: as many as it takes to fill it.")
+    torchrun: str = flag("", "Train every model under torchrun with these arguments, such as '--nnodes 2\n"
+                             "--nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500'. The same command on\n"
+                             "every machine, on one shared folder, with --node_rank 1, 2, ... among them on all but\n"
+                             "the first (or Slurm's SLURM_NODEID).")
     mfu: float = flag(0.0, "Share of the device's peak that training reaches; 0: what is assumed for each width.")
     price_per_hour: float = flag(0.0, "Price of one device for an hour.")
     processes_num: int = flag(0, "Processes of preprocess.py; 0 is one for each CPU core.")
@@ -101,6 +105,9 @@ class MachineConfig:
                      "price_per_hour"):
             if getattr(self, name) < 0:
                 found.append(f"--{name} must not be negative")
+        if self.torchrun and (self.gpus_per_model or self.device_count or self.parallel_models not in ("auto", "1")):
+            found.append("--torchrun says how many processes train a model, one model at a time; leave out "
+                         "--gpus_per_model, --device_count and --parallel_models")
         if not 0.0 <= self.mfu <= 1.0:
             found.append("--mfu must lie between 0 and 1")
         if self.parallel_models != "auto" and not (self.parallel_models.isdecimal() and int(self.parallel_models) > 0):

@@ -128,6 +128,8 @@ def share_of(mfu: float, memory: int, devices: Devices, config: MachineConfig) -
 
     A CPU trains one model at a time unless the user says otherwise: its cores are busy with one.
     """
+    if config.torchrun:
+        return Fraction(1)
     if config.parallel_models != "auto":
         return Fraction(1, int(config.parallel_models))
     if devices.kind == "cpu":

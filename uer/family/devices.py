@@ -2,12 +2,13 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from uer.errors import UserError
 from uer.family.config import MachineConfig
+from uer.family.nodes import Torchrun
 from uer.flops import PEAK_FLOPS
 
 # GiB of memory, by the names of PEAK_FLOPS; the smallest that is sold under a name.
@@ -61,6 +62,22 @@ def find_devices(config: MachineConfig) -> Devices:
     peak = next((peak for part, peak in PEAK_FLOPS.items() if part in properties.name), 0.0)
     return Devices(properties.name, "cuda", config.device_count or count, peak or measured_flops("cuda"),
                    properties.total_memory, "" if peak else MEASURED)
+
+
+def spread(devices: Devices, torchrun: Torchrun) -> Devices:
+    """The devices of all machines: a GPU for each of torchrun's processes, or an equal part of a machine's CPU.
+
+    Raises:
+        UserError: there are fewer GPUs than processes on this machine.
+    """
+    count = torchrun.nodes * torchrun.processes
+    if devices.kind == "cpu":
+        return replace(devices, name=f"1/{torchrun.processes} of a {devices.name}" if torchrun.processes > 1
+                       else devices.name, count=count, peak_flops=devices.peak_flops / torchrun.processes,
+                       memory_bytes=devices.memory_bytes // torchrun.processes)
+    if torchrun.processes > devices.count:
+        raise UserError(f"--torchrun: --nproc_per_node {torchrun.processes}, but this machine has {devices.count} GPUs")
+    return replace(devices, count=count)
 
 
 def named_devices(name: str, count: int) -> Devices:

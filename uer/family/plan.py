@@ -111,7 +111,7 @@ class FamilyPlan:
 
     def _advice(self) -> list[str]:
         """Whether one device for each model would be faster, which is so where models are small or many."""
-        if self.per_model == 1:
+        if self.per_model == 1 or self.config.torchrun:
             return []
         try:
             alone = dataclasses.replace(self.config, gpus_per_model=1)

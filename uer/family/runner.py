@@ -14,17 +14,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from uer.errors import UserError
 from uer.family.costs import Cost
 from uer.family.lanes import Lane, Lanes, first_ready, start_order
+from uer.family.nodes import Launch, read_launch
 from uer.family.plan import hours
 from uer.family.work import FIRST_PORT, Step, Workshop
 
 POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 300.0
 TAIL_BYTES = 8192
 PR_SET_PDEATHSIG = 1
@@ -39,14 +41,15 @@ class Stopped(Exception):
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], None], patience: float = PATIENCE_SECONDS) -> Iterator[int]:
-    """Hold the folder's lock; yields the descriptor that children inherit.
+def locked(folder: Path, say: Callable[[str], None], patience: float = PATIENCE_SECONDS,
+           node: int = 0) -> Iterator[int]:
+    """Hold the folder's lock, each machine its own; yields the descriptor that children inherit.
 
     Raises:
         UserError: another run still works there after `patience` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open(folder / (f".lock-node{node}" if node else ".lock"), "w") as file:
         end, told = time.monotonic() + patience, False
         while True:
             try:
@@ -112,16 +115,18 @@ class Runner:
         """
         before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            unfinished = [cost for cost in costs if not self.workshop.finished(cost.size)]
-            if unfinished:
-                self._preprocess()
-            self._train(unfinished, devices)
+            self._work([cost for cost in costs if not self.workshop.finished(cost.size)], devices)
         except BaseException:
             self._end_all()
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _work(self, unfinished: Sequence[Cost], devices: int) -> None:
+        if unfinished:
+            self._preprocess()
+        self._train(unfinished, devices)
 
     def _note(self, number: int, frame: object) -> None:
         self._signal = number
@@ -167,7 +172,7 @@ class Runner:
 
     def _environment(self, chain: Chain) -> dict[str, str]:
         environment = dict(os.environ)
-        if self.workshop.kind == "cuda" and chain.lane is not None:
+        if self.workshop.kind == "cuda" and chain.lane is not None and not self.workshop.torchrun:
             visible = environment.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else list(map(str, range(max(chain.lane.devices) + 1)))
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in chain.lane.devices)
@@ -209,7 +214,7 @@ class Runner:
                 chain.steps.pop(0)
                 return
         reason = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"left with status {status}"
-        raise UserError(f"{chain.name}, {step.title}: {Path(step.argv[1]).name} {reason}: {last_line(step.log)} "
+        raise UserError(f"{chain.name}, {step.title}: {step.program} {reason}: {last_line(step.log)} "
                         f"(its log: {step.log})")
 
     def _pass_on(self, number: int) -> None:
@@ -237,6 +242,51 @@ class Runner:
                 self.say(f"{chain.name}: {step.title}: {progress_line(record, step.total_steps)}")
 
 
+class Follower(Runner):
+    """Joins the trainings that node 0 starts on the other machines."""
+
+    def _work(self, unfinished: Sequence[Cost], devices: int) -> None:
+        folder = self.workshop.folder
+        before = read_launch(folder)
+        seen = before.id if before and not before.training else ""  # how an earlier start ended
+        self.say(f"node {self.workshop.torchrun.node}: waiting for node 0")
+        while any(not self.workshop.finished(cost.size) for cost in unfinished):
+            launch = read_launch(folder)
+            if launch and launch.id != seen:
+                seen = launch.id
+                self._leave_all()
+                if not launch.training:
+                    raise UserError(f"node 0 has ended: {launch.reason}")
+                self._join(launch, unfinished)
+            end = time.monotonic() + LOOK_SECONDS
+            while time.monotonic() < end:
+                self._wait()
+
+    def _join(self, launch: Launch, costs: Sequence[Cost]) -> None:
+        """Start what node 0 has started."""
+        identified = replace(self.workshop, launch_id=launch.id.removesuffix(f"-{launch.training}"))
+        for cost in costs:
+            for step in identified.model_steps(cost.size):
+                if step.training == launch.training and step.flags == launch.flags:
+                    if not step.done():  # else the message is an old one
+                        self._start(Chain(cost.size.name, [step], cost))
+                    return
+        raise UserError(f"node 0 trains {launch.training} with other flags than this command would, or not at all: "
+                        "give the same command on every machine, with the same paths")
+
+    def _leave_all(self) -> None:
+        """End what waits for a node 0 that has gone on."""
+        self._end_all()
+        self.running.clear()
+
+    def _succeed(self, chain: Chain, status: int) -> None:
+        """Node 0 decides what a failure means."""
+        if status:
+            self.say(f"{chain.name}: {chain.steps[0].title} left with status {status}: {last_line(chain.steps[0].log)} "
+                     f"(its log: {chain.steps[0].log}); waiting for node 0")
+        chain.steps.clear()
+
+
 def start_child(argv: Sequence[str], log: IO[bytes], environment: dict[str, str], lock: int) -> subprocess.Popen:
     """A process in a session of its own (Ctrl-C reaches it through us, once) that gets SIGTERM when we die."""
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
@@ -253,9 +303,10 @@ def _follow_parent() -> None:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something."""
-    lines = [line.strip() for line in _tail(path).split("\n") if line.strip()]
-    return lines[-1] if lines else "it printed nothing"
+    """What a log's last command said at its end: its error, which torchrun's own lines may follow, or its last line."""
+    _, command, text = _tail(path).rpartition("\n$ ")
+    lines = [line.strip() for line in text.split("\n")[bool(command):] if line.strip(" =-")]
+    return ([line for line in lines if line.startswith("error: ")] or lines or ["it printed nothing"])[-1]
 
 
 def last_record(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@
     L-8_H-512/chinese_roberta_L-8_H-512     the conversion, until its card is complete
     chinese_roberta_L-8_H-512               the finished model
     logs/                                   what each command printed
+    launch.json                             with several machines: the training that they are to join
 
 A name exists only when what it names is whole, so what is left to do is what has no name yet.
 """
@@ -23,6 +24,7 @@ from uer.data.store import DatasetInfo, open_dataset
 from uer.errors import UserError
 from uer.family.card import card_notes
 from uer.family.config import FamilyConfig, MachineConfig
+from uer.family.nodes import Launch, Torchrun, write_launch
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
@@ -44,6 +46,7 @@ class Step:
         finish: called after it succeeded.
         metrics: JSON lines of its progress, where it writes some.
         total_steps: where it has steps.
+        training: what several machines know it by, where they do it together; "" where one does it.
     """
 
     title: str
@@ -54,6 +57,17 @@ class Step:
     finish: Callable[[], None] = lambda: None
     metrics: Path | None = None
     total_steps: int = 0
+    training: str = ""
+
+    @property
+    def program(self) -> str:
+        """The script's name."""
+        return next((Path(word).name for word in self.argv[1:] if word.endswith(".py")), self.argv[1])
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What follows the script's path."""
+        return tuple(self.argv[[Path(word).name for word in self.argv].index(self.program) + 1:])
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,9 @@ class Workshop:
     """Devices that train one model together."""
     vocab_size: int = 0
     teaching: Teaching | None = None
+    torchrun: Torchrun | None = None
+    launch_id: str = ""
+    """Another one for every start of node 0."""
 
     @property
     def folder(self) -> Path:
@@ -150,15 +167,23 @@ class Workshop:
         flags |= self._teacher_flags(size)
         if machine.dev_fraction:
             flags["dev_fraction"] = machine.dev_fraction
-        argv = [*self._script("pretrain.py"), *self._tokenizer_flags()]
+        argv = [str(self.root / "pretrain.py"), *self._tokenizer_flags()]
         for name, value in flags.items():
             argv += [f"--{name}", str(value)]
         argv += ["--whole_word_masking"] * recipe.whole_word_masking
         argv += ["--document_attention"] * recipe.document_attention
-        return Step(f"stage {number} of {len(recipe.stages)}", [*argv, *self._device_flags(port)], self._log(size.name),
-                    done=lambda: self.trained(size, number),
-                    prepare=lambda: output.parent.mkdir(parents=True, exist_ok=True),
-                    metrics=self.metrics_path(size, number), total_steps=steps)
+        argv += self._device_flags(port)
+        training = f"{size.name}-stage{number}"
+        launcher = self.torchrun.command(f"{self.launch_id}-{training}") if self.torchrun else [sys.executable]
+
+        def prepare() -> None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            if self.torchrun and self.torchrun.nodes > 1 and self.torchrun.node == 0:
+                write_launch(self.folder, Launch(f"{self.launch_id}-{training}", training, tuple(argv[1:])))
+
+        return Step(f"stage {number} of {len(recipe.stages)}", [*launcher, *argv], self._log(size.name),
+                    done=lambda: self.trained(size, number), prepare=prepare, metrics=self.metrics_path(size, number),
+                    total_steps=steps, training=training)
 
     def teacher_of(self, size: Size) -> Teaching | None:
         """Whom a size learns from."""
@@ -180,7 +205,7 @@ class Workshop:
     def _device_flags(self, port: int) -> list[str]:
         if self.kind == "cpu":
             return ["--device", "cpu"]
-        if self.per_model == 1:
+        if self.per_model == 1 or self.torchrun:
             return []
         return ["--world_size", str(self.per_model), "--gpu_ranks", *map(str, range(self.per_model)),
                 "--master_ip", f"tcp://localhost:{port}"]
@@ -218,7 +243,10 @@ class Workshop:
                     done=final.is_dir, prepare=prepare, finish=finish)
 
     def _notes(self, size: Size) -> str:
-        commands = [step.argv for step in (*self.preprocess_steps(), *self.model_steps(size)[:len(self.recipe.stages)])]
+        launcher = self.torchrun.shown() if self.torchrun else sys.executable
+        commands = [*(step.argv for step in self.preprocess_steps()),
+                    *([launcher, str(self.root / step.program), *step.flags]
+                      for step in self.model_steps(size)[:len(self.recipe.stages)])]
         infos = {stage.seq_length: dataset_info(self.dataset_path(stage)) for stage in self.recipe.stages}
         metrics = [self.metrics_path(size, number) for number in range(1, len(self.recipe.stages) + 1)]
         picture = PICTURE if self.picture_path(size).exists() else ""
@@ -227,7 +255,8 @@ class Workshop:
                           teacher.describe() if teacher else "")
 
     def _log(self, name: str) -> Path:
-        return self.folder / "logs" / f"{name}.log"
+        node = f".node{self.torchrun.node}" if self.torchrun and self.torchrun.node else ""
+        return self.folder / "logs" / f"{name}{node}.log"
 
 
 def dataset_info(path: Path) -> DatasetInfo:
