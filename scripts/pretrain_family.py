@@ -2,6 +2,7 @@
 
     python3 scripts/pretrain_family.py --sizes all --corpus_path corpus.txt --output_dir family
     python3 scripts/pretrain_family.py --sizes tiny mini 8/512 --dry_run --device_name H100 --device_count 8
+    python3 scripts/pretrain_family.py --sizes tiny mini --teacher base --corpus_path corpus.txt --output_dir taught
 
 Each length is preprocessed once; each size is trained in every stage of the recipe, converted, and given a model card.
 Only what is not done yet is run, and what is half done goes on. Status 0: finished; 2: something the user can mend,
