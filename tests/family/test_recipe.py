@@ -68,10 +68,11 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_every_number_can_be_overridden():
     config = RecipeConfig(seq_length=(32, 64), total_steps=(5, 6), global_batch_size=(7, 8), batch_size=(1, 2),
                           learning_rate=(0.1, 0.2), scheduler="constant", warmup=0.5, dropout=0.0, seed=3,
-                          whole_word_masking=True)
+                          max_grad_norm=0.5, whole_word_masking=True)
     recipe = build_recipe(config)
     assert recipe.stages == (Stage(32, 5, 7, 1, 0.1), Stage(64, 6, 8, 2, 0.2))
     assert (recipe.scheduler, recipe.warmup, recipe.dropout, recipe.seed) == ("constant", 0.5, 0.0, 3)
+    assert recipe.max_grad_norm == 0.5 and build_recipe(RecipeConfig()).max_grad_norm == 0.0
     assert recipe.whole_word_masking and not recipe.full_sentences
 
 

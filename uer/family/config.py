@@ -35,8 +35,8 @@ class RecipeConfig:
 
     PER_STAGE: ClassVar[tuple[str, ...]] = ("seq_length", "total_steps", "global_batch_size", "batch_size",
                                             "learning_rate")
-    SINGLE: ClassVar[tuple[str, ...]] = ("scheduler", "warmup", "lr_decay", "dropout", "whole_word_masking",
-                                         "full_sentences", "document_attention", "seed")
+    SINGLE: ClassVar[tuple[str, ...]] = ("scheduler", "warmup", "lr_decay", "dropout", "max_grad_norm",
+                                         "whole_word_masking", "full_sentences", "document_attention", "seed")
 
     recipe: str = flag("uer", "uer: as published. modern: see uer/family/recipe.py.", choices=("uer", "modern"))
     seq_length: tuple[int, ...] = flag((), "Tokens of a row, for each stage (both recipes: 128 512).")
@@ -49,6 +49,7 @@ class RecipeConfig:
     warmup: float | None = flag(None, "Share of a stage in which the rate rises.")
     lr_decay: float | None = flag(None, "Share of a stage in which the rate falls (tri_stage, trapezoidal).")
     dropout: float | None = flag(None, "Dropout probability.")
+    max_grad_norm: float | None = flag(None, "Clip the gradient to this norm; 0, as in both recipes, does not clip.")
     whole_word_masking: bool | None = flag(None, "Mask whole words (jieba's segmentation).")
     full_sentences: bool | None = flag(None, "Join documents before cutting them into rows: no padding.")
     document_attention: bool | None = flag(None, "Attend inside each document of a row only.")

@@ -57,7 +57,8 @@ class FamilyPlan:
         switches = [name for name in ("whole_word_masking", "full_sentences", "document_attention")
                     if getattr(recipe, name)]
         lines.append(f"recipe {recipe.name}: {recipe.scheduler} schedule, warmup {recipe.warmup:g}, dropout "
-                     f"{recipe.dropout:g}" + "".join(f", {name.replace('_', ' ')}" for name in switches))
+                     f"{recipe.dropout:g}" + "".join(f", {name.replace('_', ' ')}" for name in switches)
+                     + (f", gradient clipped at {recipe.max_grad_norm:g}" if recipe.max_grad_norm else ""))
         for number, stage in enumerate(recipe.stages, start=1):
             batch_size, micro = stage.split(self.per_model)
             lines.append(

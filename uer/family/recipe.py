@@ -79,6 +79,7 @@ class Recipe:
     warmup: float = 0.1
     lr_decay: float = 0.5
     dropout: float = 0.1
+    max_grad_norm: float = 0.0
     whole_word_masking: bool = False
     full_sentences: bool = False
     document_attention: bool = False

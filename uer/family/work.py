@@ -158,7 +158,8 @@ class Workshop:
             "total_steps": steps, "save_checkpoint_steps": machine.save_checkpoint_steps or max(1, steps // 10),
             "report_steps": min(steps, machine.report_steps or max(10, steps // 1000)),
             "learning_rate": stage.learning_rate, "scheduler": recipe.scheduler, "warmup": recipe.warmup,
-            "lr_decay": recipe.lr_decay, "dropout": recipe.dropout, "batch_size": batch_size,
+            "lr_decay": recipe.lr_decay, "dropout": recipe.dropout,
+            "max_grad_norm": recipe.max_grad_norm, "batch_size": batch_size,
             "accumulation_steps": accumulation, "data_processor": "mlm", "target": "mlm", "seed": recipe.seed,
             "precision": machine.precision, "compile": machine.compile,
             "metrics_path": self.metrics_path(size, number)}
