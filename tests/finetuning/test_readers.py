@@ -66,6 +66,9 @@ def test_lcqmc_as_published_has_no_header(tmp_path):
     ('{"label": 1, "sentence": "x"}\n[1]\n', ":2: a JSON object is needed"),
     ('{"label": 1, "sentence": "x"}\n{"label": 1}\n', ":2: no column 'text_a' (or sentence, sentence1); found: label"),
     ('{"label": {}, "sentence": "x"}\n', ":1: 'label' must be a string or a number, not dict"),
+    ('{"label": 1, "sentence": "\\ud800"}\n', ":1: 'sentence' holds half of a surrogate pair"),
+    ('{"label": ' + "[" * 100_000, ":1: JSON nested too deeply"),
+    ("label\ttext_a\r1\t好\r0\t坏\r", ":1: a carriage return inside the line"),
 ])
 def test_bad_files_are_named(tmp_path, content, message):
     path = write(tmp_path, content)
@@ -95,6 +98,7 @@ def test_labels_are_ordered_by_value_or_by_name():
     assert LabelSet.of(["10", "9", "9", "-1"]).names == ("-1", "9", "10")
     assert LabelSet.of(["b", "a", "10"]).names == ("10", "a", "b")
     assert LabelSet.of(["01", "1"]).names == ("01", "1")
+    assert LabelSet.of(["9" * 5000, "1"]).names == ("1", "9" * 5000)
 
 
 def test_label_problems_name_the_line(tmp_path):

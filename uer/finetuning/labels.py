@@ -8,6 +8,8 @@ import numpy as np
 from uer.errors import UserError
 from uer.finetuning.readers import Table
 
+LONGEST_NUMBER = 100  # digits; Python refuses to read numbers of thousands
+
 
 @dataclass(frozen=True)
 class LabelSet:
@@ -89,4 +91,5 @@ def parse_logits(table: Table, labels_num: int, column: str = "logits") -> np.nd
 
 
 def _is_whole_number(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and text.isascii() and str(int(text)) == text
+    digits = text.removeprefix("-")
+    return digits.isdecimal() and text.isascii() and len(digits) < LONGEST_NUMBER and str(int(text)) == text

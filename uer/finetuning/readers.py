@@ -10,6 +10,7 @@ A row that does not fit stops the run with one line that names the file and the 
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from uer.errors import UserError
 JSON_NAMES = {"sentence": "text_a", "sentence1": "text_a", "sentence2": "text_b"}
 # OCNLI's annotators did not agree on these.
 NO_LABEL = "-"
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
@@ -131,6 +133,8 @@ def read_json(path: str) -> Any:
         raise UserError(f"{path}: not UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: JSON nested too deeply") from None
 
 
 def _json_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
@@ -141,6 +145,8 @@ def _json_records(path: str, lines: list[tuple[int, str]], required: Sequence[st
             content = json.loads(line)
         except ValueError as error:
             raise UserError(f"{path}:{number}: not JSON: {error}") from None
+        except RecursionError:
+            raise UserError(f"{path}:{number}: JSON nested too deeply") from None
         if not isinstance(content, dict):
             raise UserError(f"{path}:{number}: a JSON object is needed on every line")
         record = {}
@@ -155,9 +161,11 @@ def _json_records(path: str, lines: list[tuple[int, str]], required: Sequence[st
 def _json_text(value: Any, path: str, number: int, key: str) -> str:
     """A JSON value as the text a TSV would hold: numbers as digits, a list as words with spaces between."""
     if isinstance(value, str):
+        if HALF_PAIR.search(value):
+            raise UserError(f"{path}:{number}: '{key}' holds half of a surrogate pair, which is no character")
         return value
     if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
-        return " ".join(map(str, value))
+        return " ".join(_json_text(item, path, number, key) for item in value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     raise UserError(f"{path}:{number}: '{key}' must be a string or a number, not {type(value).__name__}")
@@ -166,6 +174,8 @@ def _json_text(value: Any, path: str, number: int, key: str) -> str:
 def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
                  optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     header = lines[0][1].split("\t")
+    if "\r" in lines[0][1]:
+        raise UserError(f"{path}:1: a carriage return inside the line; lines must end with a line feed")
     if "text_a" in header or "label" in header:
         lines = lines[1:]
         _require(required, header, path, 1)
