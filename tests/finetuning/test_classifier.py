@@ -149,15 +149,50 @@ def test_flags_must_not_contradict_the_saved_settings(tiny):
         predictions(tiny, vocab_path=tiny.path("vocab2.txt"))
 
 
+def test_a_saved_model_can_be_moved_and_renamed(tiny):
+    finetune("test", Classification, tiny.flags(epochs_num=1, output_model_path=tiny.path("a/tiny_v1.5")))
+    expected = predictions(tiny, load_model_path=tiny.path("a/tiny_v1.5"), output_logits=True)
+    Path(tiny.path("b")).mkdir()
+    for suffix in ("", ".json", ".vocab.txt"):
+        Path(tiny.path(f"a/tiny_v1.5{suffix}")).rename(tiny.path(f"b/other{suffix}"))
+    assert predictions(tiny, load_model_path=tiny.path("b/other"), output_logits=True) == expected
+
+
+def test_predictions_name_lines_that_have_none_and_fit_the_training(tiny, capsys):
+    train(tiny, epochs_num=1)
+    tiny.write("test.tsv", "text_a\n甲\n\n乙\n")
+    new_folder = tiny.path("new/predictions.tsv")
+    predictions(tiny, test_path=tiny.path("test.tsv"))
+    infer("test", Classification, ["--load_model_path", tiny.path("out/model.bin"), "--test_path",
+                                   tiny.path("test.tsv"), "--prediction_path", new_folder])
+    assert f"2 predictions written to {new_folder}; 1 blank lines of {tiny.path('test.tsv')} have" in \
+        capsys.readouterr().out
+    with pytest.raises(UserError, match=r"test.tsv is an input of this command and would be overwritten"):
+        predictions(tiny, test_path=tiny.path("test.tsv"), prediction_path=tiny.path("test.tsv"))
+    tiny.write("pairs.tsv", "text_a\ttext_b\n甲\t乙\n")
+    with pytest.raises(UserError, match=r"pairs.tsv: a column 'text_b', but the model is trained on single texts"):
+        predictions(tiny, test_path=tiny.path("pairs.tsv"))
+
+
+def test_a_log_that_cannot_be_written_ends_the_run(tiny):
+    for flag in ("log_path", "metrics_path"):
+        with pytest.raises(UserError, match="/dev/full: No space left on device"):
+            train(tiny, epochs_num=1, **{flag: "/dev/full"})
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"seq_length": 25}, "--seq_length 25 exceeds the model's max_seq_length 24"),
     ({"save_best_by": "f1"}, "--save_best_by: 'f1' is unknown for this task; choose from: accuracy, macro_f1"),
     ({"soft_targets": True}, "--soft_targets needs a column 'logits'"),
     ({"sharding": "fsdp"}, "are for pretraining"),
+    ({"output_model_path": "{folder}/dev.tsv"}, "dev.tsv is an input of this command"),
+    ({"output_model_path": "{folder}/config.json/model.bin"}, "config.json cannot be written to"),
     ({"train_path": "none.tsv"}, "none.tsv: No such file"),
     ({"epochs_num": 0}, "--epochs_num must be at least 1"),
 ])
 def test_settings_are_checked_before_training(tiny, changes, message):
+    changes = {name: value.replace("{folder}", str(tiny.folder)) if isinstance(value, str) else value
+               for name, value in changes.items()}
     with pytest.raises(UserError, match=re.escape(message)):
         finetune("test", Classification, tiny.flags(**changes))
 

@@ -10,6 +10,7 @@ from uer.finetuning import grid
 from uer.finetuning.config import GridConfig
 from uer.finetuning.run import parse_with
 from uer.finetuning.tasks.classification import Classification
+from uer.training.lock import OutputLock
 
 
 def run(tiny, **changes) -> list[dict]:
@@ -45,6 +46,22 @@ def test_a_grid_resumes_and_keeps_its_best_model(tiny, started):
     assert len(started) == 5
     assert figures(again) == figures(records)
     assert len(grid.read_results(Path(tiny.path("out/model.grid.jsonl")))) == 4
+
+
+def test_what_a_killed_grid_leaves_is_removed_and_another_grid_is_refused(tiny, monkeypatch):
+    for name in ("model.grid.0123456789abcdef.bin", "model.grid.0123456789abcdef.vocab.txt.tmp", "model.grid.mine.bin"):
+        tiny.write(name, "x")
+    changes = {"output_model_path": tiny.path("model.bin"), "epochs_num_list": (1,), "batch_size_list": (8,)}
+    run(tiny, **changes)
+    assert sorted(path.name for path in tiny.folder.glob("model*")) == [
+        "model.bin", "model.grid.jsonl", "model.grid.mine.bin", "model.json", "model.vocab.txt"]
+    lock = OutputLock(tiny.folder / "model.grid.jsonl")
+    monkeypatch.setattr(grid, "OutputLock", lambda path: OutputLock(path, patience=0.0))
+    with pytest.raises(UserError, match=r"model.grid.jsonl: another grid is writing there"):
+        run(tiny, **changes)
+    lock.release()
+    with pytest.raises(UserError, match=r"--results_path: .*train.tsv is an input of this command"):
+        run(tiny, results_path=tiny.path("train.tsv"), **changes)
 
 
 def test_other_data_or_settings_are_other_trials(tiny, started):

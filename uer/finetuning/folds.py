@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -13,12 +12,14 @@ from uer.data.files import atomic_path
 from uer.errors import UserError
 from uer.finetuning.batches import subset
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
-from uer.finetuning.infer import compute_outputs, write_predictions
+from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
 from uer.finetuning.loop import Fit, describe
+from uer.finetuning.outputs import prepare_file
 from uer.finetuning.run import (
     Command,
     append_lines,
     describe_data,
+    inputs_of,
     parse_with,
     prepare_output,
     set_up_logging,
@@ -53,10 +54,19 @@ def cross_validate(description: str, argv: Sequence[str] | None = None) -> None:
         raise SystemExit(status)
 
 
+def _prepare(command: Command) -> None:
+    for fold in range(command.finetune.folds_num):
+        path = fold_path(command.finetune.output_model_path, fold)
+        prepare_output(dataclasses.replace(command, finetune=dataclasses.replace(
+            command.finetune, output_model_path=path)))
+    if command.finetune.train_features_path:
+        prepare_file(command.finetune.train_features_path, "--train_features_path", inputs_of(command))
+
+
 def _rank(place: launch.Place, command: Command) -> int:
     world, config = connect(place, command.parallel), command.finetune
+    world.check(lambda: _prepare(command) if world.is_main else None)
     set_up_logging(command.log, world.is_main)
-    world.check(lambda: prepare_output(command) if world.is_main else None)
     bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, config, command.model,
                                                command.tokenizer, world))
     if len(bench.train) < config.folds_num:
@@ -91,6 +101,9 @@ def _rank(place: launch.Place, command: Command) -> int:
 def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> None:
     """The whole prediction script: the mean of the folds' logits decides."""
     config, folds, *configs = cli.parse(description, (InferConfig, FoldsConfig, ModelConfig, TokenizerConfig), argv)
+    prepare_predictions(config)
+    if folds.test_features_path:
+        prepare_file(folds.test_features_path, "--test_features_path", (config.test_path,))
     total, task, examples = 0.0, None, None
     for fold in range(folds.folds_num):
         one = dataclasses.replace(config, load_model_path=fold_path(config.load_model_path, fold))
@@ -104,6 +117,5 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
 
 def save_features(path: str, features: np.ndarray) -> None:
     """Write a .npy file, whole or not at all."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, features.astype(np.float32))

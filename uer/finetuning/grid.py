@@ -9,11 +9,14 @@ on several. The parent keeps the best model seen so far and removes the others.
 """
 
 import dataclasses
+import glob
 import json
 import logging
 import multiprocessing
 import os
 import queue
+import re
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -29,16 +32,20 @@ from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
+from uer.finetuning.outputs import prepare_file
 from uer.finetuning.readers import file_hash
-from uer.finetuning.run import Command, append_lines, prepare_output, set_up_logging
-from uer.finetuning.saved import settings_path, weights_path
+from uer.finetuning.run import Command, append_lines, inputs_of, prepare_output, set_up_logging
+from uer.finetuning.saved import settings_path, vocab_path, weights_path
 from uer.finetuning.workbench import Trial, Workbench
 from uer.training.launch import Place
+from uer.training.lock import OutputLock
 from uer.training.parallel import connect
 
 logger = logging.getLogger("uer.finetuning")
 
 MOST_CPU_WORKERS = 4
+# What a trial's files are called behind the results file's name: its key, and perhaps the name of a file half written.
+TRIAL_FILE = r"\.[0-9a-f]{16}\.(bin|json|vocab\.txt)(\.tmp)?$"
 
 
 @dataclass(frozen=True)
@@ -94,11 +101,21 @@ def fingerprints_of(command: Command, bench: Workbench) -> dict[str, str]:
 
 def results_path(command: Command, config: GridConfig) -> Path:
     """Where the trials' lines are kept."""
-    return Path(config.results_path or weights_path(command.finetune.output_model_path).with_suffix(".grid.jsonl"))
+    return Path(config.results_path or settings_path(command.finetune.output_model_path).with_suffix(".grid.jsonl"))
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what a stopped grid leaves behind: a last line cut short, and the models of trials under way."""
+    if path.exists():
+        unfinished = path.read_bytes().rpartition(b"\n")[2]
+        os.truncate(path, path.stat().st_size - len(unfinished))
+    for file in path.parent.glob(f"{glob.escape(path.stem)}.*"):
+        if re.match(TRIAL_FILE, file.name.removeprefix(path.stem)):
+            file.unlink()
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """Finished trials by key. A last line that a kill cut short is dropped from the file, so that appending is safe.
+    """Finished trials by key; a last line that is not finished, or was cut short by a kill, does not count.
 
     Raises:
         UserError: a line that is no trial's.
@@ -106,8 +123,6 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     lines = path.read_bytes().split(b"\n")
-    if lines[-1]:
-        os.truncate(path, path.stat().st_size - len(lines[-1]))
     found = {}
     for number, line in enumerate(lines[:-1], start=1):
         try:
@@ -129,19 +144,41 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
     if command.log.metrics_path:
         raise UserError("--metrics_path: the grid writes its JSON lines to --results_path")
     world = connect(Place(), ParallelConfig(device=command.parallel.device))
-    set_up_logging(command.log, True)
     prepare_output(command)
+    set_up_logging(command.log, True)
     bench = open_bench(command, world)
     fingerprints = fingerprints_of(command, bench)
     seeds = command.finetune.seeds or (command.finetune.seed,)
     plans = [plan_of(command, setting, seed, fingerprints) for setting in settings_of(config) for seed in seeds]
     path = results_path(command, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not run:
+        results = read_results(path)
+        return [results[plan.key] for plan in plans if plan.key in results]
+    prepare_file(path, "--results_path", inputs_of(command))
+    lock = _lock(path)
+    try:
+        return _run_missing(bench, command, config, plans, fingerprints, path)
+    finally:
+        _clear_away(path)
+        lock.release()
+
+
+def _lock(path: Path) -> OutputLock:
+    try:
+        return OutputLock(path)
+    except UserError:
+        raise UserError(f"{path}: another grid is writing there") from None
+
+
+def _run_missing(bench: Workbench, command: Command, config: GridConfig, plans: Sequence[Plan],
+                 fingerprints: dict[str, str], path: Path) -> list[dict[str, Any]]:
+    """Run the trials that the results file lacks; the records of all."""
+    _clear_away(path)
     results = read_results(path)
     keeper = _Keeper(command, config, path, [results[plan.key] for plan in plans if plan.key in results])
-    waiting = [plan for plan in plans if plan.key not in results] if run else []
+    waiting = [plan for plan in plans if plan.key not in results]
     logger.info("%d trials, %d of them finished before (%s)", len(plans), len(keeper.records), path)
-    workers = min(len(waiting), config.parallel_trials or _default_workers(world.device))
+    workers = min(len(waiting), config.parallel_trials or _default_workers(bench.world.device))
     if workers <= 1:
         for plan in waiting:
             keeper.take(run_plan(bench, command, config, plan, fingerprints, path))
@@ -210,7 +247,7 @@ class _Keeper:
 
 def _move_model(source: Path, destination: str | None) -> None:
     """The three files of a saved model to their final names, or away; its settings name the vocabulary's file."""
-    names = [source, source.with_suffix(".json"), source.with_suffix(".vocab.txt")]
+    names = [source, settings_path(source), vocab_path(source)]
     if destination is None:
         for name in names:
             name.unlink()
@@ -218,9 +255,9 @@ def _move_model(source: Path, destination: str | None) -> None:
     final = weights_path(destination)
     final.parent.mkdir(parents=True, exist_ok=True)
     settings = json.loads(names[1].read_text(encoding="utf-8"))
-    settings["tokenizer"]["vocab_path"] = final.with_suffix(".vocab.txt").name
+    settings["tokenizer"]["vocab_path"] = vocab_path(destination).name
     names[1].write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(names[2], final.with_suffix(".vocab.txt"))
+    os.replace(names[2], vocab_path(destination))
     os.replace(names[1], settings_path(destination))
     os.replace(names[0], final)
 
@@ -271,6 +308,7 @@ def _leave_with(parent: int) -> None:
 
 def _worker(number: int, parent: int, workers: int, command: Command, config: GridConfig, fingerprints: dict[str, str],
             path: Path, todo: Any, done: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends its workers
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
         gpus = torch.cuda.device_count() if command.parallel.device != "cpu" else 0
@@ -283,6 +321,8 @@ def _worker(number: int, parent: int, workers: int, command: Command, config: Gr
             done.put(run_plan(bench, command, config, plan, fingerprints, path))
     except UserError as error:
         done.put(str(error))
+    except OSError as error:
+        done.put(f"{error.filename or path.parent}: {error.strerror or error}")
 
 
 def table(records: list[dict[str, Any]]) -> list[str]:

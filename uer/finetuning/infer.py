@@ -12,6 +12,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
 from uer.finetuning.loop import predict
+from uer.finetuning.outputs import prepare_file
 from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, weights_path
 from uer.finetuning.task import Task, TextEncoder
 from uer.tokenizers import build_tokenizer
@@ -26,8 +27,14 @@ SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num
 def infer(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
     """The whole prediction script of a task."""
     config, *configs = cli.parse(description, (InferConfig, ModelConfig, TokenizerConfig), argv)
+    prepare_predictions(config)
     task, examples, outputs = compute_outputs(task_class, config, *configs)
     write_predictions(config, task, examples, outputs)
+
+
+def prepare_predictions(config: InferConfig) -> None:
+    """Whether the prediction file can be written, before anything is computed."""
+    prepare_file(config.prediction_path, "--prediction_path", (config.test_path, weights_path(config.load_model_path)))
 
 
 def write_predictions(config: InferConfig, task: Task, examples: Examples, outputs: list[np.ndarray]) -> None:
@@ -35,7 +42,9 @@ def write_predictions(config: InferConfig, task: Task, examples: Examples, outpu
     lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
     with atomic_path(config.prediction_path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    print(f"Predictions written to {config.prediction_path}")
+    skipped = "".join(f"; {count} {what} of {config.test_path} have none"
+                      for what, count in examples.skipped.items() if count)
+    print(f"{len(examples)} predictions written to {config.prediction_path}{skipped}")
 
 
 def compute_outputs(task_class: type[Task], config: InferConfig, model_config: ModelConfig,

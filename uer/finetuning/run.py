@@ -16,7 +16,8 @@ from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, Toke
 from uer.errors import UserError
 from uer.finetuning.config import AdversarialConfig, FinetuneConfig
 from uer.finetuning.loop import Fit, FitSettings, describe
-from uer.finetuning.saved import prepare_folder
+from uer.finetuning.outputs import prepare_file
+from uer.finetuning.saved import settings_path, vocab_path, weights_path
 from uer.finetuning.task import Task
 from uer.finetuning.workbench import Trial, Workbench
 from uer.training import launch
@@ -77,6 +78,16 @@ def finetune(description: str, task_class: type[Task], argv: Sequence[str] | Non
         sys.exit(status)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written to, as on a full disk, ends the run with one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise UserError(f"--log_path {self.baseFilename}: {error.strerror}") from None
+        super().handleError(record)
+
+
 def set_up_logging(config: LogConfig, is_main: bool) -> None:
     """Lines to the terminal and to --log_path; other ranks than the first say nothing."""
     root = logging.getLogger("uer.finetuning")
@@ -85,7 +96,7 @@ def set_up_logging(config: LogConfig, is_main: bool) -> None:
     root.setLevel(logging.DEBUG if is_main else logging.CRITICAL)
     targets: list[tuple[logging.Handler, str]] = [(logging.StreamHandler(sys.stdout), config.log_level)]
     if config.log_path and is_main:
-        targets.append((logging.FileHandler(config.log_path, encoding="utf-8"), config.log_file_level))
+        targets.append((_LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
     for handler, level in targets:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
         handler.setLevel(level)
@@ -96,8 +107,8 @@ def _rank(place: launch.Place, command: Command) -> int:
     world = connect(place, command.parallel)
     if world.world_size > 1 and world.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // world.world_size))
-    set_up_logging(command.log, world.is_main)
     world.check(lambda: prepare_output(command) if world.is_main else None)
+    set_up_logging(command.log, world.is_main)
     bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, command.finetune, command.model,
                                                command.tokenizer, world))
     describe_data(bench)
@@ -118,11 +129,20 @@ def _rank(place: launch.Place, command: Command) -> int:
     return 0
 
 
+def inputs_of(command: Command) -> tuple[str | None, ...]:
+    """The files that a command reads and must not write."""
+    config = command.finetune
+    return config.train_path, config.dev_path, config.test_path, config.pretrained_model_path
+
+
 def prepare_output(command: Command) -> None:
     """What cannot be written must not be found out after the training."""
-    prepare_folder(command.finetune.output_model_path)
-    if command.log.metrics_path:
-        append_lines(command.log.metrics_path, [])
+    log, inputs = command.log, inputs_of(command)
+    for of_model in (weights_path, settings_path, vocab_path):
+        prepare_file(of_model(command.finetune.output_model_path), "--output_model_path", inputs)
+    for path, flag in ((log.metrics_path, "--metrics_path"), (log.log_path, "--log_path")):
+        if path:
+            prepare_file(path, flag, inputs)
 
 
 def describe_data(bench: Workbench) -> None:
@@ -145,6 +165,8 @@ def report(bench: Workbench, trials: list[Trial], path: str) -> None:
         if outputs is None:
             continue
         logger.info("%s set evaluation: %s", name, describe(metrics))
+        if metrics.get("predicted_labels") == 1:
+            logger.warning("Every prediction is the same label: the model has learned nothing else")
         for line in bench.task.report(outputs, examples):
             logger.info(line)
     if len(trials) > 1:
@@ -171,6 +193,13 @@ def trial_lines(trial: Trial) -> list[dict[str, Any]]:
 
 
 def append_lines(path: str, records: Sequence[dict[str, Any]]) -> None:
-    """Append JSON lines."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """Append JSON lines.
+
+    Raises:
+        UserError: they cannot be written, as where the disk is full.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None

@@ -11,7 +11,6 @@ model.bin, model.json and model.vocab.txt.
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ FORMAT = "uer-finetuned"
 VERSION = 1
 # Parts of a pretrained model that a fine-tuned one must have as well.
 BACKBONE = ("embedding.", "encoder.")
+WEIGHTS_SUFFIXES = (".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,18 @@ def weights_path(path: str | os.PathLike) -> Path:
 
 def settings_path(path: str | os.PathLike) -> Path:
     """The settings beside the weights."""
-    return weights_path(path).with_suffix(".json")
+    return _beside(weights_path(path), ".json")
 
 
-def prepare_folder(path: str | os.PathLike) -> None:
-    """Make the folder of the weights and see that it can be written to, before anything is trained.
+def vocab_path(path: str | os.PathLike) -> Path:
+    """The vocabulary beside the weights."""
+    return _beside(weights_path(path), ".vocab.txt")
 
-    Raises:
-        UserError: it cannot.
-    """
-    folder = weights_path(path).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_model_path {path}: {folder} cannot be written to: {error.strerror}") from None
+
+def _beside(weights: Path, suffix: str) -> Path:
+    """`tiny.bin` -> `tiny.json`, but `tiny_v1.5` -> `tiny_v1.5.json`"""
+    name = weights.stem if weights.suffix in WEIGHTS_SUFFIXES else weights.name
+    return weights.with_name(name + suffix)
 
 
 def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: Task, model: ModelConfig,
@@ -80,16 +76,16 @@ def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: T
         training: what is worth knowing about how the model came to be (settings, figures); plain JSON.
     """
     weights = weights_path(path)
-    tokenizer, vocab_path = encoder.tokenizer, weights.with_suffix(".vocab.txt")
-    with atomic_path(vocab_path) as temporary:
+    tokenizer, vocabulary = encoder.tokenizer, vocab_path(path)
+    with atomic_path(vocabulary) as temporary:
         temporary.write_text("".join(f"{token}\n" for token in tokenizer.vocab.tokens), encoding="utf-8", newline="\n")
     settings = {
         "format": FORMAT, "version": VERSION, "task": task.name, **task.settings(),
         "seq_length": encoder.seq_length, "truncation": encoder.truncation,
         "tokenizer": {"tokenizer": tokenizer.kind, "do_lower_case": tokenizer.do_lower_case,
-                      "vocab_path": vocab_path.name, "special_tokens": tokenizer.vocab.special_tokens},
+                      "vocab_path": vocabulary.name, "special_tokens": tokenizer.vocab.special_tokens},
         "model": dataclasses.asdict(model), "training": training}
-    with atomic_path(weights.with_suffix(".json")) as temporary:
+    with atomic_path(settings_path(path)) as temporary:
         temporary.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     save_weights(state, weights)
 
@@ -110,7 +106,8 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
         raise UserError(f"{settings}: version {content.get('version')}; this program reads version {VERSION}")
     try:
         model = {key: tuple(value) if isinstance(value, list) else value for key, value in content["model"].items()}
-        vocab = Vocab(read_entries(settings.parent / content["tokenizer"]["vocab_path"]),
+        named = settings.parent / content["tokenizer"]["vocab_path"]
+        vocab = Vocab(read_entries(named if named.exists() else vocab_path(path)),  # all three files were renamed
                       content["tokenizer"]["special_tokens"], str(settings))
         kind = choose(TOKENIZERS, content["tokenizer"]["tokenizer"], str(settings))
         encoder = TextEncoder(kind(vocab, content["tokenizer"]["do_lower_case"]), content["seq_length"],

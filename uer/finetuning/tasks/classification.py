@@ -27,6 +27,7 @@ class Classification(Task):
         labels: names of the classes.
         weights: a loss weight for each class, or None.
         soft_alpha: weight of the distillation loss, or None where there is none.
+        pairs: whether the training file has a `text_b`, so that other files must have it or not; None if unknown.
     """
 
     name = "classifier"
@@ -34,23 +35,28 @@ class Classification(Task):
     head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
     config_class = ClassifierConfig
 
-    def __init__(self, labels: LabelSet, weights: np.ndarray | None = None, soft_alpha: float | None = None) -> None:
+    def __init__(self, labels: LabelSet, weights: np.ndarray | None = None, soft_alpha: float | None = None,
+                 pairs: bool | None = None) -> None:
         self.labels = labels
         self.weights = weights
         self.soft_alpha = soft_alpha
+        self.pairs = pairs
 
     @classmethod
     def of_training_file(cls, path: str, config: ClassifierConfig) -> "Classification":
-        table = read_table(path, ("label", "text_a"), ("logits",))
+        table = read_table(path, ("label", "text_a"), ("text_b", "logits"))
         labels = train_labels(table)
         if config.soft_targets and "logits" not in table:
             raise UserError(f"{path}: --soft_targets needs a column 'logits'")
         weights = balanced_weights(labels.numbers(table), len(labels)) if config.class_weights == "balanced" else None
-        return cls(labels, weights, config.soft_alpha if config.soft_targets else None)
+        return cls(labels, weights, config.soft_alpha if config.soft_targets else None, "text_b" in table)
 
     def read(self, path: str, labelled: bool) -> tuple[Table, dict[str, np.ndarray]]:
         """The file's table, and its targets."""
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b", "logits"))
+        if self.pairs is not None and self.pairs != ("text_b" in table):
+            raise UserError(f"{path}: no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
+                            f"{path}: a column 'text_b', but the model is trained on single texts")
         targets = {"label": self.labels.numbers(table)} if labelled else {}
         if labelled and self.soft_alpha is not None and "logits" in table:
             targets["soft"] = parse_logits(table, len(self.labels))
@@ -90,11 +96,11 @@ class Classification(Task):
         return report_lines(confusion_matrix(predicted, examples.targets["label"], len(self.labels)), self.labels.names)
 
     def settings(self) -> dict[str, Any]:
-        return {"labels": list(self.labels.names)}
+        return {"labels": list(self.labels.names), "pairs": self.pairs}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> "Classification":
-        return cls(LabelSet(tuple(settings["labels"])))
+        return cls(LabelSet(tuple(settings["labels"])), pairs=settings.get("pairs"))
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "Classification":
