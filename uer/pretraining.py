@@ -173,6 +173,7 @@ def run_identity(settings: Settings, world: World, tokenizer: Tokenizer, dataset
     return {**asdict(settings.model), **asdict(settings.optim), **asdict(settings.masking),
             **{field.name: getattr(config, field.name) for field in fields(config) if field.name in names},
             "batch_size x accumulation_steps x world_size": rows, "vocabulary": tokenizer.vocab.fingerprint,
+            "seq_length": max(dataset.info.seq_length for dataset in datasets[:len(config.dataset_path)]),
             "dataset": [_fingerprint(dataset) for dataset in datasets[:len(config.dataset_path)]],
             "teacher": teacher.fingerprint if teacher else None,
             "soft_alpha": teacher.config.soft_alpha if teacher else None,
@@ -214,7 +215,8 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
         forward.compile()
     module = world.wrap(forward, accumulating=config.accumulation_steps > 1)
     graphed = (world.device.type == "cuda" and world.world_size == 1 and config.accumulation_steps == 1
-               and optim.optimizer == "adamw" and model.num_parameters() < SMALL_MODEL)
+               and optim.optimizer == "adamw" and model.num_parameters() < SMALL_MODEL
+               and settings.parallel.sharding == "none" and not settings.parallel.activation_checkpointing)
     optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
     factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
     loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))

@@ -155,6 +155,38 @@ def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path):
     assert spread.watch.total == 4
 
 
+def test_a_short_run_that_never_learned_is_no_success(tmp_path):
+    trainer = build(tmp_path, ToyLoader(poisoned=(0, 1, 2)), total_steps=3, max_skipped_updates=10)
+    with pytest.raises(UserError, match="3 updates in a row"):
+        trainer.train()
+    assert not list(tmp_path.glob("m-*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
+    trainer = build(tmp_path, total_steps=6, save_checkpoint_steps=2)
+    count = iter(range(10))
+    apply = trainer._apply
+
+    def spoil(loss: Tensor) -> None:
+        apply(loss)
+        if next(count) == 3:
+            with torch.no_grad():
+                trainer.parts.model.linear.weight[1, 2] = value
+
+    trainer._apply = spoil
+    with pytest.raises(UserError, match="not finite after step 4"):
+        trainer.train()
+    trainer.parts.saver.finish()
+    assert [path.name for path in sorted(tmp_path.glob("m*-*"))] == ["m-2", "m.state-2"]
+
+
+def test_the_norm_of_nothing_is_zero():
+    world = World(0, 1, 0, torch.device("cpu"), ParallelConfig())
+    assert world.norm([]) == 0 and world.norm([torch.zeros(0)]) == 0
+    assert world.norm([torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]) == 5
+
+
 def test_the_watch_that_looks_late_finds_the_same_updates():
     watch = SkipWatch(torch.device("cpu"), 10)
     watch._immediate = False

@@ -98,3 +98,10 @@ def stop_message(limit: int, path: str) -> UserError:
     return UserError(f"stopped: the loss or gradient of {limit} updates in a row was not finite "
                      f"(--max_skipped_updates); their batches are in {path}.skipped-*.json; "
                      "a lower --learning_rate or --max_grad_norm 1 may help")
+
+
+def lost_weights_message(step: int) -> UserError:
+    """The error of a run whose weights have become infinite or NaN, or began so."""
+    return UserError(f"stopped: the weights are not finite after step {step}, so no checkpoint of it is written; "
+                     "an earlier one with a lower --learning_rate or --max_grad_norm 1 may help, or other weights "
+                     "where --pretrained_model_path had such from the start")

@@ -141,13 +141,17 @@ class World:
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """The Euclidean norm of all gradients after a synchronised backward pass, 0-dim, on the device."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        parts = [gradient.to_local() if _is_sharded(gradient) else gradient for gradient in gradients]
+        return self.norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+
+    def norm(self, tensors: Iterable[Tensor]) -> Tensor:
+        """The Euclidean norm of all tensors, 0-dim, on the device; every rank has to ask for that of sharded ones."""
+        tensors = list(tensors)
+        parts = [tensor.to_local() if _is_sharded(tensor) else tensor for tensor in tensors]
         parts = [part for part in parts if part.numel()]
-        if not parts:
-            return torch.zeros((), device=self.device)
-        norm = torch.stack([n.float() for n in torch._foreach_norm(parts)]).norm()
-        if any(_is_sharded(gradient) for gradient in gradients):
+        norm = torch.zeros((), device=self.device)
+        if parts:
+            norm = torch.stack([part.float() for part in torch._foreach_norm(parts)]).norm()
+        if any(_is_sharded(tensor) for tensor in tensors):
             norm = self.sum_(norm.square().to(self.device)).sqrt()
         return norm.to(self.device)
 

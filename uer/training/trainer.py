@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uer.config import TrainConfig
 from uer.training.graph import GraphedUpdate
-from uer.training.health import SkipWatch, dump_batches, stop_message
+from uer.training.health import SkipWatch, dump_batches, lost_weights_message, stop_message
 from uer.training.parallel import World
 from uer.training.precision import Precision
 from uer.training.report import Clock, Reporter, Sums, averages, memory_gib
@@ -208,7 +208,7 @@ class Trainer:
                                 self.parts.decode)
             self.parts.reporter.say(f"step {step + 1}: the loss or gradient is not finite; the update is skipped, its "
                                     f"batch is in {path}")
-        if in_a_row >= self.config.max_skipped_updates:
+        if in_a_row >= min(self.config.max_skipped_updates, self.config.total_steps):
             raise stop_message(in_a_row, self.config.output_model_path)
 
     def _report(self) -> None:
@@ -231,6 +231,13 @@ class Trainer:
         self.parts.reporter.record("eval", self.step, figures)
 
     def _save(self, with_weights: bool) -> None:
+        """Begin to write a checkpoint, but never one that nothing can be done with.
+
+        Raises:
+            UserError: the weights are not finite.
+        """
+        if not self.world.norm(p.detach() for p in self.parts.model.parameters()).isfinite():
+            raise lost_weights_message(self.step)
         self.parts.saver.save(self.step, self.sums.collect(self.world), with_weights)
 
     def _asked_to_stop(self, stop: "StopSignals") -> bool:
