@@ -8,7 +8,7 @@ directions of largest variance (Su et al., 2021, arXiv:2103.15316).
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,7 +23,7 @@ from uer.data.batch import Batch
 from uer.data.files import atomic_path
 from uer.errors import UserError
 from uer.finetuning.heads import SentenceEncoder
-from uer.tokenizers import Tokenizer
+from uer.tokenizers import Tokenizer, Vocab
 
 LINES_AT_ONCE = 4096  # are sorted by length, so that a batch has little padding
 POOLINGS = ("first", "last", "mean", "max")
@@ -99,24 +99,31 @@ def open_array(path: Path, rows: int, width: int) -> np.memmap:
 @torch.no_grad()
 def features(model: SentenceEncoder, tokenizer: Tokenizer, flags: Flags) -> Iterator[tuple[int, np.ndarray]]:
     """(first line, vectors) of one piece of the file after the other."""
-    vocab, device = tokenizer.vocab, next(model.parameters()).device
+    device = next(model.parameters()).device
     with open(flags.test_path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
         start = 0
         while lines := list(islice(file, LINES_AT_ONCE)):
             ids, offsets = tokenizer.encode_lines("".join(line.removesuffix("\n") + "\n" for line in lines))
-            rows = [[vocab.cls_id, *ids[begin:end][:flags.seq_length - 2].tolist(), vocab.sep_id]
-                    for begin, end in pairwise(offsets)]
-            vectors = np.empty((len(rows), model.config.hidden_size), np.float32)
-            order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+            lengths = np.minimum(np.diff(offsets), flags.seq_length - 2)
+            vectors = np.empty((len(lines), model.config.hidden_size), np.float32)
+            order = np.argsort(lengths, kind="stable")
             for first in range(0, len(order), flags.batch_size):
                 chosen = order[first:first + flags.batch_size]
-                length = len(rows[chosen[-1]])
-                src = torch.tensor([rows[row] + [vocab.pad_id] * (length - len(rows[row])) for row in chosen])
-                seg = torch.tensor([[1] * len(rows[row]) + [0] * (length - len(rows[row])) for row in chosen])
-                batch = Batch(src, seg, {}, torch.tensor(chosen), (seg > 0).sum(1)).to(device)
-                vectors[chosen] = model(batch).float().cpu().numpy()
+                batch = make_batch(ids, offsets[chosen], lengths[chosen], tokenizer.vocab)
+                vectors[chosen] = model(batch.to(device)).float().cpu().numpy()
             yield start, vectors
             start += len(lines)
+
+
+def make_batch(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, vocab: Vocab) -> Batch:
+    """Rows [CLS] ids[start:start + length] [SEP], padded to the longest of them, which comes last."""
+    places = np.arange(lengths[-1] + 2)
+    stops = lengths[:, None] + 1
+    inner = (places > 0) & (places < stops)
+    src = np.where(places < stops, vocab.cls_id, np.where(places == stops, vocab.sep_id, vocab.pad_id))
+    src[inner] = ids[(starts[:, None] + places - 1)[inner]]
+    return Batch(torch.from_numpy(src), torch.from_numpy((places <= stops).astype(np.int64)), {},
+                 torch.arange(len(src)), torch.from_numpy(lengths + 2))
 
 
 def whiten(array: np.ndarray, path: Path, size: int) -> None:
