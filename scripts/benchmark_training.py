@@ -93,8 +93,8 @@ Side = Callable[[int], None]
 def main() -> None:
     """Time every combination."""
     config, = cli.parse(__doc__, (BenchmarkConfig,))
-    if config.uer_path and not config.corpus_path:
-        raise UserError("--uer_path needs --corpus_path")
+    if config.uer_path:
+        check_checkout(config)
     import transformers
 
     print(f"{device_name(torch.device('cpu'))} on {platform.processor() or platform.machine()}, Python "
@@ -267,6 +267,20 @@ def matmul_rate(device: str, precision: str) -> float:
     return best
 
 
+def check_checkout(config: BenchmarkConfig) -> None:
+    """What can be said of --uer_path before anything is timed."""
+    if not config.corpus_path:
+        raise UserError("--uer_path needs --corpus_path")
+    if config.command_steps < 6:
+        raise UserError(f"--command_steps {config.command_steps}: at least 6 are needed for three report lines")
+    for script in ("preprocess.py", "pretrain.py"):
+        if not Path(config.uer_path, script).is_file():
+            raise UserError(f"--uer_path {config.uer_path}: no checkout of UER-py, it has no {script}")
+    for flag_name, path in (("--corpus_path", config.corpus_path), ("--vocab_path", config.vocab_path)):
+        if not Path(path).is_file():
+            raise UserError(f"{flag_name} {path}: no such file")
+
+
 def compare_commands(size: str, config: BenchmarkConfig) -> dict[str, Any]:
     """Run the original's two commands and ours, which have the same flags, in turns."""
     places = {"uer": ROOT, "original": Path(config.uer_path).resolve()}
@@ -285,7 +299,8 @@ def compare_commands(size: str, config: BenchmarkConfig) -> dict[str, Any]:
                 str(config.command_steps // 3), "--target", "mlm", vocab_path=config.vocab_path)
             found = [float(value) for value in re.findall(r"([\d.]+) tokens/s", output)]
             if len(found) < 2:
-                raise UserError(f"{place / 'pretrain.py'} printed no report lines:\n{output[-500:]}")
+                raise UserError(f"{place / 'pretrain.py'} printed {len(found)} report lines with 'tokens/s' and 3 are "
+                                f"needed; its last line is: {last_line(output)}")
             rates[name].append(statistics.median(found[1:]))
     ours, original = (statistics.median(rates[name]) for name in places)
     print(f"{size}: {ours:.0f} tokens/s, the original {original:.0f}, ratio {ours / original:.2f} (as commands)")
@@ -303,8 +318,15 @@ def command(place: Path, script: str, *arguments: str, vocab_path: str) -> str:
                            "--data_processor", "mlm"], cwd=place, capture_output=True, text=True, check=False,
                           env={**os.environ, "PYTHONPATH": str(place)})
     if done.returncode:
-        raise UserError(f"{place / script} failed with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise UserError(f"{place / script} failed with status {done.returncode}: "
+                        f"{last_line(done.stderr or done.stdout)}")
     return done.stdout + done.stderr
+
+
+def last_line(output: str) -> str:
+    """What a program said last, where Python names its error."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
 
 
 if __name__ == "__main__":
