@@ -1,6 +1,7 @@
 """Speed of a training step: ours beside transformers' BertForMaskedLM, in turns in one process, A B A B, medians.
 
     python3 scripts/benchmark_training.py --sizes tiny mini --seq_lengths 128 --fills 1.0 0.5
+    python3 scripts/benchmark_training.py --sizes tiny --profile_steps 8
     python3 scripts/benchmark_training.py --devices cuda --precisions bf16 --sizes tiny base --compile on
 
 Both do the whole update: batch, forward, backward, AdamW. Ours takes its batches from its loader; transformers gets
@@ -9,7 +10,8 @@ short documents. With `--uer_path DIR`, a checkout of the original, its pretrain
 `--corpus_path`, in turns, and the tokens/s of their own report lines are compared.
 
 The floor of a step is the FLOPs of all its slots divided by what matrix products reach on this device; a side that
-computes nothing for padding may be below it. Prints a table, then one JSON line for each figure.
+computes nothing for padding may be below it. `--profile_steps` tells where the time of a CPU step goes. Prints a table,
+then one JSON line for each figure.
 """
 
 import dataclasses
@@ -55,6 +57,12 @@ ROOT = Path(__file__).resolve().parent.parent
 VOCAB_SIZE = 21128
 SPECIAL_IDS = {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
 
+KINDS = {"_CpuAttention": "attention", "_BlockedCrossEntropy": "output layer and cross-entropy",
+         "_CpuDropout": "dropout", "Optimizer.": "optimizer", "aten::mm": "matrix products of the layers",
+         "aten::addmm": "matrix products of the layers", "aten::gelu": "gelu", "aten::native_layer_norm": "norm",
+         "aten::embedding": "embedding"}
+"""What the profiler's names begin with, and what they are called here."""
+
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
@@ -69,6 +77,7 @@ class BenchmarkConfig:
     compile: str = flag("off", "torch.compile, for both.", choices=("on", "off"))
     rounds: int = flag(5, "How often each side is timed.")
     seconds: float = flag(2.0, "About how long a side is timed in a round.")
+    profile_steps: int = flag(0, "Updates to look into afterwards: where the time of a CPU step goes; 0 for none.")
     uer_path: str | None = flag(None, "A checkout of the original UER-py, to be run as a command.")
     corpus_path: str | None = flag(None, "Corpus for --uer_path.")
     vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary for --uer_path.")
@@ -119,6 +128,7 @@ def compare(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
         theirs = transformers_side(case, config, trainer.parts.loader)
         sides: dict[str, Side] = {"uer": lambda steps: run_ours(trainer, steps), "transformers": theirs}
         seconds = timed(sides, config.rounds, config.seconds)
+        kinds = profiled(trainer, config.profile_steps) if config.profile_steps else {}
     model_config = read_model_config(case.size)
     tokens = config.batch_size * case.seq_length
     flops = flops_per_token(model_config, VOCAB_SIZE, case.seq_length) * tokens
@@ -127,7 +137,8 @@ def compare(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
             "tokens_per_second": tokens / ours, "real_tokens_per_second": case.fill * tokens / ours,
             "transformers_step_ms": 1000 * others, "ratio": others / ours,
             "floor_ms": 1000 * flops / matmul_rate(case.device, case.precision),
-            "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if case.device == "cuda" else None}
+            "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if case.device == "cuda" else None,
+            "profile_ms": kinds}
 
 
 def print_row(record: dict[str, Any], header: bool) -> None:
@@ -139,6 +150,9 @@ def print_row(record: dict[str, Any], header: bool) -> None:
           f"{record['precision']:>9} {record['step_ms']:>7.1f} ms {record['transformers_step_ms']:>10.1f} ms "
           f"{record['ratio']:>6.2f} {record['tokens_per_second']:>10.0f} {record['real_tokens_per_second']:>10.0f} "
           f"{record['floor_ms']:>6.1f} ms", flush=True)
+    total = sum(record["profile_ms"].values())
+    for kind, value in sorted(record["profile_ms"].items(), key=lambda item: -item[1]):
+        print(f"{value:>12.1f} ms {value / total:>6.1%}  {kind}")
 
 
 def read_model_config(size: str) -> ModelConfig:
@@ -252,13 +266,35 @@ def timed(sides: dict[str, Side], rounds: int, seconds: float) -> dict[str, floa
     return {name: statistics.median(values) for name, values in found.items()}
 
 
+def profiled(trainer: Trainer, steps: int) -> dict[str, float]:
+    """Milliseconds of an update by `KINDS`; what a custom function of ours calls counts as its own."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run_ours(trainer, steps)
+    found: dict[str, float] = {}
+    for event in profiler.events():
+        kind = kind_of(event)
+        found[kind] = found.get(kind, 0.0) + event.self_cpu_time_total / 1000 / steps
+    return found
+
+
+def kind_of(event: Any) -> str:
+    """The kind of the outermost of an event and its callers that has one."""
+    kind = "everything else"
+    while event is not None:
+        kind = next((name for start, name in KINDS.items() if event.name.startswith(start)), kind)
+        event = event.cpu_parent
+    return kind
+
+
 def matmul_rate(device: str, precision: str) -> float:
     """Operations a second of a large matrix product, the best of some."""
     size = 8192 if device == "cuda" else 1024
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     best = 0.0
-    for _ in range(8):
+    for _ in range(50):
         synchronise(a.device)
         begin = time.perf_counter()
         a @ b
