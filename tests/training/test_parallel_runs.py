@@ -14,7 +14,7 @@ import torch
 
 from uer.config import ParallelConfig
 from uer.errors import UserError
-from uer.training import checkpoint, launch
+from uer.training import checkpoint, launch, parallel
 
 SAME = {"dropout": 0.0, "total_steps": 10, "save_checkpoint_steps": 10, "report_steps": 2}
 
@@ -181,6 +181,19 @@ def test_places():
         launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1), master_ip="nowhere"), {})
     with pytest.raises(UserError, match="contradicts torchrun"):
         launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1)), {"RANK": "0", "WORLD_SIZE": "4"})
+
+
+def test_a_rank_takes_the_gpu_that_slurm_shows_it(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3", "MASTER_ADDR": "here"}
+    place, = launch.places(ParallelConfig(), slurm)
+    assert parallel._device(place, ParallelConfig()) == torch.device("cuda", 0) and chosen == [0]
+    with pytest.raises(UserError, match="needs GPU 3, but this machine has 1"):
+        parallel._device(launch.Place(3, 4, 3), ParallelConfig())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert parallel._device(place, ParallelConfig()) == torch.device("cuda", 3)
 
 
 @pytest.mark.parametrize("master_ip", ["localhost", "tcp://:12345", "tcp://localhost:port", "tcp://localhost:99999"])

@@ -45,6 +45,7 @@ class Place:
     rank 0 listens at `host` and `port`.
 
     `store_exists`: something outside (torchrun's agent) already listens there.
+    `may_see_one_gpu`: the scheduler may show each process no GPU but its own.
     """
 
     rank: int = 0
@@ -54,6 +55,7 @@ class Place:
     host: str = "localhost"
     port: int = 12345
     store_exists: bool = False
+    may_see_one_gpu: bool = False
     spawned: bool = False
 
 
@@ -94,7 +96,7 @@ def _from_slurm(env: Mapping[str, str]) -> Place:
     first = env.get("MASTER_ADDR") or first_host(env.get("SLURM_JOB_NODELIST", "localhost"))
     port = env.get("MASTER_PORT") or SLURM_FIRST_PORT + int(env.get("SLURM_JOB_ID", "0")) % 10000
     return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")),
-                 int(env.get("SLURM_NTASKS_PER_NODE", "1")), first, int(port))
+                 int(env.get("SLURM_NTASKS_PER_NODE", "1")), first, int(port), may_see_one_gpu=True)
 
 
 def first_host(nodes: str) -> str:

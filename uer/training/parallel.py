@@ -227,10 +227,11 @@ def _device(place: Place, config: ParallelConfig) -> torch.device:
         return torch.device("cpu")
     if count == 0:
         raise UserError("--device cuda: torch sees no GPU on this machine")
-    if place.local_rank >= count:
-        raise UserError(f"--gpu_ranks: rank {place.rank} needs GPU {place.local_rank}, but this machine has {count}")
-    torch.cuda.set_device(place.local_rank)
-    return torch.device("cuda", place.local_rank)
+    number = 0 if place.may_see_one_gpu and count == 1 else place.local_rank
+    if number >= count:
+        raise UserError(f"--gpu_ranks: rank {place.rank} needs GPU {number}, but this machine has {count}")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def _meet(place: Place, timeout: timedelta) -> dist.Store:
