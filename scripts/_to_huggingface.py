@@ -17,8 +17,8 @@ from uer.convert.card import CardFacts, model_card
 from uer.convert.files import atomic_folder
 from uer.convert.folder import TokenizerFacts, tied_output, write_folder
 from uer.convert.recipe import Stage, recorded_stages
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.finetuning.saved import SavedModel, load_settings, weights_path
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.characters import is_ideograph

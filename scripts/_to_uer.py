@@ -13,8 +13,8 @@ from uer.config import ModelConfig, flag
 from uer.convert import BERT, bert, names
 from uer.convert.files import HuggingFaceModel, read_hugging_face, read_json, write_json
 from uer.convert.tokenizer_files import read_tokens
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.finetuning.saved import save_finetuned
 from uer.finetuning.task import Task, TextEncoder
 from uer.tokenizers import BertTokenizer, Vocab

@@ -19,8 +19,8 @@ from _corpus_text import read_texts
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.tokenizers.vocab import read_special_tokens, special_entries
 
 MAX_COUNTED_WORDS = 4_000_000  # words that occurred once are forgotten beyond this many different ones

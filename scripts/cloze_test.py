@@ -18,8 +18,8 @@ from _checkpoint import CheckpointFlags, fill, open_checkpoint, open_tokenizer, 
 
 from uer import cli
 from uer.config import TokenizerConfig, flag
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.model import Model, build_model
 from uer.tokenizers import Tokenizer
 

@@ -22,8 +22,8 @@ from _corpus_text import read_texts
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.tokenizers import TOKENIZERS, Tokenizer, Vocab
 from uer.tokenizers.fetch import ensure_vocab
 from uer.tokenizers.vocab import read_entries

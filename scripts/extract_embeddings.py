@@ -16,8 +16,8 @@ from _checkpoint import DEFAULT_VOCAB
 from uer import cli
 from uer.config import REQUIRED, flag
 from uer.convert import BERT
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.tokenizers import Vocab
 from uer.tokenizers.fetch import ensure_vocab
 from uer.training.checkpoint import load_weights

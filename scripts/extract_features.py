@@ -20,8 +20,8 @@ from _checkpoint import CheckpointFlags, fill, open_checkpoint, open_tokenizer, 
 from uer import cli
 from uer.config import REQUIRED, TokenizerConfig, flag
 from uer.data.batch import Batch
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.finetuning.heads import SentenceEncoder
 from uer.tokenizers import Tokenizer, Vocab
 

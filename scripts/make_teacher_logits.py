@@ -20,8 +20,8 @@ import numpy as np
 
 from uer import cli
 from uer.config import REQUIRED, ModelConfig, TokenizerConfig, flag
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.finetuning.config import InferConfig
 from uer.finetuning.infer import compute_outputs
 from uer.finetuning.readers import NO_LABEL, read_table

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.data.files import atomic_path
+from uer.files import atomic_path
 from uer.finetuning.chart import draw
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid import run_grid

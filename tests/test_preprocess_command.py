@@ -56,7 +56,7 @@ def test_it_starts_without_torch(command, tmp_path):
     (("--corpus_path", "none.txt"), "--corpus_path none.txt: No such file or directory"),
     (("--corpus_path", "vocab.txt", "corpus.txt", "--encoding_errors", "ignore"), "--encoding_errors: 'ignore'"),
     (("--vocab_path", "corpus.txt"), "corpus.txt"),
-    (("--dataset_path", "none/d.pt"), "--dataset_path none/d.pt: the folder none does not exist"),
+    (("--dataset_path", "corpus.txt/d.pt"), "--dataset_path corpus.txt/d.pt: corpus.txt cannot be written to: "),
     (("--user_dict", "none.dict", "--whole_word_masking"), "--user_dict none.dict: No such file"),
     (("--seq_length", "3"), "--seq_length must be at least 4"),
 ])

@@ -18,7 +18,7 @@ from uer.training.state import BackgroundWriter, StateFolder, check_settings, re
 @pytest.mark.parametrize("flags, message", [
     ({"dataset_path": "absent.pt"}, "absent.pt: No such file"),
     ({"max_seq_length": 8}, "max_seq_length is 8"),
-    ({"output_model_path": "absent/m"}, "the folder absent does not exist"),
+    ({"output_model_path": "/dev/null/m"}, "/dev/null cannot be written to: File exists"),
     ({"pretrained_model_path": "absent.bin"}, "absent.bin: no such file"),
     ({"total_steps": 0}, "--total_steps must be at least 1"),
     ({"data_processor": "bert"}, "not built yet"),
@@ -26,7 +26,7 @@ from uer.training.state import BackgroundWriter, StateFolder, check_settings, re
     ({"device": "cuda"}, "torch sees no GPU"),
     ({"dataset_device": "cuda"}, "this run has no GPU"),
     ({"dev_fraction": 0.999}, "--dev_fraction"),
-    ({"metrics_path": "absent/m.jsonl"}, "absent/m.jsonl: No such file"),
+    ({"metrics_path": "/dev/null/m.jsonl"}, "--metrics_path /dev/null/m.jsonl: /dev/null cannot be written to"),
     ({"scheduler": "tri_stage", "warmup": 0.9}, "--warmup and --lr_decay"),
     ({"sharding": "fsdp", "optimizer": "adafactor"}, "--sharding fsdp works with --optimizer adamw"),
     ({"sharding": "fsdp", "cpu_offload": True}, "no GPU to relieve"),

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uer.data.files import flush_to_disk
 from uer.errors import UserError
+from uer.files import flush_to_disk, make_folder
 from uer.training.checkpoint import load_weights
 
 # What a Hugging Face folder may hold its weights in, in the order in which transformers looks.
@@ -111,11 +111,10 @@ def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
     other names stay. When the block raises, `final` stays as it was.
 
     Raises:
-        UserError: the folder above does not exist, or `final` is a file.
+        UserError: `final` is a file, or the folder above cannot be made.
     """
     final = Path(final).absolute()
-    if not final.parent.is_dir():
-        raise UserError(f"{final}: the folder {final.parent} does not exist")
+    make_folder(final.parent)
     if final.exists() and not final.is_dir():
         raise UserError(f"{final}: is a file; a folder is needed")
     temporary = final.with_name(final.name + ".tmp")

@@ -31,6 +31,7 @@ from uer.data.word_starts import WordFinder, import_jieba
 from uer.data.work_folder import WorkFolder
 from uer.data.workers import run_jobs
 from uer.errors import UserError
+from uer.files import prepare_file
 from uer.registry import choose
 from uer.tokenizers.base import Tokenizer
 
@@ -86,10 +87,6 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
 
 def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
     """The corpus, without the dataset itself and its work folders where a folder of the corpus holds them."""
-    if not path.parent.is_dir():
-        raise UserError(f"--dataset_path {path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise UserError(f"--dataset_path {path}: is a folder; a file name is needed")
     target = os.path.realpath(path)
     for given in dataset.corpus_path:
         if os.path.realpath(given) == target:
@@ -98,6 +95,7 @@ def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
              if os.path.realpath(file.path) != target and not os.path.realpath(file.path).startswith(f"{target}.work-")]
     if not files:
         raise UserError(f"--corpus_path {' '.join(dataset.corpus_path)}: holds nothing but the dataset {path}")
+    prepare_file(path, "--dataset_path")
     return files
 
 

@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from uer.data.files import atomic_path
 from uer.data.offsets import Offsets, block_shift, pack
 from uer.errors import UserError
+from uer.files import atomic_path
 
 FORMAT = "uer-dataset"
 FORMAT_VERSION = 1  # goes up with every change to what the docstring above says

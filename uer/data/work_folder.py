@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from uer.data.files import flush_to_disk
 from uer.errors import UserError
+from uer.files import flush_to_disk
 
 LOCK_SECONDS = 10  # how long the workers of a killed run may take to notice that it is gone
 

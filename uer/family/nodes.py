@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 
 FLAG = "--torchrun"
 MODULE = "torch.distributed.run"

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from uer.data.corpus import find_files
-from uer.data.files import atomic_path
 from uer.errors import UserError
 from uer.family.config import RecipeConfig
+from uer.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.finetuning.scoreboard import Row, published_row
 
 

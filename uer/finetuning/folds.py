@@ -8,13 +8,12 @@ import numpy as np
 
 from uer import cli
 from uer.config import ModelConfig, TokenizerConfig
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import subset
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
 from uer.finetuning.loop import Fit, describe
-from uer.finetuning.outputs import prepare_file
 from uer.finetuning.run import (
     Command,
     append_lines,

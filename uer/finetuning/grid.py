@@ -30,9 +30,9 @@ import torch
 
 from uer.config import ParallelConfig
 from uer.errors import UserError
+from uer.files import prepare_file
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
-from uer.finetuning.outputs import prepare_file
 from uer.finetuning.readers import file_hash
 from uer.finetuning.run import Command, append_lines, inputs_of, prepare_output, set_up_logging
 from uer.finetuning.saved import settings_path, vocab_path, weights_path

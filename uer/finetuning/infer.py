@@ -7,12 +7,11 @@ import numpy as np
 
 from uer import cli
 from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
 from uer.finetuning.loop import predict
-from uer.finetuning.outputs import prepare_file
 from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, weights_path
 from uer.finetuning.task import Task, TextEncoder
 from uer.tokenizers import build_tokenizer

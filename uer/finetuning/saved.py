@@ -19,8 +19,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 from uer.finetuning.labels import shorten
 from uer.finetuning.readers import read_json
 from uer.finetuning.task import Task, TextEncoder

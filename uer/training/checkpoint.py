@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:

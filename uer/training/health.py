@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uer.data.files import atomic_path
 from uer.errors import UserError
+from uer.files import atomic_path
 
 LOOK_EVERY = 50
 REMEMBERED = 16

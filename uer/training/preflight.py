@@ -4,12 +4,12 @@ Each check raises a `UserError`, or an `OSError` that names its reason; `World.c
 """
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from torch import nn
 
 from uer.errors import UserError
+from uer.files import prepare_folder
 
 
 def check_output(output_model_path: str, kept_bytes: int) -> None:
@@ -18,17 +18,10 @@ def check_output(output_model_path: str, kept_bytes: int) -> None:
     Args:
         kept_bytes: what the run will leave there (see `checkpoint_bytes`).
     """
-    folder = Path(output_model_path).parent
-    if not folder.is_dir():
-        raise UserError(f"--output_model_path {output_model_path}: the folder {folder} does not exist")
     if Path(output_model_path).name in ("", ".", "..") or output_model_path.endswith("/"):
         raise UserError(f"--output_model_path {output_model_path}: a file name is needed")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_model_path {output_model_path}: {folder} cannot be written to: "
-                        f"{error.strerror}") from None
+    prepare_folder(output_model_path, "--output_model_path")
+    folder = Path(output_model_path).parent
     free = shutil.disk_usage(folder).free
     if kept_bytes > free:
         raise UserError(f"--output_model_path {output_model_path}: the checkpoints to come need "

@@ -8,7 +8,6 @@ import logging
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from uer.config import LogConfig
 from uer.errors import UserError
+from uer.files import prepare_file
 from uer.flops import PEAK_FLOPS
 from uer.training.parallel import World
 
@@ -222,6 +222,7 @@ def _set_up_logging(config: LogConfig) -> None:
     line = logging.Formatter("[%(asctime)s %(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
     wanted: list[tuple[logging.Handler, str]] = [(_BarHandler(), config.log_level)]
     if config.log_path:
+        prepare_file(config.log_path, "--log_path")
         wanted.append((logging.FileHandler(config.log_path, encoding="utf-8"), config.log_file_level))
     for handler, level in wanted:
         handler.setFormatter(line)
@@ -232,10 +233,8 @@ def _set_up_logging(config: LogConfig) -> None:
 def _open_metrics(path: str | None) -> Any:
     if path is None:
         return None
-    try:
-        return open(Path(path), "a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--metrics_path {path}: {error.strerror}") from None
+    prepare_file(path, "--metrics_path")
+    return open(path, "a", encoding="utf-8")
 
 
 def _open_board(folder: str | None) -> Any:
