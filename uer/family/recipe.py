@@ -15,8 +15,8 @@
 | rate x 2 = sqrt(4)             | `--learning_rate`                            | You et al., 2019, 1904.00962    |
 
 The numbers are arXiv's. Half the rows of `uer`: where documents are short, rows without padding hold as many more
-tokens as that. The rate rises over 2,500 updates; a run of a few thousand updates needs a larger share (`--warmup 0.1`):
-BENCHMARKS.md has one that never left the plateau of word frequencies with 48.
+tokens as that. The rate rises over 2,500 updates; a run of a few thousand updates needs a larger share, such as
+`--warmup 0.1`: BENCHMARKS.md says what a rise of 48 updates did.
 """
 
 import dataclasses
