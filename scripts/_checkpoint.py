@@ -21,9 +21,10 @@ DEFAULT_VOCAB = "models/google_zh_vocab.txt"
 class CheckpointFlags:
     """Which model, and where it computes."""
 
-    load_model_path: str | None = flag(None, "UER checkpoint.")
-    pretrained_model_path: str | None = flag(None, "Another name for --load_model_path.")
-    config_path: str | None = flag(None, "JSON file of the model's settings (default: as the checkpoint tells).")
+    load_model_path: str | None = flag(None, "UER checkpoint.", path="read")
+    pretrained_model_path: str | None = flag(None, "Another name for --load_model_path.", path="read")
+    config_path: str | None = flag(None, "JSON file of the model's settings (default: as the checkpoint tells).",
+                                   path="read")
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
 
     def problems(self) -> list[str]:

@@ -8,7 +8,7 @@ from uer.config import ModelConfig, flag
 
 @dataclass(frozen=True)
 class _Settings:
-    config_path: str | None = flag(None, "JSON file of the model's settings.")
+    config_path: str | None = flag(None, "JSON file of the model's settings.", path="read")
 
 
 def model_settings(path: str | None) -> ModelConfig | None:

@@ -34,16 +34,20 @@ FINE_TUNING = {"epochs_num": "Epochs", "best_epoch": "Best epoch", "batch_size":
 class ExportFlags:
     """From UER to Hugging Face."""
 
-    input_model_path: str = flag("models/input_model.bin", "UER checkpoint: weights as <output_model_path>-<step>.")
+    input_model_path: str = flag("models/input_model.bin", "UER checkpoint: weights as <output_model_path>-<step>.",
+                                 path="read")
     output_model_path: str | None = flag(None, "Where the weights alone are written, with Hugging Face's names\n"
-                                               "(default: pytorch_model.bin, unless --output_dir is given).")
-    output_dir: str | None = flag(None, "Folder for the whole model: config, model.safetensors, tokenizer, model card.")
+                                               "(default: pytorch_model.bin, unless --output_dir is given).",
+                                               path="write")
+    output_dir: str | None = flag(None, "Folder for the whole model: config, model.safetensors, tokenizer, model card.",
+                                  path="write_folder")
     layers_num: int | None = flag(None, "Layers of the model; read from the checkpoint, and an error if it differs.")
-    vocab_path: str | None = flag(None, f"Vocabulary of the model (default: {DEFAULT_VOCAB}).")
+    vocab_path: str | None = flag(None, f"Vocabulary of the model (default: {DEFAULT_VOCAB}).", path="read")
     do_lower_case: bool | None = flag(None, "Lower-case the text and strip accents (default: true).")
     config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not\n"
-                                         "hidden / 64, or the activation is not gelu.")
-    card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.")
+                                         "hidden / 64, or the activation is not gelu.", path="read")
+    card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.",
+                                       path="read")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
 
 

@@ -26,11 +26,12 @@ from uer.training.checkpoint import save_weights
 class ImportFlags:
     """From Hugging Face to UER."""
 
-    input_model_path: str = flag("models/input_model.bin", "Hugging Face model: folder, .safetensors or .bin file.")
-    output_model_path: str = flag("models/output_model.bin", "Where the UER checkpoint is written.")
+    input_model_path: str = flag("models/input_model.bin", "Hugging Face model: folder, .safetensors or .bin file.",
+                                 path="read")
+    output_model_path: str = flag("models/output_model.bin", "Where the UER checkpoint is written.", path="write")
     layers_num: int | None = flag(None, "Layers of the model; read from the weights, and an error if it differs.")
-    output_config_path: str | None = flag(None, "Where to write the model's settings for --config_path.")
-    output_vocab_path: str | None = flag(None, "Where to write the vocabulary for --vocab_path.")
+    output_config_path: str | None = flag(None, "Where to write the model's settings for --config_path.", path="write")
+    output_vocab_path: str | None = flag(None, "Where to write the vocabulary for --vocab_path.", path="write")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
 
 

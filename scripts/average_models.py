@@ -20,8 +20,8 @@ from uer.training.checkpoint import load_weights, save_weights
 class Flags:
     """The flags of this script."""
 
-    model_list_path: tuple[str, ...] = flag(REQUIRED, "Checkpoints to average.")
-    output_model_path: str = flag("models/average_model.bin", "Where the average is written.")
+    model_list_path: tuple[str, ...] = flag(REQUIRED, "Checkpoints to average.", path="read")
+    output_model_path: str = flag("models/average_model.bin", "Where the average is written.", path="write")
 
 
 def main() -> None:

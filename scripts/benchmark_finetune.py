@@ -40,8 +40,8 @@ from uer.training.precision import Precision
 class BenchmarkConfig:
     """Flags of this script."""
 
-    train_path: str = flag(REQUIRED, "Training examples of a classifier.")
-    config_path: str = flag("models/bert/tiny_config.json", "JSON file of the model's settings.")
+    train_path: str = flag(REQUIRED, "Training examples of a classifier.", path="read")
+    config_path: str = flag("models/bert/tiny_config.json", "JSON file of the model's settings.", path="read")
     batch_size: int = flag(32, "Rows of an update.")
     seq_length: int = flag(128, "Longest row in tokens.")
     steps: int = flag(40, "Updates of one measurement; an epoch's time is scaled from them.")

@@ -44,7 +44,8 @@ VOCAB_SIZE = 21128
 class BenchmarkConfig:
     """What is timed, how often."""
 
-    dataset_path: str | None = flag(None, "A dynamically masked mlm dataset; random rows are made when there is none.")
+    dataset_path: str | None = flag(None, "A dynamically masked mlm dataset; random rows are made when there is none.",
+                                    path="read")
     seq_length: int = flag(128, "Length of the rows that are made; 60% of them are full.")
     batch_size: int = flag(64, "Rows of a batch.")
     rounds: int = flag(5, "How often each side is timed.")

@@ -46,13 +46,14 @@ with open(target, "wb") as file, open(corpus, encoding="utf-8", errors="replace"
 class BenchmarkConfig:
     """What is timed, how often, on what."""
 
-    corpus_path: str = flag(REQUIRED, "A plain text file in UTF-8, one document a line.")
-    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary file.")
+    corpus_path: str = flag(REQUIRED, "A plain text file in UTF-8, one document a line.", path="read")
+    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary file.", path="read")
     processes_num: int = flag(2, "Worker processes, or threads, of each side.")
     rounds: int = flag(3, "How often each side is timed.")
-    uer_path: str | None = flag(None, "A checkout of the original UER-py, to time it too (with this Python).")
+    uer_path: str | None = flag(None, "A checkout of the original UER-py, to time it too (with this Python).",
+                                path="read")
     sizes: tuple[int, ...] = flag((20, 200, 2000), "Corpora for the memory table, in MB.")
-    work_path: str | None = flag(None, "Folder for temporary files; the system's when not given.")
+    work_path: str | None = flag(None, "Folder for temporary files; the system's when not given.", path="write_folder")
 
     def problems(self) -> list[str]:
         return [f"--{name} must be at least 1" for name in ("processes_num", "rounds") if getattr(self, name) < 1]

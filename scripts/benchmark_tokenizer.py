@@ -33,8 +33,8 @@ from uer.tokenizers.fetch import ensure_vocab
 class BenchmarkConfig:
     """What is timed, how often."""
 
-    corpus_path: str = flag(REQUIRED, "A text file in UTF-8.")
-    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary file.")
+    corpus_path: str = flag(REQUIRED, "A text file in UTF-8.", path="read")
+    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary file.", path="read")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
     rounds: int = flag(3, "How often each side is timed.")
 

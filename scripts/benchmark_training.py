@@ -78,9 +78,9 @@ class BenchmarkConfig:
     rounds: int = flag(5, "How often each side is timed.")
     seconds: float = flag(2.0, "About how long a side is timed in a round.")
     profile_steps: int = flag(0, "Updates to look into afterwards: where the time of a CPU step goes; 0 for none.")
-    uer_path: str | None = flag(None, "A checkout of the original UER-py, to be run as a command.")
-    corpus_path: str | None = flag(None, "Corpus for --uer_path.")
-    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary for --uer_path.")
+    uer_path: str | None = flag(None, "A checkout of the original UER-py, to be run as a command.", path="read")
+    corpus_path: str | None = flag(None, "Corpus for --uer_path.", path="read")
+    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary for --uer_path.", path="read")
     command_steps: int = flag(30, "Steps of each command of --uer_path.")
 
 

@@ -30,8 +30,8 @@ MAX_COUNTED_WORDS = 4_000_000  # words that occurred once are forgotten beyond t
 class BuildVocabConfig:
     """What is counted, and which entries are kept."""
 
-    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.")
-    output_path: str = flag(REQUIRED, "Where the vocabulary is written.")
+    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.", path="read")
+    output_path: str = flag(REQUIRED, "Where the vocabulary is written.", path="write")
     tokenizer: str = flag("char", "What an entry is.", choices=("char", "space", "bert"))
     vocab_size: int = flag(0, "Most entries, special tokens included; 0: no limit (21128 for bert).")
     min_count: int = flag(1, "An entry occurs at least this often.")

@@ -32,8 +32,9 @@ class Flags:
     """The flags of this script."""
 
     text: str | None = flag(None, f"A sentence with {MASK} in it.")
-    test_path: str | None = flag(None, "A file with a sentence a line.")
-    prediction_path: str | None = flag(None, "Where the answers to --test_path are written, tab-separated.")
+    test_path: str | None = flag(None, "A file with a sentence a line.", path="read")
+    prediction_path: str | None = flag(None, "Where the answers to --test_path are written, tab-separated.",
+                                       path="write")
     topk: int = flag(10, "How many words are shown for each mask.")
     batch_size: int = flag(64, "Sentences of a batch.")
     seq_length: int = flag(128, "Longest row in tokens; of longer sentences the part around the mask is read.")

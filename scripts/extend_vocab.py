@@ -40,15 +40,15 @@ VOCAB_ROWS = ("embedding.word.embedding.weight", "tgt_embedding.word.embedding.w
 class ExtendVocabConfig:
     """What is added, and where the results go."""
 
-    vocab_path: str = flag(REQUIRED, "The vocabulary to extend.")
+    vocab_path: str = flag(REQUIRED, "The vocabulary to extend.", path="read")
     tokenizer: str = flag("bert", "How text becomes tokens.", family="tokenizer")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
-    add_path: str | None = flag(None, "File of entries to add, one a line.")
+    add_path: str | None = flag(None, "File of entries to add, one a line.", path="read")
     add_tokens: tuple[str, ...] = flag((), "Entries to add.")
-    output_vocab_path: str | None = flag(None, "Where the extended vocabulary is written.")
-    pretrained_model_path: str | None = flag(None, "Checkpoint that gets new rows.")
-    output_model_path: str | None = flag(None, "Where the extended checkpoint is written.")
-    corpus_path: tuple[str, ...] = flag((), "Text for --suggest: files, globs or folders.")
+    output_vocab_path: str | None = flag(None, "Where the extended vocabulary is written.", path="write")
+    pretrained_model_path: str | None = flag(None, "Checkpoint that gets new rows.", path="read")
+    output_model_path: str | None = flag(None, "Where the extended checkpoint is written.", path="write")
+    corpus_path: tuple[str, ...] = flag((), "Text for --suggest: files, globs or folders.", path="read")
     suggest: int = flag(0, "Print this many of the corpus' commonest unknown characters and words, and add nothing.")
 
     def problems(self) -> list[str]:

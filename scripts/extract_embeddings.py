@@ -29,9 +29,10 @@ ROWS_AT_ONCE = 1024
 class Flags:
     """The flags of this script."""
 
-    load_model_path: str = flag(REQUIRED, "UER checkpoint.")
-    vocab_path: str = flag(DEFAULT_VOCAB, "Vocabulary of the model.")
-    word_embedding_path: str = flag(REQUIRED, "Where the vectors are written; a name in .npy gives an array.")
+    load_model_path: str = flag(REQUIRED, "UER checkpoint.", path="read")
+    vocab_path: str = flag(DEFAULT_VOCAB, "Vocabulary of the model.", path="read")
+    word_embedding_path: str = flag(REQUIRED, "Where the vectors are written; a name in .npy gives an array.",
+                                    path="write")
 
 
 def main() -> None:

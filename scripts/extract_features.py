@@ -33,8 +33,9 @@ POOLINGS = ("first", "last", "mean", "max")
 class Flags:
     """The flags of this script."""
 
-    test_path: str = flag(REQUIRED, "A file with a sentence a line.")
-    prediction_path: str = flag(REQUIRED, "Where the vectors are written: a .npy array, float32, (lines, width).")
+    test_path: str = flag(REQUIRED, "A file with a sentence a line.", path="read")
+    prediction_path: str = flag(REQUIRED, "Where the vectors are written: a .npy array, float32, (lines, width).",
+                                path="write")
     pooling: str = flag("first", "How a sentence becomes one vector.", choices=POOLINGS)
     whitening_size: int | None = flag(None, "Whiten the vectors, and keep so many of their dimensions.")
     batch_size: int = flag(64, "Sentences of a batch.")

@@ -23,8 +23,8 @@ class FetchConfig:
     """Which vocabulary, and where it goes."""
 
     vocab: str = flag("google_zh_vocab.txt", "Which known vocabulary.", choices=tuple(KNOWN))
-    output_path: str = flag("models/google_zh_vocab.txt", "Where the vocabulary is written.")
-    from_file: str | None = flag(None, "A copy of the vocabulary to install instead of fetching it.")
+    output_path: str = flag("models/google_zh_vocab.txt", "Where the vocabulary is written.", path="write")
+    from_file: str | None = flag(None, "A copy of the vocabulary to install instead of fetching it.", path="read")
 
 
 def main() -> None:

@@ -38,8 +38,9 @@ BUCKETS = 8
 class InspectConfig:
     """What is shown."""
 
-    dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", positional=True)
-    vocab_path: str | None = flag(None, "Vocabulary file, to show tokens as text.")
+    dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", positional=True,
+                                         path="read")
+    vocab_path: str | None = flag(None, "Vocabulary file, to show tokens as text.", path="read")
     samples_num: int = flag(3, "How many samples are decoded.")
     tokens_num: int = flag(20, "How many of the commonest tokens are listed.")
     seed: int = flag(7, "Seed of the order and of dynamic masks, as for pretrain.py.")

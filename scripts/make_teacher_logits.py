@@ -33,9 +33,12 @@ from uer.finetuning.tasks.classification import Classification, number_words
 class TeacherConfig:
     """Who teaches what."""
 
-    teacher_model_path: str = flag(REQUIRED, "Classifier of run_classifier.py: its weights file or folder.")
-    input_path: tuple[str, ...] = flag(REQUIRED, "Files of texts, labelled or not, as run_classifier.py reads them.")
-    output_path: str = flag(REQUIRED, "TSV with the columns label, text_a, text_b where there is one, and logits.")
+    teacher_model_path: str = flag(REQUIRED, "Classifier of run_classifier.py: its weights file or folder.",
+                                   path="read")
+    input_path: tuple[str, ...] = flag(REQUIRED, "Files of texts, labelled or not, as run_classifier.py reads them.",
+                                       path="read")
+    output_path: str = flag(REQUIRED, "TSV with the columns label, text_a, text_b where there is one, and logits.",
+                            path="write")
     batch_size: int = flag(64, "Rows of a batch.")
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
     precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))

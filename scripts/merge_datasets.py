@@ -30,8 +30,8 @@ MUST_AGREE = ("processor", "seq_length", "vocab_fingerprint", "vocab_size", "tok
 class MergeConfig:
     """What is joined, and where it goes."""
 
-    dataset_path: tuple[str, ...] = flag(REQUIRED, "Datasets made by preprocess.py.", positional=True)
-    output_path: str = flag(REQUIRED, "Where the joined dataset is written.")
+    dataset_path: tuple[str, ...] = flag(REQUIRED, "Datasets made by preprocess.py.", positional=True, path="read")
+    output_path: str = flag(REQUIRED, "Where the joined dataset is written.", path="write")
 
     def problems(self) -> list[str]:
         return ["--dataset_path needs two datasets or more"] if len(self.dataset_path) < 2 else []

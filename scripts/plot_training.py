@@ -24,8 +24,8 @@ PANELS = (("loss", "loss (mean of the interval)"), ("acc", "accuracy"), ("learni
 class PlotConfig:
     """Which runs, and where the picture goes."""
 
-    metrics_path: tuple[str, ...] = flag(REQUIRED, "Files that pretrain.py wrote with --metrics_path.")
-    output_path: str = flag("training.png", "The picture.")
+    metrics_path: tuple[str, ...] = flag(REQUIRED, "Files that pretrain.py wrote with --metrics_path.", path="read")
+    output_path: str = flag("training.png", "The picture.", path="write")
     skip_steps: int = flag(0, "Leave out what comes before this step (the first losses are large).")
 
 

@@ -21,8 +21,9 @@ from uer.finetuning.tasks.classification import Classification
 class ScoreboardConfig:
     """Flags of this script."""
 
-    scoreboard_path: str = flag(REQUIRED, "JSON file with the keys tasks, models, grid, seeds, flags.")
-    output_dir: str = flag("scoreboard", "Folder for scoreboard.md, .csv, .png and the trials' files.")
+    scoreboard_path: str = flag(REQUIRED, "JSON file with the keys tasks, models, grid, seeds, flags.", path="read")
+    output_dir: str = flag("scoreboard", "Folder for scoreboard.md, .csv, .png and the trials' files.",
+                           path="write_folder")
     run: bool = flag(True, "false: only collect the trials that are finished.")
     chart: bool = flag(True, "false: no PNG.")
     parallel_trials: int = flag(0, "Trials that run at once; 0 is one for each GPU, or one for each CPU core up to 4.")

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
-         planned: bool = False) -> Any:
+         planned: bool = False, path: str = "") -> Any:
     """A dataclass field that is also a command-line flag.
 
     Args:
@@ -24,12 +24,17 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         family: where the valid values are the keys of a family's table, its name in `uer.cli.FAMILIES`.
         positional: the values may also stand on the command line without the flag (one field a command; a tuple).
         planned: a setting of UER-py that only parts read which are not built here; the help text says so.
+        path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
     """
+    assert path in ("", *PATHS)
     return field(default=default, metadata={"help": help, "choices": choices, "family": family,
-                                            "positional": positional, "planned": planned})
+                                            "positional": positional, "planned": planned, "path": path})
 
 
 REQUIRED = object()
+# What a command does with a path: reads the file or folder; writes a file, a folder, a model (a file, or files in a
+# folder), or files whose names begin with it. `uer.cli` sees to it that nothing that is read is written.
+PATHS = ("read", "write", "write_folder", "write_model", "write_prefix")
 
 
 LARGEST_SEED = (1 << 63) - 1  # what the integer functions of order and masks take
@@ -49,14 +54,16 @@ class TokenizerConfig:
     """Which tokenizer, and the files it reads."""
 
     tokenizer: str = flag("bert", "How text becomes tokens.", family="tokenizer")
-    vocab_path: str | None = flag(None, "Vocabulary file, one entry a line; a known name is fetched when missing.")
-    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True)
-    spm_model_path: str | None = flag(None, "SentencePiece model file.", planned=True)
+    vocab_path: str | None = flag(None, "Vocabulary file, one entry a line; a known name is fetched when missing.",
+                                  path="read")
+    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True, path="read")
+    spm_model_path: str | None = flag(None, "SentencePiece model file.", planned=True, path="read")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
     tgt_tokenizer: str = flag("bert", "Tokenizer of the target side.", family="tokenizer", planned=True)
-    tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", planned=True)
-    tgt_merges_path: str | None = flag(None, "Merges file of the target side.", planned=True)
-    tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.", planned=True)
+    tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", planned=True, path="read")
+    tgt_merges_path: str | None = flag(None, "Merges file of the target side.", planned=True, path="read")
+    tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.", planned=True,
+                                          path="read")
     tgt_do_lower_case: bool = flag(True, "Lower-case the target side.", planned=True)
 
 
@@ -82,8 +89,8 @@ class MaskingConfig:
 class DatasetConfig:
     """How `preprocess.py` makes a dataset from a corpus."""
 
-    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.")
-    dataset_path: str = flag("dataset.pt", "Where the dataset is written.")
+    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.", path="read")
+    dataset_path: str = flag("dataset.pt", "Where the dataset is written.", path="write")
     processes_num: int = flag(1, "Worker processes; the output does not depend on it.")
     data_processor: str = flag("bert", "How documents become training instances.", family="data_processor")
     docs_buffer_size: int = flag(100000, "Accepted for UER-py's commands; memory is bounded without it.")
@@ -101,7 +108,7 @@ class DatasetConfig:
     encoding_errors: str = flag("replace", "A line with bytes that are not UTF-8: report leaves it out, replace puts "
                                 "U+FFFD in their place (the summary counts and locates both), stop ends the run.",
                                 choices=("report", "replace", "stop"))
-    user_dict: str | None = flag(None, "A jieba user dictionary for --whole_word_masking.")
+    user_dict: str | None = flag(None, "A jieba user dictionary for --whole_word_masking.", path="read")
     vocab_report_size: int = flag(10, "How many of the commonest unknown characters the summary names.")
 
     def problems(self) -> list[str]:
@@ -194,11 +201,12 @@ class OptimConfig:
 class TrainConfig:
     """One pretraining run."""
 
-    dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.")
+    dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", path="read")
     dataset_weights: tuple[float, ...] = flag((), "How often each dataset is drawn from; one number a dataset.")
-    pretrained_model_path: str | None = flag(None, "Checkpoint to start from.")
-    output_model_path: str = flag(REQUIRED, "Checkpoints are written to <output_model_path>-<step>.")
-    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.")
+    pretrained_model_path: str | None = flag(None, "Checkpoint to start from.", path="read")
+    output_model_path: str = flag(REQUIRED, "Checkpoints are written to <output_model_path>-<step>.",
+                                  path="write_prefix")
+    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.", path="read")
     total_steps: int = flag(100000, "Optimizer updates.")
     save_checkpoint_steps: int = flag(10000, "Updates between checkpoints.")
     report_steps: int = flag(100, "Updates between report lines.")
@@ -221,7 +229,7 @@ class TrainConfig:
     unpad: str = flag("auto", "Compute nothing for padding.", choices=("auto", "on", "off"))
     document_attention: bool = flag(False, "Attend, and count positions, inside each document of a row only\n"
                                            "(rows of several documents: preprocess.py --full_sentences).")
-    dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.")
+    dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.", path="read")
     dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
     eval_steps: int = flag(0, "Updates between evaluations; 0 evaluates at checkpoints.")
 
@@ -247,8 +255,8 @@ class TrainConfig:
 class DistillationConfig:
     """A teacher, from whose predictions the model learns beside the labels."""
 
-    teacher_model_path: str | None = flag(None, "Checkpoint of a finished model with the same vocabulary.")
-    teacher_config_path: str | None = flag(None, "JSON file of the teacher's settings.")
+    teacher_model_path: str | None = flag(None, "Checkpoint of a finished model with the same vocabulary.", path="read")
+    teacher_config_path: str | None = flag(None, "JSON file of the teacher's settings.", path="read")
     soft_alpha: float = flag(0.5, "Weight of the distillation loss; the labels' loss weighs 1 - soft_alpha.")
     soft_temperature: float = flag(1.0, "What the logits of both are divided by before they are compared.")
 
@@ -295,8 +303,8 @@ class ParallelConfig:
 class LogConfig:
     """What is written where."""
 
-    log_path: str | None = flag(None, "Also log to this file.")
+    log_path: str | None = flag(None, "Also log to this file.", path="write")
     log_level: str = flag("INFO", "Level on the terminal.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
     log_file_level: str = flag("INFO", "Level in the log file.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
-    metrics_path: str | None = flag(None, "Append one JSON line a report to this file.")
-    tensorboard_dir: str | None = flag(None, "Write TensorBoard events to this folder.")
+    metrics_path: str | None = flag(None, "Append one JSON line a report to this file.", path="write")
+    tensorboard_dir: str | None = flag(None, "Write TensorBoard events to this folder.", path="write_folder")

@@ -32,7 +32,7 @@ WORD_EMBEDDING = "embedding.word.embedding.weight"
 
 @dataclass(frozen=True)
 class _File:
-    config_path: str = flag("", "JSON file of a model's settings.")
+    config_path: str = flag("", "JSON file of a model's settings.", path="read")
 
 
 class Teacher:

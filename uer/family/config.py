@@ -12,10 +12,12 @@ class FamilyConfig:
 
     sizes: tuple[str, ...] = flag(("all",), "Sizes: all (24), tiny, mini, small, medium, base, 8/512, L-8_H-512, or\n"
                                             "the path of a JSON file of models/bert's kind.")
-    corpus_path: tuple[str, ...] = flag((), "Text files, globs or folders; one document a line.")
-    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary; a known name is fetched when missing.")
+    corpus_path: tuple[str, ...] = flag((), "Text files, globs or folders; one document a line.", path="read")
+    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary; a known name is fetched when missing.",
+                           path="read")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
-    output_dir: str = flag("family", "Everything is written here; the same command goes on where it stopped.")
+    output_dir: str = flag("family", "Everything is written here; the same command goes on where it stopped.",
+                           path="write_folder")
     name_prefix: str = flag("chinese_roberta", "Folders of the finished models are called <name_prefix>_<size>.")
     dry_run: bool = flag(False, "Print the plan and do nothing.")
     show_commands: bool = flag(False, "Print the commands that are left to run and do nothing.")

@@ -11,12 +11,14 @@ TRUNCATIONS = ("head", "tail", "head_tail")
 class FinetuneConfig:
     """One fine-tuning run; the same for every task."""
 
-    pretrained_model_path: str | None = flag(None, "Pretrained weights; without them the model starts at random.")
-    output_model_path: str = flag("models/finetuned_model.bin", "Where the model that is best on dev is written.")
-    train_path: str = flag(REQUIRED, "Training examples.")
-    dev_path: str = flag(REQUIRED, "Examples that choose the best epoch.")
-    test_path: str | None = flag(None, "Examples for the final figure.")
-    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.")
+    pretrained_model_path: str | None = flag(None, "Pretrained weights; without them the model starts at random.",
+                                             path="read")
+    output_model_path: str = flag("models/finetuned_model.bin", "Where the model that is best on dev is written.",
+                                  path="write_model")
+    train_path: str = flag(REQUIRED, "Training examples.", path="read")
+    dev_path: str = flag(REQUIRED, "Examples that choose the best epoch.", path="read")
+    test_path: str | None = flag(None, "Examples for the final figure.", path="read")
+    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.", path="read")
     batch_size: int = flag(32, "Rows of an update, over all ranks together.")
     seq_length: int = flag(128, "Longest row in tokens, [CLS] and [SEP] included.")
     epochs_num: int = flag(3, "Passes over the training examples.")
@@ -48,10 +50,10 @@ class FinetuneConfig:
 class CrossValidationConfig(FinetuneConfig):
     """Fine-tuning without a dev file: every part of the training examples is dev once."""
 
-    dev_path: str | None = flag(None, "Not used: each fold is the dev set of the others.")
+    dev_path: str | None = flag(None, "Not used: each fold is the dev set of the others.", path="read")
     folds_num: int = flag(5, "Parts of the training examples.")
     train_features_path: str | None = flag(None, "Write the logits that each example gets from the model that did not "
-                                                 "see it, (examples, labels), to this .npy file.")
+                                                 "see it, (examples, labels), to this .npy file.", path="write")
 
     def problems(self) -> list[str]:
         found = [] if self.folds_num >= 2 else ["--folds_num must be at least 2"]
@@ -130,7 +132,7 @@ class GridConfig:
     learning_rate_list: tuple[float, ...] = flag((3e-5, 1e-4, 3e-4), "Learning rates.")
     epochs_num_list: tuple[int, ...] = flag((3, 5, 8), "Numbers of epochs.")
     results_path: str | None = flag(None, "JSON lines, one a trial; trials found there are not run again "
-                                          "(default: output_model_path with .grid.jsonl).")
+                                          "(default: output_model_path with .grid.jsonl).", path="write")
     parallel_trials: int = flag(0, "Trials that run at once; 0 is one for each GPU, or one for each CPU core up to 4.")
     save_model: bool = flag(True, "Keep the best trial's model at output_model_path.")
 
@@ -147,7 +149,8 @@ class FoldsConfig:
     """Prediction with all models of a cross-validation."""
 
     folds_num: int = flag(5, "Models, called <load_model_path>-fold_0 and so on.")
-    test_features_path: str | None = flag(None, "Write the mean logits, (examples, labels), to this .npy file.")
+    test_features_path: str | None = flag(None, "Write the mean logits, (examples, labels), to this .npy file.",
+                                          path="write")
 
     def problems(self) -> list[str]:
         return [] if self.folds_num >= 1 else ["--folds_num must be at least 1"]
@@ -157,10 +160,12 @@ class FoldsConfig:
 class InferConfig:
     """Prediction with a fine-tuned model."""
 
-    load_model_path: str = flag(REQUIRED, "Fine-tuned model: its weights file, or the folder that holds it.")
-    test_path: str = flag(REQUIRED, "Examples to label.")
-    prediction_path: str = flag(REQUIRED, "Where the predictions are written.")
-    config_path: str | None = flag(None, "JSON file of the model's settings, for weights that UER-py wrote.")
+    load_model_path: str = flag(REQUIRED, "Fine-tuned model: its weights file, or the folder that holds it.",
+                                path="read")
+    test_path: str = flag(REQUIRED, "Examples to label.", path="read")
+    prediction_path: str = flag(REQUIRED, "Where the predictions are written.", path="write")
+    config_path: str | None = flag(None, "JSON file of the model's settings, for weights that UER-py wrote.",
+                                   path="read")
     batch_size: int = flag(64, "Rows of a batch.")
     seq_length: int | None = flag(None, "Longest row in tokens (default: as fine-tuned, else 128).")
     labels_num: int | None = flag(None, "Number of labels, for weights that UER-py wrote.")
