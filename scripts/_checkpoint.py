@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from _settings import model_settings
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import BERT, bert, names
-from uer.convert.recipe import recorded_stages
+from uer.convert.recipe import recorded_stages, state_name
 from uer.errors import UserError
+from uer.paths import File, existing
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.training.checkpoint import load_into, load_weights
 
@@ -31,6 +33,11 @@ class CheckpointFlags:
         if bool(self.load_model_path) == bool(self.pretrained_model_path):
             return ["one of --load_model_path and --pretrained_model_path is needed"]
         return []
+
+    def reads(self) -> list[File]:
+        """The usual vocabulary, and the training state beside the checkpoint."""
+        beside = existing(Path(self.path).parent, state_name(self.path))
+        return [File("--vocab_path", DEFAULT_VOCAB), *(File("--load_model_path", str(path)) for path in beside)]
 
     @property
     def path(self) -> str:

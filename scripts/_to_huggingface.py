@@ -1,5 +1,6 @@
 """The way of a BERT from UER to Hugging Face. What the scripts of that direction share; not a command."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from torch import Tensor
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import BERT, bert, names
 from uer.convert.card import CardFacts, model_card
-from uer.convert.files import atomic_folder
+from uer.convert.files import FOLDER_FILES
 from uer.convert.folder import TokenizerFacts, tied_output, write_folder
-from uer.convert.recipe import Stage, recorded_stages
+from uer.convert.recipe import Stage, recorded_stages, state_name
 from uer.errors import UserError
-from uer.files import atomic_path
-from uer.finetuning.saved import SavedModel, load_settings, weights_path
+from uer.files import atomic_folder, atomic_path
+from uer.finetuning.paths import model_files, weights_path
+from uer.finetuning.saved import SavedModel, load_settings
+from uer.lock import OutputLock
+from uer.paths import File, existing
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.characters import is_ideograph
 from uer.training.checkpoint import load_weights, save_weights
@@ -50,6 +54,18 @@ class ExportFlags:
                                        path="read")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
 
+    def reads(self) -> list[File]:
+        """What lies beside the checkpoint (settings, vocabulary, training state), and the usual vocabulary."""
+        beside = existing(Path(self.input_model_path).parent, state_name(self.input_model_path))
+        files = [*model_files(self.input_model_path), *beside, *([] if self.vocab_path else [Path(DEFAULT_VOCAB)])]
+        return [File("--input_model_path", str(path)) for path in files]
+
+    def writes(self) -> list[File]:
+        """The files of the folder; the weights alone, where no output is named."""
+        if not self.output_dir:
+            return [] if self.output_model_path else [File("--output_model_path", "pytorch_model.bin")]
+        return [File("--output_dir", str(Path(self.output_dir) / name)) for name in FOLDER_FILES]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -78,6 +94,14 @@ def export(flags: ExportFlags, head: str) -> None:
     Raises:
         UserError: whatever is wrong with the input, or logits that differ; nothing is written then.
     """
+    with contextlib.ExitStack() as locks:
+        for path, flag_name in ((flags.output_dir, "--output_dir"), (flags.output_model_path, "--output_model_path")):
+            if path:
+                locks.enter_context(OutputLock(path, flag_name))
+        _export(flags, head)
+
+
+def _export(flags: ExportFlags, head: str) -> None:
     source = read_source(flags, head)
     print_model(source.path, source.config, source.converted, head)
     if flags.output_dir:

@@ -11,12 +11,15 @@ from _conversion import PROBLEM_TYPES, TARGETS, TASKS, print_model, require_laye
 
 from uer.config import ModelConfig, flag
 from uer.convert import BERT, bert, names
-from uer.convert.files import HuggingFaceModel, read_hugging_face, read_json, write_json
+from uer.convert.files import FOLDER_FILES, HuggingFaceModel, read_hugging_face, read_json, write_json
 from uer.convert.tokenizer_files import read_tokens
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.finetuning.paths import model_files
 from uer.finetuning.saved import save_finetuned
 from uer.finetuning.task import Task, TextEncoder
+from uer.lock import OutputLock
+from uer.paths import File
 from uer.tokenizers import BertTokenizer, Vocab
 from uer.tokenizers.vocab import read_special_tokens
 from uer.training.checkpoint import save_weights
@@ -34,6 +37,20 @@ class ImportFlags:
     output_vocab_path: str | None = flag(None, "Where to write the vocabulary for --vocab_path.", path="write")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
 
+    def reads(self) -> list[File]:
+        """The configuration and the vocabulary beside the weights."""
+        folder = _folder_of(self.input_model_path)
+        return [File("--input_model_path", str(folder / name)) for name in FOLDER_FILES]
+
+
+@dataclass(frozen=True)
+class FinetunedImportFlags(ImportFlags):
+    """From Hugging Face to UER, with the settings and the vocabulary of a fine-tuned model."""
+
+    def writes(self) -> list[File]:
+        """The files beside the weights."""
+        return [File("--output_model_path", str(path)) for path in model_files(self.output_model_path)[1:]]
+
 
 def bring_back(flags: ImportFlags, head: str) -> None:
     """Convert from Hugging Face to UER, check, and only then put the files in place.
@@ -41,6 +58,11 @@ def bring_back(flags: ImportFlags, head: str) -> None:
     Raises:
         UserError: whatever is wrong with the input, or logits that differ; nothing is written then.
     """
+    with OutputLock(flags.output_model_path):
+        _bring_back(flags, head)
+
+
+def _bring_back(flags: ImportFlags, head: str) -> None:
     path = flags.input_model_path
     model = read_hugging_face(path)
     told = bert.from_hugging_face_config(model.config, path)

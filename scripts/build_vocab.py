@@ -21,6 +21,7 @@ from uer import cli
 from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.paths import File, files_behind
 from uer.tokenizers.vocab import read_special_tokens, special_entries
 
 MAX_COUNTED_WORDS = 4_000_000  # words that occurred once are forgotten beyond this many different ones
@@ -44,6 +45,10 @@ class BuildVocabConfig:
         if self.vocab_size and self.vocab_size <= 5:
             found.append("--vocab_size must exceed the 5 special tokens")
         return found
+
+    def reads(self) -> list[File]:
+        """The corpus's files."""
+        return [File("--corpus_path", path) for path in files_behind(self.corpus_path)]
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _to_uer import ImportFlags, bring_back
+from _to_uer import FinetunedImportFlags, bring_back
 
 from uer import cli
 
 
 def main() -> None:
-    (flags,) = cli.parse(__doc__, (ImportFlags,))
+    (flags,) = cli.parse(__doc__, (FinetunedImportFlags,))
     bring_back(flags, "extractive_qa")
 
 

@@ -24,6 +24,7 @@ from uer import cli
 from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.paths import File, files_behind
 from uer.tokenizers import TOKENIZERS, Tokenizer, Vocab
 from uer.tokenizers.fetch import ensure_vocab
 from uer.tokenizers.vocab import read_entries
@@ -65,6 +66,10 @@ class ExtendVocabConfig:
         if bool(self.pretrained_model_path) != bool(self.output_model_path):
             found.append("--pretrained_model_path and --output_model_path go together")
         return found
+
+    def reads(self) -> list[File]:
+        """The corpus's files."""
+        return [File("--corpus_path", path) for path in files_behind(self.corpus_path)]
 
 
 def main() -> None:

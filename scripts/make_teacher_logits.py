@@ -24,9 +24,11 @@ from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.config import InferConfig
 from uer.finetuning.infer import compute_outputs
+from uer.finetuning.paths import model_files
 from uer.finetuning.readers import NO_LABEL, read_table
 from uer.finetuning.saved import load_settings
 from uer.finetuning.tasks.classification import Classification, number_words
+from uer.paths import File
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class TeacherConfig:
 
     def problems(self) -> list[str]:
         return [] if self.batch_size >= 1 else ["--batch_size must be at least 1"]
+
+    def reads(self) -> list[File]:
+        """The settings and the vocabulary beside the teacher."""
+        return [File("--teacher_model_path", str(path)) for path in model_files(self.teacher_model_path)]
 
 
 @dataclass(frozen=True)

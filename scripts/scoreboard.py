@@ -15,6 +15,7 @@ from uer.finetuning.grid import run_grid
 from uer.finetuning.run import parse_with
 from uer.finetuning.scoreboard import best_cell, csv_text, make_rows, markdown, read_list
 from uer.finetuning.tasks.classification import Classification
+from uer.paths import File
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class ScoreboardConfig:
     chart: bool = flag(True, "false: no PNG.")
     parallel_trials: int = flag(0, "Trials that run at once; 0 is one for each GPU, or one for each CPU core up to 4.")
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+
+    def writes(self) -> list[File]:
+        """The table and the picture."""
+        names = ("scoreboard.md", "scoreboard.csv", "scoreboard.png")
+        return [File("--output_dir", str(Path(self.output_dir) / name)) for name in names]
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """A final name holds a whole file or the one before."""
 
+import errno
+import os
+
 import pytest
 
 from uer.errors import UserError
-from uer.files import atomic_path, prepare_file, prepare_folder
+from uer.files import atomic_folder, atomic_path, prepare_file, prepare_folder
 
 
 def test_the_name_appears_when_the_block_ends(tmp_path):
@@ -34,6 +37,56 @@ def test_what_a_killed_writer_left_is_overwritten(tmp_path):
     with atomic_path(final) as path:
         path.write_text("new")
     assert final.read_text() == "new" and not left.exists()
+
+
+def test_the_users_own_files_beside_it_stay(tmp_path):
+    final, own = tmp_path / "model.bin", tmp_path / "model.bin.tmp"
+    own.write_text("mine")
+    (tmp_path / "hf.tmp").mkdir()
+    (tmp_path / "hf.tmp" / "a").write_text("mine")
+    with atomic_path(final) as path:
+        path.write_text("x")
+    with atomic_folder(tmp_path / "hf") as folder:
+        (folder / "b").write_text("x")
+    assert own.read_text() == "mine" and (tmp_path / "hf.tmp" / "a").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "hf.tmp", "model.bin", "model.bin.tmp"]
+
+
+def test_two_writers_of_one_name_do_not_meet(tmp_path):
+    final = tmp_path / "model.bin"
+    with atomic_path(final) as one:
+        one.write_text("one")
+        with atomic_path(final) as two, atomic_folder(tmp_path / "hf") as folder:
+            two.write_text("two")
+            (folder / "a").write_text("a")
+            with atomic_folder(tmp_path / "hf") as other:
+                (other / "b").write_text("b")
+    assert final.read_text() == "one"
+    assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == ["a", "b"]
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+    (tmp_path / "link.bin").symlink_to(tmp_path / "real.bin")
+    for text in ("new", "newer"):
+        with atomic_path(tmp_path / "link.bin") as path:
+            path.write_text(text)
+        assert (tmp_path / "link.bin").is_symlink() and (tmp_path / "real.bin").read_text() == text
+
+
+def test_a_device_is_no_target(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", tmp_path / "pipe"):
+        with pytest.raises(UserError, match="not a regular file"), atomic_path(path):
+            pass
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "model.bin"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "model.bin") and not list(tmp_path.iterdir())
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "model.bin") as path:
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+    assert caught.value.filename == str(tmp_path / "model.bin")
 
 
 def test_a_missing_folder_is_made_and_a_folder_as_target_is_named(tmp_path):

@@ -90,7 +90,7 @@ def test_ctrl_c_ends_it_with_status_130_and_no_traceback(command, tmp_path):
 
 def test_workers_leave_when_the_command_is_killed(command, tmp_path):
     process = _start_long_run(command, tmp_path)
-    (lock,) = tmp_path.glob("dataset.pt.work-*/lock")
+    lock = tmp_path / "dataset.pt.lock"
     process.kill()
     process.communicate(timeout=30)
     deadline = time.monotonic() + 10

@@ -18,6 +18,7 @@ from typing import Any
 from uer import config as config_module
 from uer.config import REQUIRED
 from uer.errors import UserError
+from uer.paths import path_problems
 from uer.registry import choose
 
 # Where the valid values of a `family` field are: module, its table, and the names it knows but does not build yet.
@@ -46,7 +47,7 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
 
     Raises:
         UserError: an unknown flag or JSON key, a value of the wrong kind, a missing required flag, an unreadable
-            config file, or settings that contradict one another (all of these in one message).
+            config file, settings that contradict one another, or an output that is an input (all in one message).
     """
     fields = _fields_by_name(sections)
     helping = not {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv)
@@ -56,7 +57,7 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
     _check_values(fields, values, set(given))
     built = [section(**{f.name: values[f.name] for f in dataclasses.fields(section) if f.name in values})
              for section in sections]
-    problems = [line for part in built if hasattr(part, "problems") for line in part.problems()]
+    problems = [line for part in built if hasattr(part, "problems") for line in part.problems()] + path_problems(built)
     if problems:
         raise UserError("; ".join(problems))
     return built

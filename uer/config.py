@@ -9,8 +9,12 @@ gathers them from every class and raises them once.
 """
 
 import math
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from uer.paths import File, existing
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
@@ -248,6 +252,19 @@ class TrainConfig:
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
         _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
         _require_seed(found, self.seed)
+        return found
+
+    def writes(self) -> list[File]:
+        """The checkpoints of this run, and all training states under its name, where there are such files already."""
+        output = Path(self.output_model_path)
+        kept = re.compile(rf"{re.escape(output.name)}(?:-(\d+)|\.state-\d+(?:\.old)?)")
+        found = []
+        for path in existing(output.parent, kept):
+            step = int(kept.fullmatch(path.name)[1] or 0)
+            saved = step and step <= self.total_steps and (
+                step == self.total_steps or step % max(1, self.save_checkpoint_steps) == 0)
+            if saved or not step:
+                found.append(File("--output_model_path", str(path)))
         return found
 
 

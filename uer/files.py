@@ -3,7 +3,13 @@
 The folder of an output is made where it is missing.
 """
 
+import contextlib
+import errno
+import fcntl
 import os
+import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,33 +17,128 @@ from pathlib import Path
 
 from uer.errors import UserError
 
+# What the operating system says of a write, without saying of which file.
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+# What the name of a temporary file has behind the final one, such as "model.bin.0a1b2c3d.tmp" (a pattern).
+TEMPORARY_ENDING = r"\.[0-9a-f]{8}\.tmp"
+
 
 @contextmanager
 def atomic_path(final: str | os.PathLike) -> Iterator[Path]:
     """Yield a path beside `final` to write to; `final` appears, complete and on disk, when the block ends well.
 
-    When the block raises, the temporary file is removed and `final` stays as it was. After a kill the temporary file
-    may stay; the next writer of the same name overwrites it.
+    When the block raises, the temporary file is removed and `final` stays as it was. Its name is random; one that a
+    killed run left behind is removed by the next writer of the same name. Where `final` is a link, the file that it
+    points to is written.
 
         with atomic_path("model.bin") as path:
             torch.save(weights, path)
 
     Raises:
-        UserError: `final` is a folder, or its folder cannot be made.
+        UserError: `final` is a folder or no regular file, or its folder cannot be made.
+        OSError: a write failed; it names `final`.
     """
-    final = Path(final)
-    if final.is_dir():
-        raise UserError(f"{final}: is a folder; a file name is needed")
+    final = _writable(final)
     make_folder(final.parent)
-    temporary = final.with_name(final.name + ".tmp")
+    _remove_left_over(final)
+    temporary, held = _temporary_file(final)
     try:
         yield temporary
         flush_to_disk(temporary)
         os.replace(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        flush_to_disk(final.parent)
+    except OSError as error:
+        if (error.filename is None and error.errno in WRITE_ERRORS) or error.filename == str(temporary):
+            raise OSError(error.errno, error.strerror, str(final)) from None
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(held)
+
+
+@contextmanager
+def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new folder beside `final` to write files to; they appear in `final`, complete, when the block ends well.
+
+    A `final` that is not there yet appears in one step. In one that is, each file is replaced in one step, and files of
+    other names stay. When the block raises, `final` stays as it was.
+
+    Raises:
+        UserError: `final` is a file, or the folder above cannot be made.
+    """
+    final = Path(os.path.realpath(final))
+    make_folder(final.parent)
+    if final.exists() and not final.is_dir():
+        raise UserError(f"{final}: is a file; a folder is needed")
+    _remove_left_over(final)
+    temporary = _temporary_name(final)
+    temporary.mkdir()
+    held = os.open(temporary, os.O_RDONLY)
+    _try_lock(held)
+    try:
+        yield temporary
+        written = sorted(temporary.iterdir())
+        for path in written:
+            flush_to_disk(path)
+        if not final.exists():
+            temporary.rename(final)
+        else:
+            for path in written:
+                path.replace(final / path.name)
+            flush_to_disk(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(held)
     flush_to_disk(final.parent)
+
+
+def _writable(final: str | os.PathLike) -> Path:
+    path = Path(os.path.realpath(final)) if os.path.islink(final) else Path(final)
+    if path.is_dir():
+        raise UserError(f"{final}: is a folder; a file name is needed")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{final}: is not a regular file")
+    return path
+
+
+def _temporary_name(final: Path) -> Path:
+    return final.with_name(f"{final.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _temporary_file(final: Path) -> tuple[Path, int]:
+    """A new empty file beside `final`, and a descriptor that holds its lock: as long as it is held, it is in use."""
+    temporary = _temporary_name(final)
+    try:
+        held = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(final)) from None
+    _try_lock(held)
+    return temporary, held
+
+
+def _remove_left_over(final: Path) -> None:
+    """Remove the temporary files and folders of `final` that no process holds any more."""
+    try:
+        names = [name for name in os.listdir(final.parent)
+                 if re.fullmatch(re.escape(final.name) + TEMPORARY_ENDING, name)]
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(final.parent / name, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.isdir(final.parent / name):
+                    shutil.rmtree(final.parent / name, ignore_errors=True)
+                else:
+                    os.unlink(final.parent / name)
+            finally:
+                os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def prepare_file(path: str | os.PathLike, flag: str, inputs: Iterable[str | os.PathLike | None] = ()) -> None:

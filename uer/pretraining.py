@@ -25,6 +25,7 @@ from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.flops import activation_bytes, answer_bytes, answer_flops_per_token, flops_per_token, parameter_count
+from uer.lock import OutputLock
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -34,7 +35,6 @@ from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.vocab import Vocab
 from uer.training import checkpoint, launch, preflight
 from uer.training.evaluation import evaluate
-from uer.training.lock import OutputLock
 from uer.training.parallel import World, connect
 from uer.training.plan import Plan, device_name
 from uer.training.precision import Precision

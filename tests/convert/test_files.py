@@ -11,10 +11,11 @@ from safetensors import safe_open
 from uer.config import ModelConfig, OptimConfig
 from uer.convert import BERT
 from uer.convert.card import CardFacts, model_card
-from uer.convert.files import atomic_folder, read_hugging_face, write_json, write_safetensors
+from uer.convert.files import read_hugging_face, write_json, write_safetensors
 from uer.convert.recipe import recorded_stages
 from uer.convert.tokenizer_files import read_tokens, write_tokenizer
 from uer.errors import UserError
+from uer.files import atomic_folder
 from uer.tokenizers import BertTokenizer, Vocab
 from uer.training import checkpoint
 

@@ -283,7 +283,7 @@ def test_the_forecast_is_near_the_truth(corpus, tmp_path, small_tokenizer):
 
 
 @pytest.mark.parametrize(("dataset_path", "message"), [
-    ("corpus.txt/d.pt", "cannot be written to"), ("", "is a folder"), ("corpus.txt", "would overwrite the corpus")])
+    ("corpus.txt/d.pt", "cannot be written to"), ("", "is a folder"), ("corpus.txt", "would be overwritten")])
 def test_a_useless_dataset_path_is_refused_before_the_work(dataset_path, message, corpus, tmp_path, small_tokenizer):
     with pytest.raises(UserError, match=message):
         _make(tmp_path, small_tokenizer, corpus, name=dataset_path)

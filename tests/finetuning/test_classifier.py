@@ -167,7 +167,7 @@ def test_predictions_name_lines_that_have_none_and_fit_the_training(tiny, capsys
                                    tiny.path("test.tsv"), "--prediction_path", new_folder])
     assert f"2 predictions written to {new_folder}; 1 blank lines of {tiny.path('test.tsv')} have" in \
         capsys.readouterr().out
-    with pytest.raises(UserError, match=r"test.tsv is an input of this command and would be overwritten"):
+    with pytest.raises(UserError, match=r"test.tsv is read by this command"):
         predictions(tiny, test_path=tiny.path("test.tsv"), prediction_path=tiny.path("test.tsv"))
     tiny.write("pairs.tsv", "text_a\ttext_b\n甲\t乙\n")
     with pytest.raises(UserError, match=r"pairs.tsv: a column 'text_b', but the model is trained on single texts"):
@@ -185,7 +185,7 @@ def test_a_log_that_cannot_be_written_ends_the_run(tiny):
     ({"save_best_by": "f1"}, "--save_best_by: 'f1' is unknown for this task; choose from: accuracy, macro_f1"),
     ({"soft_targets": True}, "--soft_targets needs a column 'logits'"),
     ({"sharding": "fsdp"}, "are for pretraining"),
-    ({"output_model_path": "{folder}/dev.tsv"}, "dev.tsv is an input of this command"),
+    ({"output_model_path": "{folder}/dev.tsv"}, "dev.tsv is read by this command"),
     ({"output_model_path": "{folder}/config.json/model.bin"}, "config.json cannot be written to"),
     ({"train_path": "none.tsv"}, "none.tsv: No such file"),
     ({"epochs_num": 0}, "--epochs_num must be at least 1"),

@@ -10,7 +10,7 @@ from uer.finetuning import grid
 from uer.finetuning.config import GridConfig
 from uer.finetuning.run import parse_with
 from uer.finetuning.tasks.classification import Classification
-from uer.training.lock import OutputLock
+from uer.lock import OutputLock
 
 
 def run(tiny, **changes) -> list[dict]:
@@ -49,7 +49,8 @@ def test_a_grid_resumes_and_keeps_its_best_model(tiny, started):
 
 
 def test_what_a_killed_grid_leaves_is_removed_and_another_grid_is_refused(tiny, monkeypatch):
-    for name in ("model.grid.0123456789abcdef.bin", "model.grid.0123456789abcdef.vocab.txt.tmp", "model.grid.mine.bin"):
+    for name in ("model.grid.0123456789abcdef.bin", "model.grid.0123456789abcdef.vocab.txt.0a1b2c3d.tmp",
+                 "model.grid.mine.bin"):
         tiny.write(name, "x")
     changes = {"output_model_path": tiny.path("model.bin"), "epochs_num_list": (1,), "batch_size_list": (8,)}
     run(tiny, **changes)
@@ -60,7 +61,7 @@ def test_what_a_killed_grid_leaves_is_removed_and_another_grid_is_refused(tiny, 
     with pytest.raises(UserError, match=r"model.grid.jsonl: another grid is writing there"):
         run(tiny, **changes)
     lock.release()
-    with pytest.raises(UserError, match=r"--results_path: .*train.tsv is an input of this command"):
+    with pytest.raises(UserError, match=r"--results_path: .*train.tsv is read by this command"):
         run(tiny, results_path=tiny.path("train.tsv"), **changes)
 
 

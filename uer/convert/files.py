@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from uer.errors import UserError
-from uer.files import flush_to_disk, make_folder
 from uer.training.checkpoint import load_weights
 
 # What a Hugging Face folder may hold its weights in, in the order in which transformers looks.
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")
+# What such a folder holds, as far as this program reads or writes it.
+FOLDER_FILES = (*WEIGHT_FILES, "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
+                "special_tokens_map.json", "generation_config.json", "README.md")
 
 
 @dataclass(frozen=True)
@@ -101,39 +101,6 @@ def write_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike) ->
     except SafetensorError as error:  # a full disk, most likely
         raise UserError(f"{path}: cannot be written: {_one_line(error)}") from None
     path.chmod(mode)  # safetensors makes files that only their owner can read
-
-
-@contextmanager
-def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
-    """Yield a new folder beside `final` to write files to; they appear in `final`, complete, when the block ends well.
-
-    A `final` that is not there yet appears in one step. In one that is, each file is replaced in one step, and files of
-    other names stay. When the block raises, `final` stays as it was.
-
-    Raises:
-        UserError: `final` is a file, or the folder above cannot be made.
-    """
-    final = Path(final).absolute()
-    make_folder(final.parent)
-    if final.exists() and not final.is_dir():
-        raise UserError(f"{final}: is a file; a folder is needed")
-    temporary = final.with_name(final.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        written = sorted(temporary.iterdir())
-        for path in written:
-            flush_to_disk(path)
-        if not final.exists():
-            temporary.rename(final)
-        else:
-            for path in written:
-                path.replace(final / path.name)
-            flush_to_disk(final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    flush_to_disk(final.parent)
 
 
 def _one_line(error: Exception) -> str:

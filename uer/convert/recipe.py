@@ -73,6 +73,12 @@ class Stage:
                               for name, value in self.settings.items() if name in names})
 
 
+def state_name(checkpoint: str | os.PathLike) -> re.Pattern[str]:
+    """What the training state beside a checkpoint is called; a pattern that matches nothing where it is no step's."""
+    match = re.fullmatch(r"(.+)-(\d+)", Path(checkpoint).name)
+    return re.compile(re.escape(f"{match[1]}.state-{match[2]}") if match else r"(?!)")
+
+
 def recorded_stages(checkpoint: str | os.PathLike) -> list[Stage]:
     """The runs that led to a checkpoint, newest first; empty where no state stands beside it.
 

@@ -56,6 +56,7 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
     """
     start = time.monotonic()
     path = Path(dataset.dataset_path)
+    path = path.resolve() if path.is_symlink() else path
     files = _corpus_files(dataset, path)
     recipe = _recipe(dataset, masking, tokenizer)
     shard_bytes = shard_bytes or usual_shard_bytes(files)
@@ -87,11 +88,10 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
 
 def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
     """The corpus, without the dataset itself and its work folders where a folder of the corpus holds them."""
-    target = os.path.realpath(path)
-    for given in dataset.corpus_path:
-        if os.path.realpath(given) == target:
-            raise UserError(f"--dataset_path {path} would overwrite the corpus")
-    files = [file for file in find_files(dataset.corpus_path)
+    target, found = os.path.realpath(path), find_files(dataset.corpus_path)
+    if path.exists() and not store.is_dataset(path) and any(os.path.samefile(file.path, path) for file in found):
+        raise UserError(f"--dataset_path: {path} is read by this command (--corpus_path) and would be overwritten")
+    files = [file for file in found
              if os.path.realpath(file.path) != target and not os.path.realpath(file.path).startswith(f"{target}.work-")]
     if not files:
         raise UserError(f"--corpus_path {' '.join(dataset.corpus_path)}: holds nothing but the dataset {path}")

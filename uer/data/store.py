@@ -129,6 +129,15 @@ def open_dataset(path: str | os.PathLike) -> TokenDataset:
         raise UserError(f"{path}: the dataset's header is damaged ({error}); run preprocess.py again") from None
 
 
+def is_dataset(path: str | os.PathLike) -> bool:
+    """Whether a whole dataset of this format lies there."""
+    try:
+        open_dataset(path)
+    except UserError:
+        return False
+    return True
+
+
 def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, Column]) -> None:
     """Stream columns into a dataset file, which appears under its name when it is whole.
 

@@ -1,9 +1,11 @@
 """Flags of `scripts/pretrain_family.py`; a number for each stage where several are allowed."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from uer.config import DistillationConfig, flag
+from uer.paths import File, files_behind
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,17 @@ class FamilyConfig:
         if "/" in self.name_prefix or not self.name_prefix:
             found.append("--name_prefix must be a part of a folder's name")
         return found
+
+    def reads(self) -> list[File]:
+        """The corpus, and the sizes that are JSON files."""
+        return [*(File("--corpus_path", path) for path in files_behind(self.corpus_path)),
+                *(File("--sizes", size) for size in self.sizes if size.endswith(".json"))]
+
+    def writes(self) -> list[File]:
+        """What stands in the folder under the names that this command gives."""
+        made = (p for pattern in ("family.json", "launch.json", "datasets/*", "logs/*", "*/stage*", "*/curve*",
+                                  f"{self.name_prefix}_*/*") for p in Path(self.output_dir).glob(pattern))
+        return [File("--output_dir", str(path)) for path in made if path.is_file()]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """Settings of the fine-tuning, grid and inference scripts; see `uer.config` for how a field becomes a flag."""
 
+import glob
 from dataclasses import dataclass
 
 from uer.config import REQUIRED, flag
+from uer.finetuning.paths import fold_path, grid_results_path, model_files
+from uer.paths import File
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 
@@ -45,6 +48,11 @@ class FinetuneConfig:
             found.append("--seeds names a seed twice")
         return found
 
+    def writes(self) -> list[File]:
+        """The model's files, and the results of a grid under its name."""
+        path = self.output_model_path
+        return [File("--output_model_path", str(file)) for file in (*model_files(path), grid_results_path(path))]
+
 
 @dataclass(frozen=True)
 class CrossValidationConfig(FinetuneConfig):
@@ -60,6 +68,11 @@ class CrossValidationConfig(FinetuneConfig):
         if self.dev_path or self.seeds:
             found.append("--dev_path and --seeds have no place in cross-validation")
         return super().problems() + found
+
+    def writes(self) -> list[File]:
+        """The files of every fold's model."""
+        return [File("--output_model_path", str(file)) for fold in range(self.folds_num)
+                for file in model_files(fold_path(self.output_model_path, fold))]
 
 
 @dataclass(frozen=True)
@@ -183,3 +196,9 @@ class InferConfig:
         if self.labels_num is not None and self.labels_num < 1:
             found.append("--labels_num must be at least 1")
         return found
+
+    def reads(self) -> list[File]:
+        """The model's files, and those of the models of a cross-validation under its name."""
+        path = self.load_model_path
+        folds = glob.glob(glob.escape(fold_path(path, "")).replace("-fold_", "-fold_*"))
+        return [File("--load_model_path", str(file)) for model in (path, *folds) for file in model_files(model)]

@@ -14,6 +14,7 @@ from uer.finetuning.batches import subset
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
 from uer.finetuning.loop import Fit, describe
+from uer.finetuning.paths import fold_path
 from uer.finetuning.run import (
     Command,
     append_lines,
@@ -25,19 +26,12 @@ from uer.finetuning.run import (
     spread,
     trial_lines,
 )
-from uer.finetuning.saved import weights_path
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.workbench import Workbench
 from uer.training import launch
 from uer.training.parallel import connect
 
 logger = logging.getLogger("uer.finetuning")
-
-
-def fold_path(path: str, fold: int) -> str:
-    """`model.bin` -> `model-fold_0.bin`"""
-    weights = weights_path(path)
-    return str(weights.with_name(f"{weights.stem}-fold_{fold}{weights.suffix}"))
 
 
 def fold_of(examples_num: int, folds_num: int, seed: int) -> np.ndarray:

@@ -30,22 +30,22 @@ import torch
 
 from uer.config import ParallelConfig
 from uer.errors import UserError
-from uer.files import prepare_file
+from uer.files import TEMPORARY_ENDING, prepare_file
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
+from uer.finetuning.paths import grid_results_path, settings_path, vocab_path, weights_path
 from uer.finetuning.readers import file_hash
 from uer.finetuning.run import Command, append_lines, inputs_of, prepare_output, set_up_logging
-from uer.finetuning.saved import settings_path, vocab_path, weights_path
 from uer.finetuning.workbench import Trial, Workbench
+from uer.lock import OutputLock
 from uer.training.launch import Place
-from uer.training.lock import OutputLock
 from uer.training.parallel import connect
 
 logger = logging.getLogger("uer.finetuning")
 
 MOST_CPU_WORKERS = 4
 # What a trial's files are called behind the results file's name: its key, and perhaps the name of a file half written.
-TRIAL_FILE = r"\.[0-9a-f]{16}\.(bin|json|vocab\.txt)(\.tmp)?$"
+TRIAL_FILE = rf"\.[0-9a-f]{{16}}\.(bin|json|vocab\.txt)({TEMPORARY_ENDING})?$"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def fingerprints_of(command: Command, bench: Workbench) -> dict[str, str]:
 
 def results_path(command: Command, config: GridConfig) -> Path:
     """Where the trials' lines are kept."""
-    return Path(config.results_path or settings_path(command.finetune.output_model_path).with_suffix(".grid.jsonl"))
+    return Path(config.results_path or grid_results_path(command.finetune.output_model_path))
 
 
 def _clear_away(path: Path) -> None:

@@ -12,7 +12,8 @@ from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
 from uer.finetuning.loop import predict
-from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, weights_path
+from uer.finetuning.paths import weights_path
+from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings
 from uer.finetuning.task import Task, TextEncoder
 from uer.tokenizers import build_tokenizer
 from uer.training.checkpoint import load_weights

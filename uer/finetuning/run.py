@@ -17,7 +17,7 @@ from uer.errors import UserError
 from uer.files import prepare_file
 from uer.finetuning.config import AdversarialConfig, FinetuneConfig
 from uer.finetuning.loop import Fit, FitSettings, describe
-from uer.finetuning.saved import settings_path, vocab_path, weights_path
+from uer.finetuning.paths import settings_path, vocab_path, weights_path
 from uer.finetuning.task import Task
 from uer.finetuning.workbench import Trial, Workbench
 from uer.training import launch

@@ -22,6 +22,7 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.labels import shorten
+from uer.finetuning.paths import settings_path, vocab_path, weights_path
 from uer.finetuning.readers import read_json
 from uer.finetuning.task import Task, TextEncoder
 from uer.registry import choose
@@ -33,7 +34,6 @@ FORMAT = "uer-finetuned"
 VERSION = 1
 # Parts of a pretrained model that a fine-tuned one must have as well.
 BACKBONE = ("embedding.", "encoder.")
-WEIGHTS_SUFFIXES = (".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,6 @@ class SavedModel:
     task_settings: dict[str, Any]
     model: ModelConfig
     encoder: TextEncoder
-
-
-def weights_path(path: str | os.PathLike) -> Path:
-    """Where the weights lie; for a folder, `model.bin` in it."""
-    return Path(path) / "model.bin" if str(path).endswith("/") or Path(path).is_dir() else Path(path)
-
-
-def settings_path(path: str | os.PathLike) -> Path:
-    """The settings beside the weights."""
-    return _beside(weights_path(path), ".json")
-
-
-def vocab_path(path: str | os.PathLike) -> Path:
-    """The vocabulary beside the weights."""
-    return _beside(weights_path(path), ".vocab.txt")
-
-
-def _beside(weights: Path, suffix: str) -> Path:
-    """`tiny.bin` -> `tiny.json`, but `tiny_v1.5` -> `tiny_v1.5.json`"""
-    name = weights.stem if weights.suffix in WEIGHTS_SUFFIXES else weights.name
-    return weights.with_name(name + suffix)
 
 
 def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: Task, model: ModelConfig,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uer.errors import UserError
+from uer.files import atomic_path
 
 HUB_SECONDS = 8
 WHEEL_SECONDS = 90
@@ -131,19 +132,9 @@ def install_file(source: Path, path: Path, name: str) -> None:
 
 
 def write_atomically(content: bytes, path: Path) -> None:
-    """Write beside `path`, flush, rename: the name exists only when the file is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    """The name exists only when the file is whole."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def fetch_from_hub(source: HubFile) -> bytes:

@@ -8,6 +8,7 @@ step. Random state is a function of (seed, step); the generator's own is kept fo
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
+from uer.files import TEMPORARY_ENDING
+from uer.paths import existing
 from uer.training import checkpoint
 
 FORMAT_VERSION = 1
@@ -51,11 +54,9 @@ class StateFolder:
 
     def tidy(self) -> None:
         """Remove what a killed run left unfinished."""
-        for path in self.output.parent.glob("*.tmp"):
-            stem = path.name.removesuffix(".tmp")
-            for prefix in (f"{self.output.name}-", f"{self.output.name}.state-"):
-                if stem.startswith(prefix) and stem.removeprefix(prefix).isdigit():
-                    path.unlink(missing_ok=True)
+        unfinished = re.compile(re.escape(self.output.name) + r"(-|\.state-)\d+" + TEMPORARY_ENDING)
+        for path in existing(self.output.parent, unfinished):
+            path.unlink(missing_ok=True)
 
     def set_aside(self) -> list[int]:
         """Rename the states of an earlier run, lest a new one under the same name mistake them for its own."""
