@@ -14,6 +14,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples, batches_in_epoch
 from uer.finetuning.compilation import compile_errors, compile_model, is_compiled
 from uer.finetuning.config import FinetuneConfig
+from uer.finetuning.heads import initialise_head
 from uer.finetuning.loop import Fit, FitSettings, fit, predict
 from uer.finetuning.saved import load_pretrained, save_finetuned
 from uer.finetuning.task import Task, TextEncoder
@@ -101,6 +102,7 @@ class Workbench:
         torch.manual_seed(settings.seed)
         model = self.task.build(self.model, len(self.encoder.tokenizer.vocab))
         if self.config.pretrained_model_path:
+            initialise_head(model)
             for line in load_pretrained(model, self.config.pretrained_model_path):
                 (logger.debug if quiet else logger.info)(line)
         elif not quiet:
