@@ -8,7 +8,6 @@ from uer.data.batch import Batch
 from uer.layers.linear import Linear
 from uer.model import Backbone
 
-
 BACKBONE = ("embedding", "encoder")
 
 
