@@ -308,3 +308,4 @@ class LogConfig:
     log_file_level: str = flag("INFO", "Level in the log file.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
     metrics_path: str | None = flag(None, "Append one JSON line a report to this file.", path="write")
     tensorboard_dir: str | None = flag(None, "Write TensorBoard events to this folder.", path="write_folder")
+    wandb_project: str | None = flag(None, "Report to this project of Weights & Biases too (needs the package wandb).")

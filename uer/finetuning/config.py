@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from uer.config import REQUIRED, flag
+from uer.config import LARGEST_SEED, REQUIRED, flag
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 
@@ -30,6 +30,8 @@ class FinetuneConfig:
     early_stop: int = flag(0, "Stop after so many epochs without gain on dev; 0 never stops early.")
     save_best_by: str | None = flag(None, "Metric of dev that chooses the epoch: accuracy or macro_f1 of a classifier; "
                                           "by default the task's first metric.")
+    resume: str = flag("auto", "auto: go on after the last epoch of a command that was killed; never: start anew.",
+                       choices=("auto", "never"))
     precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
     compile: str = flag("auto", "torch.compile; auto is on a GPU, for trainings long enough to earn its time back.",
                         choices=("auto", "on", "off"))
@@ -41,6 +43,8 @@ class FinetuneConfig:
             found.append("--seq_length must be at least 4")
         if self.early_stop < 0:
             found.append("--early_stop must not be negative")
+        if not all(0 <= seed <= LARGEST_SEED for seed in (self.seed, *self.seeds)):
+            found.append("--seed and --seeds must lie between 0 and 2^63 - 1")
         if len(set(self.seeds)) < len(self.seeds):
             found.append("--seeds names a seed twice")
         return found
