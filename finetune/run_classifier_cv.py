@@ -6,10 +6,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
-from uer.finetuning.folds import cross_validate
+from uer.finetuning.start import announce
 
 
 def main() -> None:
+    announce()
+    from uer.finetuning.folds import cross_validate
+
     cross_validate(__doc__)
 
 

@@ -6,16 +6,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
-from uer.finetuning.config import GridConfig
-from uer.finetuning.grid import run_grid, table
-from uer.finetuning.run import parse_with
-from uer.finetuning.tasks.classification import Classification
+from uer.finetuning.start import announce
 
 
 def main() -> None:
+    announce()
+    from uer.finetuning.config import GridConfig
+    from uer.finetuning.grid import require_a_score, run_grid, table
+    from uer.finetuning.run import parse_with
+    from uer.finetuning.tasks.classification import Classification
+
     command, (grid,) = parse_with(__doc__, Classification, (GridConfig,))
     records = run_grid(command, grid)
     print("\n".join(table(records)))
+    require_a_score(records)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
-from uer.finetuning.run import finetune
-from uer.finetuning.tasks.siamese import Siamese
+from uer.finetuning.start import announce
 
 
 def main() -> None:
+    announce()
+    from uer.finetuning.run import finetune
+    from uer.finetuning.tasks.siamese import Siamese
+
     finetune(__doc__, Siamese)
 
 

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
 from uer.config import REQUIRED, flag
+from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.chart import draw
 from uer.finetuning.config import GridConfig
@@ -44,7 +45,10 @@ def main() -> None:
     for entry in entries:
         argv = [*entry.argv(), "--output_model_path", str(folder / f"{entry.place}.bin"), "--device", config.device,
                 "--parallel_trials", str(config.parallel_trials)]
-        prepared.append((entry, parse_with(__doc__, Classification, (GridConfig,), argv)))
+        try:
+            prepared.append((entry, parse_with(__doc__, Classification, (GridConfig,), argv)))
+        except UserError as error:
+            raise UserError(f"{config.scoreboard_path}: {entry.model} on {entry.task}: {error}") from None
     cells = {}
     for entry, (command, (grid,)) in prepared:
         print(f"== {entry.model} on {entry.task}", flush=True)

@@ -36,9 +36,9 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
 
 
 REQUIRED = object()
-# What a command does with a path: reads the file or folder; writes a file, a folder, a model (a file, or files in a
-# folder), or files whose names begin with it. `uer.cli` sees to it that nothing that is read is written.
-PATHS = ("read", "write", "write_folder", "write_model", "write_prefix")
+# What a command does with a path: reads the file or folder; writes a file, or appends to it; writes a folder, a model
+# (a file, or files in a folder), or files whose names begin with it. `uer.cli` lets nothing be written that is read.
+PATHS = ("read", "write", "append", "write_folder", "write_model", "write_prefix")
 
 
 LARGEST_SEED = (1 << 63) - 1  # what the integer functions of order and masks take
@@ -320,8 +320,9 @@ class ParallelConfig:
 class LogConfig:
     """What is written where."""
 
-    log_path: str | None = flag(None, "Also log to this file.", path="write")
+    log_path: str | None = flag(None, "Also log to this file.", path="append")
     log_level: str = flag("INFO", "Level on the terminal.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
     log_file_level: str = flag("INFO", "Level in the log file.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
-    metrics_path: str | None = flag(None, "Append one JSON line a report to this file.", path="write")
+    metrics_path: str | None = flag(None, "Append one JSON line a report to this file.", path="append")
     tensorboard_dir: str | None = flag(None, "Write TensorBoard events to this folder.", path="write_folder")
+    wandb_project: str | None = flag(None, "Report to this project of Weights & Biases too (needs the package wandb).")

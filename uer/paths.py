@@ -35,7 +35,8 @@ def path_problems(sections: Sequence[Any]) -> list[str]:
     """
     written = list(_written(sections))
     prefixes = [file for section in sections for file in _flagged(section, ("write_prefix",))]
-    found = [line for file in [*written, *prefixes] if (line := _unwritable(file))]
+    appended = {file.path for section in sections for file in _flagged(section, ("append",))}
+    found = [line for file in [*written, *prefixes] if (line := _unwritable(file, appended))]
     found += [f"{one.flag} and {other.flag} name the same file, {one.path}" for one, other in _same(written)]
     outputs = {}
     for file in written:
@@ -81,7 +82,7 @@ def _flagged(section: Any, kinds: tuple[str, ...]) -> Iterator[File]:
 
 def _written(sections: Sequence[Any]) -> Iterator[File]:
     for section in sections:
-        yield from _flagged(section, ("write",))
+        yield from _flagged(section, ("write", "append"))
         yield from (file for file in _flagged(section, ("write_model",)) if not _is_folder(file.path))
         yield from section.writes() if hasattr(section, "writes") else ()
 
@@ -104,11 +105,14 @@ def _files_of(folder: str) -> Iterable[str]:
         return []
 
 
-def _unwritable(file: File) -> str:
-    """Why nothing can be written there: "" where it can, as far as the path itself tells."""
+def _unwritable(file: File, appended: set[str]) -> str:
+    """Why nothing can be written there: "" where it can, as far as the path itself tells.
+
+    A device, such as /dev/stderr, can be appended to, but not replaced.
+    """
     if _is_folder(file.path):
         return f"{file.flag} {file.path}: is a folder; a file name is needed"
-    if os.path.exists(file.path) and not os.path.isfile(file.path):
+    if os.path.exists(file.path) and not os.path.isfile(file.path) and file.path not in appended:
         return f"{file.flag} {file.path}: is not a regular file"
     return ""
 

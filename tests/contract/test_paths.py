@@ -76,7 +76,7 @@ def test_no_output_may_be_an_input(script: str, monkeypatch: pytest.MonkeyPatch,
     """The same file, and a second link to it, for each pair of flags: refused before anything runs, and untouched."""
     sections = sections_of(script, monkeypatch)
     content = "{}\n"
-    outputs = path_fields(sections, "write", "write_model")
+    outputs = path_fields(sections, "write", "append", "write_model")
     for read in path_fields(sections, "read"):
         for written in outputs:
             file = tmp_path / "file.json"
@@ -95,7 +95,7 @@ def test_no_output_may_be_an_input(script: str, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_two_outputs_are_one_file(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sections = sections_of(script, monkeypatch)
-    outputs = path_fields(sections, "write", "write_model")
+    outputs = path_fields(sections, "write", "append", "write_model")
     for number, one in enumerate(outputs):
         for other in outputs[number + 1:]:
             both = {one.name: tmp_path / "x.json", other.name: tmp_path / "sub" / ".." / "x.json"}

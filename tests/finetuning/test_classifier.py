@@ -218,7 +218,11 @@ def test_early_stop_and_metrics_file(tiny):
     train(tiny, epochs_num=5, early_stop=1, learning_rate=1e-9, metrics_path=tiny.path("metrics.jsonl"),
           test_path=tiny.path("test.tsv"), save_best_by="macro_f1", class_weights="balanced")
     lines = [json.loads(line) for line in Path(tiny.path("metrics.jsonl")).read_text().splitlines()]
-    assert [(line["set"], line["epoch"]) for line in lines] == [("dev", 1), ("dev", 2), ("test", 1)]
+    assert [(line["kind"], line["step"], line["epoch"]) for line in lines] == [
+        ("train", 12, 1), ("eval", 12, 1), ("train", 24, 2), ("eval", 24, 2), ("test", 24, 1)]
+    assert [line["set"] for line in lines if line["kind"] != "train"] == ["dev", "dev", "test"]
+    assert all(line["acc"] == line["accuracy"] for line in lines if line["kind"] == "eval")
+    assert all(line["total_steps"] == 60 and line["loss"] > 0 for line in lines if line["kind"] == "train")
 
 
 def test_several_seeds_report_their_spread(tiny, capsys):

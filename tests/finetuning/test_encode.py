@@ -66,8 +66,15 @@ def test_an_epoch_holds_every_example_once_in_a_seeded_order():
             batch.tolist() for batch in epoch_batches(examples, 8, seed, epoch)]
     orders = {tuple(np.concatenate(epoch_batches(examples, 8, seed, epoch))) for seed in (1, 2) for epoch in (1, 2)}
     assert len(orders) == 4
-    assert padding_share(examples, epoch_batches(examples, 8, 1, 1)) < 0.08
     assert padding_share(examples, evaluation_batches(examples, 8)) < 0.08
+
+
+def test_the_batches_of_training_are_drawn_without_regard_to_length():
+    """The spread of lengths inside a batch is that of the whole file, as for any uniform draw."""
+    examples = many(4096)
+    lengths = examples.lengths
+    inside = np.mean([lengths[batch].var() for batch in epoch_batches(examples, 32, 1, 1)])
+    assert inside == pytest.approx(lengths.var() * 31 / 32, rel=0.05)
 
 
 def test_ranks_share_a_batch():

@@ -7,7 +7,14 @@ import torch
 from uer.config import ModelConfig
 from uer.finetuning.batches import Examples, collate
 from uer.finetuning.encode import Ragged, build_sequences
-from uer.finetuning.heads import Classifier, MultipleChoice, PooledModel, SiameseClassifier, Tagger
+from uer.finetuning.heads import (
+    Classifier,
+    MultipleChoice,
+    PooledModel,
+    SiameseClassifier,
+    Tagger,
+    initialise_head,
+)
 
 SIZES = {"emb_size": 12, "hidden_size": 12, "feedforward_size": 20, "heads_num": 3, "layers_num": 2, "dropout": 0.0,
          "max_seq_length": 16, "embedding": ("word", "pos", "seg")}
@@ -42,3 +49,26 @@ def test_names_and_shapes():
         assert model(batch).shape == shape
         own = {name for name in model.state_dict() if not name.startswith(("embedding.", "encoder."))}
         assert own == names
+
+
+@pytest.mark.parametrize("head", [Classifier, Tagger, SiameseClassifier, MultipleChoice])
+def test_a_head_on_pretrained_weights_starts_as_torch_does(head):
+    """Uniform in +-1/sqrt(inputs), biases too; nothing else of the model changes, and the seed decides."""
+    torch.manual_seed(1)
+    model = head(ModelConfig(**SIZES), 30, 64)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(2)
+        initialise_head(model)
+        drawn.append({name: value.clone() for name, value in model.state_dict().items()})
+    for name, value in model.state_dict().items():
+        assert torch.equal(drawn[0][name], drawn[1][name])
+        if name.startswith(("embedding.", "encoder.")):
+            assert torch.equal(value, before[name])
+    for module in (part for part in model.children() if isinstance(part, torch.nn.Linear)):
+        bound = module.in_features ** -0.5
+        assert module.weight.abs().max() <= bound and module.bias.abs().max() <= bound
+        assert module.bias.abs().min() > 0
+        if module.weight.numel() > 500:
+            assert module.weight.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.1)

@@ -1,7 +1,10 @@
-"""Examples in memory, and batches of rows of similar length so that little padding is computed.
+"""Examples in memory, and batches of them.
 
 An example has `ways` rows of tokens (1 for a classifier, 2 for a siamese pair, one for each choice of a question) and
 targets. Everything about the order is a function of (seed, epoch): the same for any number of ranks.
+
+Training batches are drawn uniformly. Rows of similar length would need less padding, but a batch of them is biased
+wherever length tells something about the label. On CPUs the encoder leaves padding out anyway.
 """
 
 from collections import Counter
@@ -14,9 +17,6 @@ import torch
 from uer.data.batch import Batch
 from uer.finetuning.encode import Ragged, Sequences
 
-# Rows are sorted by length within pools of so many batches: enough to save nearly all padding, few enough that the
-# order stays random. 50 batches of 32 leave 2% of the positions padded on chnsenticorp; the whole set, 0.5%.
-POOL_BATCHES = 50
 IGNORED = -100
 
 
@@ -60,17 +60,9 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
 
 
 def epoch_batches(examples: Examples, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of one epoch, as arrays of example numbers: every example once, in an order made from the seed."""
-    generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(examples))
-    lengths = examples.lengths
-    pool = batch_size * POOL_BATCHES
-    batches = []
-    for start in range(0, len(order), pool):
-        chosen = order[start:start + pool]
-        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-        batches += [chosen[at:at + batch_size] for at in range(0, len(chosen), batch_size)]
-    return [batches[at] for at in generator.permutation(len(batches))]
+    """The batches of one epoch, as arrays of example numbers: a permutation made from (seed, epoch), cut in pieces."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(examples))
+    return [order[at:at + batch_size] for at in range(0, len(order), batch_size)]
 
 
 def batches_in_epoch(examples: Examples, batch_size: int) -> int:

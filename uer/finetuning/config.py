@@ -3,8 +3,8 @@
 import glob
 from dataclasses import dataclass
 
-from uer.config import REQUIRED, flag
-from uer.finetuning.paths import fold_path, grid_results_path, model_files
+from uer.config import LARGEST_SEED, REQUIRED, flag
+from uer.finetuning.paths import fold_path, grid_results_path, model_files, state_path, weights_path
 from uer.paths import File
 
 TRUNCATIONS = ("head", "tail", "head_tail")
@@ -33,6 +33,8 @@ class FinetuneConfig:
     early_stop: int = flag(0, "Stop after so many epochs without gain on dev; 0 never stops early.")
     save_best_by: str | None = flag(None, "Metric of dev that chooses the epoch: accuracy or macro_f1 of a classifier; "
                                           "by default the task's first metric.")
+    resume: str = flag("auto", "auto: go on after the last epoch of a command that was killed; never: start anew.",
+                       choices=("auto", "never"))
     precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
     compile: str = flag("auto", "torch.compile; auto is on a GPU, for trainings long enough to earn its time back.",
                         choices=("auto", "on", "off"))
@@ -44,6 +46,8 @@ class FinetuneConfig:
             found.append("--seq_length must be at least 4")
         if self.early_stop < 0:
             found.append("--early_stop must not be negative")
+        if not all(0 <= seed <= LARGEST_SEED for seed in (self.seed, *self.seeds)):
+            found.append("--seed and --seeds must lie between 0 and 2^63 - 1")
         if len(set(self.seeds)) < len(self.seeds):
             found.append("--seeds names a seed twice")
         return found
@@ -51,7 +55,8 @@ class FinetuneConfig:
     def writes(self) -> list[File]:
         """The model's files, and the results of a grid under its name."""
         path = self.output_model_path
-        return [File("--output_model_path", str(file)) for file in (*model_files(path), grid_results_path(path))]
+        more = (state_path(weights_path(path)), grid_results_path(path))
+        return [File("--output_model_path", str(file)) for file in (*model_files(path), *more)]
 
 
 @dataclass(frozen=True)

@@ -13,23 +13,26 @@ from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import subset
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
-from uer.finetuning.loop import Fit, describe
+from uer.finetuning.loop import Fit
 from uer.finetuning.paths import fold_path
+from uer.finetuning.progress import describe
+from uer.finetuning.resume import TrainingState
 from uer.finetuning.run import (
     Command,
-    append_lines,
     describe_data,
     inputs_of,
+    open_state,
+    outputs_of,
     parse_with,
     prepare_output,
-    set_up_logging,
+    run_trial,
     spread,
-    trial_lines,
 )
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.workbench import Workbench
 from uer.training import launch
 from uer.training.parallel import connect
+from uer.training.report import MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -58,15 +61,31 @@ def _prepare(command: Command) -> None:
 
 def _rank(place: launch.Place, command: Command) -> int:
     world, config = connect(place, command.parallel), command.finetune
-    world.check(lambda: _prepare(command) if world.is_main else None)
-    set_up_logging(command.log, world.is_main)
-    bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, config, command.model,
-                                               command.tokenizer, world))
-    if len(bench.train) < config.folds_num:
-        raise UserError(f"{config.train_path}: {len(bench.train)} examples for --folds_num {config.folds_num}")
-    describe_data(bench)
+    with outputs_of(command, world, lambda: _prepare(command)) as writer:
+        bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, config, command.model,
+                                                   command.tokenizer, world))
+        if len(bench.train) < config.folds_num:
+            raise UserError(f"{config.train_path}: {len(bench.train)} examples for --folds_num {config.folds_num}")
+        describe_data(bench)
+        state = open_state(command, bench, folds_num=config.folds_num)
+        outputs, scores = run_folds(command, bench, state, writer)
+        logger.info("%d folds, %s: %s", config.folds_num, bench.save_best_by, spread(scores))
+        logger.info("All examples, each by the model that did not see it: %s",
+                    describe(bench.task.metrics(outputs, bench.train)))
+        if world.is_main and config.train_features_path:
+            save_features(config.train_features_path, np.stack(outputs))
+        state.remove()
+    world.close()
+    return 0
+
+
+def run_folds(command: Command, bench: Workbench, state: TrainingState,
+              writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[float]]:
+    """One training for each fold; for every example what the model says that did not see it, and the folds' scores."""
+    config, settings = command.finetune, command.settings(command.finetune.seed, bench.save_best_by)
     folds = fold_of(len(bench.train), config.folds_num, config.seed)
-    settings, outputs, scores = command.settings(config.seed, bench.save_best_by), [None] * len(bench.train), []
+    outputs: list[np.ndarray] = [np.empty(0)] * len(bench.train)
+    scores = []
     for fold in range(config.folds_num):
         logger.info("Fold %d of %d", fold + 1, config.folds_num)
         held_out = np.flatnonzero(folds == fold)
@@ -76,19 +95,12 @@ def _rank(place: launch.Place, command: Command) -> int:
         def save(fitted: Fit, part: Workbench = part, fold: int = fold) -> None:
             part.save(fold_path(config.output_model_path, fold), fitted, settings)
 
-        trial = part.run(settings, save)
+        trial = run_trial(part, settings, f"fold {fold}", save, state, writer, config.folds_num - fold - 1,
+                          tag=f"fold_{fold}/", facts={"fold": fold})
         scores.append(trial.score)
-        for number, output in zip(held_out, trial.dev_outputs):
+        for number, output in zip(held_out, trial.fit.outputs):
             outputs[number] = output
-        if world.is_main and command.log.metrics_path:
-            append_lines(command.log.metrics_path, [{"fold": fold, **line} for line in trial_lines(trial)])
-    logger.info("%d folds, %s: %s", config.folds_num, bench.save_best_by, spread(scores))
-    logger.info("All examples, each by the model that did not see it: %s",
-                describe(bench.task.metrics(outputs, bench.train)))
-    if world.is_main and config.train_features_path:
-        save_features(config.train_features_path, np.stack(outputs))
-    world.close()
-    return 0
+    return outputs, scores
 
 
 def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import glob
 import json
 import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -33,17 +34,20 @@ from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING, prepare_file
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
+from uer.finetuning.loop import Diverged
 from uer.finetuning.paths import grid_results_path, settings_path, vocab_path, weights_path
-from uer.finetuning.readers import file_hash
-from uer.finetuning.run import Command, append_lines, inputs_of, prepare_output, set_up_logging
-from uer.finetuning.workbench import Trial, Workbench
+from uer.finetuning.progress import seconds_text
+from uer.finetuning.run import Command, append_lines, decides, inputs_of, prepare_output, set_up_logging
+from uer.finetuning.workbench import Workbench
 from uer.lock import OutputLock
 from uer.training.launch import Place
 from uer.training.parallel import connect
+from uer.training.report import duration
 
 logger = logging.getLogger("uer.finetuning")
 
 MOST_CPU_WORKERS = 4
+CPU_THREADS = torch.get_num_threads()  # of this machine, or as OMP_NUM_THREADS says
 # What a trial's files are called behind the results file's name: its key, and perhaps the name of a file half written.
 TRIAL_FILE = rf"\.[0-9a-f]{{16}}\.(bin|json|vocab\.txt)({TEMPORARY_ENDING})?$"
 
@@ -70,33 +74,16 @@ class Plan:
 
 
 def settings_of(config: GridConfig) -> list[Setting]:
-    """The grid's points, longest trainings first, so that the last trials to finish are short."""
+    """The grid's points, longest trainings first, so that the last trials to finish are short; then by batch size and
+    rate, so that the order does not depend on how the lists are written."""
     points = product(config.epochs_num_list, config.batch_size_list, config.learning_rate_list)
     unique = dict.fromkeys(Setting(batch, rate, epochs) for epochs, batch, rate in points)
-    return sorted(unique, key=lambda setting: (-setting.epochs_num, setting.batch_size))
+    return sorted(unique, key=lambda setting: (-setting.epochs_num, setting.batch_size, setting.learning_rate))
 
 
-def plan_of(command: Command, setting: Setting, seed: int, fingerprints: dict[str, str]) -> Plan:
-    """The trial of a setting and a seed; its key covers everything that decides its figures."""
-    config = command.finetune
-    decides = {"task": command.task_class.name, **dataclasses.asdict(setting), "seed": seed, **fingerprints,
-               "seq_length": config.seq_length, "truncation": config.truncation, "early_stop": config.early_stop,
-               "save_best_by": config.save_best_by, "precision": config.precision,
-               "model": dataclasses.asdict(command.model), "adversarial": dataclasses.asdict(command.adversarial),
-               "optim": {**dataclasses.asdict(command.optim), "learning_rate": None},
-               "task_config": command.task_config and dataclasses.asdict(command.task_config)}
-    if config.compile == "on":  # `auto` is the machine's affair, as its device is
-        decides["compile"] = "on"
-    return Plan(setting, seed, content_hash(decides)[:16])
-
-
-def fingerprints_of(command: Command, bench: Workbench) -> dict[str, str]:
-    """Hashes of the data, the vocabulary and the pretrained weights."""
-    path = command.finetune.pretrained_model_path
-    return {"train_hash": bench.train.hash[:16], "dev_hash": bench.dev.hash[:16],
-            "test_hash": bench.test.hash[:16] if bench.test else "",
-            "vocab_hash": bench.encoder.tokenizer.vocab.fingerprint[:16],
-            "pretrained_hash": file_hash(path)[:16] if path else "random start"}
+def plan_of(setting: Setting, seed: int, shared: dict[str, Any]) -> Plan:
+    """The trial of a setting and a seed; its key covers everything that decides its figures (see `decides`)."""
+    return Plan(setting, seed, content_hash({**shared, **dataclasses.asdict(setting), "seed": seed})[:16])
 
 
 def results_path(command: Command, config: GridConfig) -> Path:
@@ -141,26 +128,43 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
     """
     if command.parallel.world_size > 1:
         raise UserError("--world_size: the grid runs whole trials beside one another; --parallel_trials says how many")
-    if command.log.metrics_path:
-        raise UserError("--metrics_path: the grid writes its JSON lines to --results_path")
+    for flag in ("metrics_path", "tensorboard_dir", "wandb_project"):
+        if getattr(command.log, flag):
+            raise UserError(f"--{flag}: the grid writes its JSON lines to --results_path")
+    if command.finetune.resume != "auto":
+        raise UserError("--resume: a grid goes on from --results_path; name another file to start anew")
     world = connect(Place(), ParallelConfig(device=command.parallel.device))
     prepare_output(command)
     set_up_logging(command.log, True)
-    bench = open_bench(command, world)
-    fingerprints = fingerprints_of(command, bench)
-    seeds = command.finetune.seeds or (command.finetune.seed,)
-    plans = [plan_of(command, setting, seed, fingerprints) for setting in settings_of(config) for seed in seeds]
     path = results_path(command, config)
-    if not run:
-        results = read_results(path)
-        return [results[plan.key] for plan in plans if plan.key in results]
-    prepare_file(path, "--results_path", inputs_of(command))
-    lock = _lock(path)
+    locks = [] if not run else _locks(command, config, path)
     try:
-        return _run_missing(bench, command, config, plans, fingerprints, path)
+        bench = open_bench(command, world)
+        shared = decides(command, bench)
+        seeds = command.finetune.seeds or (command.finetune.seed,)
+        plans = [plan_of(setting, seed, shared) for setting in settings_of(config) for seed in seeds]
+        if not run:
+            results = read_results(path)
+            return [results[plan.key] for plan in plans if plan.key in results]
+        return _run_missing(bench, command, config, plans, path)
     finally:
-        _clear_away(path)
-        lock.release()
+        if run:
+            _clear_away(path)
+        for lock in locks:
+            lock.release()
+
+
+def _locks(command: Command, config: GridConfig, path: Path) -> list[OutputLock]:
+    """Nobody else writes these trials' lines, or the model that is kept."""
+    prepare_file(path, "--results_path", inputs_of(command))
+    locks = [_lock(path)]
+    try:
+        if config.save_model:
+            locks.append(OutputLock(weights_path(command.finetune.output_model_path)))
+    except UserError:
+        locks[0].release()
+        raise
+    return locks
 
 
 def _lock(path: Path) -> OutputLock:
@@ -171,23 +175,45 @@ def _lock(path: Path) -> OutputLock:
 
 
 def _run_missing(bench: Workbench, command: Command, config: GridConfig, plans: Sequence[Plan],
-                 fingerprints: dict[str, str], path: Path) -> list[dict[str, Any]]:
-    """Run the trials that the results file lacks; the records of all."""
+                 path: Path) -> list[dict[str, Any]]:
+    """Run the trials that the results file lacks; the records of all, in the grid's order."""
     _clear_away(path)
+    _set_threads(bench.world.device)
     results = read_results(path)
-    keeper = _Keeper(command, config, path, [results[plan.key] for plan in plans if plan.key in results])
+    keeper = _Keeper(command, config, path, plans, results)
     waiting = [plan for plan in plans if plan.key not in results]
     logger.info("%d trials, %d of them finished before (%s)", len(plans), len(keeper.records), path)
     workers = min(len(waiting), config.parallel_trials or _default_workers(bench.world.device))
+    keeper.workers = max(1, workers)
     if workers <= 1:
         for plan in waiting:
-            keeper.take(run_plan(bench, command, config, plan, fingerprints, path))
+            keeper.take(run_plan(bench, command, config, plan, path))
     else:
-        _run_in_workers(command, config, waiting, fingerprints, path, workers, keeper)
-    if config.save_model and not weights_path(command.finetune.output_model_path).exists():
-        logger.warning("%s is not there: the trials that were finished before did not leave it",
-                       command.finetune.output_model_path)
-    return keeper.records
+        _run_in_workers(command, config, waiting, path, workers, keeper)
+    _restore_best(bench, command, config, plans, path, keeper)
+    return keeper.in_order()
+
+
+def _restore_best(bench: Workbench, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
+                  keeper: "_Keeper") -> None:
+    """The best trial's model is at the output, whatever was there: where it is not, that trial is run once more."""
+    best = keeper.best()
+    if not config.save_model or best is None or _kept_trial(command.finetune.output_model_path) == best["key"]:
+        return
+    logger.info("The model of the best trial is not at %s: it is trained once more", command.finetune.output_model_path)
+    plan = next(plan for plan in plans if plan.key == best["key"])
+    run_plan(bench, command, config, plan, path)
+    _move_model(_trial_model(path, plan.key), command.finetune.output_model_path)
+
+
+def _kept_trial(output: str) -> str | None:
+    """The key of the trial whose model is at `output`; None where there is none, or not all of its files."""
+    if not weights_path(output).exists() or not vocab_path(output).exists():
+        return None
+    try:
+        return json.loads(settings_path(output).read_text(encoding="utf-8"))["training"]["trial"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def open_bench(command: Command, world: Any) -> Workbench:
@@ -196,28 +222,53 @@ def open_bench(command: Command, world: Any) -> Workbench:
                           world)
 
 
+def require_a_score(records: list[dict[str, Any]]) -> None:
+    """
+    Raises:
+        UserError: every trial diverged, so that there is no model.
+    """
+    if all(record["score"] is None for record in records):
+        raise UserError("every trial of the grid diverged, so no model is written; lower rates in --learning_rate_list "
+                        "may help")
+
+
 def _default_workers(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.device_count()
-    return min(MOST_CPU_WORKERS, torch.get_num_threads())
+    return min(MOST_CPU_WORKERS, CPU_THREADS)
 
 
-def run_plan(bench: Workbench, command: Command, config: GridConfig, plan: Plan, fingerprints: dict[str, str],
-             path: Path) -> dict[str, Any]:
-    """One trial; its model lies beside the results file under its key until the keeper has decided."""
+def _set_threads(device: torch.device) -> None:
+    """Every trial on a CPU computes with the same number of threads, however many trials run at once: sums of floats
+    depend on it, and the kept model must not."""
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, CPU_THREADS // min(MOST_CPU_WORKERS, CPU_THREADS)))
+
+
+def run_plan(bench: Workbench, command: Command, config: GridConfig, plan: Plan, path: Path) -> dict[str, Any]:
+    """One trial; its model lies beside the results file under its key until the keeper has decided.
+
+    A trial that diverges has a record without figures: the grid goes on, and its model is never kept.
+    """
     began = time.monotonic()
     settings = dataclasses.replace(
         command.settings(plan.seed, bench.save_best_by), batch_size=plan.setting.batch_size,
         epochs_num=plan.setting.epochs_num, report_steps=10**9,
         optim=dataclasses.replace(command.optim, learning_rate=plan.setting.learning_rate))
-    trial: Trial = bench.run(settings, quiet=True)
-    if config.save_model:
-        bench.save(str(_trial_model(path, plan.key)), trial.fit, settings)
-    dev = trial.fit.metrics
-    return {"key": plan.key, "seed": plan.seed, **dataclasses.asdict(plan.setting), "dev": dev,
-            "test": trial.test_metrics, "best_epoch": trial.fit.epoch, "score": trial.score,
-            "score_name": bench.save_best_by, "collapsed": dev.get("predicted_labels", 2) == 1,
-            "seconds": round(time.monotonic() - began, 2), **fingerprints, "torch": torch.__version__}
+    record = {"key": plan.key, "seed": plan.seed, **dataclasses.asdict(plan.setting), "dev": None, "test": None,
+              "best_epoch": None, "score": None, "score_name": bench.save_best_by, "collapsed": False,
+              "diverged": True}
+    try:
+        trial = bench.run(settings, quiet=True)
+        dev = trial.fit.metrics
+        record |= {"dev": dev, "test": trial.test_metrics, "best_epoch": trial.fit.epoch, "score": trial.score,
+                   "collapsed": dev.get("predicted_labels", 2) == 1, "diverged": False}
+        if config.save_model:
+            bench.save(str(_trial_model(path, plan.key)), trial.fit, settings, trial=plan.key)
+    except Diverged:
+        pass
+    return {**record, "seconds": round(time.monotonic() - began, 2), **bench.fingerprints(),
+            "torch": torch.__version__}
 
 
 def _trial_model(path: Path, key: str) -> Path:
@@ -225,24 +276,53 @@ def _trial_model(path: Path, key: str) -> Path:
 
 
 class _Keeper:
-    """Writes each trial's line as it finishes, and keeps the best trial's model."""
+    """Writes each trial's line as it finishes, and keeps the best trial's model.
 
-    def __init__(self, command: Command, config: GridConfig, path: Path, finished: list[dict[str, Any]]) -> None:
-        self.path, self.save_model = path, config.save_model
+    The best has the highest score; of equals it is the first in the grid's order (longest trainings first, then small
+    batches, then low rates, then --seeds as given), whichever finishes first.
+    """
+
+    def __init__(self, command: Command, config: GridConfig, path: Path, plans: Sequence[Plan],
+                 finished: dict[str, dict[str, Any]]) -> None:
+        self.path, self.save_model, self.workers = path, config.save_model, 1
         self.output = command.finetune.output_model_path
-        self.records = finished
+        self.order = {plan.key: number for number, plan in enumerate(plans)}
+        self.records = [finished[plan.key] for plan in plans if plan.key in finished]
+        self._epochs_left = sum(plan.setting.epochs_num for plan in plans if plan.key not in finished)
+        self._epochs_done, self._seconds = 0, 0.0
+
+    def best(self) -> dict[str, Any] | None:
+        """The best of the finished trials; None while none has a score."""
+        scored = [record for record in self.records if record["score"] is not None]
+        return min(scored, key=self._place, default=None)
+
+    def in_order(self) -> list[dict[str, Any]]:
+        """All records in the grid's order."""
+        return sorted(self.records, key=lambda record: self.order[record["key"]])
+
+    def _place(self, record: dict[str, Any]) -> tuple[float, int]:
+        return -record["score"], self.order[record["key"]]
 
     def take(self, record: dict[str, Any]) -> None:
         """A finished trial: its model first, so that a kill between the two leaves nothing that a line promises."""
-        best = max((known["score"] for known in self.records), default=float("-inf"))
-        if self.save_model:
-            _move_model(_trial_model(self.path, record["key"]), self.output if record["score"] > best else None)
+        best = self.best()
+        if self.save_model and not record["diverged"]:
+            is_best = best is None or self._place(record) < self._place(best)
+            _move_model(_trial_model(self.path, record["key"]), self.output if is_best else None)
         append_lines(str(self.path), [record])
         self.records.append(record)
-        logger.info("Trial %d: batch %d, rate %g, %d epochs, seed %d: dev %s %.4f%s (%.0f s)", len(self.records),
-                    record["batch_size"], record["learning_rate"], record["epochs_num"], record["seed"],
-                    record["score_name"], record["score"], ", ONE LABEL ONLY" if record["collapsed"] else "",
-                    record["seconds"])
+        outcome = "DIVERGED (loss or weights not finite)" if record["diverged"] else (
+            f"dev {record['score_name']} {record['score']:.4f}{', ONE LABEL ONLY' if record['collapsed'] else ''}")
+        logger.info("Trial %d of %d: batch %d, rate %g, %d epochs, seed %d: %s (%s), %s left", len(self.records),
+                    len(self.order), record["batch_size"], record["learning_rate"], record["epochs_num"],
+                    record["seed"], outcome, seconds_text(record["seconds"]), duration(self._seconds_left(record)))
+
+    def _seconds_left(self, record: dict[str, Any]) -> float:
+        """By the mean seconds of an epoch in the trials so far."""
+        self._epochs_done += record["epochs_num"]
+        self._seconds += record["seconds"]
+        self._epochs_left -= record["epochs_num"]
+        return self._epochs_left * self._seconds / self._epochs_done / self.workers
 
 
 def _move_model(source: Path, destination: str | None) -> None:
@@ -262,15 +342,15 @@ def _move_model(source: Path, destination: str | None) -> None:
     os.replace(names[0], final)
 
 
-def _run_in_workers(command: Command, config: GridConfig, plans: Sequence[Plan], fingerprints: dict[str, str],
-                    path: Path, workers: int, keeper: _Keeper) -> None:
+def _run_in_workers(command: Command, config: GridConfig, plans: Sequence[Plan], path: Path, workers: int,
+                    keeper: _Keeper) -> None:
     """Hand the plans to worker processes; the first error ends them all."""
     # A fork costs no second import of torch, but CUDA does not survive it.
     context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     todo, done = context.Queue(), context.Queue()
     for plan in [*plans, *[None] * workers]:
         todo.put(plan)
-    shared = (workers, command, config, fingerprints, path, todo, done)
+    shared = (command, config, path, todo, done)
     processes = [context.Process(target=_worker, args=(number, os.getpid(), *shared), daemon=True)
                  for number in range(workers)]
     for process in processes:
@@ -306,19 +386,17 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
-def _worker(number: int, parent: int, workers: int, command: Command, config: GridConfig, fingerprints: dict[str, str],
-            path: Path, todo: Any, done: Any) -> None:
+def _worker(number: int, parent: int, command: Command, config: GridConfig, path: Path, todo: Any, done: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends its workers
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
         gpus = torch.cuda.device_count() if command.parallel.device != "cpu" else 0
-        if not gpus:
-            torch.set_num_threads(max(1, torch.get_num_threads() // workers))
         world = connect(Place(local_rank=number % gpus if gpus else 0), ParallelConfig(device=command.parallel.device))
+        _set_threads(world.device)
         set_up_logging(dataclasses.replace(command.log, log_path=None, log_level="ERROR"), True)
         bench = open_bench(command, world)
         while (plan := todo.get()) is not None:
-            done.put(run_plan(bench, command, config, plan, fingerprints, path))
+            done.put(run_plan(bench, command, config, plan, path))
     except UserError as error:
         done.put(str(error))
     except OSError as error:
@@ -331,25 +409,42 @@ def table(records: list[dict[str, Any]]) -> list[str]:
     name = records[0]["score_name"]
     lines = [f"| batch | rate | epochs | dev {name} | spread | test {name} | |", "|---:|---:|---:|---:|---|---:|---|"]
     for place, row in enumerate(rows):
-        spread = f"{row['low']:.4f} to {row['high']:.4f}" if row["seeds"] > 1 else ""
-        test = "" if row["test"] is None else f"{row['test']:.4f}"
-        notes = ["best"] * (place == 0) + ["collapsed to one label"] * row["collapsed"]
-        lines.append(f"| {row['batch_size']} | {row['learning_rate']:g} | {row['epochs_num']} | {row['score']:.4f} | "
-                     f"{spread} | {test} | {', '.join(notes)} |")
+        score, low, high, test = (number_text(row[key]) for key in ("score", "low", "high", "test"))
+        spread = f"{low} to {high}" if row["seeds"] > 1 else ""
+        notes = ["best"] * (place == 0 and row["score"] is not None) + ["collapsed to one label"] * row["collapsed"]
+        notes += [f"{row['diverged']} of {row['seeds']} diverged"] * (row["diverged"] > 0)
+        lines.append(f"| {row['batch_size']} | {row['learning_rate']:g} | {row['epochs_num']} | {score} | "
+                     f"{spread} | {test if row['test'] is not None else ''} | {', '.join(notes)} |")
     return lines
 
 
+def number_text(value: float | None) -> str:
+    """Four places; a dash for a training that diverged."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a setting, over its seeds: median score, lowest and highest, median test figure; the best first."""
+    """One entry a setting, over its seeds: median score, lowest and highest, median test figure; the best first.
+
+    Of equals the longer training comes first, then the smaller batch, then the smaller rate. A trial that diverged
+    counts as lower than any other; a score that it decides is None.
+    """
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault((record["batch_size"], record["learning_rate"], record["epochs_num"]), []).append(record)
     rows = []
     for (batch, rate, epochs), group in groups.items():
-        scores = [record["score"] for record in group]
+        scores = [-math.inf if record["score"] is None else record["score"] for record in group]
         tests = [record["test"][record["score_name"]] for record in group if record["test"]]
+        score, low, high = (value if math.isfinite(value) else None for value in (median(scores), min(scores),
+                                                                                  max(scores)))
         rows.append({"batch_size": batch, "learning_rate": rate, "epochs_num": epochs, "seeds": len(group),
-                     "score": median(scores), "low": min(scores), "high": max(scores),
-                     "test": median(tests) if tests else None,
-                     "collapsed": any(record["collapsed"] for record in group)})
-    return sorted(rows, key=lambda row: -row["score"])
+                     "score": score, "low": low, "high": high, "test": median(tests) if tests else None,
+                     "collapsed": any(record["collapsed"] for record in group),
+                     "diverged": sum(record.get("diverged", False) for record in group)})
+    return sorted(rows, key=_place_of_row)
+
+
+def _place_of_row(row: dict[str, Any]) -> tuple[float, int, int, float]:
+    score = -math.inf if row["score"] is None else row["score"]
+    return -score, -row["epochs_num"], row["batch_size"], row["learning_rate"]

@@ -8,6 +8,21 @@ from uer.data.batch import Batch
 from uer.layers.linear import Linear
 from uer.model import Backbone
 
+BACKBONE = ("embedding", "encoder")
+
+
+@torch.no_grad()
+def initialise_head(model: nn.Module) -> None:
+    """Draw the head's linear layers as torch does by default: weights and biases uniform in +-1/sqrt(inputs).
+
+    So does UER-py on top of pretrained weights. A model that starts at random keeps N(0, 0.02) everywhere.
+    """
+    for name, part in model.named_children():
+        if name not in BACKBONE:
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    nn.Linear.reset_parameters(module)  # `Linear`'s own draws N(0, 0.02)
+
 
 class PooledModel(Backbone):
     """A backbone whose rows become one vector each."""

@@ -5,9 +5,10 @@ sum their gradients, so several ranks give one rank's result to rounding (dropou
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from uer.config import OptimConfig
 from uer.finetuning.adversarial import adversarial_gradients
 from uer.finetuning.batches import Examples, batches_in_epoch, collate, epoch_batches, evaluation_batches, shard
 from uer.finetuning.config import AdversarialConfig
+from uer.finetuning.progress import Progress
 from uer.finetuning.ranks import gather_outputs, sum_gradients
 from uer.finetuning.task import Task
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
 from uer.training.checkpoint import to_host
+from uer.training.launch import SharedError
 from uer.training.parallel import World
 from uer.training.precision import Precision
 
@@ -47,39 +50,110 @@ class FitSettings:
 
 @dataclass
 class Fit:
-    """What a training came to; `state` holds the weights of the best epoch, on the host."""
+    """What a training came to; `state` holds the weights of the best epoch, on the host, `outputs` what it says of
+    dev."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)
+    outputs: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class Trial:
+    """One training, and what its best epoch says of the test file."""
+
+    settings: FitSettings
+    fit: Fit
+    test_outputs: list[np.ndarray] | None = None
+    test_metrics: dict[str, float] | None = None
+
+    @property
+    def score(self) -> float:
+        """The figure that choices are made by."""
+        return self.fit.metrics[self.settings.save_best_by]
+
+
+class Kept(Protocol):
+    """Where a training is kept after each epoch (`uer.finetuning.resume`)."""
+
+    def restore(self, updater: "Updater", best: Fit) -> int:
+        """Put back what was kept; returns the epochs that are done."""
+        ...
+
+    def save(self, updater: "Updater", best: Fit, epoch: int) -> None:
+        """Keep the training as it is after `epoch`."""
+        ...
+
+
+class Diverged(SharedError):
+    """A training whose loss or weights are no finite numbers any more; every rank finds out by itself."""
 
 
 def fit(model: nn.Module, task: Task, train: Examples, dev: Examples, settings: FitSettings, pad_id: int,
-        world: World, precision: Precision, on_best: Callable[[Fit], None] | None = None) -> Fit:
+        world: World, precision: Precision, on_best: Callable[[Fit], None] | None = None,
+        progress: Progress | None = None, kept: Kept | None = None) -> Fit:
     """Train `model`; the result is its best epoch on `dev` by `settings.save_best_by`, the earliest of equals.
 
     Args:
         on_best: called after each epoch that is the best so far, to save it.
+        progress: what is shown; nothing by default.
+        kept: goes on from what was kept before, and is told of every epoch.
+
+    Raises:
+        Diverged: the loss or the weights are not finite.
     """
-    total_steps = settings.epochs_num * batches_in_epoch(train, settings.batch_size)
-    updater = Updater(model, task, settings, total_steps, pad_id, world, precision)
+    per_epoch = batches_in_epoch(train, settings.batch_size)
+    progress = progress or Progress(world)
+    updater = Updater(model, task, settings, settings.epochs_num * per_epoch, pad_id, world, precision, progress)
     best = Fit()
-    torch.manual_seed(settings.seed * 1009 + world.rank)
-    for epoch in range(1, settings.epochs_num + 1):
-        model.train()
-        loss = updater.run_epoch(train, epoch)
-        metrics = task.metrics(predict(model, task, dev, pad_id, world, precision), dev)
-        best.history.append({"epoch": epoch, "train_loss": loss, **metrics})
-        logger.info("Epoch %d of %d: dev %s", epoch, settings.epochs_num, describe(metrics))
-        if not best.epoch or metrics[settings.save_best_by] > best.metrics[settings.save_best_by]:
-            best.metrics, best.epoch, best.state = metrics, epoch, to_host(model.state_dict())
-            if on_best is not None:
+    epoch = kept.restore(updater, best) if kept is not None else 0
+    progress.begin(updater.step, updater.total_steps, epoch, settings.epochs_num, len(dev) / settings.batch_size)
+    try:
+        while epoch < settings.epochs_num and not _stopped_early(best, epoch, settings):
+            epoch += 1
+            _run_epoch(updater, train, dev, epoch, best)
+            if best.epoch == epoch and on_best is not None:
                 on_best(best)
-        elif settings.early_stop and epoch - best.epoch >= settings.early_stop:
-            logger.info("Stopped early: no gain in %d epochs", settings.early_stop)
-            break
+            if kept is not None:
+                kept.save(updater, best, epoch)
+    finally:
+        progress.close()
     return best
+
+
+def _run_epoch(updater: "Updater", train: Examples, dev: Examples, epoch: int, best: Fit) -> None:
+    """Train one epoch and evaluate it; `best` takes it over if it is the best so far."""
+    model, task, world, settings = updater.model, updater.task, updater.world, updater.settings
+    torch.manual_seed(dropout_seed(settings.seed, epoch, world.rank))
+    model.train()
+    with updater.progress.training(epoch):
+        loss = updater.run_epoch(train, epoch)
+    updater.check(loss, epoch)
+    with updater.progress.evaluating(epoch, loss, len(dev)):
+        outputs = predict(model, task, dev, updater.pad_id, world, updater.precision)
+    if any(np.isnan(output).any() for output in outputs):
+        raise updater.diverged(epoch)
+    metrics = task.metrics(outputs, dev)
+    entry = {"epoch": epoch, "train_loss": loss, **metrics}
+    best.history.append(entry)
+    updater.progress.epoch_done(entry)
+    if not best.epoch or metrics[settings.save_best_by] > best.metrics[settings.save_best_by]:
+        best.metrics, best.epoch, best.outputs = metrics, epoch, outputs
+        best.state = to_host(model.state_dict())
+
+
+def _stopped_early(best: Fit, epoch: int, settings: FitSettings) -> bool:
+    if not settings.early_stop or not best.epoch or epoch - best.epoch < settings.early_stop:
+        return False
+    logger.info("Stopped early: no gain in %d epochs", settings.early_stop)
+    return True
+
+
+def dropout_seed(seed: int, epoch: int, rank: int) -> int:
+    """Each epoch's dropout has a seed of its own, so that a run can go on from any epoch."""
+    return (seed * 1009 + rank + (epoch - 1) * 1_000_003) % 2**63
 
 
 @torch.inference_mode()
@@ -102,27 +176,54 @@ class Updater:
     """Model, optimizer and schedule: everything one update needs."""
 
     def __init__(self, model: nn.Module, task: Task, settings: FitSettings, total_steps: int, pad_id: int,
-                 world: World, precision: Precision) -> None:
+                 world: World, precision: Precision, progress: Progress | None = None) -> None:
         self.model, self.task, self.settings, self.world, self.pad_id = model, task, settings, world, pad_id
-        self.precision, optim = precision, settings.optim
+        self.precision, self.progress, optim = precision, progress or Progress(world), settings.optim
         self.optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate)
         self.rate = SCHEDULES[optim.scheduler](optim, total_steps)
         self.total_steps = total_steps
         self.step = 0
 
     def run_epoch(self, train: Examples, epoch: int) -> float:
-        """All updates of an epoch; returns the mean loss. Losses stay on the device between report lines."""
+        """All updates of an epoch; returns the mean loss. Losses stay on the device between report lines.
+
+        Raises:
+            Diverged: at a report line, the loss is not finite.
+        """
         total, reported, recent = torch.zeros((), device=self.world.device), 0.0, 0
         batches = epoch_batches(train, self.settings.batch_size, self.settings.seed, epoch)
-        for chosen in batches:
+        tokens = train.rows.lengths.reshape(len(train), -1).sum(1)
+        for number, chosen in enumerate(batches, start=1):
             total += self.update(train, chosen)
             recent += 1
-            if self.step % self.settings.report_steps == 0:
+            self.progress.advance(int(tokens[chosen].sum()))
+            printed = self.step % self.settings.report_steps == 0
+            if printed or number == len(batches):
                 now = self._over_ranks(total)
-                logger.info("Epoch %d, step %d of %d, loss %.4f", epoch, self.step, self.total_steps,
-                            (now - reported) / recent)
+                if not math.isfinite(now):
+                    raise self.diverged(epoch)
+                self.progress.report(epoch, self.step, (now - reported) / recent, self.learning_rate, printed)
                 reported, recent = now, 0
-        return self._over_ranks(total) / len(batches)
+        return reported / len(batches)
+
+    def check(self, loss: float, epoch: int) -> None:
+        """
+        Raises:
+            Diverged: the epoch's loss or a weight is not finite.
+        """
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in self.model.parameters()]).all()
+        if not math.isfinite(loss) or not finite:
+            raise self.diverged(epoch)
+
+    def diverged(self, epoch: int) -> Diverged:
+        """The error of a training that has come to nothing."""
+        return Diverged(f"stopped: the loss or the weights are not finite after step {self.step} (epoch {epoch}, seed "
+                        f"{self.settings.seed}); such weights are never saved; a lower --learning_rate may help")
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the last update."""
+        return self.settings.optim.learning_rate * self.rate(max(0, self.step - 1))
 
     def _over_ranks(self, total: Tensor) -> float:
         return float(self.world.sum_(total.clone()))
@@ -152,17 +253,6 @@ class Updater:
         self.optimizer.step()
         self.step += 1
         return loss
-
-
-def describe(metrics: dict[str, float]) -> str:
-    """`accuracy 0.9137 (1097/1200), macro_f1 0.9136`"""
-    words = []
-    for name, value in metrics.items():
-        if name in ("correct", "total", "predicted_labels"):
-            continue
-        counts = f" ({metrics['correct']}/{metrics['total']})" if name == "accuracy" and "correct" in metrics else ""
-        words.append(f"{name} {value:.4f}{counts}")
-    return ", ".join(words)
 
 
 def _to_float(predicted: Any) -> Any:

@@ -38,6 +38,11 @@ def model_files(path: str | os.PathLike) -> list[Path]:
     return [weights_path(path), settings_path(path), vocab_path(path)]
 
 
+def state_path(weights: Path) -> Path:
+    """Where the training state lies while a command runs."""
+    return weights.with_name(f"{weights.name}.state")
+
+
 def grid_results_path(path: str | os.PathLike) -> Path:
     """Where a grid writes its trials' lines unless it is told."""
     return settings_path(path).with_suffix(".grid.jsonl")

@@ -1,31 +1,39 @@
 """The fine-tuning command of every task: read the flags, start the ranks, train each seed, report the best."""
 
+import dataclasses
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
-
-import torch
 
 from uer import cli
 from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.finetuning.config import AdversarialConfig, FinetuneConfig
-from uer.finetuning.loop import Fit, FitSettings, describe
-from uer.finetuning.paths import settings_path, vocab_path, weights_path
+from uer.finetuning.encode import content_hash
+from uer.finetuning.loop import Fit, FitSettings, Trial
+from uer.finetuning.paths import settings_path, state_path, vocab_path, weights_path
+from uer.finetuning.progress import Progress, describe
+from uer.finetuning.resume import TrainingState, TrialState
 from uer.finetuning.task import Task
-from uer.finetuning.workbench import Trial, Workbench
+from uer.finetuning.workbench import Workbench
+from uer.lock import OutputLock
 from uer.training import launch
-from uer.training.parallel import connect
+from uer.training.parallel import World, connect
+from uer.training.report import BarHandler, MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
 
 SHARED_SECTIONS = (ModelConfig, TokenizerConfig, OptimConfig, AdversarialConfig, LogConfig, ParallelConfig)
+
+# Part of what a training's figures are known by: another number where the same settings train another model.
+RESULTS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,6 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
                         "model on each rank")
     if task_class.whole_batch and (command.parallel.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         raise UserError(f"--world_size: the task '{task_class.name}' compares the rows of a whole batch; use one rank")
-    if command.log.tensorboard_dir:
-        raise UserError("--tensorboard_dir is for pretraining; --metrics_path writes fine-tuning's figures")
     return command, parts[len(parts) - len(more):]
 
 
@@ -94,7 +100,7 @@ def set_up_logging(config: LogConfig, is_main: bool) -> None:
     root.handlers.clear()
     root.propagate = False
     root.setLevel(logging.DEBUG if is_main else logging.CRITICAL)
-    targets: list[tuple[logging.Handler, str]] = [(logging.StreamHandler(sys.stdout), config.log_level)]
+    targets: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
     if config.log_path and is_main:
         targets.append((_LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
     for handler, level in targets:
@@ -103,30 +109,116 @@ def set_up_logging(config: LogConfig, is_main: bool) -> None:
         root.addHandler(handler)
 
 
+@contextmanager
+def outputs_of(command: Command, world: World, prepare: Callable[[], None]) -> Iterator[MetricsWriter | None]:
+    """Everything that the command writes, opened and locked before any work; the writer is the main rank's alone.
+
+    Args:
+        prepare: sees that the files can be written.
+
+    Raises:
+        UserError: a file cannot be written, another run writes the same model, or a package is missing.
+    """
+    weights = weights_path(command.finetune.output_model_path)
+    lock: OutputLock | None = None
+    writer: MetricsWriter | None = None
+    try:
+        world.check(lambda: prepare() if world.is_main else None)
+        lock = world.check(lambda: OutputLock(weights) if world.is_main else None)
+        set_up_logging(command.log, world.is_main)
+        writer = world.check(lambda: MetricsWriter(command.log) if world.is_main else None)
+        yield writer
+    finally:
+        if writer is not None:
+            writer.close()
+        if lock is not None:
+            lock.release()
+
+
 def _rank(place: launch.Place, command: Command) -> int:
     world = connect(place, command.parallel)
-    if world.world_size > 1 and world.device.type == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // world.world_size))
-    world.check(lambda: prepare_output(command) if world.is_main else None)
-    set_up_logging(command.log, world.is_main)
-    bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, command.finetune, command.model,
-                                               command.tokenizer, world))
-    describe_data(bench)
+    with outputs_of(command, world, lambda: prepare_output(command)) as writer:
+        bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, command.finetune,
+                                                   command.model, command.tokenizer, world))
+        describe_data(bench)
+        state = open_state(command, bench)
+        trials = run_seeds(command, bench, state, writer)
+        report(bench, trials, command.finetune.output_model_path)
+        state.remove()
+    world.close()
+    return 0
+
+
+def run_seeds(command: Command, bench: Workbench, state: TrainingState, writer: MetricsWriter | None) -> list[Trial]:
+    """One training for each seed; the model of the best, the earliest of equals in the order of --seeds, is saved."""
     trials: list[Trial] = []
-    for seed in command.finetune.seeds or (command.finetune.seed,):
+    seeds = command.finetune.seeds or (command.finetune.seed,)
+    for number, seed in enumerate(seeds, start=1):
         settings = command.settings(seed, bench.save_best_by)
         before = max((trial.score for trial in trials), default=float("-inf"))
+        if len(seeds) > 1:
+            logger.info("Seed %d (%d of %d)", seed, number, len(seeds))
 
         def save(fitted: Fit, settings: FitSettings = settings, before: float = before) -> None:
             if fitted.metrics[settings.save_best_by] > before:
                 bench.save(command.finetune.output_model_path, fitted, settings)
 
-        trials.append(bench.run(settings, save))
-        if world.is_main and command.log.metrics_path:
-            append_lines(command.log.metrics_path, trial_lines(trials[-1]))
-    report(bench, trials, command.finetune.output_model_path)
-    world.close()
-    return 0
+        trials.append(run_trial(bench, settings, f"seed {seed}", save, state, writer, len(seeds) - number,
+                                tag=f"seed_{seed}/" if len(seeds) > 1 else ""))
+    return trials
+
+
+def run_trial(bench: Workbench, settings: FitSettings, name: str, save: Callable[[Fit], None], state: TrainingState,
+              writer: MetricsWriter | None, trials_left: int, tag: str = "",
+              facts: Mapping[str, Any] | None = None) -> Trial:
+    """One training, from the state where it is finished or begun there.
+
+    Args:
+        name: what the state calls it.
+        trials_left: how many trainings follow.
+        tag: see `Progress`.
+        facts: what its lines in --metrics_path say beside its settings.
+    """
+    finished = state.trial(name, settings)
+    if finished is not None:
+        logger.info("Finished before: %s, dev %s", name, describe(finished.fit.metrics))
+        return finished
+    facts = {**(facts or {}), "seed": settings.seed, "batch_size": settings.batch_size,
+             "peak_learning_rate": settings.optim.learning_rate, "epochs_num": settings.epochs_num}
+    progress = Progress(bench.world, writer, facts, tag, trials_left)
+    trial = bench.run(settings, save, progress=progress, kept=TrialState(state, name))
+    if trial.test_metrics is not None:
+        progress.tested(trial.fit.epoch, trial.test_metrics)
+    state.finish(name, trial)
+    return trial
+
+
+def decides(command: Command, bench: Workbench) -> dict[str, Any]:
+    """What decides the figures of a training, but its seed, batch size, learning rate and number of epochs."""
+    config = command.finetune
+    return {"version": RESULTS_VERSION, "task": command.task_class.name, **bench.fingerprints(),
+            "seq_length": config.seq_length, "truncation": config.truncation, "early_stop": config.early_stop,
+            "save_best_by": config.save_best_by, "precision": config.precision,
+            "tokenizer": bench.encoder.tokenizer.settings, "model": dataclasses.asdict(command.model),
+            "adversarial": dataclasses.asdict(command.adversarial),
+            "optim": {**dataclasses.asdict(command.optim), "learning_rate": None},
+            "task_config": command.task_config and dataclasses.asdict(command.task_config),
+            # `auto` is the machine's affair, as its device is
+            **({"compile": "on"} if config.compile == "on" else {})}
+
+
+def open_state(command: Command, bench: Workbench, **more: Any) -> TrainingState:
+    """The training state beside the output.
+
+    Args:
+        more: what decides the results of this command beside the settings of all.
+    """
+    config, world = command.finetune, bench.world
+    identity = content_hash({**decides(command, bench), **more, "batch_size": config.batch_size, "seed": config.seed,
+                             "seeds": config.seeds, "epochs_num": config.epochs_num,
+                             "learning_rate": command.optim.learning_rate, "world_size": world.world_size,
+                             "device": world.device.type})
+    return TrainingState(state_path(weights_path(config.output_model_path)), identity, world, config.resume)
 
 
 def inputs_of(command: Command) -> tuple[str | None, ...]:
@@ -138,11 +230,12 @@ def inputs_of(command: Command) -> tuple[str | None, ...]:
 def prepare_output(command: Command) -> None:
     """What cannot be written must not be found out after the training."""
     log, inputs = command.log, inputs_of(command)
-    for of_model in (weights_path, settings_path, vocab_path):
-        prepare_file(of_model(command.finetune.output_model_path), "--output_model_path", inputs)
-    for path, flag in ((log.metrics_path, "--metrics_path"), (log.log_path, "--log_path")):
-        if path:
-            prepare_file(path, flag, inputs)
+    path = command.finetune.output_model_path
+    for written in (weights_path(path), settings_path(path), vocab_path(path), state_path(weights_path(path))):
+        prepare_file(written, "--output_model_path", inputs)
+    for file, flag in ((log.metrics_path, "--metrics_path"), (log.log_path, "--log_path")):
+        if file:
+            prepare_file(file, flag, inputs)
 
 
 def describe_data(bench: Workbench) -> None:
@@ -157,10 +250,10 @@ def describe_data(bench: Workbench) -> None:
 
 
 def report(bench: Workbench, trials: list[Trial], path: str) -> None:
-    """What the best trial does on dev and test, and how much seeds matter."""
+    """What the best trial does on dev and test, and how much seeds matter; of equal trials the first is the best."""
     best = max(trials, key=lambda trial: trial.score)
     logger.info("Best: seed %d, epoch %d; the model is at %s", best.settings.seed, best.fit.epoch, path)
-    for name, outputs, metrics, examples in (("Dev", best.dev_outputs, best.fit.metrics, bench.dev),
+    for name, outputs, metrics, examples in (("Dev", best.fit.outputs, best.fit.metrics, bench.dev),
                                              ("Test", best.test_outputs, best.test_metrics, bench.test)):
         if outputs is None:
             continue
@@ -180,16 +273,6 @@ def report(bench: Workbench, trials: list[Trial], path: str) -> None:
 def spread(scores: Sequence[float]) -> str:
     """`median 0.9137, 0.9100 to 0.9150`"""
     return f"median {median(scores):.4f}, {min(scores):.4f} to {max(scores):.4f}"
-
-
-def trial_lines(trial: Trial) -> list[dict[str, Any]]:
-    """One record for each evaluation of a trial."""
-    shared = {"seed": trial.settings.seed, "batch_size": trial.settings.batch_size,
-              "learning_rate": trial.settings.optim.learning_rate, "epochs_num": trial.settings.epochs_num}
-    lines = [{**shared, "set": "dev", **entry} for entry in trial.fit.history]
-    if trial.test_metrics is not None:
-        lines.append({**shared, "set": "test", "epoch": trial.fit.epoch, **trial.test_metrics})
-    return lines
 
 
 def append_lines(path: str, records: Sequence[dict[str, Any]]) -> None:

@@ -136,11 +136,15 @@ def _grid(content: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def best_cell(records: list[dict[str, Any]]) -> Cell | None:
-    """The cell of a grid's finished trials: the best setting's median over its seeds; None if nothing is finished."""
+    """The cell of a grid's finished trials: the best setting's median over its seeds; None if nothing is finished, or
+    all diverged."""
     if not records:
         return None
     best = summarise(records)[0]
-    return Cell(100 * best["score"], 100 * best["low"], 100 * best["high"], best, records)
+    if best["score"] is None:
+        return None
+    low = None if best["low"] is None else 100 * best["low"]  # a seed diverged
+    return Cell(100 * best["score"], low, 100 * best["high"], best, records)
 
 
 def make_rows(entries: list[Entry], cells: dict[tuple[str, str], Cell | None]) -> list[Row]:
@@ -190,7 +194,8 @@ def markdown(rows: list[Row], tasks: list[str]) -> str:
 def _cell_text(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    spread = f" ({cell.low:.1f}–{cell.high:.1f})" if cell.best.get("seeds", 1) > 1 else ""
+    low = "diverged" if cell.low is None else f"{cell.low:.1f}"
+    spread = f" ({low}–{cell.high:.1f})" if cell.best.get("seeds", 1) > 1 else ""
     return f"{cell.score:.1f}{spread}{'†' if cell.best.get('collapsed') else ''}"
 
 

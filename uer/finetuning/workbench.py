@@ -1,11 +1,12 @@
 """What a run's trials share, loaded once: task, encoded examples, model configuration, pretrained weights' place."""
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -14,30 +15,20 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples, batches_in_epoch
 from uer.finetuning.compilation import compile_errors, compile_model, is_compiled
 from uer.finetuning.config import FinetuneConfig
-from uer.finetuning.loop import Fit, FitSettings, fit, predict
+from uer.finetuning.encode import content_hash
+from uer.finetuning.heads import initialise_head
+from uer.finetuning.labels import shorten
+from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
+from uer.finetuning.progress import Progress, seconds_text
+from uer.finetuning.readers import file_hash
 from uer.finetuning.saved import load_pretrained, save_finetuned
 from uer.finetuning.task import Task, TextEncoder
 from uer.tokenizers import build_tokenizer
 from uer.training.parallel import World
+from uer.training.plan import device_name
 from uer.training.precision import Precision
 
 logger = logging.getLogger("uer.finetuning")
-
-
-@dataclass
-class Trial:
-    """One training with one seed, and what its best epoch predicts."""
-
-    settings: FitSettings
-    fit: Fit
-    dev_outputs: list[np.ndarray] = field(default_factory=list)
-    test_outputs: list[np.ndarray] | None = None
-    test_metrics: dict[str, float] | None = None
-
-    @property
-    def score(self) -> float:
-        """The figure that choices are made by."""
-        return self.fit.metrics[self.settings.save_best_by]
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Workbench:
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:
             raise UserError(f"--save_best_by: '{config.save_best_by}' is unknown for this task; choose from: "
                             f"{', '.join(task.metric_names)}")
-        files = [task.examples(path, encoder) if path else None
+        files = [_read(task, path, encoder) if path else None
                  for path in (config.train_path, config.dev_path, config.test_path)]
         return cls(task, encoder, model, config, world, Precision(config.precision, world.device), *files)
 
@@ -82,27 +73,45 @@ class Workbench:
     def save_best_by(self) -> str:
         return self.config.save_best_by or self.task.metric_names[0]
 
-    def run(self, settings: FitSettings, on_best: Callable[[Fit], None] | None = None, quiet: bool = False) -> Trial:
-        """Train one model from the pretrained weights; evaluate its best epoch on dev and test."""
+    def run(self, settings: FitSettings, on_best: Callable[[Fit], None] | None = None, quiet: bool = False,
+            progress: Progress | None = None, kept: Kept | None = None) -> Trial:
+        """Train one model from the pretrained weights; evaluate its best epoch on test.
+
+        Raises:
+            Diverged: the loss or the weights are not finite.
+        """
         model = self._build(settings, quiet)
+        if not quiet:
+            logger.info(self._plan(model, settings))
         with compile_errors():
-            fitted = fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world, self.precision,
-                         on_best)
-            model.load_state_dict(fitted.state)
-            trial = Trial(settings, fitted,
-                          predict(model, self.task, self.dev, self.pad_id, self.world, self.precision))
+            trial = Trial(settings, fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world,
+                                        self.precision, on_best, progress, kept))
             if self.test is not None:
+                if not quiet:
+                    logger.info("Evaluating %d examples of test with epoch %d", len(self.test), trial.fit.epoch)
+                model.load_state_dict(trial.fit.state)
                 trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
                 trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
         return trial
+
+    def _plan(self, model: nn.Module, settings: FitSettings) -> str:
+        """One line before the first update."""
+        updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        ranks = f"{self.world.world_size} ranks, each a " if self.world.world_size > 1 else ""
+        return (f"Plan: {len(self.train):,} examples in batches of {settings.batch_size}, "
+                f"{settings.epochs_num} epochs: {updates:,} updates; {parameters:,} parameters; seed {settings.seed}; "
+                f"{ranks}{device_name(self.world.device)}, {self.precision.describe()}")
 
     def _build(self, settings: FitSettings, quiet: bool) -> nn.Module:
         """The model as its training begins."""
         torch.manual_seed(settings.seed)
         model = self.task.build(self.model, len(self.encoder.tokenizer.vocab))
         if self.config.pretrained_model_path:
+            initialise_head(model)
             for line in load_pretrained(model, self.config.pretrained_model_path):
                 (logger.debug if quiet else logger.info)(line)
+            check_finite(model, self.config.pretrained_model_path)
         elif not quiet:
             logger.warning("No --pretrained_model_path: the whole model starts at random")
         model.to(self.world.device)
@@ -111,11 +120,50 @@ class Workbench:
             compile_model(model, self.world.device)
         return model
 
-    def save(self, path: str, fitted: Fit, settings: FitSettings) -> None:
-        """Write the model with all that inference needs; only rank 0 does."""
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the data, the vocabulary and the pretrained weights."""
+        path = self.config.pretrained_model_path
+        return {"train_hash": self.train.hash[:16], "dev_hash": self.dev.hash[:16] if self.dev else "",
+                "test_hash": self.test.hash[:16] if self.test else "",
+                "vocab_hash": self.encoder.tokenizer.vocab.fingerprint[:16],
+                "pretrained_hash": fingerprint(Path(path))[:16] if path else "random start"}
+
+    def save(self, path: str, fitted: Fit, settings: FitSettings, **facts: Any) -> None:
+        """Write the model with all that inference needs; only rank 0 does.
+
+        Args:
+            facts: what else the saved settings say of the training; plain JSON.
+        """
         if self.world.is_main:
             save_finetuned(path, fitted.state, self.task, self.model, self.encoder, {
                 "seed": settings.seed, "batch_size": settings.batch_size, "epochs_num": settings.epochs_num,
                 "learning_rate": settings.optim.learning_rate, "best_epoch": fitted.epoch, "dev": fitted.metrics,
                 "pretrained_model_path": self.config.pretrained_model_path, "train_hash": self.train.hash,
-                "dev_hash": self.dev.hash})
+                "dev_hash": self.dev.hash, **facts})
+
+
+def _read(task: Task, path: str, encoder: TextEncoder) -> Examples:
+    """A file's examples, with a line that says how long it took."""
+    logger.info("Reading and tokenizing %s", path)
+    began = time.perf_counter()
+    examples = task.examples(path, encoder)
+    logger.info("%s: %d examples, %d tokens (%s)", path, len(examples), int(examples.rows.lengths.sum()),
+                seconds_text(time.perf_counter() - began))
+    return examples
+
+
+def check_finite(model: nn.Module, path: str) -> None:
+    """
+    Raises:
+        UserError: a parameter that was loaded from `path` holds NaN or infinite values.
+    """
+    wrong = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if wrong:
+        raise UserError(f"{path}: the weights are not finite: {shorten(wrong, 3)}; such weights are never used")
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file, or of the files in a folder."""
+    if not path.is_dir():
+        return file_hash(str(path))
+    return content_hash({file.name: file_hash(str(file)) for file in sorted(path.iterdir()) if file.is_file()})

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,13 +111,11 @@ class Reporter:
         self.total_steps = total_steps
         self.flops_per_token = flops_per_token
         self.bar: Any = None
-        self._metrics: Any = None
-        self._board: Any = None
+        self._writer: MetricsWriter | None = None
         self._peak = peak_flops(world.device) * world.world_size
         if world.is_main:
             _set_up_logging(config)
-            self._metrics = _open_metrics(config.metrics_path)
-            self._board = _open_board(config.tensorboard_dir)
+            self._writer = MetricsWriter(config)
 
     def start(self, first_step: int) -> None:
         """Show the progress bar where there is a terminal."""
@@ -143,23 +142,60 @@ class Reporter:
         self.record("train", step, figures)
 
     def record(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        """A line of `--metrics_path`, and TensorBoard's scalars."""
-        if self._metrics is not None:
-            print(json.dumps({"kind": kind, "step": step, "total_steps": self.total_steps, **figures}),
-                  file=self._metrics, flush=True)
-        if self._board is not None:
-            for name, value in figures.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        """A line of `--metrics_path`, and scalars where asked for."""
+        if self._writer is not None:
+            self._writer.write(kind, step, figures, {"total_steps": self.total_steps})
 
     def close(self) -> None:
         """Flush everything."""
         if self.bar is not None:
             self.bar.close()
-        if self._metrics is not None:
-            self._metrics.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+class MetricsWriter:
+    """Figures for machines: JSON lines, TensorBoard and Weights & Biases, each where the settings ask for it.
+
+    Raises:
+        UserError: a file cannot be written, or a package is missing.
+    """
+
+    def __init__(self, config: LogConfig) -> None:
+        self._path = config.metrics_path
+        self._board = _open_board(config.tensorboard_dir)
+        self._wandb = _open_wandb(config.wandb_project)
+        self._file = _open_metrics(self._path)
+
+    def write(self, kind: str, step: int, figures: Mapping[str, Any], facts: Mapping[str, Any], tag: str = "") -> None:
+        """One record.
+
+        Args:
+            kind: "train", "eval" or "test".
+            facts: what the JSON line says beside the figures; no scalars.
+            tag: put before the scalars' names, where a command trains several models.
+        """
+        if self._file is not None:
+            line = json.dumps({"kind": kind, "step": step, **facts, **figures}, ensure_ascii=False) + "\n"
+            try:
+                self._file.write(line.encode())
+            except OSError as error:
+                raise UserError(f"--metrics_path {self._path}: {error.strerror}") from None
+        scalars = {f"{tag}{kind}/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log({**scalars, f"{tag}step": step})
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 def report_line(step: int, total_steps: int, figures: dict[str, float]) -> str:
@@ -206,7 +242,7 @@ def peak_flops(device: torch.device) -> float:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), 0.0)
 
 
-class _BarHandler(logging.Handler):
+class BarHandler(logging.Handler):
     """Prints lines without tearing the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -220,7 +256,7 @@ def _set_up_logging(config: LogConfig) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
     line = logging.Formatter("[%(asctime)s %(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
-    wanted: list[tuple[logging.Handler, str]] = [(_BarHandler(), config.log_level)]
+    wanted: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
     if config.log_path:
         prepare_file(config.log_path, "--log_path")
         wanted.append((logging.FileHandler(config.log_path, encoding="utf-8"), config.log_file_level))
@@ -234,7 +270,7 @@ def _open_metrics(path: str | None) -> Any:
     if path is None:
         return None
     prepare_file(path, "--metrics_path")
-    return open(path, "a", encoding="utf-8")
+    return open(path, "ab", buffering=0)  # a line is one write: a kill leaves no half of one in a buffer
 
 
 def _open_board(folder: str | None) -> Any:
@@ -245,3 +281,13 @@ def _open_board(folder: str | None) -> Any:
     except ImportError:
         raise UserError("--tensorboard_dir needs the package tensorboard: pip install tensorboard") from None
     return SummaryWriter(folder)
+
+
+def _open_wandb(project: str | None) -> Any:
+    if project is None:
+        return None
+    try:
+        import wandb  # an optional dependency
+    except ImportError:
+        raise UserError("--wandb_project needs the package wandb: pip install wandb") from None
+    return wandb.init(project=project)

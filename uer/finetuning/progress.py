@@ -1,0 +1,207 @@
+"""What a person sees of a training: a progress bar on a terminal, report lines, time per epoch and time left.
+
+The same figures go to --metrics_path, TensorBoard and Weights & Biases, one record a report and one an epoch.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from uer.training.parallel import World
+from uer.training.report import MetricsWriter, duration
+
+logger = logging.getLogger("uer.finetuning")
+
+# The first updates are slower than the others; after so many more, or so many seconds, the expected time is printed.
+LEFT_OUT, MEASURED, MEASURED_SECONDS = 3, 20, 10.0
+# An evaluated example costs about a third of a trained one: there is no backward pass.
+EVALUATION_COST = 1 / 3
+
+
+class Progress:
+    """One training's bar, lines and records.
+
+    Args:
+        world: only its main rank says anything.
+        writer: where records go; None makes everything silent, as in a grid's trials.
+        shared: what every record tells of the training, such as its seed.
+        tag: put before the names of TensorBoard's scalars, where a command trains several models.
+        trials_left: how many trainings of the same size the command does after this one.
+    """
+
+    def __init__(self, world: World, writer: MetricsWriter | None = None, shared: Mapping[str, Any] | None = None,
+                 tag: str = "", trials_left: int = 0) -> None:
+        self.world, self.writer, self.shared, self.tag = world, writer, dict(shared or {}), tag
+        self.trials_left = trials_left
+        self.speaks = writer is not None and world.is_main
+        self.step = self.total_steps = self.epochs_num = self.epochs_done = 0
+        self.evaluation_updates = 0.0
+        self._bar: Any = None
+        self._clock = _Clock()
+        self._told = False
+
+    def begin(self, step: int, total_steps: int, epochs_done: int, epochs_num: int, evaluation_updates: float) -> None:
+        """Before the first update.
+
+        Args:
+            step, epochs_done: what a run that goes on has done before.
+            evaluation_updates: batches of the training's size that an evaluation has.
+        """
+        self.step, self.total_steps, self.epochs_done, self.epochs_num = step, total_steps, epochs_done, epochs_num
+        self.evaluation_updates = evaluation_updates
+        if self.speaks and sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=step, unit=" updates", dynamic_ncols=True, leave=False)
+
+    @contextmanager
+    def training(self, epoch: int) -> Iterator[None]:
+        """Around an epoch's updates."""
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {epoch} of {self.epochs_num}")
+        self._clock.start()
+        yield
+        self._clock.stop()
+
+    def advance(self, tokens: int) -> None:
+        """One update is done; `tokens` of it were no padding."""
+        self.step += 1
+        self._clock.count(tokens)
+        if self._bar is not None:
+            self._bar.update()
+        if self.speaks and not self._told and self._clock.is_measured():
+            self._told = True
+            if self.world.device.type == "cuda":
+                torch.cuda.synchronize()
+            left = self.seconds_left(self.step)
+            logger.info("Expected time: %s (%.0f ms an update)", duration(left), 1000 * self._clock.update_seconds())
+
+    def report(self, epoch: int, step: int, loss: float, learning_rate: float, printed: bool = True) -> None:
+        """The mean loss of the updates since the last report."""
+        tokens_per_second = self._clock.lap()
+        if not self.speaks:
+            return
+        left = self.seconds_left(step)
+        if printed:
+            logger.info("Epoch %d, step %d of %d, loss %.4f, %.0f tokens/s, %s left", epoch, step, self.total_steps,
+                        loss, tokens_per_second, duration(left))
+        self._record("train", step, {"epoch": epoch, "loss": loss, "learning_rate": learning_rate,
+                                     "tokens_per_second": round(tokens_per_second, 1), "seconds_left": round(left, 1)})
+
+    @contextmanager
+    def evaluating(self, epoch: int, loss: float, examples_num: int) -> Iterator[None]:
+        """Around the evaluation of an epoch."""
+        if self.speaks:
+            logger.info("Epoch %d of %d: trained in %s, mean loss %.4f; evaluating %d examples of dev", epoch,
+                        self.epochs_num, seconds_text(self._clock.epoch_seconds), loss, examples_num)
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {epoch} of {self.epochs_num}, evaluating dev")
+        began = time.perf_counter()
+        yield
+        self._clock.evaluations.append(time.perf_counter() - began)
+        self.epochs_done += 1
+
+    def epoch_done(self, entry: Mapping[str, float]) -> None:
+        """The figures of an epoch: `epoch`, `train_loss` and the task's metrics."""
+        if not self.speaks:
+            return
+        metrics = {name: value for name, value in entry.items() if name not in ("epoch", "train_loss")}
+        seconds = self._clock.evaluations[-1]
+        logger.info("Epoch %d of %d: dev %s; evaluated in %s, %s left", entry["epoch"], self.epochs_num,
+                    describe(metrics), seconds_text(seconds), duration(self.seconds_left(self.step)))
+        acc = {"acc": entry["accuracy"]} if "accuracy" in entry else {}
+        self._record("eval", self.step, {"set": "dev", **entry, **acc,
+                                         "train_seconds": round(self._clock.epoch_seconds, 3),
+                                         "eval_seconds": round(seconds, 3)})
+
+    def tested(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """The figures of the best epoch on the test file."""
+        if self.speaks:
+            self._record("test", self.step, {"set": "test", "epoch": epoch, **metrics})
+
+    def seconds_left(self, step: int) -> float:
+        """Of the whole command, as far as it is known: updates and evaluations of this training and of those after."""
+        update = self._clock.update_seconds()
+        evaluation = self._clock.evaluation_seconds(update * self.evaluation_updates * EVALUATION_COST)
+        left = (self.total_steps - step) * update + (self.epochs_num - self.epochs_done) * evaluation
+        return left + self.trials_left * (self.total_steps * update + self.epochs_num * evaluation)
+
+    def _record(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
+        self.writer.write(kind, step, figures, {"total_steps": self.total_steps, **self.shared}, self.tag)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class _Clock:
+    """Seconds of updates and of evaluations."""
+
+    def __init__(self) -> None:
+        self.evaluations: list[float] = []
+        self.epoch_seconds = 0.0
+        self._began = self._lap_began = 0.0
+        self._updates, self._seconds, self._tokens = 0, 0.0, 0
+        self._first = 0.0  # of the updates that are left out
+
+    def start(self) -> None:
+        self._began = self._lap_began = time.perf_counter()
+        self._tokens = 0
+
+    def stop(self) -> None:
+        self.epoch_seconds = time.perf_counter() - self._began
+        self._seconds += self.epoch_seconds
+        self._began = 0.0
+
+    def count(self, tokens: int) -> None:
+        self._updates += 1
+        self._tokens += tokens
+        if self._updates == LEFT_OUT:
+            self._first = self._spent()
+
+    def lap(self) -> float:
+        """Tokens a second since the last lap, or since the epoch's begin."""
+        now = time.perf_counter()
+        rate = self._tokens / max(now - self._lap_began, 1e-9)
+        self._lap_began, self._tokens = now, 0
+        return rate
+
+    def is_measured(self) -> bool:
+        measured = self._updates - LEFT_OUT
+        return measured >= MEASURED or (measured > 0 and self._spent() - self._first >= MEASURED_SECONDS)
+
+    def update_seconds(self) -> float:
+        """Mean seconds of an update, the first ones left out where there are others."""
+        if self._updates > LEFT_OUT:
+            return (self._spent() - self._first) / (self._updates - LEFT_OUT)
+        return self._spent() / max(1, self._updates)
+
+    def evaluation_seconds(self, guess: float) -> float:
+        return sum(self.evaluations) / len(self.evaluations) if self.evaluations else guess
+
+    def _spent(self) -> float:
+        return self._seconds + (time.perf_counter() - self._began if self._began else 0.0)
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """`accuracy 0.9137 (1097/1200), macro_f1 0.9136`"""
+    words = []
+    for name, value in metrics.items():
+        if name in ("correct", "total", "predicted_labels"):
+            continue
+        counts = f" ({metrics['correct']}/{metrics['total']})" if name == "accuracy" and "correct" in metrics else ""
+        words.append(f"{name} {value:.4f}{counts}")
+    return ", ".join(words)
+
+
+def seconds_text(seconds: float) -> str:
+    """`0.42 s`, `37 s`, `1:02:05`"""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    return f"{seconds:.0f} s" if seconds < 100 else duration(seconds)
