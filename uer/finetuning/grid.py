@@ -10,7 +10,6 @@ on several. The parent keeps the best model seen so far and removes the others.
 
 import dataclasses
 import glob
-import json
 import logging
 import multiprocessing
 import os
@@ -37,6 +36,7 @@ from uer.finetuning.readers import file_hash
 from uer.finetuning.run import Command, append_lines, inputs_of, prepare_output, set_up_logging
 from uer.finetuning.saved import settings_path, vocab_path, weights_path
 from uer.finetuning.workbench import Trial, Workbench
+from uer.json_files import json_text, parse_json, read_json_object
 from uer.training.launch import Place
 from uer.training.lock import OutputLock
 from uer.training.parallel import connect
@@ -126,7 +126,7 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line, path, number)
             found[record["key"]] = record
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}:{number}: not the line of a trial; is this a grid's results file?") from None
@@ -254,9 +254,9 @@ def _move_model(source: Path, destination: str | None) -> None:
         return
     final = weights_path(destination)
     final.parent.mkdir(parents=True, exist_ok=True)
-    settings = json.loads(names[1].read_text(encoding="utf-8"))
+    settings = read_json_object(names[1])
     settings["tokenizer"]["vocab_path"] = vocab_path(destination).name
-    names[1].write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    names[1].write_text(json_text(settings, indent=2) + "\n", encoding="utf-8")
     os.replace(names[2], vocab_path(destination))
     os.replace(names[1], settings_path(destination))
     os.replace(names[0], final)
