@@ -172,10 +172,7 @@ def read(path: str | os.PathLike) -> Any:
         UserError: in one line, whatever is wrong with the file.
     """
     path = Path(path)
-    try:
-        require_regular(path)
-    except UserError as error:
-        raise UserError(f"{error}; a checkpoint file is needed") from None
+    require_regular(path)
     try:
         _check_kind(path)
         check_directory(path)

@@ -3,6 +3,7 @@
     | 100/1000 steps| 9512.33 tokens/s| loss    7.01| acc: 0.046| lr 1.00e-04| ... | 0:01:12 left
 """
 
+import contextlib
 import json
 import logging
 import sys
@@ -145,8 +146,11 @@ class Reporter:
     def record(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         """A line of `--metrics_path`, and TensorBoard's scalars."""
         if self._metrics is not None:
-            print(json.dumps({"kind": kind, "step": step, "total_steps": self.total_steps, **figures}),
-                  file=self._metrics, flush=True)
+            line = json.dumps({"kind": kind, "step": step, "total_steps": self.total_steps, **figures})
+            try:
+                print(line, file=self._metrics, flush=True)
+            except OSError as error:
+                raise UserError(f"--metrics_path {self._metrics.name}: {error.strerror}") from None
         if self._board is not None:
             for name, value in figures.items():
                 if isinstance(value, (int, float)):
@@ -157,7 +161,8 @@ class Reporter:
         if self.bar is not None:
             self.bar.close()
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # was told when it was written
+                self._metrics.close()
         if self._board is not None:
             self._board.close()
 
@@ -214,6 +219,17 @@ class _BarHandler(logging.Handler):
         sys.stdout.flush()
 
 
+class LogFile(logging.FileHandler):
+    """A log that cannot be written to, as on a full disk, ends the run with one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What `emit` calls while it handles an exception."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise UserError(f"--log_path {self.baseFilename}: {error.strerror}") from None
+        super().handleError(record)
+
+
 def _set_up_logging(config: LogConfig) -> None:
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -223,7 +239,7 @@ def _set_up_logging(config: LogConfig) -> None:
     wanted: list[tuple[logging.Handler, str]] = [(_BarHandler(), config.log_level)]
     if config.log_path:
         prepare_file(config.log_path, "--log_path")
-        wanted.append((logging.FileHandler(config.log_path, encoding="utf-8"), config.log_file_level))
+        wanted.append((LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
     for handler, level in wanted:
         handler.setFormatter(line)
         handler.setLevel(LEVELS[level])
