@@ -1,5 +1,6 @@
 """Turn a corpus into a dataset for pretraining."""
 
+import contextlib
 import sys
 
 from uer import cli
@@ -7,17 +8,23 @@ from uer.config import DatasetConfig, MaskingConfig, TokenizerConfig
 from uer.data.build import build_dataset
 from uer.data.processors import PLANNED, PROCESSORS
 from uer.registry import choose
+from uer.terminal import output_error
 from uer.tokenizers import build_tokenizer
 
 
 def main() -> None:
-    """Read the flags, make the dataset, print what came out."""
+    """Read the flags, make the dataset, print what came out; the status is that of the dataset."""
     dataset, masking, tokenizer_config = cli.parse(__doc__, (DatasetConfig, MaskingConfig, TokenizerConfig))
     choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)  # the default too may not be built yet
     tokenizer = build_tokenizer(tokenizer_config)
     summary = build_dataset(dataset, masking, tokenizer, ["preprocess.py", *sys.argv[1:]],
                             note=lambda line: print(line, file=sys.stderr, flush=True))
-    print("\n".join(summary.lines(dataset.vocab_report_size, tokenizer.vocab.ids)))
+    with contextlib.suppress(OSError):  # `output_error` tells of it
+        print("\n".join(summary.lines(dataset.vocab_report_size, tokenizer.vocab.ids)))
+    lost = output_error()
+    if lost is not None and not isinstance(lost, BrokenPipeError):  # the work is done: its summary alone is missing
+        print(f"note: {dataset.dataset_path} is finished; its summary could not be printed: {lost.strerror}",
+              file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from _ranges import outside
 from torch import nn
 from torch.nn import functional as F
 
 from uer import cli
 from uer.config import REQUIRED, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig, flag
+from uer.errors import UserError
 from uer.finetuning.batches import Examples, batches_in_epoch, collate, epoch_batches, padding_share
 from uer.finetuning.compilation import compile_model
 from uer.finetuning.config import ClassifierConfig
@@ -49,6 +51,10 @@ class BenchmarkConfig:
     threads: int = flag(2, "CPU threads.")
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
     compile: str = flag("off", "on: time our loop with torch.compile too.", choices=("on", "off"))
+
+    def problems(self) -> list[str]:
+        return outside(self, batch_size=(1, 1 << 16), seq_length=(4, 1 << 16), steps=(1, 10**6), rounds=(1, 1000),
+                       threads=(1, 1024))
 
 
 class PlainLayer(nn.Module):
@@ -120,6 +126,9 @@ class Plain:
 
 def main() -> None:
     config, model_config, tokenizer_config = cli.parse(__doc__, (BenchmarkConfig, ModelConfig, TokenizerConfig))
+    if config.seq_length > model_config.max_seq_length:
+        raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
+                        f"{model_config.max_seq_length}")
     torch.set_num_threads(config.threads)
     encoder = TextEncoder(build_tokenizer(tokenizer_config), config.seq_length)
     task = Classification.of_training_file(config.train_path, ClassifierConfig())

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from _ranges import outside
 
 from uer import cli
 from uer.config import MaskingConfig, flag
@@ -51,6 +52,10 @@ class BenchmarkConfig:
     rounds: int = flag(5, "How often each side is timed.")
     small_rows: int = flag(20_000, "Rows of the small file.")
     large_rows: int = flag(1_000_000, "Rows of the large file.")
+
+    def problems(self) -> list[str]:
+        return outside(self, seq_length=(4, 1 << 16), batch_size=(1, 1 << 16), rounds=(1, 1000),
+                       small_rows=(1, 10**9), large_rows=(1, 10**9))
 
 
 def main() -> None:

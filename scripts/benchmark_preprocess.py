@@ -23,9 +23,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from _ranges import outside
+
 from uer import cli
 from uer.config import REQUIRED, flag
 from uer.errors import UserError
+from uer.reading import require_regular
 
 ROOT = Path(__file__).resolve().parent.parent
 # Nothing large is imported here: a child's peak memory begins at its parent's.
@@ -56,7 +59,7 @@ class BenchmarkConfig:
     work_path: str | None = flag(None, "Folder for temporary files; the system's when not given.", path="write_folder")
 
     def problems(self) -> list[str]:
-        return [f"--{name} must be at least 1" for name in ("processes_num", "rounds") if getattr(self, name) < 1]
+        return outside(self, processes_num=(1, 1024), rounds=(1, 1000), sizes=(1, 1_000_000))
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,11 @@ class Run:
 
 def main() -> None:
     (config,) = cli.parse(__doc__, (BenchmarkConfig,))
-    size = Path(config.corpus_path).stat().st_size
+    size = require_regular(config.corpus_path, "--corpus_path")
+    if not size:
+        raise UserError(f"--corpus_path {config.corpus_path}: the corpus is empty")
+    if config.work_path and not Path(config.work_path).is_dir():
+        raise UserError(f"--work_path {config.work_path}: no such folder")
     print(f"{config.corpus_path}: {size / 1e6:.1f} MB, {config.processes_num} processes, {os.cpu_count()} cores of "
           f"{platform.machine()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(dir=config.work_path) as folder:

@@ -22,9 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import tokenizers
+from _ranges import outside
 
 from uer import cli
 from uer.config import REQUIRED, flag
+from uer.errors import UserError
+from uer.reading import read_bytes
 from uer.tokenizers import BertTokenizer, Vocab
 from uer.tokenizers.fetch import ensure_vocab
 
@@ -38,10 +41,15 @@ class BenchmarkConfig:
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
     rounds: int = flag(3, "How often each side is timed.")
 
+    def problems(self) -> list[str]:
+        return outside(self, rounds=(1, 1000))
+
 
 def main() -> None:
     (config,) = cli.parse(__doc__, (BenchmarkConfig,))
-    content = Path(config.corpus_path).read_bytes()
+    content = read_bytes(config.corpus_path, "--corpus_path")
+    if not content.strip():
+        raise UserError(f"--corpus_path {config.corpus_path}: the corpus is empty")
     text = content.decode("utf-8-sig", "replace")
     lines = text.removesuffix("\n").split("\n")
     vocab = Vocab.load(ensure_vocab(config.vocab_path))
@@ -54,7 +62,7 @@ def main() -> None:
     }
     ours.encode_lines(text)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(max(1, config.rounds)):
+    for _ in range(config.rounds):
         for name, work in sides.items():
             result = None  # the other side's millions of objects would slow down Python's garbage collection
             start, start_cpu = time.perf_counter(), time.process_time()

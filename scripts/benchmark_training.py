@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from _ranges import outside
 
 from uer import cli
 from uer.config import LogConfig, MaskingConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig, flag
@@ -72,8 +73,8 @@ class BenchmarkConfig:
     seq_lengths: tuple[int, ...] = flag((128,), "Lengths of the rows.")
     fills: tuple[float, ...] = flag((1.0,), "Mean share of real tokens in a row.")
     batch_size: int = flag(64, "Rows of a batch.")
-    devices: tuple[str, ...] = flag(("cpu",), "cpu, cuda.")
-    precisions: tuple[str, ...] = flag(("fp32",), "fp32, bf16, fp16.")
+    devices: tuple[str, ...] = flag(("cpu",), "Where to compute.", choices=("cpu", "cuda"))
+    precisions: tuple[str, ...] = flag(("fp32",), "Arithmetic.", choices=("fp32", "bf16", "fp16"))
     compile: str = flag("off", "torch.compile, for both.", choices=("on", "off"))
     rounds: int = flag(5, "How often each side is timed.")
     seconds: float = flag(2.0, "About how long a side is timed in a round.")
@@ -82,6 +83,13 @@ class BenchmarkConfig:
     corpus_path: str | None = flag(None, "Corpus for --uer_path.", path="read")
     vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary for --uer_path.", path="read")
     command_steps: int = flag(30, "Steps of each command of --uer_path.")
+
+    def problems(self) -> list[str]:
+        found = outside(self, seq_lengths=(4, 1 << 16), batch_size=(1, 1 << 16), rounds=(1, 1000),
+                        seconds=(0.001, 3600), profile_steps=(0, 10_000), command_steps=(1, 10**6))
+        if not all(0.0 < fill <= 1.0 for fill in self.fills):
+            found.append("--fills must lie between 0 and 1, and not be 0")
+        return found
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,9 @@ def main() -> None:
     config, = cli.parse(__doc__, (BenchmarkConfig,))
     if config.uer_path:
         check_checkout(config)
+    for size, length in itertools.product(config.sizes, config.seq_lengths):
+        if length > read_model_config(size).max_seq_length:
+            raise UserError(f"--seq_lengths {length}: {size} has {read_model_config(size).max_seq_length} positions")
     import transformers
 
     print(f"{device_name(torch.device('cpu'))} on {platform.processor() or platform.machine()}, Python "
@@ -158,6 +169,8 @@ def print_row(record: dict[str, Any], header: bool) -> None:
 def read_model_config(size: str) -> ModelConfig:
     """The configuration of `models/bert/<size>_config.json`, with the mlm target."""
     path = ROOT / "models" / "bert" / f"{size}_config.json"
+    if not path.is_file():
+        raise UserError(f"--sizes: there is no {path.relative_to(ROOT)}")
     return cli.parse("", (TrainConfig, ModelConfig), ["--config_path", str(path), "--output_model_path", "none",
                                                       "--target", "mlm"])[1]
 

@@ -22,6 +22,7 @@ from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
+from uer.reading import naming
 from uer.tokenizers.vocab import read_special_tokens, special_entries
 
 MAX_COUNTED_WORDS = 4_000_000  # words that occurred once are forgotten beyond this many different ones
@@ -61,7 +62,7 @@ def main() -> None:
         entries = special + commonest(counts, special, config)
     if len(entries) == len(special):
         raise UserError(f"--corpus_path {' '.join(config.corpus_path)}: nothing in it occurs {config.min_count} times")
-    with atomic_path(config.output_path) as path:
+    with atomic_path(config.output_path) as path, naming(config.output_path):
         path.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8", newline="\n")
     print(f"{config.output_path}: {len(entries):,} entries")
 

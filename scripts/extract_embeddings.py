@@ -18,6 +18,7 @@ from uer.config import REQUIRED, flag
 from uer.convert import BERT
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.reading import naming
 from uer.tokenizers import Vocab
 from uer.tokenizers.fetch import ensure_vocab
 from uer.training.checkpoint import load_weights
@@ -45,7 +46,7 @@ def main() -> None:
     if len(tokens) != len(vectors):
         raise UserError(f"--vocab_path {flags.vocab_path} has {len(tokens)} entries, but {flags.load_model_path} has "
                         f"{len(vectors)}")
-    with atomic_path(flags.word_embedding_path) as temporary:
+    with atomic_path(flags.word_embedding_path) as temporary, naming(flags.word_embedding_path):
         if flags.word_embedding_path.endswith(".npy"):
             with open(temporary, "wb") as file:
                 np.save(file, vectors)

@@ -5,6 +5,7 @@ pieces, so neither has to fit into memory. --whitening_size N makes the vectors'
 directions of largest variance (Su et al., 2021, arXiv:2103.15316).
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.heads import SentenceEncoder
+from uer.reading import naming, require_regular
 from uer.tokenizers import Tokenizer, Vocab
 
 LINES_AT_ONCE = 4096  # are sorted by length, so that a batch has little padding
@@ -63,7 +65,7 @@ def main() -> None:
         raise UserError(f"--whitening_size {width}: the vectors have {config.hidden_size} dimensions")
     if flags.whitening_size and count < 2:
         raise UserError(f"--whitening_size needs more lines than {count}: {flags.test_path}")
-    with atomic_path(flags.prediction_path) as temporary:
+    with atomic_path(flags.prediction_path) as temporary, naming(flags.prediction_path):
         array = open_array(temporary, count, config.hidden_size)
         for start, vectors in features(model, tokenizer, flags):
             array[start:start + len(vectors)] = vectors
@@ -79,6 +81,7 @@ def count_lines(path: str) -> int:
     Raises:
         UserError: the file cannot be read or is empty.
     """
+    require_regular(path, "--test_path")
     count, last = 0, b"\n"
     try:
         with open(path, "rb") as file:
@@ -93,8 +96,18 @@ def count_lines(path: str) -> int:
 
 
 def open_array(path: Path, rows: int, width: int) -> np.memmap:
-    """A new .npy file of float32, to be filled row by row."""
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
+    """A new .npy file of float32, to be filled row by row; its blocks are reserved.
+
+    Writing to a mapped file whose blocks the disk has no room for would end the process by a signal.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+    return array
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
     python3 scripts/plot_training.py --metrics_path run_a.jsonl run_b.jsonl --output_path training.png
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from uer import cli
 from uer.config import REQUIRED, flag
 from uer.errors import UserError
+from uer.json_files import parse_json
+from uer.reading import read_bytes
 
 PANELS = (("loss", "loss (mean of the interval)"), ("acc", "accuracy"), ("learning_rate", "learning rate"),
           ("tokens_per_second", "tokens a second"))
@@ -44,14 +45,13 @@ def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
         UserError: the file is missing or holds no reports; the line that is not JSON, unless it is the last one, which
             a killed run may leave unfinished.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"--metrics_path {path}: {error.strerror}") from None
+    lines = read_bytes(path, "--metrics_path").decode("utf-8", "replace").removesuffix("\n").split("\n")
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line, path, number)
+            if not (isinstance(record["step"], int) and isinstance(record["kind"], str)):
+                raise ValueError
             found[record["kind"], record["step"]] = record
         except (ValueError, TypeError, KeyError):
             if number < len(lines):

@@ -13,6 +13,7 @@ import secrets
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -50,9 +51,10 @@ def main() -> None:
     torchrun = parse_torchrun(machine.torchrun, devices.count if devices.kind == "cuda" else 0) if machine.torchrun \
         else None
     devices = spread(devices, torchrun) if torchrun else devices
-    teaching = build_teaching(teaching_config, recipe, vocab_size, CONFIGS, model_settings, not config.dry_run)
+    teaching = build_teaching(teaching_config, recipe, vocab_size, CONFIGS,
+                              partial(model_settings, flag="--teacher_config_path"), not config.dry_run)
     trained_first = (teaching_config.teacher,) if teaching_config.teacher else ()
-    sizes = resolve((*config.sizes, *trained_first), CONFIGS, model_settings)
+    sizes = resolve((*config.sizes, *trained_first), CONFIGS, partial(model_settings, flag="--sizes"))
     plan = make_plan(sizes, recipe, vocab_size, devices, machine, teaching)
     workshop = Workshop(ROOT, config, machine, recipe, devices.kind, plan.per_model, vocab_size, teaching, torchrun,
                         secrets.token_hex(4))

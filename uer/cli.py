@@ -9,6 +9,7 @@ import difflib
 import importlib
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -18,8 +19,10 @@ from typing import Any
 from uer import config as config_module
 from uer.config import REQUIRED
 from uer.errors import UserError
+from uer.json_files import read_json_object
 from uer.paths import path_problems
 from uer.registry import choose
+from uer.terminal import output_error, tolerate_encodings
 
 # Where the valid values of a `family` field are: module, its table, and the names it knows but does not build yet.
 FAMILIES = {
@@ -35,6 +38,7 @@ FAMILIES = {
 }
 
 LARGEST_INT_BITS = 63
+BROKEN_PIPE_STATUS = 141
 
 
 def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
@@ -67,19 +71,46 @@ def run(main: Callable[[], Any]) -> None:
     """Run an entry script: a `UserError` becomes one line on stderr and status 2.
 
     Ctrl-C leaves with status 130. A full disk or an unreadable file is the user's to mend, so an `OSError` that names
-    its reason is one line too. Anything else is a bug and keeps its traceback.
+    its reason is one line too. When whatever reads standard output has left (`| head`), the script ends quietly with
+    status 141, as a shell reports SIGPIPE. Anything else is a bug and keeps its traceback.
     """
+    tolerate_encodings()
     try:
         main()
+        _finish_output(None)
+    except SystemExit:
+        _finish_output(None)
+        raise
     except UserError as error:
+        output_error()
         _fail(str(error))
     except KeyboardInterrupt:
+        output_error()
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
+        if error.filename is None:
+            _finish_output(error)
         if error.strerror is None:
             raise
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        _fail(f"{_shown_name(error.filename)}: {error.strerror}" if error.filename else error.strerror)
+
+
+def _finish_output(failed: OSError | None) -> None:
+    """Write what is left of standard output; where that fails, the script ends here.
+
+    Args:
+        failed: an error without a file name that may have come from printing.
+    """
+    error = output_error()
+    if isinstance(failed or error, BrokenPipeError):
+        sys.exit(BROKEN_PIPE_STATUS)
+    if error is not None:
+        _fail(f"standard output: {error.strerror}")
+
+
+def _shown_name(name: Any) -> str:
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) else str(name)
 
 
 def _fail(message: str) -> typing.NoReturn:
@@ -214,15 +245,7 @@ def _read_config_file(fields: dict[str, dataclasses.Field], given: dict[str, Any
     path = given.get("config_path", fields["config_path"].default)
     if not path:
         return {}
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"--config_path {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--config_path {path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"--config_path {path}: a JSON object is needed, not {type(content).__name__}")
+    content = read_json_object(path, "--config_path")
     known = {field.name: field for section in vars(config_module).values() if dataclasses.is_dataclass(section)
              for field in dataclasses.fields(section)}
     values = {}
@@ -236,10 +259,31 @@ def _read_config_file(fields: dict[str, dataclasses.Field], given: dict[str, Any
     return values
 
 
+def from_json(section: type, content: Any, path: str) -> Any:
+    """A config class from a JSON object that a file of ours holds, such as the settings of a saved model.
+
+    Raises:
+        UserError: it is no object, has a key that the class has not, a value of the wrong kind, or contradictions.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object is needed, not {type(content).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    for key in content.keys() - fields.keys():
+        raise UserError(f"{path}: unknown key '{key}'")
+    built = section(**{key: _convert(fields[key], value, path) for key, value in content.items()})
+    problems = built.problems() if hasattr(built, "problems") else []
+    if problems:
+        raise UserError(f"{path}: {'; '.join(problems)}")
+    return built
+
+
 def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
     kind, many = _kind(field)
     if many and isinstance(value, list):
         return tuple(_convert_one(field.name, kind, item, path) for item in value)
+    if many and isinstance(value, dict):
+        raise UserError(f"{path}: '{field.name}' must be {kind.__name__} or a list of {kind.__name__}, not "
+                        f"{json.dumps(value, ensure_ascii=False)}")
     converted = _convert_one(field.name, kind, value, path)
     return (converted,) if many else converted
 

@@ -41,6 +41,13 @@ REQUIRED = object()
 PATHS = ("read", "write", "append", "write_folder", "write_model", "write_prefix")
 
 
+# Sizes above these are slips: the largest dense models have 126 layers, widths of 53,248 and rows of a million tokens,
+# and updates have had 65,536 rows. Whether a smaller model fits this machine is asked when it is built.
+MOST_LAYERS = 10_000
+LARGEST_WIDTH = 1 << 20
+LONGEST_ROW = 1 << 22
+MOST_ROWS = 1 << 20
+
 LARGEST_SEED = (1 << 63) - 1  # what the integer functions of order and masks take
 
 
@@ -119,6 +126,7 @@ class DatasetConfig:
         found: list[str] = []
         _require(found, self.processes_num >= 1, "--processes_num must be at least 1")
         _require(found, self.seq_length >= 4, "--seq_length must be at least 4")
+        _require(found, self.seq_length <= LONGEST_ROW, f"--seq_length must be at most {LONGEST_ROW:,}")
         _require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
         _require(found, 0.0 <= self.short_seq_prob <= 1.0, "--short_seq_prob must lie between 0 and 1")
         _require_seed(found, self.seed)
@@ -165,8 +173,11 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        for name in ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num", "max_seq_length"):
-            _require(found, getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        most = {"emb_size": LARGEST_WIDTH, "hidden_size": LARGEST_WIDTH, "feedforward_size": LARGEST_WIDTH,
+                "heads_num": LARGEST_WIDTH, "layers_num": MOST_LAYERS, "max_seq_length": LONGEST_ROW}
+        for name, largest in most.items():
+            _require(found, 1 <= getattr(self, name) <= largest,
+                     f"{name} must lie between 1 and {largest:,}, not {getattr(self, name)}")
         if self.heads_num >= 1 and self.hidden_size % self.heads_num:
             found.append(f"hidden_size {self.hidden_size} is not divisible by heads_num {self.heads_num}")
         if self.emb_size != self.hidden_size and not self.factorized_embedding_parameterization:
@@ -242,6 +253,9 @@ class TrainConfig:
         for name in ("total_steps", "save_checkpoint_steps", "report_steps", "accumulation_steps", "batch_size",
                      "keep_checkpoints", "max_skipped_updates"):
             _require(found, getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}")
+        rows = self.batch_size * self.accumulation_steps
+        _require(found, rows <= MOST_ROWS, f"--batch_size x --accumulation_steps must be at most {MOST_ROWS:,} rows of "
+                                           f"an update, not {rows:,}")
         _require(found, not self.dataset_weights or len(self.dataset_weights) == len(self.dataset_path),
                  "--dataset_weights needs one number for each --dataset_path")
         _require(found, all(0 < weight < math.inf for weight in self.dataset_weights),

@@ -1,6 +1,7 @@
 """A model from its configuration: embedding, encoder, target. The only place where they are wired together."""
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
+from uer.flops import parameter_count
 from uer.layers.distillation import SoftTargets
 from uer.layers.layout import Layout, Queries, document_starts, padded_layout, static_shapes, unpadded_layout
 from uer.registry import choose
@@ -49,6 +51,7 @@ class Backbone(nn.Module):
             UserError: the configuration names something unknown or not built.
         """
         super().__init__()
+        _require_memory(config, vocab_size)
         self.config = config
         self.vocab_size = vocab_size
         self.document_start = document_start
@@ -191,6 +194,20 @@ def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
     if deep_init:
         model.initialise(deep_init)
     return model
+
+
+def _require_memory(config: ModelConfig, vocab_size: int) -> None:
+    """
+    Raises:
+        UserError: this machine has less memory than the weights alone need; filling it would take minutes.
+    """
+    count = parameter_count(config, vocab_size)
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * count > present:
+        raise UserError(f"a model of {count:,} parameters (layers_num {config.layers_num}, hidden_size "
+                        f"{config.hidden_size}, feedforward_size {config.feedforward_size}, max_seq_length "
+                        f"{config.max_seq_length}, vocabulary {vocab_size:,}) needs {4 * count / 2**30:,.0f} GiB for "
+                        f"its weights; this machine has {present / 2**30:,.0f} GiB")
 
 
 def _embedding(config: ModelConfig, vocab_size: int) -> EmbeddingSum:

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ def _pretrain_under(folder: StateFolder, world: World, settings: Settings, repor
     found = world.check(lambda: _find_state(settings, world, folder, identity, reporter))
     step = world.share(found[0]["step"] if found else 0)
     if step >= settings.train.total_steps:
-        reporter.say(f"finished already: {folder.weights_path(step)} (--resume never starts anew)")
+        world.check(lambda: _finish_again(folder.weights_path(step), found, reporter))
         return 0
     parts = _assemble(settings, world, tokenizer, data, folder, identity, reporter, teacher, fresh=step == 0)
     world.check(lambda: preflight.check_output(
@@ -137,6 +138,7 @@ def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:
         preflight.check_lengths(path, info.seq_length, settings.model.max_seq_length)
         if not len(dataset):
             raise UserError(f"{path}: the dataset is empty")
+    preflight.check_update(config.batch_size * config.accumulation_steps, datasets[0].info.seq_length)
     tokenizer = build_tokenizer(settings.tokenizer)
     for dataset in datasets + dev:
         info = dataset.info
@@ -201,6 +203,20 @@ def _find_state(settings: Settings, world: World, folder: StateFolder, identity:
     if found:
         check_settings(found[0]["settings"], identity, found[1])
     return found
+
+
+def _finish_again(path: Path, found: Any, reporter: Reporter) -> None:
+    """Nothing is left to train; weights that have been lost or damaged since are written again from the state."""
+    if not found:
+        return  # not the main rank
+    again = ""
+    try:
+        checkpoint.load_weights(path)
+    except UserError as error:
+        again = f"; it was not there whole ({error}) and is written again from {found[1]}"
+        checkpoint.require_finite(found[0]["model"], found[1])
+        checkpoint.write(found[0]["model"], path)
+    reporter.say(f"finished already: {path} (--resume never starts anew){again}")
 
 
 def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list[TokenDataset], folder: StateFolder,

@@ -11,8 +11,9 @@ from uer.data import store
 from uer.data.store import Column, DatasetInfo, open_dataset, save_dataset, token_dtype, write_dataset
 from uer.errors import UserError
 
+SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 INFO = DatasetInfo(format_version=store.FORMAT_VERSION, processor="mlm", seq_length=8, vocab_fingerprint="ab",
-                   vocab_size=300, tokenizer={"kind": "bert"}, special_ids={"pad": 0}, dynamic_masking=True,
+                   vocab_size=300, tokenizer={"kind": "bert"}, special_ids=SPECIAL, dynamic_masking=True,
                    dup_factor=1, seed=7, masking={"span_masking": False}, counts={"instances": 3},
                    command="preprocess.py 北京")
 TOKENS = np.arange(11) * 20
@@ -54,7 +55,7 @@ def test_columns_are_aligned_for_their_type(path):
         assert entry["data_offsets"][0] % np.dtype(store.NUMPY_NAMES[entry["dtype"]]).itemsize == 0
 
 
-@pytest.mark.parametrize(("entries", "dtype"), [(2, np.uint16), (65536, np.uint16), (65537, np.uint32)])
+@pytest.mark.parametrize(("entries", "dtype"), [(5, np.uint16), (65536, np.uint16), (65537, np.uint32)])
 def test_tokens_take_the_smallest_type_that_holds_every_id(entries, dtype, tmp_path):
     assert token_dtype(entries) == dtype
     info = dataclasses.replace(INFO, vocab_size=entries)

@@ -8,6 +8,7 @@ from uer.data.store import DatasetInfo, open_dataset, save_dataset
 from uer.data.token_rows import TokenRows, widened
 
 LENGTH = 7
+SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 
 @pytest.mark.parametrize("vocab_size", [65536, 70000])
@@ -15,7 +16,7 @@ LENGTH = 7
 def test_mapped_and_copied_rows_are_the_stored_instances(lengths, vocab_size, tmp_path):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = vocab_size - 1 - np.arange(offsets[-1])
-    info = DatasetInfo(1, "mlm", LENGTH, "", vocab_size, {}, {}, True, 1, 7, {})
+    info = DatasetInfo(1, "mlm", LENGTH, "", vocab_size, {}, SPECIAL, True, 1, 7, {})
     save_dataset(tmp_path / "a.pt", tokens, offsets, {"word_start": np.arange(len(tokens)) % 2 == 0}, info)
     dataset = open_dataset(tmp_path / "a.pt")
     mapped, copied = (TokenRows(dataset, ("word_start",), LENGTH, torch.device("cpu"), mapped=mapped)

@@ -179,7 +179,7 @@ def test_settings_that_cannot_work_are_refused(sizes):
     with pytest.raises(UserError, match="--gpus_per_model 3: 8 devices cannot be divided"):
         make_plan(sizes, RECIPES["uer"], VOCAB, H100, MachineConfig(gpus_per_model=3))
     assert "--parallel_models must be auto or a number" in MachineConfig(parallel_models="0").problems()[0]
-    assert MachineConfig(mfu=1.5).problems() == ["--mfu must lie between 0 and 1"]
+    assert MachineConfig(mfu=1.5).problems() == ["--mfu must lie between 0 and 1, and not be 0"]
 
 
 def test_a_crowded_gpu_is_warned_of(sizes):

@@ -102,7 +102,7 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     with pytest.raises(UserError, match=r"vocab_path was \"a.txt\" and is now \"b.txt\"; name another --output_dir"):
         check_recipe_file(path, settings_of(recipe, vocab_path="b.txt"))
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="not JSON"):
         check_recipe_file(path, settings_of(recipe))
 
 

@@ -8,7 +8,8 @@ import pytest
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 
-INFO = DatasetInfo(FORMAT_VERSION, "mlm", 8, "ab", 300, {"kind": "bert"}, {"pad": 0, "cls": 2, "sep": 3}, True, 1, 7,
+SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+INFO = DatasetInfo(FORMAT_VERSION, "mlm", 8, "ab", 300, {"kind": "bert"}, SPECIAL, True, 1, 7,
                    {"span_masking": False}, {"documents": 2, "tokens": 5}, "preprocess.py")
 
 
@@ -33,7 +34,8 @@ def test_instances_follow_one_another(run_script, tmp_path):
 @pytest.mark.parametrize("changes", [{"seq_length": 16}, {"vocab_fingerprint": "cd"}, {"processor": "bert"},
                                      {"seed": 8}, {"tokenizer": {"kind": "char"}}, {"dup_factor": 5},
                                      {"dynamic_masking": False},
-                                     {"masking": {"span_masking": True}}, {"special_ids": {"pad": 1}}])
+                                     {"masking": {"span_masking": True}},
+                                     {"special_ids": {**SPECIAL, "pad": 9}}])
 def test_other_settings_are_refused_by_name(changes, run_script, tmp_path):
     first = _save(tmp_path / "a.pt", [1], [0, 1])
     second = _save(tmp_path / "b.pt", [1], [0, 1], **changes)

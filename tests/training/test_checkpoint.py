@@ -102,7 +102,7 @@ def test_other_content_is_not_a_checkpoint(tmp_path, content):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         checkpoint.load_weights(tmp_path / "absent.bin")
     with pytest.raises(UserError, match="is a folder"):
         checkpoint.load_weights(tmp_path)

@@ -19,7 +19,7 @@ from uer.training.state import BackgroundWriter, StateFolder, check_settings, re
     ({"dataset_path": "absent.pt"}, "absent.pt: No such file"),
     ({"max_seq_length": 8}, "max_seq_length is 8"),
     ({"output_model_path": "/dev/null/m"}, "/dev/null cannot be written to: File exists"),
-    ({"pretrained_model_path": "absent.bin"}, "absent.bin: no such file"),
+    ({"pretrained_model_path": "absent.bin"}, "absent.bin: No such file"),
     ({"total_steps": 0}, "--total_steps must be at least 1"),
     ({"data_processor": "bert"}, "not built yet"),
     ({"world_size": 2}, "--gpu_ranks 0 1"),

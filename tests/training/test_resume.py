@@ -126,7 +126,7 @@ def test_resume_from_a_path(playground):
     job = playground.run("other", **STEPS, resume=playground.folder / "whole.state-6")
     assert "resumed after step 6" in job.output
     assert final_weights(playground, "other") == final_weights(playground, "whole")
-    assert "no such file" in playground.fail("third", **STEPS, resume=playground.folder / "absent")
+    assert "No such file" in playground.fail("third", **STEPS, resume=playground.folder / "absent")
 
 
 def test_a_state_is_plain_tensors_and_json(playground):

@@ -1,6 +1,5 @@
 """Reading and writing the files of both worlds: whole or not at all, and never running code from them."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from uer.errors import UserError
-from uer.training.checkpoint import load_weights
+from uer.json_files import json_text, read_json_object
+from uer.reading import require_regular
+from uer.training.checkpoint import load_weights, require_finite
 
 # What a Hugging Face folder may hold its weights in, in the order in which transformers looks.
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
@@ -52,13 +53,14 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if path.suffix != ".safetensors":
-        return load_weights(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        return load_weights(path, buffers=True)
+    require_regular(path)
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a safetensors file, or a damaged one: {_one_line(error)}") from None
+    require_finite(weights, path, buffers=True)
+    return weights
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -69,26 +71,20 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for name in sorted(set(places.values())):
         if Path(name).name != name:
             raise UserError(f"{index}: the shard {name} lies in another folder")
+        if name.endswith(".index.json"):
+            raise UserError(f"{index}: the shard {name} is an index itself")
         weights.update(read_weights(index.parent / name))
     return weights
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """The JSON object in a file."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {_one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is needed, not {type(content).__name__}")
-    return content
+    return read_json_object(path)
 
 
 def write_json(content: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Indented, in the order given, with non-ASCII text as it is."""
-    Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    Path(path).write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:

@@ -76,10 +76,10 @@ class NameTable:
                 for n in range(layers_num) for row in self.layer]
 
     def count_layers(self, names: Mapping[str, Tensor], side: Side) -> int:
-        """How many layers the names speak of: 1 + the largest number."""
+        """How many layers the names speak of: 1 + the largest number, but no more than there are names."""
         start, _ = self.layer[0].name(side).split("{n}")
-        numbered = (re.match(re.escape(start) + r"(\d+)\.", name) for name in names)
-        return 1 + max((int(match[1]) for match in numbered if match), default=-1)
+        numbered = (re.match(re.escape(start) + r"(\d{1,9})\.", name) for name in names)
+        return min(1 + max((int(match[1]) for match in numbered if match), default=-1), len(names))
 
 
 @dataclass(frozen=True)

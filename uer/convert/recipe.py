@@ -5,7 +5,6 @@ that it started from, whose state may be there as well.
 """
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.json_files import parse_json
 from uer.training.state import read_state
 
 STAGES = 4  # how far back the chain of stages is followed
@@ -93,10 +94,17 @@ def recorded_stages(checkpoint: str | os.PathLike) -> list[Stage]:
         if beside is None or not beside.is_file():
             break
         state = read_state(beside)
-        stages.append(Stage(path.name, int(state["step"]), json.loads(state["settings"])))
+        stages.append(Stage(path.name, int(state["step"]), _settings(state, beside)))
         before = stages[-1].settings.get("pretrained_model_path")
         path = Path(before) if before else None
     return stages
+
+
+def _settings(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    settings = parse_json(state["settings"], path, half_pairs=True) if isinstance(state["settings"], str) else None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: a damaged training state: its settings are no JSON object")
+    return settings
 
 
 def _show(value: Any) -> str:

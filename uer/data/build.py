@@ -33,6 +33,7 @@ from uer.data.workers import run_jobs
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.registry import choose
+from uer.terminal import printable
 from uer.tokenizers.base import Tokenizer
 
 COPIED_VALUES = 1 << 20
@@ -80,6 +81,8 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path.parent}: {os.strerror(error.errno)}; free some space and start the same command "
                             "again: it goes on where it stopped") from None
+        if error.filename is None and error.errno is not None:
+            raise UserError(f"{path}: {error.strerror}") from None
         raise
     summary.peak_memory = max(summary.peak_memory, peak_memory())
     summary.seconds = time.monotonic() - start
@@ -260,4 +263,4 @@ def _command(arguments: Sequence[str]) -> str:
         if not passed_over and argument.partition("=")[0] not in RUN_FLAGS:
             kept.append(argument)
         passed_over = argument in RUN_FLAGS
-    return shlex.join(kept)
+    return printable(shlex.join(kept))

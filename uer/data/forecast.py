@@ -37,7 +37,7 @@ def forecast(files: list[CorpusFile], recipe: Recipe) -> Forecast:
 
 def format_warnings(sample: bytes, recipe: Recipe) -> list[str]:
     """What looks as if the corpus were written for another command."""
-    lines = [line.strip() for line in sample.split(b"\n")]
+    lines = [line.strip() for line in sample.removesuffix(b"\n").split(b"\n")]
     filled = [line for line in lines if line]
     if recipe.text_field is None and filled and all(map(_is_json_object, filled[:FEW_LINES])):
         return ["the corpus looks like JSON lines; without --text_field its braces and keys become training text"]

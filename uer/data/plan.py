@@ -1,11 +1,11 @@
 """How a corpus is divided into shards; what is divided where does not depend on who works on it."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uer.data.corpus import CorpusFile, read_blocks
 from uer.data.shards import Shard, read_account, write_marker
+from uer.json_files import read_json_object
 
 SMALLEST_SHARD = 1 << 20
 LARGEST_SHARD = 1 << 26
@@ -89,8 +89,8 @@ class ShardPlan:
 
     def _known_blocks(self, number: int, file: CorpusFile, marker: Path) -> list[Shard]:
         try:
-            stops = json.loads(marker.read_text(encoding="utf-8"))["stops"]
-        except (OSError, ValueError, KeyError):
+            stops = read_json_object(marker)["stops"]
+        except (ValueError, KeyError):
             return []
         return [self._block(number, index, file, start, stop)
                 for index, (start, stop) in enumerate(zip([0, *stops], stops))]

@@ -4,7 +4,6 @@ A shard stands alone: what it gives depends on its bytes and the recipe, not on 
 marker, written last, says that it is finished, and holds the account of what was read.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from uer.data.lines import BYTE_ORDER_MARK, KEPT_PLACES, LONG_JSON_LINE, LONG_LI
 from uer.data.processors import Processor
 from uer.data.store import token_dtype
 from uer.data.word_starts import WordFinder
+from uer.json_files import json_text, read_json_object
 from uer.tokenizers.base import Tokenizer
 
 KEPT_UNKNOWN = 1000  # the commonest unknown pieces of a shard that its account names
@@ -199,14 +199,14 @@ class _Work:
 def write_marker(path: Path, content: dict[str, Any]) -> None:
     """A small JSON file that is there whole or not at all."""
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    temporary.write_text(json_text(content), encoding="utf-8")
     os.replace(temporary, path)
 
 
 def read_account(folder: Path, shard: Shard) -> Account | None:
     """What an earlier run finished; None when it has to be done (again)."""
     try:
-        content = json.loads((folder / f"{shard.name}.json").read_text(encoding="utf-8"))
+        content = read_json_object(folder / f"{shard.name}.json")
         account = Account(**content)
         whole = all((folder / f"{shard.name}.{name}").stat().st_size == size for name, size in account.sizes.items())
     except (OSError, ValueError, TypeError):

@@ -21,8 +21,8 @@ Masks are not in the file: they are made while training (`uer.data.masking`). No
 start fast.
 """
 
+import contextlib
 import dataclasses
-import json
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -32,14 +32,21 @@ from typing import Any
 
 import numpy as np
 
+from uer.config import MaskingConfig
 from uer.data.offsets import Offsets, block_shift, pack
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.json_files import json_text, parse_json
+from uer.reading import naming, require_regular
 
 FORMAT = "uer-dataset"
 FORMAT_VERSION = 1  # goes up with every change to what the docstring above says
 MAX_HEADER_BYTES = 1 << 24
 SAFETENSORS_NAMES = {"int64": "I64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
+SPECIAL_ROLES = ("pad", "unk", "cls", "sep", "mask")
+INFO_KINDS = {"processor": str, "seq_length": int, "vocab_fingerprint": str, "vocab_size": int, "tokenizer": dict,
+              "special_ids": dict, "dynamic_masking": bool, "dup_factor": int, "seed": int, "masking": dict,
+              "counts": dict, "command": str}
 NUMPY_NAMES = {short: name for name, short in SAFETENSORS_NAMES.items()}
 
 
@@ -147,7 +154,7 @@ def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[s
     """
     shift = block_shift(info.seq_length)
     packed = _with_packed_offsets(columns, shift)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, naming(path), open(temporary, "wb") as file:
         header, places = _header(info, shift, packed)
         file.write(header)
         for name, column in packed.items():
@@ -190,7 +197,7 @@ def _header(info: DatasetInfo, shift: int, columns: Mapping[str, Column]) -> tup
 
     The columns begin at a multiple of 8 and come in falling size of their type: each is aligned.
     """
-    metadata = {name: json.dumps(value, ensure_ascii=False, sort_keys=True)
+    metadata = {name: json_text(value, sort_keys=True)
                 for name, value in dataclasses.asdict(info).items()}
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "offsets_shift": str(shift), **metadata}}
     places: dict[str, int] = {}
@@ -200,7 +207,7 @@ def _header(info: DatasetInfo, shift: int, columns: Mapping[str, Column]) -> tup
         end += column.length * column.dtype.itemsize
         header[name] = {"dtype": SAFETENSORS_NAMES[column.dtype.name], "shape": [column.length],
                         "data_offsets": [places[name], end]}
-    encoded = json.dumps(header, ensure_ascii=False).encode()
+    encoded = json_text(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     return struct.pack("<Q", len(encoded)) + encoded, places
 
@@ -208,23 +215,25 @@ def _header(info: DatasetInfo, shift: int, columns: Mapping[str, Column]) -> tup
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """-> (the header, where the columns begin)."""
     try:
+        size = require_regular(path)
         with open(path, "rb") as file:
             start = file.read(8)
-            size = os.fstat(file.fileno()).st_size
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if 0 < length <= MAX_HEADER_BYTES:
-                if 8 + length > size:
-                    raise UserError(f"{path}: the dataset is truncated or damaged; run preprocess.py again")
-                header = json.loads(file.read(length))
-                if isinstance(header, dict):
-                    return header, 8 + length
+            content = file.read(length) if 0 < length <= MAX_HEADER_BYTES else b""
+    except UserError as error:
+        raise UserError(f"{error}; datasets are made by preprocess.py") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; datasets are made by preprocess.py") from None
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-    raise UserError(f"{path}: not a dataset made by this preprocess.py"
-                    + ("; the original UER-py's datasets have to be made anew" if start[:1] == b"\x80" else ""))
+    if content and 8 + length > size:
+        raise UserError(f"{path}: the dataset is truncated or damaged; run preprocess.py again")
+    header = None
+    if content:
+        with contextlib.suppress(UserError):  # it may be a file of any kind
+            header = parse_json(content, path)
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: not a dataset made by this preprocess.py"
+                        + ("; the original UER-py's datasets have to be made anew" if start[:1] == b"\x80" else ""))
+    return header, 8 + length
 
 
 def _read_info(path: Path, metadata: Any) -> DatasetInfo:
@@ -234,9 +243,32 @@ def _read_info(path: Path, metadata: Any) -> DatasetInfo:
     if version != str(FORMAT_VERSION):
         raise UserError(f"{path}: dataset format version {version}; this program reads version {FORMAT_VERSION}")
     try:
-        return DatasetInfo(**{f.name: json.loads(metadata[f.name]) for f in dataclasses.fields(DatasetInfo)})
-    except (KeyError, ValueError, TypeError) as error:
+        info = DatasetInfo(**{f.name: parse_json(metadata[f.name], f.name) for f in dataclasses.fields(DatasetInfo)})
+        _check_info(info)
+        return info
+    except KeyError as error:
+        raise UserError(f"{path}: the dataset's metadata is damaged (no {error}); run preprocess.py again") from None
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: the dataset's metadata is damaged ({error}); run preprocess.py again") from None
+
+
+def _check_info(info: DatasetInfo) -> None:
+    """
+    Raises:
+        ValueError, TypeError: a value is not what `preprocess.py` writes; the message names it.
+    """
+    for name, kind in INFO_KINDS.items():
+        if type(getattr(info, name)) is not kind:
+            raise ValueError(f"{name} must be {kind.__name__}, not {getattr(info, name)!r}")
+    for name in ("seq_length", "vocab_size", "dup_factor"):
+        if getattr(info, name) < 1:
+            raise ValueError(f"{name} is {getattr(info, name)}")
+    for role in SPECIAL_ROLES:
+        number = info.special_ids.get(role)
+        if type(number) is not int or not 0 <= number < info.vocab_size:
+            raise ValueError(f"the special id '{role}' is {number}, of {info.vocab_size} entries")
+    if MaskingConfig(**info.masking).problems():
+        raise ValueError(f"masking is {info.masking}")
 
 
 def _assemble(path: Path, info: DatasetInfo, arrays: dict[str, np.ndarray], shift: int) -> TokenDataset:

@@ -1,6 +1,5 @@
 """What a model card says beside the recipe that the conversion finds: data counts, curve, commands."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from uer.data.store import DatasetInfo
 from uer.family.recipe import Recipe
+from uer.json_files import parse_json
 
 POINTS = 10
 
@@ -62,10 +62,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
-            record = json.loads(line)
+            record = parse_json(line, path)
         except ValueError:
             continue
-        if record.get("kind") == "train":
+        if isinstance(record, dict) and record.get("kind") == "train":
             records[record["step"]] = record
     return [records[step] for step in sorted(records)]
 

@@ -102,7 +102,8 @@ class MachineConfig:
                              "--nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500'. The same command on\n"
                              "every machine, on one shared folder, with --node_rank 1, 2, ... among them on all but\n"
                              "the first (or Slurm's SLURM_NODEID).")
-    mfu: float = flag(0.0, "Share of the device's peak that training reaches; 0: what is assumed for each width.")
+    mfu: float | None = flag(None, "Share of the device's peak that training reaches (default: what is assumed for\n"
+                                   "each width).")
     price_per_hour: float = flag(0.0, "Price of one device for an hour.")
     processes_num: int = flag(0, "Processes of preprocess.py; 0 is one for each CPU core.")
     save_checkpoint_steps: int = flag(0, "Updates between checkpoints; 0 is a tenth of the stage.")
@@ -124,8 +125,8 @@ class MachineConfig:
         if self.torchrun and (self.gpus_per_model or self.device_count or self.parallel_models not in ("auto", "1")):
             found.append("--torchrun says how many processes train a model, one model at a time; leave out "
                          "--gpus_per_model, --device_count and --parallel_models")
-        if not 0.0 <= self.mfu <= 1.0:
-            found.append("--mfu must lie between 0 and 1")
+        if self.mfu is not None and not 0.0 < self.mfu <= 1.0:
+            found.append("--mfu must lie between 0 and 1, and not be 0")
         if self.parallel_models != "auto" and not (self.parallel_models.isdecimal() and int(self.parallel_models) > 0):
             found.append(f"--parallel_models must be auto or a number from 1 on, not '{self.parallel_models}'")
         if not 0.0 <= self.dev_fraction < 1.0:

@@ -5,7 +5,6 @@ deciding what comes next. Before each training it writes `launch.json`; the othe
 the same training, and leave when every model is there, or when node 0 says that it stopped.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.json_files import json_text, read_json_object
 
 FLAG = "--torchrun"
 MODULE = "torch.distributed.run"
@@ -115,13 +115,13 @@ class Launch:
 def write_launch(folder: Path, launch: Launch) -> None:
     """Tell the other nodes."""
     with atomic_path(folder / "launch.json") as temporary:
-        temporary.write_text(json.dumps(vars(launch), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(vars(launch), indent=1) + "\n", encoding="utf-8")
 
 
 def read_launch(folder: Path) -> Launch | None:
     """What node 0 said last; None where it has said nothing yet."""
     try:
-        content = json.loads((folder / "launch.json").read_text(encoding="utf-8"))
+        content = read_json_object(folder / "launch.json")
         return Launch(content["id"], content["training"], tuple(content["flags"]), content["reason"])
-    except (FileNotFoundError, ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return None

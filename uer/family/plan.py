@@ -140,8 +140,13 @@ def make_plan(sizes: Sequence[Size], recipe: Recipe, vocab_size: int, devices: D
     """Reckon every size.
 
     Raises:
-        UserError: devices and rows that cannot be shared out.
+        UserError: devices and rows that cannot be shared out, or rows that are longer than a model's positions.
     """
+    longest = max(stage.seq_length for stage in recipe.stages)
+    for size in sizes:
+        if size.config.max_seq_length < longest:
+            raise UserError(f"--seq_length {longest}: {size.name} has {size.config.max_seq_length} positions "
+                            f"(max_seq_length in {size.config_path})")
     costs = tuple(cost_of(size, recipe, vocab_size, devices, config, teaching) for size in sizes)
     return FamilyPlan(recipe, devices, config, vocab_size, costs, teaching)
 

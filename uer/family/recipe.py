@@ -29,6 +29,7 @@ from uer.data.corpus import find_files
 from uer.errors import UserError
 from uer.family.config import RecipeConfig
 from uer.files import atomic_path
+from uer.json_files import json_text, read_json_object
 
 
 @dataclass(frozen=True)
@@ -137,15 +138,12 @@ def check_recipe_file(path: Path, settings: dict[str, Any]) -> None:
     Raises:
         UserError: the folder holds a family made otherwise; the message names what differs.
     """
-    now = json.loads(json.dumps(settings))
+    now = json.loads(json_text(settings))
     if not path.exists():
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(now, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json_text(now, indent=2) + "\n", encoding="utf-8")
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}") from None
+    before = read_json_object(path)
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(f"{path}: this folder's family was begun with other settings: {name} was "

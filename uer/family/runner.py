@@ -6,7 +6,6 @@ the output folder is inherited by the children, so a second start waits until th
 
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from uer.family.lanes import Lane, Lanes, first_ready, start_order
 from uer.family.nodes import Launch, read_launch
 from uer.family.plan import hours
 from uer.family.work import FIRST_PORT, Step, Workshop
+from uer.json_files import parse_json
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.5
@@ -313,7 +313,7 @@ def last_record(path: Path) -> dict[str, Any] | None:
     """The newest training report of a metrics file."""
     for line in reversed(_tail(path).split("\n")):
         try:
-            record = json.loads(line)
+            record = parse_json(line, path)
         except ValueError:
             continue
         if isinstance(record, dict) and record.get("kind") == "train":

@@ -10,7 +10,6 @@ on several. The parent keeps the best model seen so far and removes the others.
 
 import dataclasses
 import glob
-import json
 import logging
 import math
 import multiprocessing
@@ -39,6 +38,7 @@ from uer.finetuning.paths import grid_results_path, settings_path, vocab_path, w
 from uer.finetuning.progress import seconds_text
 from uer.finetuning.run import Command, append_lines, decides, inputs_of, prepare_output, set_up_logging
 from uer.finetuning.workbench import Workbench
+from uer.json_files import json_text, parse_json, read_json_object
 from uer.lock import OutputLock
 from uer.training.launch import Place
 from uer.training.parallel import connect
@@ -113,7 +113,7 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line, path, number)
             found[record["key"]] = record
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}:{number}: not the line of a trial; is this a grid's results file?") from None
@@ -211,8 +211,8 @@ def _kept_trial(output: str) -> str | None:
     if not weights_path(output).exists() or not vocab_path(output).exists():
         return None
     try:
-        return json.loads(settings_path(output).read_text(encoding="utf-8"))["training"]["trial"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json_object(settings_path(output))["training"]["trial"]
+    except (UserError, KeyError, TypeError):
         return None
 
 
@@ -334,9 +334,9 @@ def _move_model(source: Path, destination: str | None) -> None:
         return
     final = weights_path(destination)
     final.parent.mkdir(parents=True, exist_ok=True)
-    settings = json.loads(names[1].read_text(encoding="utf-8"))
+    settings = read_json_object(names[1])
     settings["tokenizer"]["vocab_path"] = vocab_path(destination).name
-    names[1].write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    names[1].write_text(json_text(settings, indent=2) + "\n", encoding="utf-8")
     os.replace(names[2], vocab_path(destination))
     os.replace(names[1], settings_path(destination))
     os.replace(names[0], final)

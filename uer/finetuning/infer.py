@@ -13,8 +13,9 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
 from uer.finetuning.loop import predict
 from uer.finetuning.paths import weights_path
-from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings
+from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, task_of
 from uer.finetuning.task import Task, TextEncoder
+from uer.reading import naming
 from uer.tokenizers import build_tokenizer
 from uer.training.checkpoint import load_weights
 from uer.training.launch import Place
@@ -40,7 +41,7 @@ def prepare_predictions(config: InferConfig) -> None:
 def write_predictions(config: InferConfig, task: Task, examples: Examples, outputs: list[np.ndarray]) -> None:
     """The prediction file, whole or not at all."""
     lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
-    with atomic_path(config.prediction_path) as temporary:
+    with atomic_path(config.prediction_path) as temporary, naming(config.prediction_path):
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     skipped = "".join(f"; {count} {what} of {config.test_path} have none"
                       for what, count in examples.skipped.items() if count)
@@ -88,7 +89,7 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
             raise UserError(f"--vocab_path {tokenizer_config.vocab_path}: not the vocabulary of {path}")
     encoder = dataclasses.replace(saved.encoder, seq_length=config.seq_length or saved.encoder.seq_length,
                                   truncation=config.truncation or saved.encoder.truncation)
-    return task_class.from_settings(saved.task_settings), saved.model, encoder
+    return task_of(saved, task_class), saved.model, encoder
 
 
 def _without_settings(task_class: type[Task], config: InferConfig,

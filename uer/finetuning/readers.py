@@ -9,15 +9,15 @@ A row that does not fit stops the run with one line that names the file and the 
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from uer import json_files
 from uer.errors import UserError
+from uer.reading import read_bytes, require_regular
 
 # CLUE's names for our columns.
 JSON_NAMES = {"sentence": "text_a", "sentence1": "text_a", "sentence2": "text_b"}
@@ -89,10 +89,7 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = ())
 
 def read_lines(path: str, skipped: Counter[str]) -> list[tuple[int, str]]:
     """The non-blank lines with their numbers; only "\\n" ends a line, a "\\r" before it and a BOM are dropped."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+    raw = read_bytes(path)
     lines = []
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
@@ -110,6 +107,7 @@ def read_lines(path: str, skipped: Counter[str]) -> list[tuple[int, str]]:
 def file_hash(path: str) -> str:
     """A file's SHA-256 in hex, as sha256sum shows it."""
     digest = hashlib.sha256()
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
@@ -120,33 +118,15 @@ def file_hash(path: str) -> str:
 
 
 def read_json(path: str) -> Any:
-    """A whole JSON file.
-
-    Raises:
-        UserError: missing, not UTF-8, or not JSON (with the line of the mistake).
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: JSON nested too deeply") from None
+    """A whole JSON file of examples; errors as `uer.json_files.read_json`."""
+    return json_files.read_json(path, most=json_files.DATA_BYTES)
 
 
 def _json_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
                   optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     wanted = {*required, *optional}
     for number, line in lines:
-        try:
-            content = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error}") from None
-        except RecursionError:
-            raise UserError(f"{path}:{number}: JSON nested too deeply") from None
+        content = json_files.parse_json(line, path, number, half_pairs=True)
         if not isinstance(content, dict):
             raise UserError(f"{path}:{number}: a JSON object is needed on every line")
         record = {}

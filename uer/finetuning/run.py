@@ -26,7 +26,7 @@ from uer.finetuning.workbench import Workbench
 from uer.lock import OutputLock
 from uer.training import launch
 from uer.training.parallel import World, connect
-from uer.training.report import BarHandler, MetricsWriter
+from uer.training.report import BarHandler, LogFile, MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -84,16 +84,6 @@ def finetune(description: str, task_class: type[Task], argv: Sequence[str] | Non
         sys.exit(status)
 
 
-class _LogFile(logging.FileHandler):
-    """A log that cannot be written to, as on a full disk, ends the run with one line."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            raise UserError(f"--log_path {self.baseFilename}: {error.strerror}") from None
-        super().handleError(record)
-
-
 def set_up_logging(config: LogConfig, is_main: bool) -> None:
     """Lines to the terminal and to --log_path; other ranks than the first say nothing."""
     root = logging.getLogger("uer.finetuning")
@@ -102,7 +92,7 @@ def set_up_logging(config: LogConfig, is_main: bool) -> None:
     root.setLevel(logging.DEBUG if is_main else logging.CRITICAL)
     targets: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
     if config.log_path and is_main:
-        targets.append((_LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
+        targets.append((LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
     for handler, level in targets:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
         handler.setLevel(level)

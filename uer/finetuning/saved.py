@@ -9,7 +9,6 @@ model.bin, model.json and model.vocab.txt.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +17,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from uer import cli
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.finetuning.config import TRUNCATIONS
 from uer.finetuning.labels import shorten
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
-from uer.finetuning.readers import read_json
 from uer.finetuning.task import Task, TextEncoder
+from uer.json_files import json_text, read_json_object
 from uer.registry import choose
 from uer.tokenizers import TOKENIZERS
 from uer.tokenizers.vocab import Vocab, read_entries
@@ -34,6 +35,7 @@ FORMAT = "uer-finetuned"
 VERSION = 1
 # Parts of a pretrained model that a fine-tuned one must have as well.
 BACKBONE = ("embedding.", "encoder.")
+LEAST_LENGTH = 4
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: T
                       "vocab_path": vocabulary.name, "special_tokens": tokenizer.vocab.special_tokens},
         "model": dataclasses.asdict(model), "training": training}
     with atomic_path(settings_path(path)) as temporary:
-        temporary.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(settings, indent=2) + "\n", encoding="utf-8")
     save_weights(state, weights)
 
 
@@ -78,22 +80,59 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
     weights, settings = weights_path(path), settings_path(path)
     if not settings.exists():
         return None
-    content = read_json(str(settings))
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json_object(settings)
+    if content.get("format") != FORMAT:
         raise UserError(f"{settings}: not the settings of a fine-tuned model")
     if content.get("version") != VERSION:
         raise UserError(f"{settings}: version {content.get('version')}; this program reads version {VERSION}")
     try:
-        model = {key: tuple(value) if isinstance(value, list) else value for key, value in content["model"].items()}
-        named = settings.parent / content["tokenizer"]["vocab_path"]
+        tokenizer = content["tokenizer"]
+        named = settings.parent / tokenizer["vocab_path"]
         vocab = Vocab(read_entries(named if named.exists() else vocab_path(path)),  # all three files were renamed
-                      content["tokenizer"]["special_tokens"], str(settings))
-        kind = choose(TOKENIZERS, content["tokenizer"]["tokenizer"], str(settings))
-        encoder = TextEncoder(kind(vocab, content["tokenizer"]["do_lower_case"]), content["seq_length"],
-                              content["truncation"])
-        return SavedModel(weights, content["task"], content, ModelConfig(**model), encoder)
-    except (KeyError, TypeError, AttributeError) as error:
+                      tokenizer["special_tokens"], str(settings))
+        kind = choose(TOKENIZERS, tokenizer["tokenizer"], str(settings))
+        _check_settings(content, settings)
+        encoder = TextEncoder(kind(vocab, tokenizer["do_lower_case"]), content["seq_length"], content["truncation"])
+        model = cli.from_json(ModelConfig, content["model"], str(settings))
+        return SavedModel(weights, content["task"], content, model, encoder)
+    except KeyError as error:
+        raise UserError(f"{settings}: damaged settings: no {error}") from None
+    except (TypeError, AttributeError) as error:
         raise UserError(f"{settings}: damaged settings: {error}") from None
+
+
+def task_of(saved: SavedModel, task_class: type[Task]) -> Task:
+    """The task that the settings describe.
+
+    Raises:
+        UserError: they lack something that this kind of task needs.
+    """
+    try:
+        return task_class.from_settings(saved.task_settings)
+    except KeyError as error:
+        raise UserError(f"{settings_path(saved.weights_path)}: damaged settings: no {error}") from None
+
+
+def _check_settings(content: dict[str, Any], path: Path) -> None:
+    """
+    Raises:
+        UserError: a value is not what `save_finetuned` writes there.
+    """
+    damaged = f"{path}: damaged settings"
+    seq_length, labels = content["seq_length"], content.get("labels")
+    if type(seq_length) is not int or seq_length < LEAST_LENGTH:
+        raise UserError(f"{damaged}: seq_length must be a whole number of at least {LEAST_LENGTH}, not {seq_length}")
+    for name in ("choices_num", "doc_stride", "max_answer_length"):
+        if name in content and (type(content[name]) is not int or content[name] < 1):
+            raise UserError(f"{damaged}: {name} must be a whole number of at least 1, not {content[name]}")
+    if content["truncation"] not in TRUNCATIONS:
+        raise UserError(f"{damaged}: truncation must be one of {', '.join(TRUNCATIONS)}, not {content['truncation']}")
+    if type(content["tokenizer"]["do_lower_case"]) is not bool:
+        raise UserError(f"{damaged}: do_lower_case must be true or false")
+    if labels is not None and not (isinstance(labels, list) and labels
+                                   and all(isinstance(label, str) for label in labels)
+                                   and len(set(labels)) == len(labels)):
+        raise UserError(f"{damaged}: labels must be a list of different strings, not {shorten([str(labels)])}")
 
 
 def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> None:

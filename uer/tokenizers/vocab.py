@@ -1,12 +1,13 @@
 """The vocabulary: one entry a line, its id is its line number counted from 0."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from uer.errors import UserError
+from uer.json_files import read_json_object
+from uer.reading import read_bytes
 
 ENTRY_END = re.compile("[ \t\r\n]")  # what ends an entry in a file; a count may follow
 
@@ -36,13 +37,14 @@ class Vocab:
         """Args: tokens: the entries; special_tokens: role -> entry, default names where absent; source: for messages.
 
         Raises:
-            UserError: an entry is blank, holds what ends an entry in a file, or stands there twice, or a special entry
-                is missing.
+            UserError: an entry is blank, holds what ends an entry in a file, or stands there twice, a special entry is
+                missing, or two roles share one.
         """
         self.tokens = list(tokens)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
         _check_entries(self.tokens, self.ids, source)
         self.special_tokens = {**DEFAULT_SPECIAL_TOKENS, **(special_tokens or {})}
+        _check_roles(self.special_tokens, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             _special_id(self.ids, self.special_tokens[role], role, source) for role in DEFAULT_SPECIAL_TOKENS)
         self.fingerprint = hashlib.sha256("".join(f"{token}\n" for token in self.tokens).encode()).hexdigest()
@@ -72,10 +74,7 @@ def read_entries(path: Path) -> list[str]:
     Raises:
         UserError: the file is missing, unreadable, empty or not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: the vocabulary cannot be read: {error.strerror}") from None
+    content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -99,14 +98,9 @@ def read_special_tokens(path: Path) -> dict[str, str]:
     Raises:
         UserError: the file is not a JSON object of entries.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is needed")
+    content = read_json_object(path)
     named = {}
     for role in DEFAULT_SPECIAL_TOKENS.keys() & content.keys():
         value = content[role]
@@ -132,6 +126,17 @@ def _check_entries(tokens: list[str], ids: dict[str, int], source: str) -> None:
             raise UserError(f"{source}, line {line}: {token!r} holds whitespace, which ends an entry in a file")
         if len(ids) != len(tokens) and first.setdefault(token, line) != line:
             raise UserError(f"{source}, line {line}: '{token}' already stands at line {first[token]}")
+
+
+def _check_roles(special_tokens: dict[str, str], source: str) -> None:
+    roles: dict[str, str] = {}
+    for role, entry in special_tokens.items():
+        if not isinstance(entry, str):
+            raise UserError(f"{source}: {role} must be a string, not {type(entry).__name__}")
+        other = roles.setdefault(entry, role)
+        if other != role:
+            raise UserError(f"{source}: {other} and {role} are both '{entry}'; each role needs an entry of its own "
+                            "(special_tokens_map.json beside the vocabulary)")
 
 
 def _special_id(ids: dict[str, int], token: str, role: str, source: str) -> int:

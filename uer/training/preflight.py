@@ -3,6 +3,7 @@
 Each check raises a `UserError`, or an `OSError` that names its reason; `World.check` shows it once for all ranks.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import nn
 
 from uer.errors import UserError
 from uer.files import prepare_folder
+
+SLOT_BYTES = 32
+"""Of a batch in the making, for each place of its rows: tokens, segments, masks and their random numbers."""
 
 
 def check_output(output_model_path: str, kept_bytes: int) -> None:
@@ -20,6 +24,9 @@ def check_output(output_model_path: str, kept_bytes: int) -> None:
     """
     if Path(output_model_path).name in ("", ".", "..") or output_model_path.endswith("/"):
         raise UserError(f"--output_model_path {output_model_path}: a file name is needed")
+    if Path(output_model_path).is_dir():
+        raise UserError(f"--output_model_path {output_model_path}: is a folder; the beginning of file names is needed, "
+                        f"such as {Path(output_model_path) / 'model.bin'}")
     prepare_folder(output_model_path, "--output_model_path")
     folder = Path(output_model_path).parent
     free = shutil.disk_usage(folder).free
@@ -44,6 +51,19 @@ def check_lengths(path: str, seq_length: int, max_seq_length: int) -> None:
     if seq_length > max_seq_length:
         raise UserError(f"{path}: made with --seq_length {seq_length}, but the model's max_seq_length is "
                         f"{max_seq_length}")
+
+
+def check_update(rows: int, seq_length: int) -> None:
+    """The batches of an update, which are made together, fit into memory.
+
+    Args:
+        rows: of an update in one process: --batch_size x --accumulation_steps.
+    """
+    needed = rows * seq_length * SLOT_BYTES
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise UserError(f"--batch_size x --accumulation_steps: {rows:,} rows of {seq_length} tokens need "
+                        f"{needed / 2**30:,.0f} GiB; this machine has {present / 2**30:,.0f} GiB")
 
 
 def check_vocabulary(path: str, dataset: tuple[str, int, dict], vocabulary: tuple[str, int, dict]) -> None:

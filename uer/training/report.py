@@ -250,6 +250,17 @@ class BarHandler(logging.Handler):
         sys.stdout.flush()
 
 
+class LogFile(logging.FileHandler):
+    """A log that cannot be written to, as on a full disk, ends the run with one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What `emit` calls while it handles an exception."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise UserError(f"--log_path {self.baseFilename}: {error.strerror}") from None
+        super().handleError(record)
+
+
 def _set_up_logging(config: LogConfig) -> None:
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -259,7 +270,7 @@ def _set_up_logging(config: LogConfig) -> None:
     wanted: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
     if config.log_path:
         prepare_file(config.log_path, "--log_path")
-        wanted.append((logging.FileHandler(config.log_path, encoding="utf-8"), config.log_file_level))
+        wanted.append((LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
     for handler, level in wanted:
         handler.setFormatter(line)
         handler.setLevel(LEVELS[level])

@@ -17,6 +17,7 @@ from typing import Any
 
 from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING
+from uer.json_files import parse_json
 from uer.paths import existing
 from uer.training import checkpoint
 
@@ -113,7 +114,9 @@ def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: they contradict one another; the message names the fields.
     """
-    before = json.loads(saved)
+    before = parse_json(saved, path, half_pairs=True) if isinstance(saved, str) else None
+    if not isinstance(before, dict):
+        raise UserError(f"{path}: a damaged training state: its settings are no JSON object")
     after = json.loads(json.dumps(now))
     different = [f"{name} was {json.dumps(before[name], ensure_ascii=False)} and is now "
                  f"{json.dumps(after[name], ensure_ascii=False)}"

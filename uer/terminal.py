@@ -1,0 +1,37 @@
+"""Standard output and error as they are found: terminals of any encoding, pipes whose reader has left."""
+
+import contextlib
+import os
+import sys
+
+
+def tolerate_encodings() -> None:
+    """Print what the terminal's encoding lacks as an escape (`\\u4e2d`) instead of failing at it.
+
+    A GBK terminal or the C locale has no room for every character of a text or a file name.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def output_error() -> OSError | None:
+    """Why standard output cannot be written to, as where its disk is full or its reader has left; None where it can.
+
+    What could not be written is given up, so that the interpreter does not complain of it at its end.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+            sys.stdout.flush()
+        return error
+    return None
+
+
+def printable(text: str) -> str:
+    """`text` with what no encoding can write, such as the bytes of a file name that is not UTF-8, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
