@@ -1,6 +1,6 @@
 """The forward algorithm and Viterbi against all sequences, counted one by one."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def score(emissions: torch.Tensor, tags: tuple[int, ...], scores: Scores) -> flo
     """One row's score, as the definition has it."""
     total = scores.start[tags[0]] + scores.end[tags[-1]]
     total += sum(emissions[position, tag] for position, tag in enumerate(tags))
-    return float(total + sum(scores.transitions[one, other] for one, other in zip(tags, tags[1:])))
+    return float(total + sum(scores.transitions[one, other] for one, other in pairwise(tags)))
 
 
 @pytest.mark.parametrize("seed", range(3))

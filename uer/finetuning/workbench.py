@@ -66,12 +66,14 @@ class Workbench:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                             f"{model.max_seq_length}")
         encoder = TextEncoder(build_tokenizer(tokenizer_config), config.seq_length, config.truncation)
-        task = task_class.of_training_file(config.train_path, task_config)
+        task = task_class.of_training_file(config.train_path, task_config, config.columns)
+        task.columns = config.columns
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:
             raise UserError(f"--save_best_by: '{config.save_best_by}' is unknown for this task; choose from: "
                             f"{', '.join(task.metric_names)}")
-        files = [task.examples(path, encoder) if path else None
-                 for path in (config.train_path, config.dev_path, config.test_path)]
+        files = [task.examples(config.train_path, encoder),
+                 *(task.evaluation_examples(path, encoder) if path else None
+                   for path in (config.dev_path, config.test_path))]
         return cls(task, encoder, model, config, world, Precision(config.precision, world.device), *files)
 
     @property
