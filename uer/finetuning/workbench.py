@@ -103,7 +103,7 @@ class Workbench:
         torch.manual_seed(settings.seed)
         model = self.task.build(self.model, len(self.encoder.tokenizer.vocab))
         if self.config.pretrained_model_path:
-            for line in load_pretrained(model, self.config.pretrained_model_path):
+            for line in load_pretrained(model, self.config.pretrained_model_path, self.config.config_path):
                 (logger.debug if quiet else logger.info)(line)
         elif not quiet:
             logger.warning("No --pretrained_model_path: the whole model starts at random")
