@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from uer import cli
 from uer.config import REQUIRED, flag
 from uer.files import atomic_path
-from uer.finetuning.chart import draw
+from uer.finetuning.chart import draw, require_matplotlib
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid import run_grid
 from uer.finetuning.run import parse_with
@@ -32,6 +32,8 @@ class ScoreboardConfig:
 
 def main() -> None:
     [config] = cli.parse(__doc__, (ScoreboardConfig,))
+    if config.chart:
+        require_matplotlib()
     entries = read_list(config.scoreboard_path)
     folder = Path(config.output_dir)
     prepared = []

@@ -26,7 +26,7 @@ def test_sizes_are_those_of_the_settings(changes):
 
 
 @pytest.mark.parametrize("changes, vocab_size, words", [
-    ({"hidden_size": 24, "emb_size": 24, "layers_num": 3}, 30, ("layers 2, hidden 12", "layers 3, hidden 24", "c.json")),
+    ({"hidden_size": 24, "emb_size": 24, "layers_num": 3}, 30, ("layers 2, hidden 12", "layers 3, hidden 24")),
     ({"layers_num": 1}, 30, ("layers 2", "layers 1", "--config_path")),
     ({"feedforward_size": 48}, 30, ("feed-forward 20", "feed-forward 48")),
     ({}, 31, ("30 vocabulary entries", "--vocab_path has 31")),
@@ -40,7 +40,7 @@ def test_what_differs_is_named(changes, vocab_size, words):
 
 
 def test_the_default_settings_file_is_called_so():
-    with pytest.raises(UserError, match="base_config.json .--config_path's default"):
+    with pytest.raises(UserError, match=r"base_config.json .--config_path's default"):
         check_sizes(build_model(CONFIG, 30).state_dict(), ModelConfig(), 30, "m.bin", TrainConfig.config_path)
 
 
