@@ -1,8 +1,10 @@
 """Opening a UER checkpoint with no more than its path. What the scripts that use a model share; not a command."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from _settings import model_settings
@@ -45,19 +47,36 @@ class CheckpointFlags:
         return self.load_model_path or self.pretrained_model_path or ""
 
 
-def open_checkpoint(flags: CheckpointFlags) -> tuple[dict[str, Tensor], ModelConfig]:
+def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
     """A checkpoint's weights, and the settings of --config_path, of its training state, or as its tensors tell.
+
+    Args:
+        flags: which checkpoint.
+        given: the settings as the command line has them, where the script has the flags of the architecture; those
+            that were given there change what the checkpoint tells.
 
     Raises:
         UserError: it cannot be read, or is no BERT and --config_path is not given.
     """
     weights = load_weights(flags.path)
-    config = model_settings(flags.config_path)
+    config = given if given and flags.config_path else model_settings(flags.config_path)
     if config is not None:
         return weights, config
     sizes = names.measure(weights, BERT, "uer", flags.path)
     stages = recorded_stages(flags.path)
-    return weights, bert.model_config(sizes, stages[0].model() if stages else None, ("mlm",), False, flags.path)
+    config = bert.model_config(sizes, stages[0].model() if stages else None, ("mlm",), False, flags.path)
+    return weights, replace(config, **(given_settings(given) if given else {}))
+
+
+def given_settings(config: ModelConfig, argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings of `config` whose flags stand on the command line.
+
+    >>> given_settings(ModelConfig(heads_num=4), ["--heads_num", "4"])
+    {'heads_num': 4}
+    """
+    words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+    return {field.name: getattr(config, field.name) for field in fields(config)
+            if words & {f"--{field.name}", f"--no-{field.name}"}}
 
 
 def vocab_size(weights: Mapping[str, Tensor], path: str) -> int:

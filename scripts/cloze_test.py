@@ -17,7 +17,7 @@ import torch
 from _checkpoint import CheckpointFlags, fill, open_checkpoint, open_tokenizer, vocab_size
 
 from uer import cli
-from uer.config import TokenizerConfig, flag
+from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.model import Model, build_model
@@ -25,6 +25,7 @@ from uer.reading import naming, require_regular
 from uer.tokenizers import Tokenizer
 
 MASK = "[MASK]"
+SHOWN_WORDS = 10
 HEADER = "text\tposition\tanswer\tpredictions\n"
 
 
@@ -36,7 +37,8 @@ class Flags:
     test_path: str | None = flag(None, "A file with a sentence a line.", path="read")
     prediction_path: str | None = flag(None, "Where the answers to --test_path are written, tab-separated.",
                                        path="write")
-    topk: int = flag(10, "How many words are shown for each mask.")
+    topn: int | None = flag(None, "How many words are shown for each mask (default: 10).")
+    topk: int | None = flag(None, "Another name for --topn.")
     batch_size: int = flag(64, "Sentences of a batch.")
     seq_length: int = flag(128, "Longest row in tokens; of longer sentences the part around the mask is read.")
     seed: int = flag(7, "Seed of the masked places.")
@@ -45,9 +47,11 @@ class Flags:
         found = [] if self.text or self.test_path else ["--text or --test_path is needed"]
         if bool(self.test_path) != bool(self.prediction_path):
             found.append("--test_path and --prediction_path belong together")
-        least = {"topk": 1, "batch_size": 1, "seq_length": 3}
+        if self.topn is not None and self.topk is not None:
+            found.append("--topn and --topk are two names of one setting")
+        least = {"topn": 1, "topk": 1, "batch_size": 1, "seq_length": 3}
         return found + [f"--{name} must be at least {number}" for name, number in least.items()
-                        if getattr(self, name) < number]
+                        if getattr(self, name) is not None and getattr(self, name) < number]
 
 
 class Cloze(NamedTuple):
@@ -66,13 +70,15 @@ class Guess(NamedTuple):
 
 
 def main() -> None:
-    flags, source, tokenizer_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig))
-    weights, config = open_checkpoint(source)
+    flags, source, tokenizer_config, model_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig,
+                                                                        ModelConfig))
+    weights, config = open_checkpoint(source, model_config)
     size = vocab_size(weights, source.path)
     tokenizer = open_tokenizer(tokenizer_config, size, source.path)
     model = build_model(replace(config, target=("mlm",), tie_weights=False), size)
     fill(model, weights, source)
-    flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length), topk=min(flags.topk, size))
+    flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length),
+                    topn=min(flags.topn or flags.topk or SHOWN_WORDS, size))
     if flags.text:
         _answer_text(model, tokenizer, flags)
     if flags.test_path:
@@ -98,7 +104,7 @@ def make_cloze(text: str, tokenizer: Tokenizer, length: int, draw: torch.Generat
 
 
 @torch.no_grad()
-def guess(model: Model, clozes: Sequence[Cloze], topk: int) -> list[list[Guess]]:
+def guess(model: Model, clozes: Sequence[Cloze], topn: int) -> list[list[Guess]]:
     """For each row and each of its masks, the likeliest entries."""
     if not clozes:
         return []
@@ -109,7 +115,7 @@ def guess(model: Model, clozes: Sequence[Cloze], topk: int) -> list[list[Guess]]
     rows = [row for row, cloze in enumerate(clozes) for _ in cloze.places]
     places = [place for cloze in clozes for place in cloze.places]
     logits = model.target["mlm"].logits(model.encode(src, real)[rows, places])
-    best = logits.float().softmax(-1).topk(topk)
+    best = logits.float().softmax(-1).topk(topn)
     guesses = iter(zip(best.indices.tolist(), best.values.tolist()))
     return [[Guess(*next(guesses)) for _ in cloze.places] for cloze in clozes]
 
@@ -121,7 +127,7 @@ def _answer_text(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
     cloze = make_cloze(flags.text, tokenizer, flags.seq_length, torch.Generator())
     assert cloze is not None
     print(flags.text)
-    answers = guess(model, [cloze], flags.topk)[0]
+    answers = guess(model, [cloze], flags.topn)[0]
     for number, answer in enumerate(answers, 1):
         if len(answers) > 1:
             print(f"mask {number}:")
@@ -140,7 +146,7 @@ def _answer_file(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
             made = [make_cloze(text, tokenizer, flags.seq_length, draw) for text in texts]
             clozes = [cloze for cloze in made if cloze is not None]
             counts["empty"] += len(made) - len(clozes)
-            for cloze, answers in zip(clozes, guess(model, clozes, flags.topk)):
+            for cloze, answers in zip(clozes, guess(model, clozes, flags.topn)):
                 counts["sentences"] += 1
                 counts["masked by us"] += cloze.answer is not None
                 counts["right"] += cloze.answer is not None and cloze.answer == answers[0].ids[0]

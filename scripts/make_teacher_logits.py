@@ -22,7 +22,7 @@ from uer import cli
 from uer.config import REQUIRED, ModelConfig, TokenizerConfig, flag
 from uer.errors import UserError
 from uer.files import atomic_path
-from uer.finetuning.config import InferConfig
+from uer.finetuning.config import COLUMNS_HELP, InferConfig, column_problems
 from uer.finetuning.infer import compute_outputs
 from uer.finetuning.paths import model_files
 from uer.finetuning.readers import NO_LABEL, read_table
@@ -42,12 +42,13 @@ class TeacherConfig:
                                        path="read")
     output_path: str = flag(REQUIRED, "TSV with the columns label, text_a, text_b where there is one, and logits.",
                             path="write")
+    columns: tuple[str, ...] = flag((), COLUMNS_HELP)
     batch_size: int = flag(64, "Rows of a batch.")
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
     precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
 
     def problems(self) -> list[str]:
-        return [] if self.batch_size >= 1 else ["--batch_size must be at least 1"]
+        return column_problems(self.columns) + (["--batch_size must be at least 1"] if self.batch_size < 1 else [])
 
     def reads(self) -> list[File]:
         """The settings and the vocabulary beside the teacher."""
@@ -91,9 +92,10 @@ def teacher_labels(path: str) -> tuple[str, ...]:
 
 def ask(path: str, config: TeacherConfig) -> Lesson:
     """The teacher's logits for every text of a file."""
-    table = read_table(path, ("text_a",), ("label", "text_b"))
+    table = read_table(path, ("text_a",), ("label", "text_b"), config.columns)
     infer = InferConfig(load_model_path=config.teacher_model_path, test_path=path, prediction_path=config.output_path,
-                        batch_size=config.batch_size, device=config.device, precision=config.precision)
+                        columns=config.columns, batch_size=config.batch_size, device=config.device,
+                        precision=config.precision)
     _, examples, outputs = compute_outputs(Classification, infer, ModelConfig(), TokenizerConfig())
     assert len(examples) == len(table)
     labels = ["" if label == NO_LABEL else label.strip() for label in table.get("label") or [""] * len(table)]

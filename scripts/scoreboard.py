@@ -10,7 +10,7 @@ from uer import cli
 from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
-from uer.finetuning.chart import draw
+from uer.finetuning.chart import draw, require_matplotlib
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid import run_grid
 from uer.finetuning.run import parse_with
@@ -39,6 +39,8 @@ class ScoreboardConfig:
 
 def main() -> None:
     [config] = cli.parse(__doc__, (ScoreboardConfig,))
+    if config.chart:
+        require_matplotlib()
     entries = read_list(config.scoreboard_path)
     folder = Path(config.output_dir)
     prepared = []

@@ -134,13 +134,20 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(description: str, sections: Sequence[type], fields: dict[str, dataclasses.Field],
             helping: bool) -> _Parser:
-    """Flags in groups, one for each section; the usage line shows those that a command cannot do without."""
+    """Flags in groups, one for each section, and what is not built yet at the end; the usage line shows those that a
+    command cannot do without."""
     required = [f"--{name} {_metavar(field)}" for name, field in fields.items() if field.default is REQUIRED]
     parser = _Parser(description=description, usage=" ".join(["%(prog)s", *required, "[flags]"]), allow_abbrev=False,
                      argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter)
     for section in sections:
         group = parser.add_argument_group((section.__doc__ or section.__name__).partition("\n")[0].rstrip("."))
         for field in dataclasses.fields(section):
+            if not field.metadata["planned"]:
+                _add_flag(group, field, helping)
+    planned = [field for field in fields.values() if field.metadata["planned"]]
+    if planned:
+        group = parser.add_argument_group("Not built yet: accepted for UER-py's commands, without effect")
+        for field in planned:
             _add_flag(group, field, helping)
     return parser
 
@@ -167,8 +174,6 @@ def _add_flag(parser: argparse._ArgumentGroup, field: dataclasses.Field, helping
     """Add one flag; the names of a family, whose import may take seconds, are looked up only for `--help`."""
     kind, many = _kind(field)
     help_text = field.metadata["help"].replace("%", "%%") + " (The flag may be omitted.)" * field.metadata["positional"]
-    if field.metadata["planned"]:
-        help_text += " (No effect yet: what reads it is not built.)"
     if helping and field.metadata["family"]:
         help_text += f" One of: {', '.join(_family(field.metadata['family'])[0]) or 'none is built yet'}."
     if field.default is REQUIRED:

@@ -31,6 +31,7 @@ from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
 from uer.registry import choose
+from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.vocab import Vocab
@@ -256,7 +257,9 @@ def _build(settings: Settings, world: World, vocab: Vocab, reporter: Reporter, f
                         deep_init=config.deep_init)
     path = config.pretrained_model_path
     if path and fresh:
-        lines = checkpoint.load_into(model, checkpoint.load_weights(path), path).lines()
+        weights = checkpoint.load_weights(path)
+        check_sizes(weights, settings.model, len(vocab), path, config.config_path)
+        lines = checkpoint.load_into(model, weights, path).lines()
         reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
         for line in lines:
             reporter.say(f"{path}: {line}")

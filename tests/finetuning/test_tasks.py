@@ -113,7 +113,7 @@ def test_c3(tiny):
     lines = [json.loads(line) for line in predict(tiny, MultipleChoiceTask, content, "c3_test.json")]
     assert [(line["id"], line["label"]) for line in lines[:2]] == [("0-0", 0), ("1-0", 2)]
     entries[3][1][0]["answer"] = "none"
-    with pytest.raises(UserError, match="entry 4: the answer is none of the choices"):
+    with pytest.raises(UserError, match="entry 4, question 1: the answer is none of the choices"):
         train(tiny, MultipleChoiceTask, json.dumps(entries), "c3.json")
 
 
@@ -136,7 +136,7 @@ def test_cmrc_through_windows(tiny):
     assert sum(answer == "甲乙" for answer in found.values()) == round(metrics["em"] * 48)
     with pytest.raises(UserError, match="question Q0: its answer does not stand in the text"):
         train(tiny, ReadingComprehension, squad([("丙丁", "甲", 0)]), "squad.json")
-    with pytest.raises(UserError, match="question 1 is not as SQuAD's JSON has it"):
+    with pytest.raises(UserError, match="paragraph 1: 'context' is missing"):
         train(tiny, ReadingComprehension, '{"data": [{"paragraphs": [{"qas": [{}]}]}]}', "squad.json")
 
 

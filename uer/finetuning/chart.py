@@ -1,5 +1,6 @@
 """The scoreboard as a picture: filled circles are ours, lines their spread over seeds, open diamonds are published."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,25 @@ from uer.files import atomic_path
 from uer.finetuning.scoreboard import Row, published_row
 
 
+def require_matplotlib() -> None:
+    """
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("the chart needs matplotlib (pip install matplotlib); --chart false leaves it out")
+
+
 def draw(rows: list[Row], tasks: list[str], path: Path) -> None:
     """Write a PNG.
 
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the chart needs matplotlib (pip install matplotlib); --chart false leaves it out") from None
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     columns = [*tasks, "score"]
     figure = Figure(figsize=(3.5 + 1.5 * len(columns), 5), layout="constrained")
     FigureCanvasAgg(figure)

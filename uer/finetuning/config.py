@@ -8,6 +8,15 @@ from uer.finetuning.paths import fold_path, grid_results_path, model_files, stat
 from uer.paths import File
 
 TRUNCATIONS = ("head", "tail", "head_tail")
+COLUMNS_HELP = ("Names of the columns of TSV files without a header, from left to right: label, text_a, text_b, "
+                "logits, and any other name for a column that is not read.")
+
+
+def column_problems(columns: tuple[str, ...]) -> list[str]:
+    """What is wrong with --columns."""
+    if columns and "text_a" not in columns:
+        return ["--columns must name text_a"]
+    return ["--columns names a column twice"] if len(set(columns)) < len(columns) else []
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,7 @@ class FinetuneConfig:
     train_path: str = flag(REQUIRED, "Training examples.", path="read")
     dev_path: str = flag(REQUIRED, "Examples that choose the best epoch.", path="read")
     test_path: str | None = flag(None, "Examples for the final figure.", path="read")
+    columns: tuple[str, ...] = flag((), COLUMNS_HELP)
     config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.", path="read")
     batch_size: int = flag(32, "Rows of an update, over all ranks together.")
     seq_length: int = flag(128, "Longest row in tokens, [CLS] and [SEP] included.")
@@ -35,6 +45,8 @@ class FinetuneConfig:
                                           "by default the task's first metric.")
     resume: str = flag("auto", "auto: go on after the last epoch of a command that was killed; never: start anew.",
                        choices=("auto", "never"))
+    report_all_labels: bool = flag(False, "Report the scores of every label, not only of the worst and best ones "
+                                          "(classifiers with many labels).")
     precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
     compile: str = flag("auto", "torch.compile; auto is on a GPU, for trainings long enough to earn its time back.",
                         choices=("auto", "on", "off"))
@@ -50,7 +62,7 @@ class FinetuneConfig:
             found.append("--seed and --seeds must lie between 0 and 2^63 - 1")
         if len(set(self.seeds)) < len(self.seeds):
             found.append("--seeds names a seed twice")
-        return found
+        return found + column_problems(self.columns)
 
     def writes(self) -> list[File]:
         """The model's files, and the results of a grid under its name."""
@@ -126,6 +138,40 @@ class CmrcConfig:
 
 
 @dataclass(frozen=True)
+class C3InferConfig:
+    """What only prediction of multiple choice has."""
+
+    max_choices_num: int | None = flag(None, "Most choices of a question (default: as fine-tuned, else 4).")
+
+    def problems(self) -> list[str]:
+        few = self.max_choices_num is not None and self.max_choices_num < 2
+        return ["--max_choices_num must be at least 2"] if few else []
+
+
+@dataclass(frozen=True)
+class CmrcInferConfig:
+    """What only prediction of reading comprehension has."""
+
+    doc_stride: int | None = flag(None, "Tokens from the begin of one window on a long text to the begin of the next "
+                                        "(default: as fine-tuned, else 128).")
+    max_answer_length: int | None = flag(None, "Most tokens of an answer (default: as fine-tuned, else 30).")
+
+    def problems(self) -> list[str]:
+        return [f"--{name} must be at least 1" for name in ("doc_stride", "max_answer_length")
+                if getattr(self, name) is not None and getattr(self, name) < 1]
+
+
+@dataclass(frozen=True)
+class NerConfig:
+    """What only named entities have."""
+
+    label2id_path: str | None = flag(None, "JSON object from tags to numbers, the order of the model's outputs "
+                                           "(default: the training file's tags, sorted; weights that UER-py wrote "
+                                           "need it).", path="read")
+    crf_target: bool = flag(False, "A conditional random field decides the tags of a row together.")
+
+
+@dataclass(frozen=True)
 class AdversarialConfig:
     """Adversarial training: the word embedding is disturbed where it hurts most."""
 
@@ -182,6 +228,7 @@ class InferConfig:
                                 path="read")
     test_path: str = flag(REQUIRED, "Examples to label.", path="read")
     prediction_path: str = flag(REQUIRED, "Where the predictions are written.", path="write")
+    columns: tuple[str, ...] = flag((), COLUMNS_HELP)
     config_path: str | None = flag(None, "JSON file of the model's settings, for weights that UER-py wrote.",
                                    path="read")
     batch_size: int = flag(64, "Rows of a batch.")
@@ -200,7 +247,7 @@ class InferConfig:
             found.append("--seq_length must be at least 4")
         if self.labels_num is not None and self.labels_num < 1:
             found.append("--labels_num must be at least 1")
-        return found
+        return found + column_problems(self.columns)
 
     def reads(self) -> list[File]:
         """The model's files, and those of the models of a cross-validation under its name."""

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from uer.config import ModelConfig
 from uer.data.batch import Batch
+from uer.layers.crf import ConditionalRandomField, Scores
 from uer.layers.linear import Linear
 from uer.model import Backbone
 
@@ -66,6 +67,18 @@ class Tagger(Backbone):
     def forward(self, batch: Batch) -> Tensor:
         """(B, S, outputs)"""
         return self.output_layer(self.encode(batch.src, batch.seg))
+
+
+class CrfTagger(Tagger):
+    """A tagger whose tags are decided together, by a conditional random field over each row."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
+        super().__init__(config, vocab_size, outputs_num)
+        self.crf = ConditionalRandomField(outputs_num)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Scores]:
+        """The emissions (B, S, outputs), and what the field adds to them."""
+        return super().forward(batch), self.crf()
 
 
 class SiameseClassifier(PooledModel):

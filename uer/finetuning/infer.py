@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num
 
 def infer(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
     """The whole prediction script of a task."""
-    config, *configs = cli.parse(description, (InferConfig, ModelConfig, TokenizerConfig), argv)
+    own = (task_class.infer_config_class,) if task_class.infer_config_class else ()
+    config, *configs = cli.parse(description, (InferConfig, ModelConfig, TokenizerConfig, *own), argv)
     prepare_predictions(config)
     task, examples, outputs = compute_outputs(task_class, config, *configs)
     write_predictions(config, task, examples, outputs)
@@ -45,17 +47,26 @@ def write_predictions(config: InferConfig, task: Task, examples: Examples, outpu
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     skipped = "".join(f"; {count} {what} of {config.test_path} have none"
                       for what, count in examples.skipped.items() if count)
-    print(f"{len(examples)} predictions written to {config.prediction_path}{skipped}")
+    print(f"{task.describe(examples)} written to {config.prediction_path}{skipped}")
 
 
 def compute_outputs(task_class: type[Task], config: InferConfig, model_config: ModelConfig,
-                    tokenizer_config: TokenizerConfig) -> tuple[Task, Examples, list[np.ndarray]]:
-    """What the model at --load_model_path says about every example of --test_path."""
+                    tokenizer_config: TokenizerConfig,
+                    task_flags: Any = None) -> tuple[Task, Examples, list[np.ndarray]]:
+    """What the model at --load_model_path says about every example of --test_path.
+
+    Args:
+        task_flags: the task's `infer_config_class`, where it has one.
+    """
+    if task_flags is None and task_class.infer_config_class:
+        task_flags = task_class.infer_config_class()
     saved = load_settings(config.load_model_path)
     if saved is not None:
         task, model_config, encoder = _with_settings(saved, task_class, config, model_config, tokenizer_config)
+        task = task.with_flags(task_flags)
     else:
-        task, encoder = _without_settings(task_class, config, tokenizer_config)
+        task, encoder = _without_settings(task_class, config, tokenizer_config, task_flags)
+    task.columns = config.columns
     if encoder.seq_length > model_config.max_seq_length:
         raise UserError(f"--seq_length {encoder.seq_length} exceeds the model's max_seq_length "
                         f"{model_config.max_seq_length}")
@@ -92,13 +103,14 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
     return task_of(saved, task_class), saved.model, encoder
 
 
-def _without_settings(task_class: type[Task], config: InferConfig,
-                      tokenizer_config: TokenizerConfig) -> tuple[Task, TextEncoder]:
+def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_config: TokenizerConfig,
+                      task_flags: Any) -> tuple[Task, TextEncoder]:
     """Weights that UER-py wrote: the flags say what they are."""
     path = weights_path(config.load_model_path)
-    check_head(load_weights(path), task_class, path)
+    state = load_weights(path)
+    check_head(state, task_class, path)
     if config.config_path is None:
         raise UserError(f"--config_path is required: there are no settings beside {path} "
                         "(a model that run_classifier.py and its kin saved has them)")
-    task = task_class.of_labels_num(config.labels_num)
+    task = task_class.of_weights(config.labels_num, task_flags, state)
     return task, TextEncoder(build_tokenizer(tokenizer_config), config.seq_length or 128, config.truncation or "head")

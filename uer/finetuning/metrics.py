@@ -1,7 +1,7 @@
 """Figures of an evaluation, in numpy, from whole predictions: nothing here is averaged over batches."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -41,28 +41,67 @@ def f1_of_counts(correct: int, predicted: int, gold: int) -> dict[str, float]:
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """The entities (first, last, kind) of a row of BIO tags. An I that continues nothing begins an entity of its own.
+# What a prefix says of a word's place in its entity: Begin, Inside, End, or Single; by the names of the schemes.
+SCHEMES = {
+    "BIO": {"B": "B", "I": "I"},
+    "BIOES": {"B": "B", "I": "I", "E": "E", "S": "S"},
+    "BMES": {"B": "B", "M": "I", "E": "E", "S": "S"},
+    "BILOU": {"B": "B", "I": "I", "L": "E", "U": "S"},
+}
+NO_SCHEME = "none"
+OUTSIDE = "O"
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """The prefix and the kind; the prefix is "" where the tag has none.
+
+    >>> [split_tag(tag) for tag in ("B-PER", "S", "NN")]
+    [('B', 'PER'), ('S', ''), ('', 'NN')]
+    """
+    if len(tag) == 1 and tag.isupper():
+        return tag, ""
+    return (tag[0], tag[2:]) if tag[0].isupper() and tag[1:2] == "-" else ("", tag)
+
+
+def fitting_schemes(tags: Iterable[str]) -> list[str]:
+    """The schemes that have every prefix of the tags; none where a tag but O has no prefix."""
+    prefixes = {split_tag(tag)[0] for tag in tags if tag != OUTSIDE}
+    return [name for name, roles in SCHEMES.items() if prefixes <= roles.keys()]
+
+
+def entities(tags: Sequence[str], scheme: str = "BIO") -> set[tuple[int, int, str]]:
+    """The entities (first, last, kind) of a row of tags.
+
+    As conlleval and seqeval's default mode read them: an entity begins at B and S, and at any I and E that continues
+    none of its kind; it ends at E and S, and before whatever does not continue it. Without a scheme, every word with
+    a tag other than O is an entity.
 
     >>> sorted(entities(["B-PER", "I-PER", "O", "B-LOC"]))
     [(0, 1, 'PER'), (3, 3, 'LOC')]
     """
-    found, start, kind = set(), 0, ""
-    for position, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if kind and (prefix != "I" or name != kind):
-            found.add((start, position - 1, kind))
-            kind = ""
-        if prefix in ("B", "I") and not kind:
-            start, kind = position, name
+    if scheme == NO_SCHEME:
+        return {(position, position, tag) for position, tag in enumerate(tags) if tag != OUTSIDE}
+    found, start, open_kind = set(), 0, None
+    for position, tag in enumerate([*tags, OUTSIDE]):
+        prefix, kind = split_tag(tag)
+        role = SCHEMES[scheme].get(prefix, OUTSIDE)
+        if open_kind is not None and (role in ("O", "B", "S") or kind != open_kind):
+            found.add((start, position - 1, open_kind))
+            open_kind = None
+        if role != OUTSIDE and open_kind is None:
+            start, open_kind = position, kind
+        if role in ("E", "S"):
+            found.add((start, position, open_kind))
+            open_kind = None
     return found
 
 
-def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Precision, recall and F1 of whole entities."""
+def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]],
+                  scheme: str = "BIO") -> dict[str, float]:
+    """Precision, recall and F1 of whole entities: both ends and the kind must be right."""
     counts = Counter(correct=0, predicted=0, gold=0)
     for ours, theirs in zip(predicted, gold):
-        found, wanted = entities(ours), entities(theirs)
+        found, wanted = entities(ours, scheme), entities(theirs, scheme)
         counts.update(correct=len(found & wanted), predicted=len(found), gold=len(wanted))
     return f1_of_counts(**counts)
 

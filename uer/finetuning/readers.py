@@ -1,7 +1,7 @@
 """Files of examples -> tables of columns, with the line every row came from.
 
 Three formats, told apart by their content:
-- UER's TSV: a header that names `text_a` and any of `label`, `text_b`, `logits`;
+- UER's TSV: a header that names `text_a` and any of `label`, `text_b`, `logits`; without one, --columns names them;
 - JSON lines, with the same names or those of CLUE's files (`sentence`, `sentence1`, `sentence2`);
 - lcqmc as published: no header, three columns: two texts and 0 or 1.
 
@@ -23,6 +23,8 @@ from uer.reading import read_bytes, require_regular
 JSON_NAMES = {"sentence": "text_a", "sentence1": "text_a", "sentence2": "text_b"}
 # OCNLI's annotators did not agree on these.
 NO_LABEL = "-"
+NUMBER = re.compile(r"-?\d+(\.\d*)?")
+GUESSED_LINES = 200  # are looked at to propose names for columns
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -53,8 +55,14 @@ class Table:
         return UserError(f"{self.path}:{self.lines[row]}: {message}")
 
 
-def read_table(path: str, required: Sequence[str], optional: Sequence[str] = ()) -> Table:
+def read_table(path: str, required: Sequence[str], optional: Sequence[str] = (),
+               columns: Sequence[str] = ()) -> Table:
     """Read the columns `required`, and those of `optional` that the file has.
+
+    Args:
+        path: the file.
+        required, optional: names of columns.
+        columns: names of all columns of a TSV without a header; a file that has a header is read by it.
 
     Rows whose label is "-" (OCNLI's for "no agreement") and blank lines are left out and counted in `skipped`.
 
@@ -68,7 +76,7 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = ())
     if lines[0][1].lstrip().startswith("{"):
         records = _json_records(path, lines, required, optional)
     else:
-        records = _tsv_records(path, lines, required, optional)
+        records = _tsv_records(path, lines, required, optional, columns)
     numbers: list[int] = []
     columns: dict[str, list[str]] = {}
     for number, record in records:
@@ -122,6 +130,32 @@ def read_json(path: str) -> Any:
     return json_files.read_json(path, most=json_files.DATA_BYTES)
 
 
+KIND_NAMES = {str: "a text", list: "a list", dict: "an object", int: "a whole number"}
+
+
+def member(content: Any, key: str, kind: type, where: str) -> Any:
+    """`content[key]`, which must be there and of a kind.
+
+    Args:
+        content: what stands in a JSON file where an object is needed.
+        where: the file and the place in it, for the message.
+
+    Raises:
+        UserError: `content` is no object, or the key is missing or of another kind.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must be an object with '{key}', not {_kind_name(content)}")
+    if key not in content:
+        raise UserError(f"{where}: '{key}' is missing")
+    if not isinstance(content[key], kind) or (kind is int and isinstance(content[key], bool)):
+        raise UserError(f"{where}: '{key}' must be {KIND_NAMES[kind]}, not {_kind_name(content[key])}")
+    return content[key]
+
+
+def _kind_name(value: Any) -> str:
+    return "null" if value is None else KIND_NAMES.get(type(value), type(value).__name__)
+
+
 def _json_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
                   optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     wanted = {*required, *optional}
@@ -151,28 +185,80 @@ def _json_text(value: Any, path: str, number: int, key: str) -> str:
     raise UserError(f"{path}:{number}: '{key}' must be a string or a number, not {type(value).__name__}")
 
 
-def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
-                 optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    header = lines[0][1].split("\t")
+def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str], optional: Sequence[str],
+                 columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     if "\r" in lines[0][1]:
         raise UserError(f"{path}:1: a carriage return inside the line; lines must end with a line feed")
-    if "text_a" in header or "label" in header:
-        lines = lines[1:]
-        _require(required, header, path, 1)
-        if len(set(header)) < len(header):
-            raise UserError(f"{path}:1: the header names a column twice")
-    elif len(header) == 3 and header[2].strip() in ("0", "1"):
-        header = ["text_a", "text_b", "label"]
-        _require(required, header, path, 1)
-    else:
-        raise UserError(f"{path}:1: no header: the first line must name the columns, such as label and text_a")
+    header, lines, source = _header(path, lines, required, columns)
+    _require(required, header, path, 1)
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}:1: the header names a column twice")
     wanted = {*required, *optional}
     for number, line in lines:
         values = line.split("\t")
         if len(values) != len(header):
-            raise UserError(f"{path}:{number}: {len(values)} columns where the header has {len(header)} "
+            raise UserError(f"{path}:{number}: {len(values)} columns where {source} has {len(header)} "
                             f"({', '.join(header)})")
         yield number, {name: value for name, value in zip(header, values) if name in wanted}
+
+
+def _header(path: str, lines: list[tuple[int, str]], required: Sequence[str],
+            columns: Sequence[str]) -> tuple[Sequence[str], list[tuple[int, str]], str]:
+    """The names of a TSV's columns, the lines that hold rows, and what the names come from."""
+    first = lines[0][1].split("\t")
+    if "text_a" in first or "label" in first:
+        return first, lines[1:], "the header"
+    if columns:
+        return columns, lines, "--columns"
+    if len(first) == 3 and first[2].strip() in ("0", "1"):
+        return ("text_a", "text_b", "label"), lines, "lcqmc"
+    guessed = guess_columns([line for _, line in lines[:GUESSED_LINES]], required)
+    if guessed:
+        raise UserError(f"{path}:1: no header; if its columns are {' and '.join(guessed)}: --columns "
+                        f"{' '.join(guessed)}")
+    raise UserError(f"{path}:1: no header: the first line, or --columns, must name the columns, such as label and "
+                    "text_a")
+
+
+def guess_columns(lines: Sequence[str], required: Sequence[str]) -> list[str]:
+    """What the columns of a TSV without a header may be called; none where its rows are of no use.
+
+    The label is taken to be the column with the fewest different words, numbers before other words; longer columns
+    are texts.
+
+    >>> guess_columns(["1\\tgood book", "0\\tbad", "1\\tfine"], ("label", "text_a"))
+    ['label', 'text_a']
+    """
+    rows = [line.split("\t") for line in lines]
+    count = len(rows[0])
+    if any(len(row) != count for row in rows):
+        return []
+    columns = list(zip(*rows))
+    order = sorted(range(count), key=lambda column: _label_likeness(columns[column]))
+    kinds = [len({word for value in columns[column] for word in value.split()}) for column in order]
+    labelled = "label" in required or (count > 1 and kinds[0] * 2 <= kinds[-1])
+    names = ["label"] * labelled + [name for name in ("text_a", "text_b") if name in required or count > 1]
+    if any(name not in names[:count] for name in required):
+        return []
+    chosen, texts = order[:labelled], sorted(order[labelled:], key=lambda column: -_length(columns[column]))[:2]
+    found = [f"column_{column + 1}" for column in range(count)]
+    for name, column in zip(names, [*chosen, *sorted(texts)]):
+        found[column] = name
+    return found
+
+
+def _label_likeness(values: Sequence[str]) -> tuple[bool, int, float]:
+    """Smaller for a column that is likelier to hold labels."""
+    counts = len({word for value in values for word in value.split()})
+    is_number = all(NUMBER.fullmatch(value.strip()) for value in values)
+    numbered = is_number and [value.strip() for value in values] in (
+        [str(number) for number in range(start, start + len(values))] for start in (0, 1))
+    return not is_number or (numbered and len(values) > 1), counts, _length(values)
+
+
+def _length(values: Sequence[str]) -> float:
+    """The mean number of characters."""
+    return sum(map(len, values)) / len(values)
 
 
 def _require(required: Sequence[str], found: Sequence[str] | dict[str, str], path: str, number: int) -> None:

@@ -250,7 +250,7 @@ def report(bench: Workbench, trials: list[Trial], path: str) -> None:
         logger.info("%s set evaluation: %s", name, describe(metrics))
         if metrics.get("predicted_labels") == 1:
             logger.warning("Every prediction is the same label: the model has learned nothing else")
-        for line in bench.task.report(outputs, examples):
+        for line in bench.task.report(outputs, examples, bench.config.report_all_labels):
             logger.info(line)
     if len(trials) > 1:
         for name, scores in (("dev", [trial.score for trial in trials]),

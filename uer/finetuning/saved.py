@@ -26,7 +26,9 @@ from uer.finetuning.labels import shorten
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
 from uer.finetuning.task import Task, TextEncoder
 from uer.json_files import json_text, read_json_object
+from uer.model import Backbone
 from uer.registry import choose
+from uer.sizes import check_sizes
 from uer.tokenizers import TOKENIZERS
 from uer.tokenizers.vocab import Vocab, read_entries
 from uer.training.checkpoint import load_into, load_weights, save_weights
@@ -163,8 +165,11 @@ def check_head(state: Mapping[str, Tensor], task: Task | type[Task], path: str |
                         f"{' (it is a pretrained model: fine-tune it first)' if pretrained else ''}")
 
 
-def load_pretrained(model: nn.Module, path: str | os.PathLike) -> list[str]:
+def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) -> list[str]:
     """Fill a model's backbone with pretrained weights; its head, unless the file has one of this name, stays as it is.
+
+    Args:
+        config_path: where the model's settings come from, for the message.
 
     Returns:
         Lines for the log: what the file holds beside the backbone, and which parameters start at random.
@@ -173,6 +178,7 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike) -> list[str]:
         UserError: a parameter of the embedding or the encoder is missing or of another size.
     """
     state = load_weights(path)
+    check_sizes(state, model.config, model.vocab_size, path, config_path)
     report = load_into(model, state, path)
     if report.other_shape:
         raise UserError(_other_shape(path, report.other_shape))

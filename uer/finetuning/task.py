@@ -1,6 +1,6 @@
 """What the loop needs to know of a task; each file of `uer.finetuning.tasks` fills this in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,8 @@ class Task:
         metric_names: figures that --save_best_by may name; the first is the default. More is better in all of them.
         head_keys: parameters that only a fine-tuned model of this task has.
         config_class: the flags that only this task has, if any.
+        infer_config_class: the same of its prediction script.
+        columns: names of the columns of TSV files without a header (--columns).
         whole_batch: the loss compares a batch's examples with one another, so ranks cannot share a batch.
     """
 
@@ -46,10 +48,12 @@ class Task:
     metric_names: tuple[str, ...]
     head_keys: tuple[str, ...]
     config_class: type | None = None
+    infer_config_class: type | None = None
+    columns: tuple[str, ...] = ()
     whole_batch: bool = False
 
     @classmethod
-    def of_training_file(cls, path: str, config: Any) -> "Task":
+    def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Task":
         """The task that a training file poses, such as its labels; `config` is a `config_class`."""
         raise NotImplementedError
 
@@ -60,6 +64,10 @@ class Task:
             labelled: False at inference: targets are not read.
         """
         raise NotImplementedError
+
+    def evaluation_examples(self, path: str, encoder: TextEncoder) -> Examples:
+        """Read and encode a file whose figures are wanted, such as dev."""
+        return self.examples(path, encoder)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         """A model with random weights; its forward takes a Batch and gives what `loss` and `outputs` take."""
@@ -81,9 +89,17 @@ class Task:
         """Figures of a whole file; `outputs` in the examples' order."""
         raise NotImplementedError
 
-    def report(self, outputs: list[np.ndarray], examples: Examples) -> list[str]:
-        """Lines that tell a reader more than the figures."""
+    def report(self, outputs: list[np.ndarray], examples: Examples, all_labels: bool = False) -> list[str]:
+        """Lines that tell a reader more than the figures.
+
+        Args:
+            all_labels: a line for every label, however many there are.
+        """
         return []
+
+    def describe(self, examples: Examples) -> str:
+        """How many predictions there are for a file, in words."""
+        return f"{len(examples)} predictions"
 
     def settings(self) -> dict[str, Any]:
         """What `from_settings` needs to make this task again at inference; plain JSON."""
@@ -97,6 +113,25 @@ class Task:
             UserError: the task needs more than a number of labels.
         """
         raise UserError(f"--load_model_path: the task '{cls.name}' needs the settings file beside the weights")
+
+    @classmethod
+    def of_weights(cls, labels_num: int | None, flags: Any, state: Mapping[str, Tensor]) -> "Task":
+        """The task of weights without settings.
+
+        Args:
+            labels_num: as the user gave it.
+            flags: an `infer_config_class`.
+            state: the weights.
+        """
+        return cls.of_labels_num(labels_num).with_flags(flags)
+
+    def with_flags(self, flags: Any) -> "Task":
+        """The task as the flags of inference, an `infer_config_class`, change it.
+
+        Raises:
+            UserError: they contradict what the model was trained with.
+        """
+        return self
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """The lines of the prediction file.

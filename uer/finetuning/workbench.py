@@ -17,7 +17,6 @@ from uer.finetuning.compilation import compile_errors, compile_model, is_compile
 from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.encode import content_hash
 from uer.finetuning.heads import initialise_head
-from uer.finetuning.labels import shorten
 from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
 from uer.finetuning.progress import Progress, seconds_text
 from uer.finetuning.readers import file_hash
@@ -57,12 +56,14 @@ class Workbench:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                             f"{model.max_seq_length}")
         encoder = TextEncoder(build_tokenizer(tokenizer_config), config.seq_length, config.truncation)
-        task = task_class.of_training_file(config.train_path, task_config)
+        task = task_class.of_training_file(config.train_path, task_config, config.columns)
+        task.columns = config.columns
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:
             raise UserError(f"--save_best_by: '{config.save_best_by}' is unknown for this task; choose from: "
                             f"{', '.join(task.metric_names)}")
-        files = [_read(task, path, encoder) if path else None
-                 for path in (config.train_path, config.dev_path, config.test_path)]
+        files = [_read(task.examples, config.train_path, encoder),
+                 *(_read(task.evaluation_examples, path, encoder) if path else None
+                   for path in (config.dev_path, config.test_path))]
         return cls(task, encoder, model, config, world, Precision(config.precision, world.device), *files)
 
     @property
@@ -109,9 +110,8 @@ class Workbench:
         model = self.task.build(self.model, len(self.encoder.tokenizer.vocab))
         if self.config.pretrained_model_path:
             initialise_head(model)
-            for line in load_pretrained(model, self.config.pretrained_model_path):
+            for line in load_pretrained(model, self.config.pretrained_model_path, self.config.config_path):
                 (logger.debug if quiet else logger.info)(line)
-            check_finite(model, self.config.pretrained_model_path)
         elif not quiet:
             logger.warning("No --pretrained_model_path: the whole model starts at random")
         model.to(self.world.device)
@@ -142,24 +142,14 @@ class Workbench:
                 "dev_hash": self.dev.hash, **facts})
 
 
-def _read(task: Task, path: str, encoder: TextEncoder) -> Examples:
+def _read(read: Callable[[str, TextEncoder], Examples], path: str, encoder: TextEncoder) -> Examples:
     """A file's examples, with a line that says how long it took."""
     logger.info("Reading and tokenizing %s", path)
     began = time.perf_counter()
-    examples = task.examples(path, encoder)
+    examples = read(path, encoder)
     logger.info("%s: %d examples, %d tokens (%s)", path, len(examples), int(examples.rows.lengths.sum()),
                 seconds_text(time.perf_counter() - began))
     return examples
-
-
-def check_finite(model: nn.Module, path: str) -> None:
-    """
-    Raises:
-        UserError: a parameter that was loaded from `path` holds NaN or infinite values.
-    """
-    wrong = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
-    if wrong:
-        raise UserError(f"{path}: the weights are not finite: {shorten(wrong, 3)}; such weights are never used")
 
 
 def fingerprint(path: Path) -> str:

@@ -17,10 +17,10 @@ from uer.config import ModelConfig
 from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
-from uer.finetuning.config import C3Config
+from uer.finetuning.config import C3Config, C3InferConfig
 from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import MultipleChoice
-from uer.finetuning.readers import file_hash, read_json
+from uer.finetuning.readers import file_hash, member, read_json
 from uer.finetuning.task import Task, TextEncoder
 
 UNANSWERED = -1
@@ -48,12 +48,14 @@ class MultipleChoiceTask(Task):
     metric_names = ("accuracy",)
     head_keys = ("output_layer.weight", "output_layer.bias")
     config_class = C3Config
+    infer_config_class = C3InferConfig
 
     def __init__(self, choices_num: int) -> None:
         self.choices_num = choices_num
 
     @classmethod
-    def of_training_file(cls, path: str, config: C3Config) -> "MultipleChoiceTask":
+    def of_training_file(cls, path: str, config: C3Config,
+                         columns: tuple[str, ...] = ()) -> "MultipleChoiceTask":
         return cls(config.max_choices_num)
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
@@ -89,6 +91,10 @@ class MultipleChoiceTask(Task):
     def from_settings(cls, settings: dict[str, Any]) -> "MultipleChoiceTask":
         return cls(settings["choices_num"])
 
+    def with_flags(self, flags: C3InferConfig) -> "MultipleChoiceTask":
+        """Each choice has a score of its own, so that their number may differ from the training's."""
+        return MultipleChoiceTask(flags.max_choices_num or self.choices_num)
+
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "MultipleChoiceTask":
         return cls(labels_num or C3Config.max_choices_num)
@@ -110,22 +116,39 @@ def read_c3(path: str, choices_num: int, labelled: bool) -> list[Question]:
         raise UserError(f"{path}: a JSON list of texts with questions is needed")
     found = []
     for number, entry in enumerate(content, start=1):
-        try:
-            sentences, questions = entry[0], entry[1]
-            name = entry[2] if len(entry) > 2 else number
-            for at, question in enumerate(questions):
-                choices = tuple(question["choice"])
-                answer = choices.index(question["answer"]) if labelled else UNANSWERED
-                found.append(Question("\n".join(sentences), question["question"], choices, answer,
-                                      question.get("id", f"{name}-{at}")))
-        except (KeyError, TypeError, IndexError, AttributeError):
-            raise UserError(f"{path}: entry {number} is not [[sentences], [{{question, choice, answer}}], "
-                            "id]") from None
-        except ValueError:
-            raise UserError(f"{path}: entry {number}: the answer is none of the choices") from None
-        if any(len(question["choice"]) > choices_num for question in questions):
+        questions = _questions(entry, f"{path}: entry {number}", number, labelled)
+        if any(len(question.choices) > choices_num for question in questions):
             raise UserError(f"{path}: entry {number}: more than --max_choices_num {choices_num} choices")
+        found += questions
+    if not found:
+        raise UserError(f"{path}: no question in the file")
     return found
+
+
+def _questions(entry: Any, where: str, number: int, labelled: bool) -> list[Question]:
+    """The questions of one entry, [[sentences], [{question, choice, answer}], id]."""
+    if not isinstance(entry, list) or len(entry) < 2:
+        raise UserError(f"{where} must be a list [[sentences], [{{question, choice, answer}}], id]")
+    sentences, questions = entry[0], entry[1]
+    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise UserError(f"{where}: its first item must be a list of sentences")
+    if not isinstance(questions, list):
+        raise UserError(f"{where}: its second item must be a list of questions")
+    name = entry[2] if len(entry) > 2 else number
+    return [_question(asked, f"{where}, question {at + 1}", "\n".join(sentences), f"{name}-{at}", labelled)
+            for at, asked in enumerate(questions)]
+
+
+def _question(asked: Any, where: str, text: str, name: str, labelled: bool) -> Question:
+    choices = member(asked, "choice", list, where)
+    if not choices or not all(isinstance(choice, str) for choice in choices):
+        raise UserError(f"{where}: 'choice' must be a list of texts")
+    answer = UNANSWERED
+    if labelled:
+        if member(asked, "answer", str, where) not in choices:
+            raise UserError(f"{where}: the answer is none of the choices")
+        answer = choices.index(asked["answer"])
+    return Question(text, member(asked, "question", str, where), tuple(choices), answer, asked.get("id", name))
 
 
 def _encode(questions: list[Question], choices_num: int, encoder: TextEncoder) -> Sequences:

@@ -19,6 +19,9 @@ from uer.finetuning.metrics import classification, confusion_matrix, label_score
 from uer.finetuning.readers import Table, file_hash, read_table
 from uer.finetuning.task import Task, TextEncoder
 
+MOST_LABELS = 20  # with a line each in a report
+SHOWN_LABELS = 10  # of more, the worst and the best are shown
+
 
 class Classification(Task):
     """One of several labels.
@@ -43,8 +46,9 @@ class Classification(Task):
         self.pairs = pairs
 
     @classmethod
-    def of_training_file(cls, path: str, config: ClassifierConfig) -> "Classification":
-        table = read_table(path, ("label", "text_a"), ("text_b", "logits"))
+    def of_training_file(cls, path: str, config: ClassifierConfig,
+                         columns: tuple[str, ...] = ()) -> "Classification":
+        table = read_table(path, ("label", "text_a"), ("text_b", "logits"), columns)
         labels = train_labels(table)
         if config.soft_targets and "logits" not in table:
             raise UserError(f"{path}: --soft_targets needs a column 'logits'")
@@ -53,7 +57,7 @@ class Classification(Task):
 
     def read(self, path: str, labelled: bool) -> tuple[Table, dict[str, np.ndarray]]:
         """The file's table, and its targets."""
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b", "logits"))
+        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b", "logits"), self.columns)
         if self.pairs is not None and self.pairs != ("text_b" in table):
             raise UserError(f"{path}: no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
                             f"{path}: a column 'text_b', but the model is trained on single texts")
@@ -91,9 +95,10 @@ class Classification(Task):
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
         return classification(np.stack(outputs).argmax(-1), examples.targets["label"], len(self.labels))
 
-    def report(self, outputs: list[np.ndarray], examples: Examples) -> list[str]:
+    def report(self, outputs: list[np.ndarray], examples: Examples, all_labels: bool = False) -> list[str]:
         predicted = np.stack(outputs).argmax(-1)
-        return report_lines(confusion_matrix(predicted, examples.targets["label"], len(self.labels)), self.labels.names)
+        return report_lines(confusion_matrix(predicted, examples.targets["label"], len(self.labels)),
+                            self.labels.names, all_labels)
 
     def settings(self) -> dict[str, Any]:
         return {"labels": list(self.labels.names), "pairs": self.pairs}
@@ -140,13 +145,34 @@ def balanced_weights(numbers: np.ndarray, labels_num: int) -> np.ndarray:
     return (len(numbers) / (labels_num * np.maximum(counts, 1))).astype(np.float32)
 
 
-def report_lines(matrix: np.ndarray, names: Sequence[str]) -> list[str]:
-    """The confusion matrix (rows predicted, columns gold), then precision, recall and F1 of each label."""
-    width = len(str(matrix.max()))
-    lines = ["Confusion matrix (rows: predicted, columns: label):"]
-    lines += ["  " + " ".join(f"{count:>{width}}" for count in row) for row in matrix] if len(names) <= 20 else [
-        f"  {len(names)} labels: left out"]
-    lines.append("Precision, recall, F1 of each label:")
-    lines += [f"  Label {name}: {precision:.3f}, {recall:.3f}, {f1:.3f}"
-              for name, (precision, recall, f1) in zip(names, label_scores(matrix))]
+def report_lines(matrix: np.ndarray, names: Sequence[str], all_labels: bool = False) -> list[str]:
+    """The confusion matrix (rows predicted, columns gold), then precision, recall and F1 of each label.
+
+    Of more than MOST_LABELS labels there is no matrix, and unless `all_labels`, only the worst and the best by F1 are
+    shown, among those that occur in the examples.
+    """
+    scores, counts = label_scores(matrix), matrix.sum(axis=0)
+    few = len(names) <= MOST_LABELS
+    lines = []
+    if few:
+        width = len(str(matrix.max()))
+        lines.append("Confusion matrix (rows: predicted, columns: label):")
+        lines += ["  " + " ".join(f"{count:>{width}}" for count in row) for row in matrix]
+    if few or all_labels:
+        return [*lines, "Precision, recall, F1 of each label:",
+                *(_label_line(names[number], scores[number]) for number in range(len(names)))]
+    present = [number for number in range(len(names)) if counts[number]]
+    ordered = sorted(present, key=lambda number: (scores[number, 2], names[number]))
+    shown = min(SHOWN_LABELS, len(ordered) // 2)
+    absent = len(names) - len(present)
+    lines.append(f"{len(names)} labels{f', {absent} of them in no example' if absent else ''}; F1: "
+                 f"median {np.median(scores[present, 2]):.3f}, {int((scores[present, 2] == 0).sum())} labels at 0 "
+                 "(--report_all_labels shows every one)")
+    for title, chosen in (("worst", ordered[:shown]), ("best", ordered[len(ordered) - shown:][::-1])):
+        lines.append(f"Precision, recall, F1 of the {shown} {title} labels:")
+        lines += [f"{_label_line(names[number], scores[number])} ({counts[number]} examples)" for number in chosen]
     return lines
+
+
+def _label_line(name: str, scores: np.ndarray) -> str:
+    return "  Label {}: {:.3f}, {:.3f}, {:.3f}".format(name, *scores)

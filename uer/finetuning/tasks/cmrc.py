@@ -5,7 +5,9 @@ knows its characters in the text, so an answer is cut from the text itself.
 """
 
 import json
+import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,16 @@ from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.answers import exact_match, f1_score, split_pieces
 from uer.finetuning.batches import Examples
-from uer.finetuning.config import CmrcConfig
+from uer.finetuning.config import CmrcConfig, CmrcInferConfig
 from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import Tagger
-from uer.finetuning.readers import file_hash, read_json
+from uer.finetuning.readers import file_hash, member, read_json
 from uer.finetuning.task import Task, TextEncoder
 
 LONGEST_QUESTION = 64
+SHORTEST_ROW = 7  # [CLS], half of the row's tokens for the question, [SEP], a token of the text, [SEP]
+
+logger = logging.getLogger("uer.finetuning")
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,15 @@ class ReadingComprehension(Task):
     metric_names = ("f1", "em")
     head_keys = ("output_layer.weight", "output_layer.bias")
     config_class = CmrcConfig
+    infer_config_class = CmrcInferConfig
 
     def __init__(self, doc_stride: int, max_answer_length: int) -> None:
         self.doc_stride = doc_stride
         self.max_answer_length = max_answer_length
 
     @classmethod
-    def of_training_file(cls, path: str, config: CmrcConfig) -> "ReadingComprehension":
+    def of_training_file(cls, path: str, config: CmrcConfig,
+                         columns: tuple[str, ...] = ()) -> "ReadingComprehension":
         return cls(config.doc_stride, config.max_answer_length)
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
@@ -83,6 +90,7 @@ class ReadingComprehension(Task):
                 rows.append(row)
                 windows.append(window)
                 targets.append(window_target(window, gold))
+        self._warn_of_gaps(path, windows, encoder.seq_length)
         offsets = np.array([window.offset for window in windows])
         return Examples(Sequences(Ragged.of(rows), offsets),
                         targets={"span": np.array(targets), "offset": offsets},
@@ -95,6 +103,9 @@ class ReadingComprehension(Task):
         vocab = encoder.tokenizer.vocab
         head = np.concatenate([[vocab.cls_id], asked[:encoder.seq_length // 2], [vocab.sep_id]])
         room = encoder.seq_length - len(head) - 1
+        if room < 1:
+            raise UserError(f"--seq_length {encoder.seq_length}: a row with a question has no room for its text; "
+                            f"{SHORTEST_ROW} is the least")
         found, first = [], 0
         while True:
             last = min(first + room, len(ids))
@@ -103,6 +114,14 @@ class ReadingComprehension(Task):
             if last == len(ids):
                 return found
             first += min(self.doc_stride, room)
+
+    def _warn_of_gaps(self, path: str, windows: list[Window], seq_length: int) -> None:
+        """Say so where windows do not overlap, so that an answer over a border is in none of them."""
+        apart = sum(one.question == other.question and one.last <= other.first
+                    for one, other in pairwise(windows))
+        if apart:
+            logger.warning("%s: --doc_stride %d leaves no overlap between %d windows of --seq_length %d and the next; "
+                           "a smaller one finds answers over their borders", path, self.doc_stride, apart, seq_length)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return Tagger(config, vocab_size, 2)
@@ -150,6 +169,14 @@ class ReadingComprehension(Task):
     def from_settings(cls, settings: dict[str, Any]) -> "ReadingComprehension":
         return cls(settings["doc_stride"], settings["max_answer_length"])
 
+    def with_flags(self, flags: CmrcInferConfig) -> "ReadingComprehension":
+        return ReadingComprehension(flags.doc_stride or self.doc_stride,
+                                    flags.max_answer_length or self.max_answer_length)
+
+    def describe(self, examples: Examples) -> str:
+        questions, windows = len(examples.info["questions"]), len(examples)
+        return f"{questions} answers" + (f" (from {windows} windows)" if windows > questions else "")
+
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "ReadingComprehension":
         return cls(CmrcConfig.doc_stride, CmrcConfig.max_answer_length)
@@ -191,31 +218,45 @@ def read_squad(path: str, labelled: bool) -> list[Question]:
     Raises:
         UserError: something is not as SQuAD has it, or an answer is not where it is said to be.
     """
-    content, found = read_json(path), []
-    try:
-        for article in content["data"]:
-            for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    answers = asked["answers"] if labelled else []
-                    found.append(Question(str(asked["id"]), asked["question"], paragraph["context"],
-                                          tuple(answer["text"] for answer in answers),
-                                          int(answers[0]["answer_start"]) if answers else 0))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: question {len(found) + 1} is not as SQuAD's JSON has it: {error!r}") from None
+    found = []
+    for number, article in enumerate(member(read_json(path), "data", list, f"{path}: the file"), start=1):
+        where = f"{path}: article {number}"
+        for at, paragraph in enumerate(member(article, "paragraphs", list, where), start=1):
+            found += _questions(paragraph, f"{where}, paragraph {at}", labelled)
     if not found:
         raise UserError(f"{path}: no question in the file")
-    for question in found:
-        if labelled and not question.answers:
-            raise UserError(f"{path}: question {question.name} has no answer")
-        where = question.text.find(question.answers[0]) if labelled else 0
-        if where < 0:
-            raise UserError(f"{path}: question {question.name}: its answer does not stand in the text")
-    return [_relocated(question) for question in found]
+    return found
+
+
+def _questions(paragraph: Any, where: str, labelled: bool) -> list[Question]:
+    """The questions of a paragraph, {"context", "qas": [{"id", "question", "answers"}]}."""
+    text, found = member(paragraph, "context", str, where), []
+    for number, asked in enumerate(member(paragraph, "qas", list, where), start=1):
+        name = asked.get("id") if isinstance(asked, dict) else None
+        if not isinstance(name, (str, int)):
+            raise UserError(f"{where}, question {number} must be an object with 'id', 'question' and 'answers'")
+        here = f"{where}, question {name}"
+        answers, start = _answers(asked, here) if labelled else ((), 0)
+        found.append(_relocated(Question(str(name), member(asked, "question", str, here), text, answers, start)))
+        if labelled and answers[0] not in text:
+            raise UserError(f"{here}: its answer does not stand in the text")
+    return found
+
+
+def _answers(asked: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:
+    """The right answers, and where the first of them begins."""
+    answers = member(asked, "answers", list, where)
+    if not answers:
+        raise UserError(f"{where} has no answer")
+    texts = tuple(member(answer, "text", str, f"{where}, answer {number}") for number, answer in enumerate(answers, 1))
+    if not texts[0].strip():
+        raise UserError(f"{where}, answer 1: 'text' is empty")
+    return texts, member(answers[0], "answer_start", int, f"{where}, answer 1")
 
 
 def _relocated(question: Question) -> Question:
     """CMRC's published files have some answers a few characters off: the nearest place in the text counts."""
-    if not question.answers:
+    if not question.answers or question.answers[0] not in question.text:
         return question
     answer, places, at = question.answers[0], [], -1
     while (at := question.text.find(answer, at + 1)) >= 0:

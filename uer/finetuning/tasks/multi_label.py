@@ -32,8 +32,8 @@ class MultiLabel(Task):
         self.labels = labels
 
     @classmethod
-    def of_training_file(cls, path: str, config: Any) -> "MultiLabel":
-        table = read_table(path, ("label", "text_a"))
+    def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "MultiLabel":
+        table = read_table(path, ("label", "text_a"), columns=columns)
         names = [name for label in table["label"] for name in split_labels(label)]
         if not names:
             raise UserError(f"{path}: no row has a label")
@@ -56,7 +56,7 @@ class MultiLabel(Task):
         return wanted
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",))
+        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")),
                         targets={"labels": self.read_labels(table)} if labelled else {}, hash=file_hash(path),
                         skipped=table.skipped)

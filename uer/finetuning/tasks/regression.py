@@ -22,11 +22,11 @@ class Regression(Task):
     head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
 
     @classmethod
-    def of_training_file(cls, path: str, config: Any) -> "Regression":
+    def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Regression":
         return cls()
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",))
+        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
         targets = {"label": read_numbers(table)} if labelled else {}
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")), targets=targets,
                         hash=file_hash(path), skipped=table.skipped)

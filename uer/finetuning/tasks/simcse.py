@@ -29,7 +29,6 @@ class Simcse(Task):
     """Cosine similarities; no head.
 
     Args:
-        train_path: the file whose examples are for training.
         temperature: what similarities are divided by.
     """
 
@@ -39,23 +38,26 @@ class Simcse(Task):
     config_class = SimcseConfig
     whole_batch = True
 
-    def __init__(self, train_path: str, temperature: float) -> None:
-        self.train_path = train_path
+    def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
     @classmethod
-    def of_training_file(cls, path: str, config: SimcseConfig) -> "Simcse":
-        return cls(path, config.temperature)
+    def of_training_file(cls, path: str, config: SimcseConfig, columns: tuple[str, ...] = ()) -> "Simcse":
+        return cls(config.temperature)
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
-        training = path == self.train_path
-        table = read_table(path, ("text_a",) if training else ("label", "text_a", "text_b"), ("text_b",))
-        if training and len(table) < 2:
+        table = read_table(path, ("text_a",), ("text_b",), self.columns)
+        if len(table) < 2:
             raise UserError(f"{path}: one example has nothing to be told apart from")
         rows = interleave(encoder.sequences(table["text_a"]),
                           encoder.sequences(table["text_b"] if "text_b" in table else table["text_a"]))
-        return Examples(rows, ways=2, targets={} if training else {"label": read_numbers(table)},
-                        hash=file_hash(path), skipped=table.skipped)
+        return Examples(rows, ways=2, hash=file_hash(path), skipped=table.skipped)
+
+    def evaluation_examples(self, path: str, encoder: TextEncoder) -> Examples:
+        table = read_table(path, ("label", "text_a", "text_b"), columns=self.columns)
+        rows = interleave(encoder.sequences(table["text_a"]), encoder.sequences(table["text_b"]))
+        return Examples(rows, ways=2, targets={"label": read_numbers(table)}, hash=file_hash(path),
+                        skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return SentenceEncoder(config, vocab_size)
