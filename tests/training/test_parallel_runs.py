@@ -124,6 +124,23 @@ def test_a_killed_rank_takes_the_others_down(playground):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_stopped_rank_is_named(playground):
+    """Rank 0 holds the store that the ranks' pulses are in, and so is the harder case."""
+    job = playground.start("m", total_steps=100000, report_steps=5, world_size=2, gpu_ranks=(0, 1),
+                           collective_timeout=1)
+    until = time.monotonic() + 30
+    while "tokens/s" not in job.output and time.monotonic() < until:
+        time.sleep(0.01)
+    ranks = sorted(pid for pid in processes_of(job.pid) if pid != job.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[0], signal.SIGSTOP)
+    assert job.wait(30) == 2
+    assert re.findall(r"error: .*--collective_timeout.*rank 0 does not run", job.output)
+    assert job.output.count("error:") == 1 and "Traceback" not in job.output
+    assert processes_of(job.pid) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ranks_end_with_their_parent_and_the_next_run_waits_for_them(playground):
     flags = {"total_steps": 100000, "report_steps": 5, "save_checkpoint_steps": 5, "world_size": 2, "gpu_ranks": (0, 1)}
     job = playground.start("m", **flags)

@@ -76,7 +76,7 @@ def test_metrics_files_are_read_by_step(tmp_path):
     with pytest.raises(UserError, match="line 1"):
         plot_training.read_metrics(str(path))
     with pytest.raises(UserError, match="no reports"):
-        plot_training.read_metrics("/dev/null")
+        plot_training.read_metrics(str(empty))
 
 
 def test_the_picture_is_drawn(tmp_path):

@@ -35,6 +35,15 @@ LARGEST_PORT = 65535
 CLEAN_STATUSES = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
+def _know_nothing(error: BaseException) -> str:
+    return ""
+
+
+# What this process knows of a failed communication, such as which rank did not answer; "" where nothing. Set by
+# `uer.training.parallel`, which connects the ranks.
+explain: Callable[[BaseException], str] = _know_nothing
+
+
 class SharedError(UserError):
     """A user's error that every rank knows of: rank 0 shows it."""
 
@@ -152,8 +161,9 @@ def _run_here(place: Place, worker: Callable[..., int], *arguments: Any) -> int:
             raise
         return describe(error).status
     except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise UserError(describe(error).message) from None
+        failure = describe(error)
+        if failure.user:
+            raise UserError(failure.message) from None
         raise
 
 
@@ -212,6 +222,9 @@ def describe(error: BaseException) -> _Failure:
     if is_out_of_memory(error):
         return _Failure(3, 2, f"out of memory: {str(error).strip() or 'nothing is left'}; a smaller --batch_size or "
                         "model needs less", user=True)
+    reason = explain(error)
+    if reason:
+        return _Failure(3, 2, reason, user=True)
     text = "".join(traceback.format_exception(error))
     return _Failure(1 if is_lost_peer(error) else 2, 1, text)
 
@@ -220,6 +233,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine or the GPU had no room for a tensor."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether this exception says that another rank did not answer in time."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("timed out" in text or "timeout" in text)
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from uer.config import ParallelConfig
 from uer.errors import UserError
+from uer.training import launch
 from uer.training.launch import Place, SharedError
+from uer.training.pulse import Pulse
 
 PATIENCE_SECONDS = 10
 CACHED_KERNELS = 32
@@ -37,6 +39,7 @@ class World:
     local_rank: int
     device: torch.device
     config: ParallelConfig
+    pulse: Pulse | None = None
 
     @property
     def is_main(self) -> bool:
@@ -46,6 +49,7 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up `tensor` over the ranks, in place."""
         if self.world_size > 1:
+            self._enter()
             dist.all_reduce(tensor)
         return tensor
 
@@ -53,6 +57,7 @@ class World:
         """Whether `here` is true on any rank. Waits for every rank, on the host."""
         if self.world_size == 1:
             return here
+        self._enter()
         flag = torch.tensor(int(here))
         dist.all_reduce(flag)
         return bool(flag.item())
@@ -65,6 +70,7 @@ class World:
         """Rank 0's value, a plain Python object, on every rank."""
         if self.world_size == 1:
             return value
+        self._enter()
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
@@ -90,6 +96,7 @@ class World:
         if self.world_size == 1:
             problems: list[str | None] = [problem]
         else:
+            self._enter()
             problems = [None] * self.world_size
             dist.all_gather_object(problems, problem)
         found: dict[str, list[int]] = {}
@@ -178,8 +185,15 @@ class World:
             for name, tensor in parameters.items():
                 tensor.copy_(self.part(state[name], tensor))
 
+    def _enter(self) -> None:
+        """Count a collective operation: the ranks that have entered fewer are behind."""
+        if self.pulse is not None:
+            self.pulse.calls += 1
+
     def close(self) -> None:
         """Leave the others, when all is done."""
+        if self.pulse is not None:
+            self.pulse.stop()
         if self.world_size > 1 or self.config.sharding == "fsdp":
             dist.destroy_process_group()
 
@@ -206,7 +220,23 @@ def connect(place: Place, config: ParallelConfig) -> World:
     dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size, timeout=timeout)
     present = world.sum_(torch.ones((), device=device))
     assert int(present.item()) == place.world_size, f"{present} of {place.world_size} ranks answered"
-    return world
+    return _with_pulse(world, place, timeout) if place.world_size > 1 else world
+
+
+def _with_pulse(world: World, place: Place, timeout: timedelta) -> World:
+    """The world with a pulse, over a connection of its own: the other one may be waiting when it is needed."""
+    store = dist.TCPStore(place.host, place.port, None, is_master=False, timeout=timeout, wait_for_workers=False)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    pulse = Pulse(dist.PrefixStore(f"uer-{attempt}", store), world.rank, world.world_size)
+    world.barrier()  # every pulse has beaten once
+    seconds = int(timeout.total_seconds())
+
+    def explain(error: BaseException) -> str:
+        who = pulse.diagnose() if launch.is_timeout(error) else ""
+        return f"waited {seconds} s (--collective_timeout) for another rank: {who}" if who else ""
+
+    launch.explain = explain
+    return replace(world, pulse=pulse)
 
 
 def _forget_old_shapes() -> None:

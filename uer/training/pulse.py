@@ -1,0 +1,114 @@
+"""Which rank keeps the others waiting: every rank tells a shared store once a second that it runs, and how far it is.
+
+When a collective operation times out, the healthy ranks are the ones that fail. What they say is only that somebody
+did not answer; the store tells who: a rank whose pulse has stopped (its process is stopped, or its machine is gone),
+else the one that is behind the others.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+INTERVAL = 0.5
+LOOKS = 3
+"""How many intervals a pulse is watched for before it is called silent."""
+
+
+class Store(Protocol):
+    """What is asked of torch's stores."""
+
+    def set(self, key: str, value: str) -> None:
+        """Write."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all keys are there."""
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        """Read; waits for keys that are missing."""
+
+
+class Pulse:
+    """One rank's pulse, beaten by a thread of its own.
+
+    Attributes:
+        calls: collective operations that this rank has entered so far; whoever starts one adds to it.
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int) -> None:
+        self.calls = 0
+        self._store, self._rank, self._world_size = store, rank, world_size
+        self._over = threading.Event()
+        self._beat(0)
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._over.set()
+        self._thread.join(INTERVAL)
+
+    def diagnose(self) -> str:
+        """Which ranks do not answer, in words; "" where the store tells nothing. Takes two seconds, four at most.
+
+        The store lives in rank 0's process: when it does not answer, rank 0 does not.
+        """
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.append(self._look()), daemon=True)
+        thread.start()
+        thread.join(2 * LOOKS * INTERVAL + 1)
+        if thread.is_alive():
+            return "rank 0 does not run (it is stopped, or its machine cannot be reached)"
+        return found[0] if found else ""
+
+    def _run(self) -> None:
+        number = 0
+        while not self._over.wait(INTERVAL):
+            number += 1
+            try:
+                self._beat(number)
+            except RuntimeError:  # rank 0 has ended, and the store with it
+                return
+
+    def _beat(self, number: int) -> None:
+        self._store.set(f"pulse {self._rank}", f"{number} {self.calls}")
+
+    def _look(self) -> str:
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"waiting {self._rank}", "yes")
+            before = self._read()
+            time.sleep(LOOKS * INTERVAL)
+            return self._judge(before, self._read())
+        return ""
+
+    def _read(self) -> dict[int, tuple[int, int]]:
+        """rank -> (beats, calls)"""
+        values = self._store.multi_get([f"pulse {rank}" for rank in range(self._world_size)])
+        return {rank: tuple(map(int, value.split())) for rank, value in enumerate(values)}
+
+    def _judge(self, before: Mapping[int, Any], after: Mapping[int, Any]) -> str:
+        return judge(before, after, [rank for rank in after if rank == self._rank or self._is_waiting(rank)])
+
+    def _is_waiting(self, rank: int) -> bool:
+        """Whether a rank has itself found out that somebody is missing; then its pulse may end at any time."""
+        return self._store.check([f"waiting {rank}"])
+
+
+def judge(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]], waiting: list[int]) -> str:
+    """Two looks at every rank's (beats, calls) -> who is to blame, in words; "" where nobody stands out.
+
+    Args:
+        waiting: ranks that are not to blame, since they wait themselves.
+    """
+    others = [rank for rank in after if rank not in waiting]
+    silent = [rank for rank in others if before[rank][0] == after[rank][0]]
+    if silent:
+        return f"{_named(silent, 'does', 'do')} not run (stopped, or the machine cannot be reached)"
+    furthest = max(calls for _, calls in after.values())
+    behind = [rank for rank in others if after[rank][1] < furthest]
+    return f"{_named(behind, 'runs but is', 'run but are')} behind the others" if behind else ""
+
+
+def _named(ranks: list[int], one: str, many: str) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} {one if len(ranks) == 1 else many}"
