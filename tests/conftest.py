@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
-if "PYTEST_XDIST_WORKER" in os.environ:  # read by torch when it is imported; threads of several processes hinder another
+if "PYTEST_XDIST_WORKER" in os.environ:  # for torch, which is imported later: threads of two processes hinder another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
