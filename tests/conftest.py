@@ -1,5 +1,6 @@
 """Fixtures for the data that stands beside the project where it is developed; tests skip where it is absent."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
+if "PYTEST_XDIST_WORKER" in os.environ:  # for torch, which is imported later: threads of two processes hinder another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def _existing(path: Path) -> Path:

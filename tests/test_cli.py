@@ -123,7 +123,7 @@ def test_a_name_that_is_not_built_yet_is_refused():
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240,
                           cwd=Path(__file__).resolve().parent.parent)
 
 

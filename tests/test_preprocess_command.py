@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,7 @@ def command(root, tmp_path):
 
 
 def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
 def test_a_run_writes_the_default_file_and_sums_up(command, tmp_path):
@@ -72,17 +74,28 @@ def test_bad_input_is_one_line_and_status_2(flags, message, command, tmp_path):
 def _start_long_run(command, tmp_path) -> subprocess.Popen:
     (tmp_path / "corpus.txt").write_text("北京 a b\n" * 2_000_000, encoding="utf-8")
     process = subprocess.Popen(command("--processes_num", "2"), cwd=tmp_path, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("dataset.pt.work-*/*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+                               stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heed_ctrl_c)
+    _wait_for(lambda: list(tmp_path.glob("dataset.pt.work-*/*.json")) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
     return process
+
+
+def _heed_ctrl_c() -> None:
+    """As in a terminal. A shell starts background jobs, these tests among them, with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
 
 
 def test_ctrl_c_ends_it_with_status_130_and_no_traceback(command, tmp_path):
     process = _start_long_run(command, tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == "interrupted\n"
     assert not (tmp_path / "dataset.pt").exists()
@@ -92,11 +105,8 @@ def test_workers_leave_when_the_command_is_killed(command, tmp_path):
     process = _start_long_run(command, tmp_path)
     lock = tmp_path / "dataset.pt.lock"
     process.kill()
-    process.communicate(timeout=30)
-    deadline = time.monotonic() + 10
-    while _held(lock) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _held(lock)
+    process.communicate(timeout=120)
+    _wait_for(lambda: not _held(lock))
 
 
 def _held(lock: Path) -> bool:

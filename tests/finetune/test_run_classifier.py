@@ -13,7 +13,7 @@ CONFIG = {"emb_size": 8, "hidden_size": 8, "feedforward_size": 16, "heads_num": 
 
 
 def run(root: Path, script: str, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, script, *words], cwd=root, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, script, *words], cwd=root, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,30 @@ class Job:
     pid: int
     log: Path
 
-    def wait(self, seconds: float = 60) -> int:
-        """Its exit status."""
+    def wait(self, seconds: float = 240) -> int:
+        """Its exit status. It is given time enough for a machine that others keep busy."""
         status = self.server.ask({"wait": self.pid, "seconds": seconds})
         if status is None:
             os.killpg(self.pid, 9)
-            self.server.ask({"wait": self.pid, "seconds": 5})
+            self.server.ask({"wait": self.pid, "seconds": 60})
             pytest.fail(f"still running after {seconds} s:\n{self.output}")
         return status
+
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 240, pause: float = 0.005) -> None:
+        """Return when the condition holds; the run must not end before."""
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until or not self.runs:
+                pytest.fail(f"waited in vain:\n{self.output}")
+            time.sleep(pause)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return not Path("/proc/self").exists()
 
     @property
     def output(self) -> str:
@@ -77,11 +95,13 @@ class Playground:
                 argv += [f"--{flag}", *(map(str, value) if isinstance(value, (tuple, list)) else [str(value)])]
         return argv
 
-    def start(self, name: str, env: dict[str, str] | None = None, file_limit: int = 0, **flags: Any) -> Job:
+    def start(self, name: str, env: dict[str, str] | None = None, file_limit: int = 0,
+              kill: dict[str, Any] | None = None, **flags: Any) -> Job:
+        """Start a run; what `kill` means is said in `fork_server.py`."""
         self.runs += 1
         log = self.folder / f"{name}.log{self.runs}"
         pid = self.server.ask({"argv": self.arguments(name, **flags), "log": str(log), "env": env or {},
-                               "file_limit": file_limit})
+                               "file_limit": file_limit, "kill": kill})
         return Job(self.server, pid, log)
 
     def run(self, name: str, **flags: Any) -> Job:
@@ -136,12 +156,22 @@ def server():
     running = Server()
     yield running
     running.process.stdin.close()
-    running.process.wait(10)
+    running.process.wait(60)
+
+
+def make_playground(folder: Path, server: Server) -> Playground:
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + [chr(0x4E00 + n) for n in range(40)]) + "\n")
+    (folder / "config.json").write_text(json.dumps(MODEL))
+    write_dataset(folder / "data.pt", Vocab.load(folder / "vocab.txt"))
+    return Playground(folder, server)
 
 
 @pytest.fixture
 def playground(tmp_path, server) -> Playground:
-    (tmp_path / "vocab.txt").write_text("\n".join(SPECIAL + [chr(0x4E00 + n) for n in range(40)]) + "\n")
-    (tmp_path / "config.json").write_text(json.dumps(MODEL))
-    write_dataset(tmp_path / "data.pt", Vocab.load(tmp_path / "vocab.txt"))
-    return Playground(tmp_path, server)
+    return make_playground(tmp_path, server)
+
+
+@pytest.fixture(scope="module")
+def shared_playground(tmp_path_factory, server) -> Playground:
+    """One for all tests of a file, for runs that several of them look at; each of their own runs needs its own name."""
+    return make_playground(tmp_path_factory.mktemp("playground"), server)

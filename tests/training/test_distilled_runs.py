@@ -1,35 +1,44 @@
 """pretrain.py with a teacher: resuming, several processes, and what is refused."""
 
 import json
-import os
 import signal
-import time
 
 import pytest
 import torch
 
+from uer.config import ModelConfig
+from uer.model import build_model
 from uer.training import checkpoint
 
 STEPS = {"total_steps": 12, "save_checkpoint_steps": 4, "report_steps": 3}
 
 
-@pytest.fixture
-def school(playground):
-    """A playground with a teacher, larger than the student and trained for a few steps."""
-    config = json.loads((playground.folder / "config.json").read_text())
-    (playground.folder / "teacher.json").write_text(json.dumps(
-        {**config, "emb_size": 24, "hidden_size": 24, "heads_num": 3, "layers_num": 3, "target": ["mlm", "sp"]}))
-    playground.run("teacher", **STEPS, config_path=playground.folder / "teacher.json", target="mlm")
-    playground.taught = {**STEPS, "teacher_model_path": playground.folder / "teacher-12",
-                         "teacher_config_path": playground.folder / "teacher.json"}
-    return playground
+@pytest.fixture(scope="module")
+def school(shared_playground):
+    """A playground with a teacher, larger than the student, and a second one; both are random, but sure of themselves.
+
+    One for the whole file: every run has a name of its own.
+    """
+    school, folder = shared_playground, shared_playground.folder
+    config = {**json.loads((folder / "config.json").read_text()), "emb_size": 24, "hidden_size": 24, "heads_num": 3,
+              "layers_num": 3}
+    (folder / "teacher.json").write_text(json.dumps({**config, "target": ["mlm", "sp"]}))
+    config = ModelConfig(**{**config, "embedding": tuple(config["embedding"]), "target": ("mlm",)})
+    generator = torch.Generator().manual_seed(3)
+    for name in ("teacher", "other-teacher"):
+        model = build_model(config, 45)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+        checkpoint.save_weights(model.state_dict(), folder / name)
+    school.taught = {**STEPS, "teacher_model_path": folder / "teacher", "teacher_config_path": folder / "teacher.json"}
+    school.run("plain", **STEPS)
+    return school
 
 
 def test_what_is_said_and_what_is_saved(school):
     job = school.run("m", **school.taught, soft_alpha=0.25, soft_temperature=2, dev_fraction=0.1)
-    line = next(line for line in job.output.splitlines() if "teacher: " in line)
+    line = next(line for line in job.output.splitlines() if "] teacher: " in line)
     assert "parameters" in line and "soft_alpha 0.25, soft_temperature 2; " in line and "MFLOP a token" in line
-    school.run("plain", **STEPS)
     names = [set(checkpoint.load_weights(school.folder / f"{name}-12")) for name in ("m", "plain")]
     assert names[0] == names[1]
     sizes = [(school.folder / f"{name}.state-12").stat().st_size for name in ("m", "plain")]
@@ -41,46 +50,41 @@ def test_what_is_said_and_what_is_saved(school):
 
 
 def test_without_weight_the_run_is_the_plain_one(school):
-    school.run("m", **school.taught, soft_alpha=0)
-    school.run("plain", **STEPS)
-    assert (school.folder / "m-12").read_bytes() == (school.folder / "plain-12").read_bytes()
-    assert school.losses("m") == school.losses("plain")
+    school.run("weightless", **school.taught, soft_alpha=0)
+    assert (school.folder / "weightless-12").read_bytes() == (school.folder / "plain-12").read_bytes()
+    assert school.losses("weightless") == school.losses("plain")
 
 
 def test_a_killed_run_goes_on_bit_for_bit_and_with_its_own_teacher_only(school):
-    flags = {**school.taught, "total_steps": 80, "soft_temperature": 2}
+    flags = {**school.taught, "soft_temperature": 2}
     school.run("whole", **flags)
-    job = school.start("killed", **flags)
-    until = time.monotonic() + 30
-    while not list(school.folder.glob("killed.state-*[0-9]")):
-        assert time.monotonic() < until
-        time.sleep(0.002)
-    os.killpg(job.pid, signal.SIGKILL)
+    job = school.start("killed", **flags, kill={"rename_to": "killed.state-8"})
     assert job.wait() == 128 + signal.SIGKILL
     for change, field in (({"soft_alpha": 0.75}, "soft_alpha was 0.5"), ({"soft_temperature": 3}, "soft_temperature"),
-                          ({"teacher_model_path": school.folder / "teacher-8"}, "teacher was "),
+                          ({"teacher_model_path": school.folder / "other-teacher"}, "teacher was "),
                           (dict.fromkeys(("teacher_model_path", "teacher_config_path", "soft_temperature")),
                            "is now null")):
         assert field in school.fail("killed", **{**flags, **change})
-    assert "resumed after step" in school.run("killed", **flags).output
-    assert (school.folder / "killed-80").read_bytes() == (school.folder / "whole-80").read_bytes()
+    assert "resumed after step 4" in school.run("killed", **flags).output
+    assert (school.folder / "killed-12").read_bytes() == (school.folder / "whole-12").read_bytes()
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
-def test_two_ranks_equal_one(school, sharding):
+def test_two_ranks_equal_one(school):
     flags = {**school.taught, "dropout": 0.0, "soft_alpha": 0.7}
     school.run("one", **flags, batch_size=8)
-    school.run("two", **flags, batch_size=4, world_size=2, gpu_ranks=(0, 1), sharding=sharding)
-    assert school.losses("two") == pytest.approx(school.losses("one"), abs=2e-5)
-    taught = [[line["distillation loss"] for line in school.figures(name)] for name in ("two", "one")]
-    assert taught[0] == pytest.approx(taught[1], abs=2e-5)
-    ours, theirs = (checkpoint.load_weights(school.folder / f"{name}-12") for name in ("two", "one"))
-    for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=2e-5)
+    for sharding in ("none", "fsdp"):
+        name = f"two-{sharding}"
+        school.run(name, **flags, batch_size=4, world_size=2, gpu_ranks=(0, 1), sharding=sharding)
+        assert school.losses(name) == pytest.approx(school.losses("one"), abs=2e-5)
+        taught = [[line["distillation loss"] for line in school.figures(run)] for run in (name, "one")]
+        assert taught[0] == pytest.approx(taught[1], abs=2e-5)
+        ours, theirs = (checkpoint.load_weights(school.folder / f"{run}-12") for run in (name, "one"))
+        for key in theirs:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=2e-5)
 
 
 def test_a_teacher_that_does_not_fit_is_refused_by_name(school):
-    folder, weights = school.folder, checkpoint.load_weights(school.folder / "teacher-12")
+    folder, weights = school.folder, checkpoint.load_weights(school.folder / "teacher")
 
     def refused(changes=None, state=None):
         if changes is not None:
@@ -88,8 +92,8 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(school):
             (folder / "other.json").write_text(json.dumps(content))
         if state is not None:
             checkpoint.save_weights(state, folder / "other.bin")
-        names = "teacher.json" if changes is None else "other.json", "teacher-12" if state is None else "other.bin"
-        return school.fail("m", **{**school.taught, "teacher_config_path": folder / names[0],
+        names = "teacher.json" if changes is None else "other.json", "teacher" if state is None else "other.bin"
+        return school.fail("refused", **{**school.taught, "teacher_config_path": folder / names[0],
                                    "teacher_model_path": folder / names[1]})
 
     assert "max_seq_length is 8, but the dataset's rows have 16 tokens" in refused({"max_seq_length": 8})
@@ -101,7 +105,7 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(school):
     assert "a vocabulary of 48 entries, but this run's has 45" in refused(state=larger)
     extra = {**weights, "target.sp.linear_1.weight": torch.zeros(24, 24)}
     checkpoint.save_weights(extra, folder / "extra.bin")
-    job = school.run("n", **{**school.taught, "teacher_model_path": folder / "extra.bin"})
+    job = school.run("extra", **{**school.taught, "teacher_model_path": folder / "extra.bin"})
     assert "left over, not used: target.sp.linear_1.weight" in job.output
-    line = school.fail("o", **{**school.taught, "teacher_config_path": folder / "absent.json"})
+    line = school.fail("refused", **{**school.taught, "teacher_config_path": folder / "absent.json"})
     assert "absent.json: No such file" in line and "--teacher_config_path" in line

@@ -4,9 +4,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,10 +22,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.fixture(scope="module")
+def reference(shared_playground):
+    """The playground with the run of one rank that all others have to equal."""
+    shared_playground.run("reference", **SAME, batch_size=8)
+    return shared_playground
+
+
 @pytest.fixture
-def reference(playground):
-    playground.run("reference", **SAME, batch_size=8)
-    return playground
+def name(reference) -> str:
+    """A name that no run has had yet."""
+    return f"split{reference.runs}"
 
 
 def assert_same_run(playground, name):
@@ -46,9 +50,9 @@ def assert_same_run(playground, name):
     {"batch_size": 4, "world_size": 2, "gpu_ranks": (0, 1), "sharding": "fsdp"},
     {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1), "sharding": "fsdp", "accumulation_steps": 2,
      "activation_checkpointing": True}], ids=lambda flags: " ".join(map(str, flags.values())))
-def test_same_curve(reference, flags):
-    reference.run("split", **SAME, **flags)
-    assert_same_run(reference, "split")
+def test_same_curve(reference, name, flags):
+    reference.run(name, **SAME, **flags)
+    assert_same_run(reference, name)
 
 
 def test_dropout_is_the_same_for_ranks_and_micro_batches(playground):
@@ -69,7 +73,8 @@ def test_evaluation_is_exact_over_ranks(playground):
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "slurm"])
-def test_two_nodes_by_environment(reference, kind):
+def test_two_nodes_by_environment(reference, name, kind):
+    """What torchrun and srun tell their processes. `test_pretrain_family.py` has torchrun itself start two nodes."""
     port = str(free_port())
     jobs = []
     for rank in range(2):
@@ -77,23 +82,10 @@ def test_two_nodes_by_environment(reference, kind):
                 "MASTER_PORT": port} if kind == "torchrun" else
                {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_LOCALID": "0",
                 "SLURM_JOB_NODELIST": "localhost,elsewhere", "MASTER_PORT": port})
-        jobs.append(reference.start("split", env, **SAME, batch_size=4))
+        jobs.append(reference.start(name, env, **SAME, batch_size=4))
     assert [job.wait() for job in jobs] == [0, 0], jobs[0].output + jobs[1].output
-    assert_same_run(reference, "split")
+    assert_same_run(reference, name)
     assert "tokens/s" in jobs[0].output and jobs[1].output == ""
-
-
-def test_two_nodes_by_torchrun(reference):
-    port = free_port()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
-               "--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{port}", "--rdzv_id", "test",
-               str(Path(__file__).resolve().parents[2] / "pretrain.py"),
-               *reference.arguments("split", **SAME, batch_size=4)]
-    nodes = [subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    outputs = [node.communicate(timeout=120)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], "".join(outputs)
-    assert_same_run(reference, "split")
 
 
 def processes_of(group: int) -> list[int]:
@@ -111,13 +103,11 @@ def processes_of(group: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_killed_rank_takes_the_others_down(playground):
     job = playground.start("m", total_steps=100000, report_steps=5, world_size=2, gpu_ranks=(0, 1))
-    until = time.monotonic() + 30
-    while "tokens/s" not in job.output and time.monotonic() < until:
-        time.sleep(0.01)
+    job.wait_for(lambda: "tokens/s" in job.output)
     ranks = [pid for pid in processes_of(job.pid) if pid != job.pid]
     assert len(ranks) == 2
     os.kill(max(ranks), signal.SIGKILL)
-    assert job.wait(10) == 1
+    assert job.wait() == 1
     assert re.findall(r"error: rank \d was killed by SIGKILL", job.output)
     assert job.output.count("error:") == 1 and "Traceback" not in job.output
     assert processes_of(job.pid) == []
@@ -144,14 +134,11 @@ def test_a_stopped_rank_is_named(playground):
 def test_ranks_end_with_their_parent_and_the_next_run_waits_for_them(playground):
     flags = {"total_steps": 100000, "report_steps": 5, "save_checkpoint_steps": 5, "world_size": 2, "gpu_ranks": (0, 1)}
     job = playground.start("m", **flags)
-    until = time.monotonic() + 30
-    while "m-5" not in job.output and time.monotonic() < until:
-        time.sleep(0.01)
+    job.wait_for(lambda: "m-5" in job.output)
     os.kill(job.pid, signal.SIGKILL)
     assert job.wait() == 137, job.output
     again = playground.start("m", **flags)
-    while "tokens/s" not in again.output and time.monotonic() < until:
-        time.sleep(0.01)
+    again.wait_for(lambda: "tokens/s" in again.output)
     assert processes_of(job.pid) == []
     assert "resumed after step" in again.output
     os.kill(again.pid, signal.SIGTERM)

@@ -2,9 +2,7 @@
 
 import json
 import os
-import random
 import signal
-import time
 import zipfile
 
 import pytest
@@ -19,38 +17,40 @@ def final_weights(playground, name, step=12):
     return (playground.folder / f"{name}-{step}").read_bytes()
 
 
-def wait_for(condition, seconds=30, pause=0.002):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(pause)
+# Every phase of a run that leaves something else behind, and the newest state that is there then (0: none).
+PHASES = {
+    "a report, before the first checkpoint": ({"call": "uer.training.report:Reporter.record"}, 0),
+    "the first weights": ({"rename_to": "killed-5"}, 0),
+    "weights": ({"rename_to": "killed-10"}, 5),
+    "between the weights and the state": ({"call": "uer.training.checkpoint:write", "path": "killed.state-20"}, 15),
+    "an evaluation": ({"call": "uer.training.trainer:Trainer._evaluate", "count": 3}, None),
+    "a state": ({"rename_to": "killed.state-35"}, 30),
+    "a state, with its name but before older ones are removed":
+        ({"call": "uer.training.state:StateFolder.prune", "count": 3}, 45)}
 
 
-def test_twenty_kills_leave_no_trace(playground):
-    flags = {"total_steps": 300, "save_checkpoint_steps": 5, "report_steps": 3, "eval_steps": 4, "dev_fraction": 0.1}
+def test_killed_in_every_phase_leaves_no_trace(playground):
+    """In place of SIGKILL at random moments: one in each phase, in one run that goes on after each."""
+    flags = {"total_steps": 60, "save_checkpoint_steps": 5, "report_steps": 3, "eval_steps": 4, "dev_fraction": 0.1}
     playground.run("whole", **flags)
-    generator, unfinished = random.Random(11), 0
-    for number in range(20):
-        lines = generator.randrange(6, 20)  # the plan has 5; then come reports, evaluations and checkpoints
-        job = playground.start("killed", **flags)
-        wait_for(lambda job=job, lines=lines: job.output.count("\n") >= lines)
-        if number % 2:
-            wait_for(lambda: any(path.endswith(".tmp") for path in os.listdir(playground.folder)), pause=0.0)
-        else:
-            time.sleep(generator.uniform(0.0, 0.02))
-        os.killpg(job.pid, signal.SIGKILL)
-        assert job.wait() == 128 + signal.SIGKILL, "the run ended before it could be killed: make it longer"
-        unfinished += bool(list(playground.folder.glob("*.tmp")))
-    assert unfinished, "no kill came while a checkpoint was being written"
+    half_written = set()
+    for phase, (kill, newest) in PHASES.items():
+        job = playground.start("killed", kill=kill, **flags)
+        assert job.wait() == 128 + signal.SIGKILL, f"{phase}: the run ended before\n{job.output}"
+        states = [int(path.name.split("-")[-1]) for path in playground.folder.glob("killed.state-*[0-9]")]
+        assert newest is None or max(states, default=0) == newest, phase
+        half_written |= {phase} if list(playground.folder.glob("*.tmp")) else set()
+    assert {"the first weights", "weights", "a state"} <= half_written
     job = playground.run("killed", **flags)
     assert "resumed after step" in job.output
-    assert final_weights(playground, "killed", 300) == final_weights(playground, "whole", 300)
+    assert final_weights(playground, "killed", 60) == final_weights(playground, "whole", 60)
     whole = {(line["kind"], line["step"]): line["loss"] for line in
              playground.figures("whole") + playground.figures("whole", "eval")}
     again = {(line["kind"], line["step"]): line["loss"] for line in
              playground.figures("killed") + playground.figures("killed", "eval")}
     assert again == whole
     assert not list(playground.folder.glob("*.tmp"))
+    assert len(list(playground.folder.glob("killed.state-*"))) == len(list(playground.folder.glob("whole.state-*")))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -60,9 +60,9 @@ def test_signals_save_first_and_have_a_status(playground, number, ranks):
     if ranks > 1:
         flags.update(world_size=2, gpu_ranks=(0, 1))
     job = playground.start("m", **flags)
-    wait_for(lambda: "tokens/s" in job.output)
+    job.wait_for(lambda: "tokens/s" in job.output)
     os.kill(job.pid, number)
-    assert job.wait(20) == 128 + number, job.output
+    assert job.wait() == 128 + number, job.output
     assert f"stopped by {number.name}" in job.output
     state = next(playground.folder.glob("m.state-*"))
     assert f"stopped by {number.name} after step {state.name.split('-')[-1]}" in job.output
@@ -139,16 +139,17 @@ def test_a_state_is_plain_tensors_and_json(playground):
     assert all(set(moments) == {"exp_avg", "exp_avg_sq"} for moments in state["optimizer"].values())
 
 
-@pytest.mark.parametrize("before, after", [
-    ({"batch_size": 4}, {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}),
-    ({"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}, {"batch_size": 2, "accumulation_steps": 2}),
-    ({"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1), "sharding": "fsdp"}, {"batch_size": 4}),
-    ({"batch_size": 4}, {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1), "sharding": "fsdp"})])
-def test_going_on_with_other_ranks(playground, before, after):
-    flags = {**STEPS, "dropout": 0.0}
-    playground.run("whole", **flags, batch_size=4)
-    playground.run("first", **flags, **before)
-    playground.run("second", **flags, **after, resume=playground.folder / "first.state-8")
-    weights = [checkpoint.load_weights(playground.folder / f"{name}-12") for name in ("whole", "second")]
-    for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=2e-5)
+def test_going_on_with_other_ranks(playground):
+    """1 rank -> 2 -> 1 with micro-batches -> 2 that share the parameters -> 1; each ends where the first one ends."""
+    flags = {"total_steps": 15, "save_checkpoint_steps": 3, "keep_checkpoints": 5, "report_steps": 3, "dropout": 0.0}
+    two = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
+    playground.run("ranks-0", **flags, batch_size=4)
+    whole = checkpoint.load_weights(playground.folder / "ranks-0-15")
+    layouts = [two, {"batch_size": 2, "accumulation_steps": 2}, {**two, "sharding": "fsdp"}, {"batch_size": 4}]
+    for number, layout in enumerate(layouts, start=1):
+        state = playground.folder / f"ranks-{number - 1}.state-{3 * number}"
+        job = playground.run(f"ranks-{number}", **flags, **layout, resume=state)
+        assert f"resumed after step {3 * number}" in job.output
+        weights = checkpoint.load_weights(playground.folder / f"ranks-{number}-15")
+        for name in whole:
+            torch.testing.assert_close(whole[name], weights[name], rtol=1e-3, atol=2e-5)
