@@ -181,7 +181,7 @@ def _run_missing(bench: Workbench, command: Command, config: GridConfig, plans: 
     _set_threads(bench.world.device)
     results = read_results(path)
     keeper = _Keeper(command, config, path, plans, results)
-    waiting = [plan for plan in plans if plan.key not in results]
+    waiting = _waiting(plans, results)
     logger.info("%d trials, %d of them finished before (%s)", len(plans), len(keeper.records), path)
     workers = min(len(waiting), config.parallel_trials or _default_workers(bench.world.device))
     keeper.workers = max(1, workers)
@@ -192,6 +192,11 @@ def _run_missing(bench: Workbench, command: Command, config: GridConfig, plans: 
         _run_in_workers(command, config, waiting, path, workers, keeper)
     _restore_best(bench, command, config, plans, path, keeper)
     return keeper.in_order()
+
+
+def _waiting(plans: Sequence[Plan], results: dict[str, dict[str, Any]]) -> list[Plan]:
+    """The trials that have to be run."""
+    return [plan for plan in plans if plan.key not in results]
 
 
 def _restore_best(bench: Workbench, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
