@@ -191,6 +191,7 @@ def _draw_curves(pyplot: Any, runs: dict[str, list[dict[str, Any]]], every: list
         if 0 < len(axes.get_legend_handles_labels()[0]) <= MOST_NAMES:
             axes.legend()
         axes.set_xlabel(axis)
+        axes.tick_params(labelbottom=True)
         axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in grid.flat[len(shown):]:
         axes.set_visible(False)
