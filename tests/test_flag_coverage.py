@@ -36,8 +36,8 @@ FLAGS = {
         {MASKING} sentence_selection_strategy""",
     "pretrain.py": f"""dataset_path pretrained_model_path output_model_path config_path total_steps
         save_checkpoint_steps report_steps accumulation_steps batch_size instances_buffer_size labels_num dropout
-        seed {TOKENIZER} {TGT_TOKENIZER} {MASKING} data_processor deep_init {OPTIMIZER} world_size gpu_ranks master_ip backend {LOG}
-        {MODEL}""",
+        seed {TOKENIZER} {TGT_TOKENIZER} {MASKING} data_processor deep_init {OPTIMIZER} world_size gpu_ranks
+        master_ip backend {LOG} {MODEL}""",
     "finetune/run_classifier.py": CLASSIFIER,
     "finetune/run_classifier_grid.py": f"{CLASSIFIER} batch_size_list learning_rate_list epochs_num_list",
     "finetune/run_classifier_cv.py": f"{CLASSIFIER} folds_num train_features_path",

@@ -79,8 +79,8 @@ def test_columns_name_those_of_a_file_without_a_header(tmp_path):
 def test_a_file_without_a_header_is_answered_by_a_proposal(tmp_path, lines, required, proposed):
     with pytest.raises(UserError) as caught:
         read_table(write(tmp_path, "\n".join(lines)), required, ("text_b",))
-    assert f":1: no header; if its columns are {' and '.join(proposed.split())}: --columns {proposed}" in str(
-        caught.value)
+    are = " are" if " " in proposed else " is"
+    assert f"{are} {' and '.join(proposed.split())}: --columns {proposed}" in str(caught.value)
 
 
 def test_what_cannot_be_guessed_is_not_proposed(tmp_path):
