@@ -150,6 +150,15 @@ def test_a_mistyped_flag_waits_for_no_torch():
     assert done.stdout == "False\n", done.stderr
 
 
+def test_what_is_not_built_stands_at_the_end_of_the_help(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse("A test.", (ModelConfig, TrainConfig), ["--help"])
+    built, _, planned = capsys.readouterr().out.partition("\nNot built yet")
+    assert "--layers_num" in built and "--total_steps" in built and "--share_embedding" not in built
+    assert "--share_embedding" in planned and "--labels_num" in planned and "--layers_num" not in planned
+    assert cli.parse("A test.", (ModelConfig,), ["--share_embedding"])[0].share_embedding
+
+
 def test_every_setting_is_read_or_says_that_it_is_not(root):
     """A field that the sources never name is either planned, or accepted for the sake of UER-py's commands."""
     paths = [*root.glob("*.py"), *(root / "uer").rglob("*.py")]

@@ -12,7 +12,7 @@ import torch
 from uer.errors import UserError
 from uer.finetuning.infer import infer
 from uer.finetuning.run import finetune, parse_command
-from uer.finetuning.tasks.classification import Classification, balanced_weights
+from uer.finetuning.tasks.classification import Classification, balanced_weights, report_lines
 from uer.model import build_model
 from uer.training.checkpoint import load_weights, save_weights
 
@@ -111,6 +111,34 @@ def test_pretrained_model_of_another_size_or_incomplete_is_refused(tiny):
     save_weights(deeper, tiny.path("deep.bin"))
     with pytest.raises(UserError, match=r"deep.bin: 1 parameters of its embedding and encoder have no place"):
         finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("deep.bin")))
+
+
+def test_columns_name_those_of_files_without_a_header(tiny):
+    rows = {name: Path(tiny.path(name)).read_text("utf-8").partition("\n")[2] for name in ("train.tsv", "dev.tsv")}
+    expected = train(tiny, epochs_num=1)["training"]["dev"]
+    for name, text in rows.items():
+        tiny.write(name, text)
+    with pytest.raises(UserError, match=r"train.tsv:1: no header; .*: --columns label text_a"):
+        train(tiny, epochs_num=1)
+    assert train(tiny, epochs_num=1, columns=("label", "text_a"))["training"]["dev"] == expected
+    infer("test", Classification, ["--load_model_path", tiny.path("out/model.bin"), "--test_path", tiny.path("dev.tsv"),
+                                   "--prediction_path", tiny.path("p.tsv"), "--columns", "label", "text_a"])
+    assert len(Path(tiny.path("p.tsv")).read_text("utf-8").splitlines()) == 38
+    for columns, message in ((("label",), "must name text_a"), (("text_a", "text_a"), "names a column twice")):
+        with pytest.raises(UserError, match=message):
+            train(tiny, columns=columns)
+
+
+def test_many_labels_are_summed_up_and_all_of_them_shown_where_asked():
+    matrix = np.diag(np.arange(40) + 1)
+    matrix[0, 3], matrix[3, 3], matrix[39, 39] = 4, 0, 0
+    names = [f"n{number}" for number in range(40)]
+    lines = report_lines(matrix, names)
+    assert lines[0].startswith("40 labels, 1 of them in no example; F1: median 1.000, 1 labels at 0")
+    assert len(lines) == 3 + 20 and lines[2] == "  Label n3: 0.000, 0.000, 0.000 (4 examples)"
+    assert lines[12] == "Precision, recall, F1 of the 10 best labels:" and "Label n9:" in lines[13]
+    assert len(report_lines(matrix, names, all_labels=True)) == 41
+    assert len(report_lines(matrix[:20, :20], names[:20])) == 42
 
 
 def test_inference_refuses_what_is_not_fine_tuned(tiny):

@@ -88,6 +88,7 @@ def brute_force(emissions: torch.Tensor, scores: Scores) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("crf", [False, True])
+@torch.no_grad()
 def test_models_of_uer_py_read_the_bare_tokens_and_have_one_output_more(tiny, crf):
     """Its weights: outputs for the tags of --label2id_path and [PAD]; [PAD] is shown as O."""
     config = parse_command("test", Ner, tiny.flags()).model

@@ -53,6 +53,42 @@ def test_lcqmc_as_published_has_no_header(tmp_path):
     assert table.columns == {"text_a": ["喜欢打篮球", "我要"], "text_b": ["爱打篮球", "你要"], "label": ["1", "0"]}
 
 
+def test_columns_name_those_of_a_file_without_a_header(tmp_path):
+    path = write(tmp_path, "7\t好\t1\n8\t坏\t0\n")
+    table = read_table(path, ("label", "text_a"), columns=("id", "text_a", "label"))
+    assert table.columns == {"text_a": ["好", "坏"], "label": ["1", "0"]}
+    assert table.lines == [1, 2]
+    headed = read_table(write(tmp_path, "label\ttext_a\n1\t好\n"), ("label", "text_a"), columns=("text_a", "label"))
+    assert headed["text_a"] == ["好"]
+    with pytest.raises(UserError, match=r"train.tsv:1: 3 columns where --columns has 2"):
+        read_table(write(tmp_path, "7\t好\t1\n"), ("label", "text_a"), columns=("text_a", "label"))
+    with pytest.raises(UserError, match="no column 'label'"):
+        read_table(path, ("label", "text_a"), columns=("a", "text_a", "b"))
+
+
+@pytest.mark.parametrize("lines, required, proposed", [
+    (["1\t很好的书", "0\t坏", "1\t好"], ("label", "text_a"), "label text_a"),
+    (["很好的书\tpos", "坏书\tneg", "好书\tpos"], ("label", "text_a"), "text_a label"),
+    (["今天好\t今天不错\tyes", "他走了\t她来\tno"], ("label", "text_a"), "text_a text_b label"),
+    (["0\tpos\t好书啊", "1\tneg\t坏书啊", "2\tneg\t坏坏啊"], ("label", "text_a"), "text_a label text_b"),
+    (["我 是 张 三 丰 啊 啦\tO O B-PER I-PER I-PER O O"], ("label", "text_a"), "text_a label"),
+    (["0.5\t甲甲\t乙丙", "1.5\t丁丁\t戊"], ("label", "text_a"), "label text_a text_b"),
+    (["好书", "坏书"], ("text_a",), "text_a"),
+    (["好书\t甲乙", "坏书\t丙丁"], ("text_a",), "text_a text_b"),
+])
+def test_a_file_without_a_header_is_answered_by_a_proposal(tmp_path, lines, required, proposed):
+    with pytest.raises(UserError) as caught:
+        read_table(write(tmp_path, "\n".join(lines)), required, ("text_b",))
+    are = " are" if " " in proposed else " is"
+    assert f"{are} {' and '.join(proposed.split())}: --columns {proposed}" in str(caught.value)
+
+
+def test_what_cannot_be_guessed_is_not_proposed(tmp_path):
+    for text in ("a\tb\nc\n", "a\nb\n"):
+        with pytest.raises(UserError, match="no header: the first line, or --columns, must name the columns"):
+            read_table(write(tmp_path, text), ("label", "text_a"))
+
+
 @pytest.mark.parametrize("content, message", [
     ("", "the file is empty"),
     ("\n\n", "the file is empty"),

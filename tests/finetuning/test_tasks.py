@@ -105,6 +105,15 @@ def test_simcse(tiny):
         train(tiny, Simcse, dev, "dev.tsv", train_path=path, world_size=2, gpu_ranks=(0, 1))
 
 
+def test_simcse_wants_labelled_pairs_before_it_trains(tiny):
+    path = tiny.write("train.tsv", "text_a\n甲\n乙\n")
+    for name, content in (("dev.tsv", "text_a\n甲\n"), ("dev.tsv", "label\ttext_a\n1\t甲\n")):
+        with pytest.raises(UserError, match=r"dev.tsv:1: no column '(label|text_b)'"):
+            train(tiny, Simcse, content, name, train_path=path)
+    with pytest.raises(UserError, match=r"train.tsv:1: no column 'label'"):
+        finetune("test", Simcse, tiny.flags(train_path=path, dev_path=path))
+
+
 def test_c3(tiny):
     entries = [[["丙丁"], [{"question": "戊", "choice": ["己甲", "庚", "辛"][:2 + number % 2][::(-1) ** number],
                            "answer": "己甲"}], str(number)] for number in range(32)]
@@ -112,9 +121,39 @@ def test_c3(tiny):
     assert train(tiny, MultipleChoiceTask, content, "c3.json")["accuracy"] == 1.0
     lines = [json.loads(line) for line in predict(tiny, MultipleChoiceTask, content, "c3_test.json")]
     assert [(line["id"], line["label"]) for line in lines[:2]] == [("0-0", 0), ("1-0", 2)]
+    entries[2][1][0]["choice"] += [f"壬{number}" for number in range(5)]
+    more = json.dumps(entries, ensure_ascii=False)
+    with pytest.raises(UserError, match="entry 3: more than --max_choices_num 4 choices"):
+        predict(tiny, MultipleChoiceTask, more, "c3_test.json")
+    wide = predict(tiny, MultipleChoiceTask, more, "c3_test.json", "--max_choices_num", "9")
+    assert [json.loads(line)["label"] for line in wide[:2]] == [0, 2] and len(wide) == 32
     entries[3][1][0]["answer"] = "none"
     with pytest.raises(UserError, match="entry 4, question 1: the answer is none of the choices"):
-        train(tiny, MultipleChoiceTask, json.dumps(entries), "c3.json")
+        train(tiny, MultipleChoiceTask, json.dumps(entries), "c3.json", max_choices_num=9)
+
+
+@pytest.mark.parametrize("task, content, message", [
+    (MultipleChoiceTask, [{"question": "甲"}], "entry 1 must be a list"),
+    (MultipleChoiceTask, [["甲", []]], "entry 1: its first item must be a list of sentences"),
+    (MultipleChoiceTask, [[["甲"], "乙"]], "entry 1: its second item must be a list of questions"),
+    (MultipleChoiceTask, [[["甲"], ["乙"]]], "entry 1, question 1 must be an object with 'choice', not a text"),
+    (MultipleChoiceTask, [[["甲"], [{"choice": "乙"}]]], "entry 1, question 1: 'choice' must be a list, not a text"),
+    (MultipleChoiceTask, [[["甲"], []]], "no question in the file"),
+    (MultipleChoiceTask, {}, "a JSON list of texts"),
+    (ReadingComprehension, [], "the file must be an object with 'data', not a list"),
+    (ReadingComprehension, {"data": {}}, "'data' must be a list, not an object"),
+    (ReadingComprehension, {"data": [{"paragraphs": [{"context": 5}]}]}, "article 1, paragraph 1: 'context' must be"),
+    (ReadingComprehension, {"data": [{"paragraphs": [{"context": "甲", "qas": [[]]}]}]}, "question 1 must be an"),
+    (ReadingComprehension, {"data": [{"paragraphs": [{"context": "甲", "qas": [
+        {"id": "Q7", "question": "乙", "answers": [{"text": "甲", "answer_start": "0"}]}]}]}]},
+     "question Q7, answer 1: 'answer_start' must be a whole number, not a text"),
+    (ReadingComprehension, {"data": [{"paragraphs": [{"context": "甲", "qas": [{"id": 1, "question": "乙"}]}]}]},
+     "question 1: 'answers' is missing"),
+])
+def test_files_of_another_shape_are_named_in_plain_words(tiny, task, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train(tiny, task, json.dumps(content, ensure_ascii=False), "bad.json")
+    assert "bad.json: " in str(caught.value)
 
 
 def squad(rows: list[tuple[str, str, int]]) -> str:
@@ -134,10 +173,32 @@ def test_cmrc_through_windows(tiny):
     assert metrics["em"] > 0.9
     found = json.loads("\n".join(predict(tiny, ReadingComprehension, squad(rows), "squad_test.json")))
     assert sum(answer == "甲乙" for answer in found.values()) == round(metrics["em"] * 48)
+    shorter = "\n".join(predict(tiny, ReadingComprehension, squad(rows), "squad_test.json", "--doc_stride", "3",
+                                "--max_answer_length", "1"))
+    assert all(len(answer) == 1 for answer in json.loads(shorter).values())
     with pytest.raises(UserError, match="question Q0: its answer does not stand in the text"):
         train(tiny, ReadingComprehension, squad([("丙丁", "甲", 0)]), "squad.json")
     with pytest.raises(UserError, match="paragraph 1: 'context' is missing"):
         train(tiny, ReadingComprehension, '{"data": [{"paragraphs": [{"qas": [{}]}]}]}', "squad.json")
+
+
+def test_rows_without_room_for_a_text_are_refused_and_windows_always_end(tiny, caplog):
+    text = squad([("丙丁戊己庚", "丁", 1)])
+    for length in (4, 5, 6):
+        with pytest.raises(UserError, match=f"--seq_length {length}: .*7 is the least"):
+            train(tiny, ReadingComprehension, text.replace('"question": "丙"', '"question": "丙丁戊己"'), "squad.json",
+                  seq_length=length)
+    train(tiny, ReadingComprehension, text, "squad.json", seq_length=7, doc_stride=100, epochs_num=1)
+    out = predict(tiny, ReadingComprehension, text, "squad_test.json")
+    assert json.loads("\n".join(out)).keys() == {"Q0"}
+
+
+def test_answers_are_counted_by_questions(tiny, capsys):
+    text = squad([("丙丁戊己庚" * 6, "丁", 1), ("丁", "丁", 0)])
+    train(tiny, ReadingComprehension, text, "squad.json", epochs_num=1, doc_stride=5)
+    capsys.readouterr()
+    predict(tiny, ReadingComprehension, text, "squad_test.json")
+    assert "2 answers (from 6 windows) written to" in capsys.readouterr().out
 
 
 def test_answers_are_compared_without_case_and_punctuation():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from uer.errors import UserError
 from uer.tokenizers import BertTokenizer, CharTokenizer, SpaceTokenizer, Vocab
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -46,6 +47,14 @@ def test_words_with_a_least_count_and_a_size(build, tmp_path):
     assert SpaceTokenizer(Vocab.load(tmp_path / "vocab.txt")).encode("中国 ab") == [5, 1]
 
 
+@pytest.mark.parametrize("kind", ["char", "space"])
+def test_uer_pys_flags_and_several_processes(build, tmp_path, kind):
+    build("--tokenizer", kind)
+    expected = entries(tmp_path)
+    build("--delimiter", kind, "--workers_num", "3")
+    assert entries(tmp_path) == expected
+
+
 def test_wordpiece(build, tmp_path):
     pytest.importorskip("tokenizers")
     build("--tokenizer", "bert")
@@ -63,6 +72,11 @@ def test_a_wordpiece_vocabulary_holds_every_ideograph(root, tmp_path):
     assert set(text) <= set(entries(tmp_path))
 
 
-def test_bad_settings_are_one_line(build):
-    for flags in (["--min_count", "0"], ["--vocab_size", "3"], ["--min_count", "1000"], ["--tokenizer", "bpe"]):
-        assert build(*flags, status=2).count("\n") == 1
+@pytest.mark.parametrize("flags", [
+    ["--min_count", "0"], ["--vocab_size", "3"], ["--min_count", "1000"], ["--tokenizer", "bpe"],
+    ["--workers_num", "0"], ["--tokenizer", "space", "--delimiter", "char"]])
+def test_bad_settings_are_one_line(run_script, tmp_path, flags):
+    (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        run_script("build_vocab.py", "--corpus_path", tmp_path / "corpus.txt", "--output_path", tmp_path / "v", *flags)
+    assert "\n" not in str(caught.value) and not (tmp_path / "v").exists()

@@ -44,7 +44,18 @@ def test_a_file_is_answered_line_by_line(run_script: Run, model_flags: list[obje
     assert (tmp_path / "p.tsv").read_bytes() == first
 
 
+def test_flags_of_uer_py(run_script: Run, model_flags: list[object]) -> None:
+    """--topn, and those of the architecture, which change what the checkpoint tells."""
+    flags = [*model_flags, "--text", "北[MASK]"]
+    printed = run_script("cloze_test.py", *flags, "--topn", 3)
+    assert len(printed.splitlines()) == 4
+    assert run_script("cloze_test.py", *flags, "--topk", 3) == printed
+    assert run_script("cloze_test.py", *flags, "--topn", 3, "--hidden_act", "relu") != printed
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["--text", "[MASK]", "--topn", "1", "--topk", "2"], "--topn and --topk are two names"),
+    (["--text", "[MASK]", "--layers_num", "3"], "parameters do not fit this model"),
     ([], "--text or --test_path is needed"),
     (["--text", "没有"], r"--text has no \[MASK\]"),
     (["--test_path", "x"], "--test_path and --prediction_path belong together"),

@@ -214,8 +214,8 @@ def _header(path: str, lines: list[tuple[int, str]], required: Sequence[str],
         return ("text_a", "text_b", "label"), lines, "lcqmc"
     guessed = guess_columns([line for _, line in lines[:GUESSED_LINES]], required)
     if guessed:
-        raise UserError(f"{path}:1: no header; if its columns are {' and '.join(guessed)}: --columns "
-                        f"{' '.join(guessed)}")
+        are = f"columns are {' and '.join(guessed)}" if len(guessed) > 1 else f"only column is {guessed[0]}"
+        raise UserError(f"{path}:1: no header; if its {are}: --columns {' '.join(guessed)}")
     raise UserError(f"{path}:1: no header: the first line, or --columns, must name the columns, such as label and "
                     "text_a")
 
