@@ -381,7 +381,7 @@ def test_another_command_does_not_take_over_the_shards(corpus, tmp_path, small_t
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "write_dataset", stop)
-        with pytest.raises(OSError, match="stopped"):
+        with pytest.raises((OSError, UserError), match="stopped"):
             _make(tmp_path, small_tokenizer, corpus)
     notes = []
     _make(tmp_path, small_tokenizer, corpus, seq_length=32, notes=notes)

@@ -118,13 +118,11 @@ def test_a_stopped_rank_is_named(playground):
     """Rank 0 holds the store that the ranks' pulses are in, and so is the harder case."""
     job = playground.start("m", total_steps=100000, report_steps=5, world_size=2, gpu_ranks=(0, 1),
                            collective_timeout=1)
-    until = time.monotonic() + 30
-    while "tokens/s" not in job.output and time.monotonic() < until:
-        time.sleep(0.01)
+    job.wait_for(lambda: "tokens/s" in job.output)
     ranks = sorted(pid for pid in processes_of(job.pid) if pid != job.pid)
     assert len(ranks) == 2
     os.kill(ranks[0], signal.SIGSTOP)
-    assert job.wait(30) == 2
+    assert job.wait() == 2
     assert re.findall(r"error: .*--collective_timeout.*rank 0 does not run", job.output)
     assert job.output.count("error:") == 1 and "Traceback" not in job.output
     assert processes_of(job.pid) == []

@@ -75,8 +75,9 @@ def test_metrics_files_are_read_by_step(tmp_path):
     path.write_text("nonsense\n" + json.dumps(lines[0]))
     with pytest.raises(UserError, match="line 1"):
         plot_training.read_metrics(str(path))
+    path.write_text("")
     with pytest.raises(UserError, match="no reports"):
-        plot_training.read_metrics(str(empty))
+        plot_training.read_metrics(str(path))
 
 
 def test_the_picture_is_drawn(tmp_path):
