@@ -215,7 +215,8 @@ class TrainConfig:
     instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.")
     labels_num: int | None = flag(None, "Number of labels of the cls target.", planned=True)
     seed: int = flag(7, "Seed of initial weights, order, masks and dropout.")
-    data_processor: str = flag("bert", "How instances become batches.", family="data_processor")
+    data_processor: str | None = flag(None, "How instances become batches (default: as the dataset was made).",
+                                      family="data_processor")
     deep_init: bool = flag(False, "Scale the initial weights of output projections by 1/sqrt(2 layers).")
     resume: str = flag("auto", "auto: go on from the training state beside the output path; never; or a state's path.")
     keep_checkpoints: int = flag(2, "How many training states are kept.")

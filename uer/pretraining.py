@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from uer.config import (
     TokenizerConfig,
     TrainConfig,
 )
+from uer.convert.open import load_uer_weights
 from uer.data.loader import EvaluationLoader, Loader
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS
@@ -88,6 +89,7 @@ def pretrain(place: launch.Place, settings: Settings) -> int:
 def _pretrain(world: World, settings: Settings) -> int:
     reporter = world.check(lambda: Reporter(settings.log, world, settings.train.total_steps))
     tokenizer, data = world.check(lambda: _open_data(settings))
+    settings = _with_processor(settings, data[0])
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
     lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
     try:
@@ -127,13 +129,16 @@ def _pretrain_under(folder: StateFolder, world: World, settings: Settings, repor
 def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:
     """The tokenizer and the datasets, checked against one another."""
     config = settings.train
-    choose(PROCESSORS, config.data_processor, "--data_processor", PLANNED_PROCESSORS)
+    if config.data_processor:
+        choose(PROCESSORS, config.data_processor, "--data_processor", PLANNED_PROCESSORS)
     preflight.check_output(config.output_model_path, 0)
     datasets = [open_dataset(path) for path in config.dataset_path]
+    processor = config.data_processor or datasets[0].info.processor
+    choose(PROCESSORS, processor, str(datasets[0].path), PLANNED_PROCESSORS)
     dev = [open_dataset(config.dev_dataset_path)] if config.dev_dataset_path else []
     for dataset in datasets + dev:
         info, path = dataset.info, str(dataset.path)
-        preflight.check_processor(path, info.processor, config.data_processor)
+        preflight.check_processor(path, info.processor, processor)
         preflight.check_lengths(path, info.seq_length, settings.model.max_seq_length)
         if not len(dataset):
             raise UserError(f"{path}: the dataset is empty")
@@ -143,6 +148,12 @@ def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:
         preflight.check_vocabulary(str(dataset.path), (info.vocab_fingerprint, info.vocab_size, info.tokenizer),
                                    (tokenizer.vocab.fingerprint, len(tokenizer.vocab), tokenizer.settings))
     return tokenizer, datasets + dev
+
+
+def _with_processor(settings: Settings, dataset: TokenDataset) -> Settings:
+    """The settings with the dataset's processor, where --data_processor is not given."""
+    name = settings.train.data_processor or dataset.info.processor
+    return replace(settings, train=replace(settings.train, data_processor=name))
 
 
 def _load_teacher(settings: Settings, world: World, vocab: Vocab, data: list[TokenDataset],
@@ -240,7 +251,7 @@ def _build(settings: Settings, world: World, vocab: Vocab, reporter: Reporter, f
                         deep_init=config.deep_init)
     path = config.pretrained_model_path
     if path and fresh:
-        lines = checkpoint.load_into(model, checkpoint.load_weights(path), path).lines()
+        lines = checkpoint.load_into(model, load_uer_weights(path), path).lines()
         reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
         for line in lines:
             reporter.say(f"{path}: {line}")

@@ -123,17 +123,18 @@ def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: 
         stages: `recorded_stages` of it.
 
     Raises:
-        UserError: it is no BERT, or its number of heads cannot be told.
+        UserError: there is no state, and it is no BERT or its number of heads cannot be told.
     """
-    sizes = names.measure(weights, BERT, "uer", path)
-    return bert.model_config(sizes, stages[0].model() if stages else None, ("mlm",), False, path)
+    if stages:
+        return stages[0].model()
+    return bert.model_config(names.measure(weights, BERT, "uer", path), None, ("mlm",), False, path)
 
 
 def open_checkpoint(path: str | os.PathLike, config: ModelConfig | None) -> tuple[dict[str, Tensor], ModelConfig]:
     """Weights under UER's names, and the settings: `config`, or those of the training state, or as the tensors tell.
 
     Raises:
-        UserError: it cannot be read, or is no BERT and `config` is None.
+        UserError: it cannot be read, or nothing tells its settings and it is no BERT.
     """
     path = str(path)
     if is_hugging_face(path):

@@ -33,9 +33,8 @@ from uer.errors import UserError
 from uer.files import prepare_file
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
-from uer.finetuning.readers import file_hash
 from uer.finetuning.run import Command, append_lines, inputs_of, prepare_output, set_up_logging
-from uer.finetuning.saved import settings_path, vocab_path, weights_path
+from uer.finetuning.saved import pretrained_hash, settings_path, vocab_path, weights_path
 from uer.finetuning.workbench import Trial, Workbench
 from uer.training.launch import Place
 from uer.training.lock import OutputLock
@@ -96,7 +95,7 @@ def fingerprints_of(command: Command, bench: Workbench) -> dict[str, str]:
     return {"train_hash": bench.train.hash[:16], "dev_hash": bench.dev.hash[:16],
             "test_hash": bench.test.hash[:16] if bench.test else "",
             "vocab_hash": bench.encoder.tokenizer.vocab.fingerprint[:16],
-            "pretrained_hash": file_hash(path)[:16] if path else "random start"}
+            "pretrained_hash": pretrained_hash(path)[:16] if path else "random start"}
 
 
 def results_path(command: Command, config: GridConfig) -> Path:

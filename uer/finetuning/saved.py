@@ -9,6 +9,7 @@ model.bin, model.json and model.vocab.txt.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,10 +20,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
+from uer.convert.files import weights_files
+from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.labels import shorten
-from uer.finetuning.readers import read_json
+from uer.finetuning.readers import file_hash, read_json
 from uer.finetuning.task import Task, TextEncoder
 from uer.registry import choose
 from uer.tokenizers import TOKENIZERS
@@ -148,13 +151,15 @@ def check_head(state: Mapping[str, Tensor], task: Task | type[Task], path: str |
 def load_pretrained(model: nn.Module, path: str | os.PathLike) -> list[str]:
     """Fill a model's backbone with pretrained weights; its head, unless the file has one of this name, stays as it is.
 
+    The weights are those of a UER checkpoint, or of a Hugging Face folder or file.
+
     Returns:
         Lines for the log: what the file holds beside the backbone, and which parameters start at random.
 
     Raises:
         UserError: a parameter of the embedding or the encoder is missing or of another size.
     """
-    state = load_weights(path)
+    state = load_uer_weights(path)
     report = load_into(model, state, path)
     if report.other_shape:
         raise UserError(_other_shape(path, report.other_shape))
@@ -173,6 +178,12 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike) -> list[str]:
     if report.missing:
         lines.append(f"{path}: start at random, to be learned now: {shorten(report.missing)}")
     return lines
+
+
+def pretrained_hash(path: str) -> str:
+    """SHA-256 of the weights at --pretrained_model_path; of a model in several files, of their hashes."""
+    hashes = [file_hash(str(file)) for file in weights_files(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _other_shape(path: str | os.PathLike, found: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:

@@ -66,7 +66,11 @@ class ReadingComprehension(Task):
         return cls(config.doc_stride, config.max_answer_length)
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
-        questions = read_squad(path, labelled)
+        return self.of_questions(read_squad(path, labelled), encoder, labelled, file_hash(path))
+
+    def of_questions(self, questions: list[Question], encoder: TextEncoder, labelled: bool = False,
+                     hash: str = "") -> Examples:
+        """Examples of questions that are read already; `hash` is their file's."""
         pieces = [split_pieces(question.text) for question in questions]
         asked = tokenize_all(encoder.tokenizer, [question.question for question in questions])
         tokens = tokenize_all(encoder.tokenizer, [question.text[start:stop]
@@ -87,7 +91,7 @@ class ReadingComprehension(Task):
         return Examples(Sequences(Ragged.of(rows), offsets),
                         targets={"span": np.array(targets), "offset": offsets},
                         info={"questions": questions, "windows": windows, "spans": spans},
-                        hash=file_hash(path))
+                        hash=hash)
 
     def _windows(self, number: int, asked: np.ndarray, ids: np.ndarray,
                  encoder: TextEncoder) -> list[tuple[np.ndarray, Window]]:
