@@ -42,7 +42,7 @@ def model_settings(path: str | os.PathLike | None) -> ModelConfig | None:
 def commands_folder() -> Path | None:
     """Where the entry scripts and the shipped settings are: the repository, or the installed package."""
     repository = Path(__file__).resolve().parent.parent
-    if (repository / "pretrain.py").is_file():
+    if (repository / "pretrain.py").is_file() and (repository / "models" / "bert").is_dir():
         return repository
     found = importlib.util.find_spec(COMMANDS)
     return Path(next(iter(found.submodule_search_locations))) if found and found.submodule_search_locations else None
@@ -68,7 +68,7 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
     words = [*(sys.argv[1:] if argv is None else argv)]
     told = _hugging_face_settings(words)
     own = [_with_defaults(section, _defaults(section, told)) for section in sections]
-    parts = cli.parse(description, own, _found_configs(words))
+    parts = cli.parse(description, own, find_configs(words))
     return [section(**{known.name: getattr(part, known.name) for known in dataclasses.fields(section)})
             for section, part in zip(sections, parts)]
 
@@ -82,7 +82,7 @@ def _defaults(section: type, told: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _found_configs(words: Sequence[str]) -> list[str]:
+def find_configs(words: Sequence[str]) -> list[str]:
     """The arguments, with the paths of shipped settings made whole."""
     found = list(words)
     for at, word in enumerate(found):

@@ -39,7 +39,7 @@ from uer.training.lock import OutputLock
 from uer.training.parallel import World, connect
 from uer.training.plan import Plan, device_name
 from uer.training.precision import Precision
-from uer.training.report import Reporter
+from uer.training.report import Reporter, peak_flops
 from uer.training.saver import Saver
 from uer.training.state import StateFolder, check_settings
 from uer.training.trainer import Parts, StepModule, Trainer
@@ -232,6 +232,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
     factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
     loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))
     vocab_size, seq_length = len(tokenizer.vocab), data[0].info.seq_length
+    reporter.peak_flops = world.world_size * (config.peak_flops or peak_flops(world.device, precision.name))
     reporter.flops_per_token = flops_per_token(settings.model, vocab_size, seq_length) + (
         answer_flops_per_token(teacher.model.config, vocab_size, seq_length) if teacher else 0.0)
     return Parts(
@@ -315,8 +316,8 @@ def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDa
         total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
         activation_bytes=activation_bytes(model, slots, vocab_size)
         + (answer_bytes(teacher.model.config, vocab_size, slots) if teacher else 0),
-        rate=parts.rate, precision=parts.precision.describe(), kernels=", ".join(kernels),
-        devices=f"{world.world_size} x {device_name(world.device)}",
+        rate=parts.rate, precision=parts.precision.describe(), peak_flops=parts.reporter.peak_flops,
+        kernels=", ".join(kernels), devices=f"{world.world_size} x {device_name(world.device)}",
         start=config.pretrained_model_path or f"drawn with seed {config.seed}")
     taught = [teacher.line(seq_length, slots)] if teacher else []
     for line in [*taught, *plan.lines(), *unheeded_masking(settings.masking, data)]:

@@ -214,4 +214,4 @@ def test_without_a_type_the_weights_decide(run_script: Run, tmp_path: Path, kind
     assert f"head {head}" in printed and "checked: on " in printed
     if head == "mlm":
         with pytest.raises(UserError, match="--type mlm fits"):
-            run_script(TO_UER, "--input_model_path", theirs, "--output_model_path", tmp_path / "x.bin", "--type", "bert")
+            run_script(TO_UER, "--input_model_path", theirs, "--output_model_path", tmp_path / "x", "--type", "bert")
