@@ -11,10 +11,10 @@ Shipped settings (`--config_path models/bert/tiny_config.json`) are found from a
 """
 
 import difflib
-import runpy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from uer import cli
 from uer.errors import UserError
@@ -92,7 +92,10 @@ def _folder() -> Path:
 
 
 def _run(command: str, script: Path, arguments: list[str]) -> None:
-    """Run a script as `python3 script` does; processes that it starts find it by its path."""
+    """Run a script as `python3 script` does, under the command's name; processes that it starts find it by its path."""
     sys.argv = [command, *find_configs(arguments)]
     sys.path.insert(0, str(script.parent))
-    runpy.run_path(str(script), run_name="__main__")
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    sys.modules["__main__"] = main
+    exec(compile(script.read_bytes(), str(script), "exec"), main.__dict__)
