@@ -11,7 +11,7 @@ SIGTERM, with the training state saved.
 
 import sys
 
-from uer import cli
+from uer import cli, model_settings
 from uer.config import (
     DistillationConfig,
     LogConfig,
@@ -26,8 +26,8 @@ from uer.config import (
 
 def main() -> None:
     """Read the flags and train."""
-    sections = cli.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
-                                   ParallelConfig, LogConfig, DistillationConfig))
+    sections = model_settings.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
+                                              ParallelConfig, LogConfig, DistillationConfig))
 
     from uer.pretraining import Settings, run  # torch takes seconds; a mistyped flag need not wait for it
 

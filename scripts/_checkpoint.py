@@ -1,33 +1,34 @@
-"""Opening a UER checkpoint with no more than its path. What the scripts that use a model share; not a command."""
+"""Opening a model with no more than its path. What the scripts that use a model share; not a command."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from _settings import model_settings
-from torch import Tensor, nn
+from torch import Tensor
 
+from uer.api import weights as opening
+from uer.api.weights import DEFAULT_VOCAB
 from uer.config import ModelConfig, TokenizerConfig, flag
-from uer.convert import BERT, bert, names
-from uer.convert.recipe import recorded_stages, state_name
-from uer.errors import UserError
+from uer.convert import open as convert_open
+from uer.convert.open import folder_of, is_hugging_face
+from uer.convert.recipe import state_name
+from uer.convert.tokenizer_files import read_tokenizer
+from uer.model_settings import model_settings
 from uer.paths import File, existing
-from uer.tokenizers import Tokenizer, build_tokenizer
-from uer.training.checkpoint import load_into, load_weights
+from uer.tokenizers import Tokenizer
 
-DEFAULT_VOCAB = "models/google_zh_vocab.txt"
+__all__ = ["DEFAULT_VOCAB", "CheckpointFlags", "open_checkpoint", "open_tokenizer"]
 
 
 @dataclass(frozen=True)
 class CheckpointFlags:
     """Which model, and where it computes."""
 
-    load_model_path: str | None = flag(None, "UER checkpoint.", path="read")
+    load_model_path: str | None = flag(None, "UER checkpoint, or a Hugging Face folder.", path="read")
     pretrained_model_path: str | None = flag(None, "Another name for --load_model_path.", path="read")
-    config_path: str | None = flag(None, "JSON file of the model's settings (default: as the checkpoint tells).",
+    config_path: str | None = flag(None, "JSON file of the model's settings (default: as the model tells).",
                                    path="read")
     device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
 
@@ -48,7 +49,8 @@ class CheckpointFlags:
 
 
 def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
-    """A checkpoint's weights, and the settings of --config_path, of its training state, or as its tensors tell.
+    """A model's weights under UER's names, and the settings of --config_path, of its training state or its folder, or
+    as its tensors tell.
 
     Args:
         flags: which checkpoint.
@@ -58,14 +60,9 @@ def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) ->
     Raises:
         UserError: it cannot be read, or is no BERT and --config_path is not given.
     """
-    weights = load_weights(flags.path)
     config = given if given and flags.config_path else model_settings(flags.config_path)
-    if config is not None:
-        return weights, config
-    sizes = names.measure(weights, BERT, "uer", flags.path)
-    stages = recorded_stages(flags.path)
-    config = bert.model_config(sizes, stages[0].model() if stages else None, ("mlm",), False, flags.path)
-    return weights, replace(config, **(given_settings(given) if given else {}))
+    weights, config = convert_open.open_checkpoint(flags.path, config)
+    return weights, replace(config, **(given_settings(given) if given and not flags.config_path else {}))
 
 
 def given_settings(config: ModelConfig, argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -79,45 +76,15 @@ def given_settings(config: ModelConfig, argv: Sequence[str] | None = None) -> di
             if words & {f"--{field.name}", f"--no-{field.name}"}}
 
 
-def vocab_size(weights: Mapping[str, Tensor], path: str) -> int:
-    """Rows of the word embedding.
+def open_tokenizer(flags: CheckpointFlags, config: TokenizerConfig, size: int) -> Tokenizer:
+    """The tokenizer of a model with so many entries: of --vocab_path, else a Hugging Face folder's own.
 
     Raises:
-        UserError: there is none.
+        UserError: the vocabulary has another size, or there is none.
     """
-    name = BERT.body[0].uer
-    if name not in weights:
-        raise UserError(f"{path}: has no {name}; its names are not UER's")
-    return len(weights[name])
-
-
-def open_tokenizer(config: TokenizerConfig, size: int, path: str) -> Tokenizer:
-    """The tokenizer of a model with so many entries.
-
-    Raises:
-        UserError: the vocabulary has another size.
-    """
-    vocab_path = config.vocab_path or DEFAULT_VOCAB
-    tokenizer = build_tokenizer(TokenizerConfig(tokenizer=config.tokenizer, vocab_path=vocab_path,
-                                                do_lower_case=config.do_lower_case))
-    if len(tokenizer.vocab) != size:
-        raise UserError(f"--vocab_path {vocab_path} has {len(tokenizer.vocab)} entries, but {path} has {size}")
+    if config.vocab_path or not is_hugging_face(flags.path):
+        return opening.open_tokenizer(config, size, flags.path)
+    folder = folder_of(flags.path)
+    tokenizer = read_tokenizer(folder)
+    opening.require_size(tokenizer, size, f"the vocabulary of {folder}", flags.path)
     return tokenizer
-
-
-def fill(model: nn.Module, weights: Mapping[str, Tensor], flags: CheckpointFlags) -> nn.Module:
-    """The model with the checkpoint's weights, every one of its parameters covered, on its device, without dropout.
-
-    Raises:
-        UserError: a parameter is missing or has another shape.
-    """
-    report = load_into(model, weights, flags.path)
-    if report.missing or report.other_shape:
-        first = (f"{report.other_shape[0][0]} is {list(report.other_shape[0][1])} in the file and "
-                 f"{list(report.other_shape[0][2])} here" if report.other_shape else f"it has no {report.missing[0]}")
-        count = len(report.missing) + len(report.other_shape)
-        raise UserError(f"{flags.path}: {count} parameters do not fit this model: {first}")
-    device = "cuda" if flags.device != "cpu" and torch.cuda.is_available() else "cpu"
-    if flags.device == "cuda" and device == "cpu":
-        raise UserError("--device cuda: there is no CUDA device")
-    return model.eval().to(device)

@@ -6,25 +6,19 @@ from torch import Tensor
 
 from uer.config import ModelConfig
 from uer.convert import BERT, names
+from uer.convert.open import pretrained_head
 from uer.errors import UserError
-from uer.finetuning.task import Task
-from uer.finetuning.tasks.classification import Classification
-from uer.finetuning.tasks.cmrc import ReadingComprehension
-from uer.finetuning.tasks.multi_label import MultiLabel
-from uer.finetuning.tasks.ner import Ner
-from uer.finetuning.tasks.regression import Regression
 
-# The targets of a model that was pretrained with this head.
-TARGETS = {"mlm": ("mlm",), "bert": ("mlm", "sp")}
-# The tasks that train a fine-tuned model's head; the first is the usual one.
-TASKS: dict[str, tuple[type[Task], ...]] = {
-    "text_classification": (Classification, MultiLabel, Regression),
-    "token_classification": (Ner,),
-    "extractive_qa": (ReadingComprehension,),
-}
-# What Hugging Face calls these tasks; its pipeline turns logits into scores accordingly.
-PROBLEM_TYPES = {"classifier": "single_label_classification", "multi_label": "multi_label_classification",
-                 "regression": "regression"}
+
+def resolve_type(given: str | None, weights: Mapping[str, Tensor], side: names.Side, path: str) -> str:
+    """The head that --type names, or the one that the weights hold where the flag is left out.
+
+    Raises:
+        UserError: --type bert for a model that was pretrained without next-sentence prediction.
+    """
+    if given is not None:
+        require_type(weights, given, side, path)
+    return given or pretrained_head(weights, side)
 
 
 def require_type(weights: Mapping[str, Tensor], head: str, side: names.Side, path: str) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import _logits_check as check
 from _checkpoint import DEFAULT_VOCAB
-from _conversion import PROBLEM_TYPES, TARGETS, TASKS, print_model, require_layers, require_type
-from _settings import model_settings
+from _conversion import print_model, require_layers, resolve_type
 from torch import Tensor
 
 from uer.config import ModelConfig, TokenizerConfig, flag
@@ -20,9 +19,11 @@ from uer.convert.folder import TokenizerFacts, tied_output, write_folder
 from uer.convert.recipe import Stage, recorded_stages, state_name
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
+from uer.finetuning.hugging_face import HEAD_TASKS, PROBLEM_TYPES
 from uer.finetuning.paths import model_files, weights_path
 from uer.finetuning.saved import SavedModel, load_settings
 from uer.lock import OutputLock
+from uer.model_settings import model_settings
 from uer.paths import File, existing
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.characters import is_ideograph
@@ -69,9 +70,10 @@ class ExportFlags:
 
 @dataclass(frozen=True)
 class Source:
-    """A UER checkpoint and what is known of it."""
+    """A UER checkpoint and what is known of it; `head` is a key of `BERT.heads`."""
 
     path: str
+    head: str
     weights: Mapping[str, Tensor]
     converted: names.Conversion
     config: ModelConfig
@@ -88,8 +90,11 @@ class Source:
         return self.converted.sizes["vocab"]
 
 
-def export(flags: ExportFlags, head: str) -> None:
+def export(flags: ExportFlags, head: str | None) -> None:
     """Convert, check, and only then put the files in place.
+
+    Args:
+        head: a key of `BERT.heads`; None is the pretrained head that the weights hold.
 
     Raises:
         UserError: whatever is wrong with the input, or logits that differ; nothing is written then.
@@ -101,36 +106,36 @@ def export(flags: ExportFlags, head: str) -> None:
         _export(flags, head)
 
 
-def _export(flags: ExportFlags, head: str) -> None:
+def _export(flags: ExportFlags, head: str | None) -> None:
     source = read_source(flags, head)
-    print_model(source.path, source.config, source.converted, head)
+    print_model(source.path, source.config, source.converted, source.head)
     if flags.output_dir:
-        _export_folder(source, head, flags.output_dir, not flags.no_check)
+        _export_folder(source, flags.output_dir, not flags.no_check)
     if flags.output_model_path or not flags.output_dir:
-        _export_weights(source, head, flags.output_model_path or "pytorch_model.bin", not flags.no_check)
+        _export_weights(source, flags.output_model_path or "pytorch_model.bin", not flags.no_check)
 
 
-def read_source(flags: ExportFlags, head: str) -> Source:
+def read_source(flags: ExportFlags, head: str | None) -> Source:
     """The checkpoint, converted, with its settings: those of --config_path, of the files beside it, or BERT's usual."""
-    saved = load_settings(flags.input_model_path) if head in TASKS else None
-    known = [task.name for task in TASKS.get(head, ())]
+    saved = load_settings(flags.input_model_path) if head in HEAD_TASKS else None
+    known = [task.name for task in HEAD_TASKS.get(head, ())]
     if saved and saved.task not in known:
         raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not of {' or '.join(known)}")
-    path = str(weights_path(flags.input_model_path)) if head in TASKS else flags.input_model_path
+    path = str(weights_path(flags.input_model_path)) if head in HEAD_TASKS else flags.input_model_path
     weights = load_weights(path)
-    require_type(weights, head, "uer", path)
+    head = head if head in HEAD_TASKS else resolve_type(head, weights, "uer", path)
     converted = names.from_uer(weights, BERT, head, path)
     require_layers(flags.layers_num, converted.sizes["layers"], path)
     stages = _stages(path)
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     tied = tied_output(converted.weights, BERT, head)
-    config = bert.model_config(converted.sizes, base, TARGETS.get(head, ("mlm",)), tied, path)
+    config = bert.model_config(converted.sizes, base, bert.TARGETS.get(head, ("mlm",)), tied, path)
     if head == "text_classification" and config.pooling != "first":
         raise UserError(f"{path}: pooling is {config.pooling}, but Hugging Face's BERT classifies by the first token")
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
     lower = True if flags.do_lower_case is None else flags.do_lower_case
     tokenizer = TokenizerConfig(vocab_path=flags.vocab_path or DEFAULT_VOCAB, do_lower_case=lower)
-    return Source(path, weights, converted, config, tied, tokenizer, saved, labels, stages,
+    return Source(path, head, weights, converted, config, tied, tokenizer, saved, labels, stages,
                   _read_notes(flags.card_notes_path))
 
 
@@ -158,8 +163,8 @@ def _labels(saved: SavedModel | None, count: int, path: str) -> tuple[str, ...]:
     return labels
 
 
-def _export_folder(source: Source, head: str, folder: str, with_check: bool) -> None:
-    tokenizer = _tokenizer(source, required=True)
+def _export_folder(source: Source, folder: str, with_check: bool) -> None:
+    head, tokenizer = source.head, _tokenizer(source, required=True)
     assert tokenizer is not None
     vocab = tokenizer.vocab
     facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case)
@@ -178,7 +183,8 @@ def _export_folder(source: Source, head: str, folder: str, with_check: bool) -> 
     print(f"written: {folder}: {', '.join(written)}")
 
 
-def _export_weights(source: Source, head: str, path: str, with_check: bool) -> None:
+def _export_weights(source: Source, path: str, with_check: bool) -> None:
+    head = source.head
     config = bert.hugging_face_config(source.config, source.vocab_size, head, tied=source.tied, labels=source.labels)
     with atomic_path(path) as temporary:
         save_weights(source.converted.weights, temporary)

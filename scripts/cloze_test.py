@@ -9,18 +9,20 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from _checkpoint import CheckpointFlags, fill, open_checkpoint, open_tokenizer, vocab_size
+from _checkpoint import CheckpointFlags, open_checkpoint, open_tokenizer
 
 from uer import cli
+from uer.api.cloze import Cloze, Guess, guess, make_cloze
+from uer.api.weights import find_device, has_mlm_head, pretrained_model
 from uer.config import ModelConfig, TokenizerConfig, flag
+from uer.convert.open import vocab_size
 from uer.errors import UserError
 from uer.files import atomic_path
-from uer.model import Model, build_model
+from uer.model import Model
 from uer.reading import naming, require_regular
 from uer.tokenizers import Tokenizer
 
@@ -54,70 +56,21 @@ class Flags:
                         if getattr(self, name) is not None and getattr(self, name) < number]
 
 
-class Cloze(NamedTuple):
-    """A row of token ids, the places of its masks, and what stood there (None where nobody knows)."""
-
-    ids: list[int]
-    places: list[int]
-    answer: int | None
-
-
-class Guess(NamedTuple):
-    """The likeliest entries of one mask and their probabilities, best first."""
-
-    ids: list[int]
-    probabilities: list[float]
-
-
 def main() -> None:
     flags, source, tokenizer_config, model_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig,
                                                                         ModelConfig))
     weights, config = open_checkpoint(source, model_config)
     size = vocab_size(weights, source.path)
-    tokenizer = open_tokenizer(tokenizer_config, size, source.path)
-    model = build_model(replace(config, target=("mlm",), tie_weights=False), size)
-    fill(model, weights, source)
+    tokenizer = open_tokenizer(source, tokenizer_config, size)
+    if not has_mlm_head(weights):
+        raise UserError(f"{source.path}: it has no mlm head, which fills in masked words")
+    model = pretrained_model(config, size, weights, source.path).to(find_device(source.device))
     flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length),
                     topn=min(flags.topn or flags.topk or SHOWN_WORDS, size))
     if flags.text:
         _answer_text(model, tokenizer, flags)
     if flags.test_path:
         _answer_file(model, tokenizer, flags)
-
-
-def make_cloze(text: str, tokenizer: Tokenizer, length: int, draw: torch.Generator) -> Cloze | None:
-    """[CLS] sentence [SEP] with its masks, at most `length` tokens around the first one; None for an empty sentence."""
-    vocab = tokenizer.vocab
-    pieces = [tokenizer.encode(piece) for piece in text.split(MASK)]
-    ids = pieces[0] + [token for piece in pieces[1:] for token in (vocab.mask_id, *piece)]
-    answer = None
-    if len(pieces) == 1:
-        known = [place for place, token in enumerate(ids) if token != vocab.unk_id]
-        if not known:
-            return None
-        place = known[int(torch.randint(len(known), (), generator=draw))]
-        answer, ids[place] = ids[place], vocab.mask_id
-    room = length - 2
-    start = max(0, min(ids.index(vocab.mask_id) - room // 2, len(ids) - room))
-    row = [vocab.cls_id, *ids[start:start + room], vocab.sep_id]
-    return Cloze(row, [place for place, token in enumerate(row) if token == vocab.mask_id], answer)
-
-
-@torch.no_grad()
-def guess(model: Model, clozes: Sequence[Cloze], topn: int) -> list[list[Guess]]:
-    """For each row and each of its masks, the likeliest entries."""
-    if not clozes:
-        return []
-    device = next(model.parameters()).device
-    length = max(len(cloze.ids) for cloze in clozes)
-    src = torch.tensor([cloze.ids + [0] * (length - len(cloze.ids)) for cloze in clozes], device=device)
-    real = torch.tensor([[1] * len(cloze.ids) + [0] * (length - len(cloze.ids)) for cloze in clozes], device=device)
-    rows = [row for row, cloze in enumerate(clozes) for _ in cloze.places]
-    places = [place for cloze in clozes for place in cloze.places]
-    logits = model.target["mlm"].logits(model.encode(src, real)[rows, places])
-    best = logits.float().softmax(-1).topk(topn)
-    guesses = iter(zip(best.indices.tolist(), best.values.tolist()))
-    return [[Guess(*next(guesses)) for _ in cloze.places] for cloze in clozes]
 
 
 def _answer_text(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:

@@ -19,7 +19,8 @@ from uer.config import flag
 class Flags(ImportFlags):
     """The flags of this script."""
 
-    type: str = flag("bert", "Targets of the model: bert is mlm and next-sentence prediction.", choices=("bert", "mlm"))
+    type: str | None = flag(None, "Targets of the model: bert is mlm and next-sentence prediction (default: what the\n"
+                                  "weights hold).", choices=("bert", "mlm"))
 
 
 def main() -> None:

@@ -16,12 +16,13 @@ from _checkpoint import DEFAULT_VOCAB
 from uer import cli
 from uer.config import REQUIRED, flag
 from uer.convert import BERT
+from uer.convert.open import folder_of, is_hugging_face, load_uer_weights
+from uer.convert.tokenizer_files import vocab_file
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.reading import naming
 from uer.tokenizers import Vocab
 from uer.tokenizers.fetch import ensure_vocab
-from uer.training.checkpoint import load_weights
 
 ROWS_AT_ONCE = 1024
 
@@ -30,21 +31,23 @@ ROWS_AT_ONCE = 1024
 class Flags:
     """The flags of this script."""
 
-    load_model_path: str = flag(REQUIRED, "UER checkpoint.", path="read")
-    vocab_path: str = flag(DEFAULT_VOCAB, "Vocabulary of the model.", path="read")
+    load_model_path: str = flag(REQUIRED, "UER checkpoint, or a Hugging Face folder.", path="read")
+    vocab_path: str | None = flag(None, f"Vocabulary of the model (default: its folder's, else {DEFAULT_VOCAB}).",
+                                  path="read")
     word_embedding_path: str = flag(REQUIRED, "Where the vectors are written; a name in .npy gives an array.",
                                     path="write")
 
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    weights, name = load_weights(flags.load_model_path), BERT.body[0].uer
+    weights, name = load_uer_weights(flags.load_model_path), BERT.body[0].uer
     if name not in weights or weights[name].dim() != 2:
         raise UserError(f"{flags.load_model_path}: has no matrix {name}; its names are not UER's")
     vectors = weights[name].float().numpy()
-    tokens = Vocab.load(ensure_vocab(flags.vocab_path)).tokens
+    vocab_path = flags.vocab_path or _usual_vocab(flags.load_model_path)
+    tokens = Vocab.load(ensure_vocab(vocab_path)).tokens
     if len(tokens) != len(vectors):
-        raise UserError(f"--vocab_path {flags.vocab_path} has {len(tokens)} entries, but {flags.load_model_path} has "
+        raise UserError(f"--vocab_path {vocab_path} has {len(tokens)} entries, but {flags.load_model_path} has "
                         f"{len(vectors)}")
     with atomic_path(flags.word_embedding_path) as temporary, naming(flags.word_embedding_path):
         if flags.word_embedding_path.endswith(".npy"):
@@ -53,6 +56,12 @@ def main() -> None:
         else:
             write_text(temporary, tokens, vectors)
     print(f"written: {flags.word_embedding_path}: {len(vectors)} vectors of width {vectors.shape[1]}")
+
+
+def _usual_vocab(path: str) -> str:
+    """The vocabulary of a Hugging Face folder, else the default one."""
+    found = vocab_file(folder_of(path)) if is_hugging_face(path) else None
+    return str(found or DEFAULT_VOCAB)
 
 
 def write_text(path: Path, tokens: Sequence[str], vectors: np.ndarray) -> None:

@@ -16,16 +16,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from _checkpoint import CheckpointFlags, fill, open_checkpoint, open_tokenizer, vocab_size
+from _checkpoint import CheckpointFlags, open_checkpoint, open_tokenizer
 
 from uer import cli
+from uer.api.rows import pooled_rows
+from uer.api.weights import fill, find_device
 from uer.config import REQUIRED, TokenizerConfig, flag
-from uer.data.batch import Batch
+from uer.convert.open import vocab_size
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.heads import SentenceEncoder
 from uer.reading import naming, require_regular
-from uer.tokenizers import Tokenizer, Vocab
+from uer.tokenizers import Tokenizer
 
 LINES_AT_ONCE = 4096  # are sorted by length, so that a batch has little padding
 POOLINGS = ("first", "last", "mean", "max")
@@ -55,9 +57,9 @@ def main() -> None:
     flags, source, tokenizer_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig))
     weights, config = open_checkpoint(source)
     size = vocab_size(weights, source.path)
-    tokenizer = open_tokenizer(tokenizer_config, size, source.path)
-    model = SentenceEncoder(replace(config, pooling=flags.pooling), size)
-    fill(model, weights, source)
+    tokenizer = open_tokenizer(source, tokenizer_config, size)
+    model = fill(SentenceEncoder(replace(config, pooling=flags.pooling), size), weights, source.path)
+    model.to(find_device(source.device))
     flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length))
     width = flags.whitening_size or config.hidden_size
     count = count_lines(flags.test_path)
@@ -118,26 +120,10 @@ def features(model: SentenceEncoder, tokenizer: Tokenizer, flags: Flags) -> Iter
         start = 0
         while lines := list(islice(file, LINES_AT_ONCE)):
             ids, offsets = tokenizer.encode_lines("".join(line.removesuffix("\n") + "\n" for line in lines))
-            lengths = np.minimum(np.diff(offsets), flags.seq_length - 2)
-            vectors = np.empty((len(lines), model.config.hidden_size), np.float32)
-            order = np.argsort(lengths, kind="stable")
-            for first in range(0, len(order), flags.batch_size):
-                chosen = order[first:first + flags.batch_size]
-                batch = make_batch(ids, offsets[chosen], lengths[chosen], tokenizer.vocab)
-                vectors[chosen] = model(batch.to(device)).float().cpu().numpy()
+            vectors = pooled_rows(ids, offsets, flags.seq_length, flags.batch_size, tokenizer.vocab,
+                                  lambda batch: model(batch.to(device)), model.config.hidden_size)
             yield start, vectors
             start += len(lines)
-
-
-def make_batch(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, vocab: Vocab) -> Batch:
-    """Rows [CLS] ids[start:start + length] [SEP], padded to the longest of them, which comes last."""
-    places = np.arange(lengths[-1] + 2)
-    stops = lengths[:, None] + 1
-    inner = (places > 0) & (places < stops)
-    src = np.where(places < stops, vocab.cls_id, np.where(places == stops, vocab.sep_id, vocab.pad_id))
-    src[inner] = ids[(starts[:, None] + places - 1)[inner]]
-    return Batch(torch.from_numpy(src), torch.from_numpy((places <= stops).astype(np.int64)), {},
-                 torch.arange(len(src)), torch.from_numpy(lengths + 2))
 
 
 def whiten(array: np.ndarray, path: Path, size: int) -> None:

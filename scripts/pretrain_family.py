@@ -18,8 +18,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _settings import model_settings
-
 from uer import cli
 from uer.config import TokenizerConfig
 from uer.errors import UserError
@@ -33,6 +31,7 @@ from uer.family.runner import Follower, Runner, Stopped, locked
 from uer.family.sizes import resolve
 from uer.family.teaching import build_teaching
 from uer.family.work import FIRST_PORT, Workshop, check_datasets, check_teacher
+from uer.model_settings import model_settings
 from uer.tokenizers import build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -39,7 +39,7 @@ TRAIN = {
     "dataset_path": ("dataset.pt",), "pretrained_model_path": None, "output_model_path": REQUIRED,
     "config_path": "models/bert/base_config.json", "total_steps": 100000, "save_checkpoint_steps": 10000,
     "report_steps": 100, "accumulation_steps": 1, "batch_size": 32, "instances_buffer_size": 25600, "labels_num": None,
-    "seed": 7, "data_processor": "bert", "deep_init": False}
+    "seed": 7, "data_processor": None, "deep_init": False}  # UER-py's data_processor is bert; ours is the dataset's
 PARALLEL = {"world_size": 1, "gpu_ranks": (), "master_ip": "tcp://localhost:12345", "backend": "nccl"}
 FINETUNE = {
     "pretrained_model_path": None, "output_model_path": "models/finetuned_model.bin", "train_path": REQUIRED,

@@ -48,6 +48,8 @@ LARGEST_WIDTH = 1 << 20
 LONGEST_ROW = 1 << 22
 MOST_ROWS = 1 << 20
 
+LEAST_PEAK_FLOPS = 1e9  # who gives less has written tera operations
+PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
 LARGEST_SEED = (1 << 63) - 1  # what the integer functions of order and masks take
 
 
@@ -230,7 +232,8 @@ class TrainConfig:
     instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.")
     labels_num: int | None = flag(None, "Number of labels of the cls target.", planned=True)
     seed: int = flag(7, "Seed of initial weights, order, masks and dropout.")
-    data_processor: str = flag("bert", "How instances become batches.", family="data_processor")
+    data_processor: str | None = flag(None, "How instances become batches (default: as the dataset was made).",
+                                      family="data_processor")
     deep_init: bool = flag(False, "Scale the initial weights of output projections by 1/sqrt(2 layers).")
     resume: str = flag("auto", "auto: go on from the training state beside the output path; never; or a state's path.")
     keep_checkpoints: int = flag(2, "How many training states are kept.")
@@ -244,6 +247,8 @@ class TrainConfig:
     unpad: str = flag("auto", "Compute nothing for padding.", choices=("auto", "on", "off"))
     document_attention: bool = flag(False, "Attend, and count positions, inside each document of a row only\n"
                                            "(rows of several documents: preprocess.py --full_sentences).")
+    peak_flops: float = flag(0.0, "Operations a second that one device can do, such as 125e12: what MFU in the report\n"
+                                  "lines is a share of (default: of a known GPU, in the run's precision).")
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.", path="read")
     dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
     eval_steps: int = flag(0, "Updates between evaluations; 0 evaluates at checkpoints.")
@@ -265,6 +270,7 @@ class TrainConfig:
                  "--dev_fraction and --dev_dataset_path exclude one another")
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
         _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
+        _require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
         _require_seed(found, self.seed)
         return found
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from uer import cli
 from uer.config import DistillationConfig, ModelConfig, flag
+from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.flops import answer_bytes, answer_flops_per_token, parameter_count
 from uer.layers.distillation import SoftTargets
@@ -101,7 +102,7 @@ def load_teacher(config: DistillationConfig, vocab_size: int, longest: int, say:
     if architecture.max_seq_length < longest:
         raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {architecture.max_seq_length}, but "
                         f"the dataset's rows have {longest} tokens")
-    state = checkpoint.load_weights(path)
+    state = load_uer_weights(path)
     entries = len(state[WORD_EMBEDDING]) if WORD_EMBEDDING in state else vocab_size
     if entries != vocab_size:
         raise UserError(f"--teacher_model_path {path}: a vocabulary of {entries} entries, but this run's has "

@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from uer.config import (
     TokenizerConfig,
     TrainConfig,
 )
+from uer.convert.open import load_uer_weights
 from uer.data.loader import EvaluationLoader, Loader
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS
@@ -40,7 +41,7 @@ from uer.training.evaluation import evaluate
 from uer.training.parallel import World, connect
 from uer.training.plan import Plan, device_name
 from uer.training.precision import Precision
-from uer.training.report import Reporter
+from uer.training.report import Reporter, peak_flops
 from uer.training.saver import Saver
 from uer.training.state import StateFolder, check_settings
 from uer.training.trainer import Parts, StepModule, Trainer
@@ -90,6 +91,7 @@ def pretrain(place: launch.Place, settings: Settings) -> int:
 def _pretrain(world: World, settings: Settings) -> int:
     reporter = world.check(lambda: Reporter(settings.log, world, settings.train.total_steps))
     tokenizer, data = world.check(lambda: _open_data(settings))
+    settings = _with_processor(settings, data[0])
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
     lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
     try:
@@ -129,13 +131,16 @@ def _pretrain_under(folder: StateFolder, world: World, settings: Settings, repor
 def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:
     """The tokenizer and the datasets, checked against one another."""
     config = settings.train
-    choose(PROCESSORS, config.data_processor, "--data_processor", PLANNED_PROCESSORS)
+    if config.data_processor:
+        choose(PROCESSORS, config.data_processor, "--data_processor", PLANNED_PROCESSORS)
     preflight.check_output(config.output_model_path, 0)
     datasets = [open_dataset(path) for path in config.dataset_path]
+    processor = config.data_processor or datasets[0].info.processor
+    choose(PROCESSORS, processor, str(datasets[0].path), PLANNED_PROCESSORS)
     dev = [open_dataset(config.dev_dataset_path)] if config.dev_dataset_path else []
     for dataset in datasets + dev:
         info, path = dataset.info, str(dataset.path)
-        preflight.check_processor(path, info.processor, config.data_processor)
+        preflight.check_processor(path, info.processor, processor)
         preflight.check_lengths(path, info.seq_length, settings.model.max_seq_length)
         if not len(dataset):
             raise UserError(f"{path}: the dataset is empty")
@@ -146,6 +151,12 @@ def _open_data(settings: Settings) -> tuple[Tokenizer, list[TokenDataset]]:
         preflight.check_vocabulary(str(dataset.path), (info.vocab_fingerprint, info.vocab_size, info.tokenizer),
                                    (tokenizer.vocab.fingerprint, len(tokenizer.vocab), tokenizer.settings))
     return tokenizer, datasets + dev
+
+
+def _with_processor(settings: Settings, dataset: TokenDataset) -> Settings:
+    """The settings with the dataset's processor, where --data_processor is not given."""
+    name = settings.train.data_processor or dataset.info.processor
+    return replace(settings, train=replace(settings.train, data_processor=name))
 
 
 def _load_teacher(settings: Settings, world: World, vocab: Vocab, data: list[TokenDataset],
@@ -238,6 +249,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
     factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
     loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))
     vocab_size, seq_length = len(tokenizer.vocab), data[0].info.seq_length
+    reporter.peak_flops = world.world_size * (config.peak_flops or peak_flops(world.device, precision.name))
     reporter.flops_per_token = flops_per_token(settings.model, vocab_size, seq_length) + (
         answer_flops_per_token(teacher.model.config, vocab_size, seq_length) if teacher else 0.0)
     return Parts(
@@ -257,7 +269,7 @@ def _build(settings: Settings, world: World, vocab: Vocab, reporter: Reporter, f
                         deep_init=config.deep_init)
     path = config.pretrained_model_path
     if path and fresh:
-        weights = checkpoint.load_weights(path)
+        weights = load_uer_weights(path)
         check_sizes(weights, settings.model, len(vocab), path, config.config_path)
         lines = checkpoint.load_into(model, weights, path).lines()
         reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
@@ -323,8 +335,8 @@ def _say_plan(settings: Settings, world: World, parts: Parts, data: list[TokenDa
         total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
         activation_bytes=activation_bytes(model, slots, vocab_size)
         + (answer_bytes(teacher.model.config, vocab_size, slots) if teacher else 0),
-        rate=parts.rate, precision=parts.precision.describe(), kernels=", ".join(kernels),
-        devices=f"{world.world_size} x {device_name(world.device)}",
+        rate=parts.rate, precision=parts.precision.describe(), peak_flops=parts.reporter.peak_flops,
+        kernels=", ".join(kernels), devices=f"{world.world_size} x {device_name(world.device)}",
         start=config.pretrained_model_path or f"drawn with seed {config.seed}")
     taught = [teacher.line(seq_length, slots)] if teacher else []
     for line in [*taught, *plan.lines(), *unheeded_masking(settings.masking, data)]:

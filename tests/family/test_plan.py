@@ -19,7 +19,7 @@ from uer.family.plan import hours, make_plan
 from uer.family.recipe import RECIPES, Recipe, Stage
 from uer.family.sizes import resolve
 from uer.family.teaching import Teaching
-from uer.flops import parameter_count
+from uer.flops import known_gpu, parameter_count
 from uer.model import build_model
 
 VOCAB = 21128
@@ -190,3 +190,41 @@ def test_a_crowded_gpu_is_warned_of(sizes):
 
 def test_hours_are_shown_in_the_unit_that_suits_them():
     assert [hours(value) for value in (0.001, 0.2, 30.26, 100)] == ["4 s", "12 min", "30.3 h", "4.2 days"]
+
+
+def test_a_gpu_without_bf16_is_reckoned_in_fp32(sizes):
+    automatic, half = MachineConfig(), MachineConfig(precision="fp16")
+    for name, single, double in (("V100", 15.7e12, 125e12), ("T4", 8.1e12, 65e12)):
+        slow, fast = named_devices(name, 8, automatic), named_devices(name, 8, half)
+        assert (slow.peak_flops, slow.precision, fast.peak_flops) == (single, "fp32", double)
+        plan = make_plan(sizes[-1:], RECIPES["uer"], VOCAB, slow, automatic)
+        faster = make_plan(sizes[-1:], RECIPES["uer"], VOCAB, fast, half)
+        text = "\n".join(plan.lines())
+        assert plan.hours > 5 * faster.hours and f"--precision fp16 would take {hours(faster.hours)}" in text
+        assert f"at {single / 1e12:.3g} TFLOP/s in fp32" in text and "no bf16" not in "\n".join(faster.lines())
+    assert named_devices("A100", 8, automatic).precision == "bf16"
+    assert named_devices("A100", 8, MachineConfig(precision="fp32")).peak_flops == 156e12
+
+
+def test_a_gpu_that_the_table_lacks(sizes):
+    with pytest.raises(UserError, match="--peak_flops and --memory_gib"):
+        named_devices("B9000", 8)
+    config = MachineConfig(peak_flops=2e15, memory_gib=192.5)
+    devices = named_devices("B9000", 4, config)
+    assert (devices.name, devices.count, devices.peak_flops) == ("B9000", 4, 2e15)
+    assert devices.memory_bytes == round(192.5 * 2**30)
+    assert "4 x B9000 at 2e+03 TFLOP/s in bf16 (by --peak_flops)" in "\n".join(
+        make_plan(sizes[:1], RECIPES["uer"], VOCAB, devices, config).lines())
+    known = named_devices("H100", 1, config)
+    assert (known.peak_flops, known.memory_bytes) == (2e15, round(192.5 * 2**30))
+    here = find_devices(MachineConfig(device="cpu", peak_flops=3e11, memory_gib=2))
+    assert (here.peak_flops, here.memory_bytes, here.precision) == (3e11, 2 << 30, "fp32")
+    assert any("--peak_flops" in line for line in MachineConfig(peak_flops=125.0).problems())
+    assert any("--memory_gib" in line for line in MachineConfig(memory_gib=-1.0).problems())
+
+
+@pytest.mark.parametrize(("name", "known"), [
+    ("NVIDIA A100-SXM4-80GB", "A100"), ("Tesla V100-SXM2-16GB", "V100"), ("Tesla T4", "T4"), ("NVIDIA L40S", "L40S"),
+    ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("NVIDIA RTX A1000", None), ("NVIDIA T400", None), ("NVIDIA A10G", None)])
+def test_names_that_cuda_gives(name, known):
+    assert known_gpu(name) == known

@@ -201,3 +201,17 @@ def test_half_precision_is_kept(run_script: Run, tmp_path: Path) -> None:
     run_script(TO_UER, "--input_model_path", folder, "--output_model_path", tmp_path / "uer.bin", "--type", "mlm")
     weights = read_hugging_face(folder).weights
     assert torch.equal(load_weights(tmp_path / "uer.bin")["target.mlm.linear_2.bias"], weights["cls.predictions.bias"])
+
+
+@pytest.mark.parametrize(("kind", "head"), [("BertForMaskedLM", "mlm"), ("BertForPreTraining", "bert")])
+def test_without_a_type_the_weights_decide(run_script: Run, tmp_path: Path, kind: str, head: str) -> None:
+    theirs = random_folder(tmp_path / "theirs", kind)
+    printed = run_script(TO_UER, "--input_model_path", theirs, "--output_model_path", tmp_path / "uer.bin",
+                         "--output_config_path", tmp_path / "uer.json")
+    assert f"head {head}" in printed and "checked: on " in printed
+    printed = run_script(TO_HUGGING_FACE, "--input_model_path", tmp_path / "uer.bin", "--output_model_path",
+                         tmp_path / "back.bin", "--config_path", tmp_path / "uer.json")
+    assert f"head {head}" in printed and "checked: on " in printed
+    if head == "mlm":
+        with pytest.raises(UserError, match="--type mlm fits"):
+            run_script(TO_UER, "--input_model_path", theirs, "--output_model_path", tmp_path / "x", "--type", "bert")

@@ -54,7 +54,7 @@ def start(inputs, output, *more, said=""):
 def run_command(inputs, output, more, said):
     with open(said or f"{output}.txt", "w", encoding="utf-8", buffering=1) as sys.stdout:
         sys.path.insert(0, str(ROOT / "scripts"))
-        devices.measured_flops = lambda kind: 1e11  # torch's threads do not live on in a fork
+        devices.measured_flops = lambda *_: 1e11  # torch's threads do not live on in a fork
         sys.argv = command(inputs, output, *more)[1:]
         runpy.run_path(sys.argv[0], run_name="__main__")
 

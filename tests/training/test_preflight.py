@@ -42,12 +42,19 @@ def test_datasets_that_do_not_fit(playground):
     assert "made with another vocabulary" in playground.fail("m", dataset_path=other)
     playground.write_dataset("other.pt", processor="lm")
     assert "made with --data_processor lm, not mlm" in playground.fail("m", dataset_path=other)
+    assert "'lm' is not built yet" in playground.fail("m", dataset_path=other, data_processor=None)
     playground.write_dataset("other.pt", tokenizer={"kind": "bert", "do_lower_case": "true"})
     assert "tokenizer setting" in playground.fail("m", dataset_path=other)
     other.write_bytes((playground.folder / "data.pt").read_bytes()[:-50])
     assert "truncated" in playground.fail("m", dataset_path=other)
     playground.write_dataset("other.pt", rows=0)
     assert "other.pt" in playground.fail("m", dataset_path=other)
+
+
+def test_the_dataset_s_processor_is_taken_where_none_is_given(playground):
+    playground.run("told", data_processor=None, total_steps=2)
+    job = playground.run("told", data_processor="mlm", total_steps=2)
+    assert "finished already" in job.output  # the same run
 
 
 def test_checkpoints_that_do_not_load(playground):

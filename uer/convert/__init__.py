@@ -7,6 +7,7 @@
     card             the model card
     recipe           what a training state tells the card
     folder           configuration, weights and tokenizer as one Hugging Face folder
+    open             a model of either world by its path, under UER's names
 
 Tensors stay in dictionaries here: no model is built, and transformers is not needed. That logits agree is checked by
 the scripts that call this package.

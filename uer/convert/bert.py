@@ -83,6 +83,7 @@ BERT = NameTable(
     duplicates={"cls.predictions.decoder.bias": "cls.predictions.bias"},
     fixed={"segments": 2, "two": 2},
     prefixes={"uer": ("embedding.", "encoder."), "hugging_face": ("bert.embeddings.", "bert.encoder.")},
+    base_prefix="bert.",
 )
 
 # The class that transformers opens a folder with this head as.
@@ -93,6 +94,9 @@ CLASSES = {
     "token_classification": "BertForTokenClassification",
     "extractive_qa": "BertForQuestionAnswering",
 }
+
+# The targets of a model that was pretrained with this head.
+TARGETS = {"mlm": ("mlm",), "bert": ("mlm", "sp")}
 
 # UER's activations by Hugging Face's names for the same formula.
 ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_fast", "relu": "relu", "silu": "silu"}
@@ -204,7 +208,7 @@ def from_hugging_face_config(content: Mapping[str, Any], path: str) -> dict[str,
     """
     kind = content.get("model_type", "bert")
     if kind != "bert":
-        raise UserError(f"{path}: model_type is {kind}; this script converts bert")
+        raise UserError(f"{path}: model_type is {kind}; only bert can be converted")
     for name, value in (("position_embedding_type", "absolute"), ("is_decoder", False), ("type_vocab_size", 2)):
         if content.get(name, value) != value:
             raise UserError(f"{path}: {name} is {content[name]}; UER's BERT has {value}")

@@ -37,14 +37,30 @@ def read_hugging_face(path: str | os.PathLike) -> HuggingFaceModel:
     Raises:
         UserError: what is missing or damaged, in one line.
     """
-    path = Path(path)
-    if path.is_dir():
-        found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
-        if not found:
-            raise UserError(f"{path}: holds none of {', '.join(WEIGHT_FILES)}")
-        path = found[0]
+    path = weights_file(path)
     config = path.parent / "config.json"
     return HuggingFaceModel(read_weights(path), read_json(config) if config.is_file() else {})
+
+
+def weights_file(path: str | os.PathLike) -> Path:
+    """The file that holds a folder's weights, or the index of those that do; a file stands for itself.
+
+    Raises:
+        UserError: the folder has none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    if not found:
+        raise UserError(f"{path}: holds none of {', '.join(WEIGHT_FILES)}")
+    return found[0]
+
+
+def weights_files(path: str | os.PathLike) -> list[Path]:
+    """All files of a model's weights: the shards that an index names, else the one file."""
+    file = weights_file(path)
+    return _shards(file) if file.name.endswith(".index.json") else [file]
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -64,17 +80,22 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for shard in _shards(index):
+        weights.update(read_weights(shard))
+    return weights
+
+
+def _shards(index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{index}: 'weight_map' is missing or no map of file names")
-    weights: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
+    for name in places.values():
         if Path(name).name != name:
             raise UserError(f"{index}: the shard {name} lies in another folder")
         if name.endswith(".index.json"):
             raise UserError(f"{index}: the shard {name} is an index itself")
-        weights.update(read_weights(index.parent / name))
-    return weights
+    return [index.parent / name for name in sorted(set(places.values()))]
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class NameTable:
             two differ, the first is what its models compute with.
         fixed: dimensions whose size the architecture gives.
         prefixes: on each side, how the names of body and layers begin: there, no tensor may be left over.
+        base_prefix: what Hugging Face's names begin with, except in a file of the encoder alone (BertModel).
     """
 
     body: tuple[Row, ...]
@@ -65,10 +66,11 @@ class NameTable:
     duplicates: Mapping[str, str]
     fixed: Mapping[str, int]
     prefixes: Mapping[Side, tuple[str, ...]]
+    base_prefix: str = ""
 
     def rows(self, layers_num: int, head: str) -> list[Row]:
-        """Every row of a model with so many layers under this head."""
-        return [*self.body, *self.layers(layers_num), *self.heads[head]]
+        """Every row of a model with so many layers under this head; "" is the encoder without a head."""
+        return [*self.body, *self.layers(layers_num), *(self.heads[head] if head else ())]
 
     def layers(self, layers_num: int) -> list[Row]:
         """The rows of so many layers, numbered."""
@@ -135,9 +137,14 @@ def fitting_heads(weights: Mapping[str, Tensor], table: NameTable, source: Side)
 
 
 def tidy(weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
-    """Hugging Face's weights under today's names, without buffers and second copies."""
+    """Hugging Face's weights under today's names, without buffers and second copies.
+
+    The names of an encoder alone (`embeddings.word_embeddings.weight`) get the prefix that they have in other models.
+    """
     tidied: dict[str, Tensor] = {}
+    alone = table.base_prefix and table.body[0].hugging_face.removeprefix(table.base_prefix) in weights
     for name, tensor in weights.items():
+        name = table.base_prefix + name if alone else name
         if name.endswith(table.buffers):
             continue
         for old, new in table.aliases.items():

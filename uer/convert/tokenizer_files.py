@@ -13,7 +13,8 @@ from typing import Any
 
 from uer.convert.files import read_json, write_json
 from uer.errors import UserError
-from uer.tokenizers.bert import MAX_WORD_CHARS
+from uer.tokenizers.bert import MAX_WORD_CHARS, BertTokenizer
+from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json
 
 
 def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int,
@@ -40,16 +41,51 @@ def read_tokens(folder: str | os.PathLike) -> list[str]:
     Raises:
         UserError: the folder has neither, or a tokenizer of another kind.
     """
-    folder = Path(folder)
-    if (folder / "vocab.txt").is_file():
-        return (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    path = folder / "tokenizer.json"
-    if not path.is_file():
+    path = vocab_file(folder)
+    if path is None:
         raise UserError(f"{folder}: holds neither vocab.txt nor tokenizer.json")
-    vocab = (read_json(path).get("model") or {}).get("vocab")
-    if not isinstance(vocab, dict) or sorted(vocab.values()) != list(range(len(vocab))):
-        raise UserError(f"{path}: holds no WordPiece vocabulary")
-    return sorted(vocab, key=vocab.__getitem__)
+    if path.name == "tokenizer.json":
+        return read_tokenizer_json(path)
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def vocab_file(folder: str | os.PathLike) -> Path | None:
+    """The file of a Hugging Face folder that holds its vocabulary, None where there is none."""
+    paths = (Path(folder) / name for name in ("vocab.txt", "tokenizer.json"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def lower_cases(folder: str | os.PathLike) -> bool:
+    """Whether the tokenizer of a Hugging Face folder lower-cases; true, transformers' default, where no file tells.
+
+    Raises:
+        UserError: the tokenizer treats Chinese characters or accents in a way that ours does not.
+    """
+    configured, described = Path(folder) / "tokenizer_config.json", Path(folder) / "tokenizer.json"
+    settings = [read_json(configured)] if configured.is_file() else []
+    if described.is_file():
+        normalizer = read_json(described).get("normalizer")
+        normalizer = normalizer if isinstance(normalizer, dict) else {}
+        settings.append({"do_lower_case": normalizer.get("lowercase"), "strip_accents": normalizer.get("strip_accents"),
+                         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars")})
+
+    def told(name: str, default: bool) -> bool:
+        return next((content[name] for content in settings if isinstance(content.get(name), bool)), default)
+
+    lower = told("do_lower_case", True)
+    if not told("tokenize_chinese_chars", True):
+        raise UserError(f"{folder}: its tokenizer does not split Chinese characters (tokenize_chinese_chars is false), "
+                        "as UER's does")
+    if told("strip_accents", lower) != lower:
+        raise UserError(f"{folder}: its tokenizer has strip_accents {str(not lower).lower()} and do_lower_case "
+                        f"{str(lower).lower()}; UER's strips accents where it lower-cases")
+    return lower
+
+
+def read_tokenizer(folder: str | os.PathLike) -> BertTokenizer:
+    """The tokenizer of a Hugging Face folder; errors as `read_tokens`, `lower_cases` and `Vocab`."""
+    special_tokens = read_special_tokens(Path(folder) / "special_tokens_map.json")
+    return BertTokenizer(Vocab(read_tokens(folder), special_tokens, str(folder)), lower_cases(folder))
 
 
 def tokenizer_config(special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from uer.config import DistillationConfig, flag
+from uer.config import LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM, DistillationConfig, flag
 from uer.paths import File, files_behind
 
 
@@ -102,6 +102,9 @@ class MachineConfig:
                              "--nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500'. The same command on\n"
                              "every machine, on one shared folder, with --node_rank 1, 2, ... among them on all but\n"
                              "the first (or Slurm's SLURM_NODEID).")
+    peak_flops: float = flag(0.0, "Operations a second that one device can do, such as 125e12 (default: of a\n"
+                                  "known GPU in the precision of the training, else measured).")
+    memory_gib: float = flag(0.0, "Memory of one device (default: as the device says, or a known GPU has).")
     mfu: float | None = flag(None, "Share of the device's peak that training reaches (default: what is assumed for\n"
                                    "each width).")
     price_per_hour: float = flag(0.0, "Price of one device for an hour.")
@@ -119,12 +122,14 @@ class MachineConfig:
     def problems(self) -> list[str]:
         found = []
         for name in ("device_count", "gpus_per_model", "processes_num", "save_checkpoint_steps", "report_steps",
-                     "price_per_hour"):
+                     "price_per_hour", "memory_gib"):
             if getattr(self, name) < 0:
                 found.append(f"--{name} must not be negative")
         if self.torchrun and (self.gpus_per_model or self.device_count or self.parallel_models not in ("auto", "1")):
             found.append("--torchrun says how many processes train a model, one model at a time; leave out "
                          "--gpus_per_model, --device_count and --parallel_models")
+        if self.peak_flops and self.peak_flops < LEAST_PEAK_FLOPS:
+            found.append(PEAK_FLOPS_PROBLEM)
         if self.mfu is not None and not 0.0 < self.mfu <= 1.0:
             found.append("--mfu must lie between 0 and 1, and not be 0")
         if self.parallel_models != "auto" and not (self.parallel_models.isdecimal() and int(self.parallel_models) > 0):

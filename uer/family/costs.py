@@ -15,7 +15,7 @@ from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
 from uer.flops import (
-    PEAK_FLOPS,
+    GPUS,
     activation_bytes,
     answer_bytes,
     answer_flops_per_token,
@@ -107,7 +107,7 @@ def assumed_mfu(hidden_size: int, devices: Devices) -> float:
         return ASSUMED_CPU_MFU
     table, best = ASSUMED_GPU_MFU, max(ASSUMED_GPU_MFU.values())
     mfu = table[max((width for width in table if width <= hidden_size), default=min(table))]
-    return 1 / (1 / best + (1 / mfu - 1 / best) * devices.peak_flops / PEAK_FLOPS["H100"])
+    return 1 / (1 / best + (1 / mfu - 1 / best) * devices.peak_flops / GPUS["H100"].half)
 
 
 def devices_per_model(devices: Devices, config: MachineConfig) -> int:

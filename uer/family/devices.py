@@ -9,13 +9,12 @@ import torch
 from uer.errors import UserError
 from uer.family.config import MachineConfig
 from uer.family.nodes import Torchrun
-from uer.flops import PEAK_FLOPS
+from uer.flops import GPUS, known_gpu
+from uer.training.precision import TYPES, Precision, automatic
 
-# GiB of memory, by the names of PEAK_FLOPS; the smallest that is sold under a name.
-MEMORY_GIB = {"H200": 141, "H100": 80, "A100": 40, "A800": 80, "H800": 80, "L40": 48, "RTX 4090": 24, "RTX 3090": 24,
-              "A10": 24, "L4": 24, "V100": 16, "T4": 16}
 NAMED_COUNT = 8
-PROBES = {"cpu": (768, torch.float32), "cuda": (8192, torch.bfloat16)}
+PROBE_SIZES = {"cpu": 768, "cuda": 8192}
+PROBE_TYPES = {"fp32": torch.float32, **TYPES}
 MEASURED = "its peak is what a matrix product reaches just now"
 
 
@@ -30,6 +29,7 @@ class Devices:
         peak_flops: operations a second of one of them; 0 when unknown.
         memory_bytes: of one of them; 0 when unknown.
         note: where the figures are from.
+        precision: fp32, bf16 or fp16, which the peak is of; "" when unknown.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Devices:
     peak_flops: float
     memory_bytes: int
     note: str = ""
+    precision: str = ""
 
 
 def find_devices(config: MachineConfig) -> Devices:
@@ -47,7 +48,7 @@ def find_devices(config: MachineConfig) -> Devices:
         UserError: a name that is not known, or more GPUs than there are.
     """
     if config.device_name:
-        return named_devices(config.device_name, config.device_count or NAMED_COUNT)
+        return named_devices(config.device_name, config.device_count or NAMED_COUNT, config)
     count = torch.cuda.device_count() if config.device != "cpu" else 0
     if config.device == "cuda" and not count:
         raise UserError("--device cuda: torch sees no GPU on this machine")
@@ -55,13 +56,20 @@ def find_devices(config: MachineConfig) -> Devices:
         if config.device_count > 1:
             raise UserError(f"--device_count {config.device_count}: this machine has no GPU (--device_name plans for "
                             "another one)")
-        return Devices(f"CPU of {os.cpu_count()} cores", "cpu", 1, measured_flops("cpu"), _host_memory(), MEASURED)
+        return _at_hand(f"CPU of {os.cpu_count()} cores", "cpu", 1, _host_memory(), config)
     if config.device_count > count:
         raise UserError(f"--device_count {config.device_count}: this machine has {count} GPUs")
     properties = torch.cuda.get_device_properties(0)
-    peak = next((peak for part, peak in PEAK_FLOPS.items() if part in properties.name), 0.0)
-    return Devices(properties.name, "cuda", config.device_count or count, peak or measured_flops("cuda"),
-                   properties.total_memory, "" if peak else MEASURED)
+    return _at_hand(properties.name, "cuda", config.device_count or count, properties.total_memory, config)
+
+
+def _at_hand(name: str, kind: str, count: int, memory: int, config: MachineConfig) -> Devices:
+    """Devices of this machine: the peak is the user's, or a known GPU's, or measured."""
+    precision = Precision(config.precision, torch.device(kind)).name
+    known = known_gpu(name) if kind == "cuda" else None
+    peak = config.peak_flops or (GPUS[known].peak_flops(precision) if known else 0.0)
+    return Devices(name, kind, count, peak or measured_flops(kind, precision), _memory_bytes(config) or memory,
+                   _note(config) if peak else MEASURED, precision)
 
 
 def spread(devices: Devices, torchrun: Torchrun) -> Devices:
@@ -80,22 +88,39 @@ def spread(devices: Devices, torchrun: Torchrun) -> Devices:
     return replace(devices, count=count)
 
 
-def named_devices(name: str, count: int) -> Devices:
+def named_devices(name: str, count: int, config: MachineConfig | None = None) -> Devices:
     """Devices that are not at hand.
 
     Raises:
-        UserError: the name is not in the table.
+        UserError: the name is not in the table, and --peak_flops and --memory_gib do not say what it stands for.
     """
-    known = next((known for known in PEAK_FLOPS if known.lower() == name.lower()), None)
+    config = config or MachineConfig()
+    known = next((known for known in GPUS if known.lower() == name.lower()), None)
+    if known is None and not (config.peak_flops and config.memory_gib):
+        raise UserError(f"--device_name: '{name}' is unknown; choose from: {', '.join(GPUS)}; or give --peak_flops and "
+                        "--memory_gib for it")
+    wanted = config.precision
     if known is None:
-        raise UserError(f"--device_name: '{name}' is unknown; choose from: {', '.join(PEAK_FLOPS)}")
-    return Devices(known, "cuda", count, PEAK_FLOPS[known], MEMORY_GIB[known] << 30)
+        precision = automatic(True) if wanted == "auto" else wanted
+        return Devices(name, "cuda", count, config.peak_flops, _memory_bytes(config), _note(config), precision)
+    gpu = GPUS[known]
+    precision = automatic(gpu.bf16) if wanted == "auto" else wanted
+    return Devices(known, "cuda", count, config.peak_flops or gpu.peak_flops(precision),
+                   _memory_bytes(config) or round(gpu.memory_gib * 2**30), _note(config), precision)
 
 
-def measured_flops(kind: str, seconds: float = 0.3) -> float:
-    """Operations a second of a matrix product, the best of some tries: fp32 on a CPU, bf16 on a GPU."""
-    size, dtype = PROBES[kind]
-    left, right = (torch.rand(size, size, device=kind).to(dtype) for _ in range(2))
+def _note(config: MachineConfig) -> str:
+    return "by --peak_flops" if config.peak_flops else ""
+
+
+def _memory_bytes(config: MachineConfig) -> int:
+    return round(config.memory_gib * 2**30)
+
+
+def measured_flops(kind: str, precision: str = "fp32", seconds: float = 0.3) -> float:
+    """Operations a second of a matrix product in this precision, the best of some tries."""
+    size = PROBE_SIZES[kind]
+    left, right = (torch.rand(size, size, device=kind).to(PROBE_TYPES[precision]) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         started = time.perf_counter()

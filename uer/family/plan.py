@@ -13,6 +13,7 @@ from uer.family.lanes import elapsed_hours, start_order
 from uer.family.recipe import Recipe
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
+from uer.flops import GPUS, known_gpu
 
 WORTH_SAYING = 0.9
 WIDTH = 100
@@ -86,8 +87,9 @@ class FamilyPlan:
         flops = sum(sum(cost.flops) for cost in self.costs)
         tokens = sum(stage.tokens for stage in self.recipe.stages)
         note = f" ({devices.note})" if devices.note else ""
+        precision = f" in {devices.precision}" if devices.precision else ""
         lines = [f"{len(self.costs)} models: {flops:.2e} FLOP, {count(tokens)} tokens each",
-                 f"on {devices.count} x {devices.name} at {devices.peak_flops / 1e12:.3g} TFLOP/s{note}: "
+                 f"on {devices.count} x {devices.name} at {devices.peak_flops / 1e12:.3g} TFLOP/s{precision}{note}: "
                  f"{hours(self.hours)} from start to end"]
         if self.teaching:
             lines += textwrap.wrap(self._teaching_line(), WIDTH)
@@ -111,6 +113,21 @@ class FamilyPlan:
                 f"{hours(sum(cost.teacher_hours for cost in taught))} of the sums above")
 
     def _advice(self) -> list[str]:
+        """What would be faster."""
+        return [*self._precision_advice(), *self._division_advice()]
+
+    def _precision_advice(self) -> list[str]:
+        """On a GPU without bf16, --precision auto is fp32; its tensor cores want fp16."""
+        devices, known = self.devices, known_gpu(self.devices.name)
+        asked = self.config.precision != "auto" or self.config.peak_flops
+        if devices.kind != "cuda" or devices.precision != "fp32" or asked or not known:
+            return []
+        half = dataclasses.replace(devices, precision="fp16", peak_flops=GPUS[known].half)
+        sizes = [cost.size for cost in self.costs]
+        other = make_plan(sizes, self.recipe, self.vocab_size, half, self.config, self.teaching)
+        return [f"{known} has no bf16, so --precision auto is fp32; --precision fp16 would take {hours(other.hours)}"]
+
+    def _division_advice(self) -> list[str]:
         """Whether one device for each model would be faster, which is so where models are small or many."""
         if self.per_model == 1 or self.config.torchrun:
             return []

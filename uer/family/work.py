@@ -165,6 +165,8 @@ class Workshop:
             "metrics_path": self.metrics_path(size, number)}
         if number > 1:
             flags["pretrained_model_path"] = self.weights_path(size, number - 1)
+        if machine.peak_flops:
+            flags["peak_flops"] = machine.peak_flops
         flags |= self._teacher_flags(size)
         if machine.dev_fraction:
             flags["dev_fraction"] = machine.dev_fraction

@@ -14,6 +14,7 @@ import numpy as np
 
 from uer.tokenizers import Tokenizer
 
+MOST_CACHED = 16
 _cache: dict[str, "Ragged"] = {}
 
 
@@ -50,6 +51,8 @@ def tokenize_all(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
     if key not in _cache:
         ids, offsets = tokenizer.encode_lines(joined)
         assert len(offsets) == len(texts) + 1
+        while len(_cache) >= MOST_CACHED:  # the oldest goes, so that a process that labels texts for days does not grow
+            del _cache[next(iter(_cache))]
         _cache[key] = Ragged(ids.astype(np.int32), offsets)
     return _cache[key]
 
@@ -77,8 +80,8 @@ def build_sequences(first: Ragged, second: Ragged | None, seq_length: int, trunc
         first, second: token ids of `text_a` and `text_b`.
         truncation: what is kept of a row that is too long. `head` cuts the joined row at `seq_length`, closing [SEP]
             included, as UER-py does. `tail` keeps the last tokens of a text, `head_tail` a quarter of the room for its
-            first tokens and the rest for its last (arXiv:1905.05583); both keep [CLS] and every [SEP], and of a pair
-            they shorten the longer text first.
+            first tokens and the rest for its last (arXiv:1905.05583), `first` its first tokens, as transformers does;
+            these keep [CLS] and every [SEP], and of a pair they shorten the longer text first.
     """
     rows, first_lengths = [], np.empty(len(first), dtype=np.int64)
     for row in range(len(first)):
@@ -104,12 +107,12 @@ def _shorten(parts: list[np.ndarray], budget: int, truncation: str) -> list[np.n
 
 
 def _keep(tokens: np.ndarray, most: int, truncation: str) -> np.ndarray:
-    """At most `most` tokens: the last ones, or a quarter from the head and the rest from the tail.
+    """At most `most` tokens: the last ones, the first ones, or a quarter from the head and the rest from the tail.
 
     >>> _keep(np.arange(20), 8, "head_tail").tolist()
     [0, 1, 14, 15, 16, 17, 18, 19]
     """
     if len(tokens) <= most:
         return tokens
-    head = most // 4 if truncation == "head_tail" else 0
+    head = {"first": most, "head_tail": most // 4, "tail": 0}[truncation]
     return np.concatenate([tokens[:head], tokens[len(tokens) - (most - head):]])

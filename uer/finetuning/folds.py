@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uer import cli
+from uer import model_settings
 from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
@@ -105,7 +105,8 @@ def run_folds(command: Command, bench: Workbench, state: TrainingState,
 
 def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> None:
     """The whole prediction script: the mean of the folds' logits decides."""
-    config, folds, *configs = cli.parse(description, (InferConfig, FoldsConfig, ModelConfig, TokenizerConfig), argv)
+    config, folds, *configs = model_settings.parse(description, (InferConfig, FoldsConfig, ModelConfig,
+                                                                 TokenizerConfig), argv)
     prepare_predictions(config)
     if folds.test_features_path:
         prepare_file(folds.test_features_path, "--test_features_path", (config.test_path,))

@@ -25,23 +25,28 @@ def initialise_head(model: nn.Module) -> None:
                     nn.Linear.reset_parameters(module)  # `Linear`'s own draws N(0, 0.02)
 
 
+def pool(model: Backbone, batch: Batch, how: str) -> Tensor:
+    """(B, S) -> (B, H), one vector a row, as `--pooling` says; padding never counts.
+
+    Where one token stands for the row, the last layer is computed for that token alone.
+    """
+    real = batch.seg > 0
+    if how in ("first", "last"):
+        last = real.sum(1, keepdim=True) - 1
+        return model.encode_at(batch.src, batch.seg, torch.zeros_like(last) if how == "first" else last)[:, 0]
+    hidden = model.encode(batch.src, batch.seg)
+    if how == "mean":
+        return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+    assert how == "max"
+    return hidden.masked_fill(~real[:, :, None], float("-inf")).amax(1)
+
+
 class PooledModel(Backbone):
     """A backbone whose rows become one vector each."""
 
     def pooled(self, batch: Batch) -> Tensor:
-        """(B, S) -> (B, H), as `--pooling` says; padding never counts.
-
-        Where one token stands for the row, the last layer is computed for that token alone.
-        """
-        how, real = self.config.pooling, batch.seg > 0
-        if how in ("first", "last"):
-            last = real.sum(1, keepdim=True) - 1
-            return self.encode_at(batch.src, batch.seg, torch.zeros_like(last) if how == "first" else last)[:, 0]
-        hidden = self.encode(batch.src, batch.seg)
-        if how == "mean":
-            return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
-        assert how == "max"
-        return hidden.masked_fill(~real[:, :, None], float("-inf")).amax(1)
+        """(B, S) -> (B, H), as the model's `--pooling` says."""
+        return pool(self, batch, self.config.pooling)
 
 
 class Classifier(PooledModel):

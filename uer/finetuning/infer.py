@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from uer import cli
+from uer import model_settings
 from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
@@ -29,7 +29,7 @@ SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num
 def infer(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
     """The whole prediction script of a task."""
     own = (task_class.infer_config_class,) if task_class.infer_config_class else ()
-    config, *configs = cli.parse(description, (InferConfig, ModelConfig, TokenizerConfig, *own), argv)
+    config, *configs = model_settings.parse(description, (InferConfig, ModelConfig, TokenizerConfig, *own), argv)
     prepare_predictions(config)
     task, examples, outputs = compute_outputs(task_class, config, *configs)
     write_predictions(config, task, examples, outputs)

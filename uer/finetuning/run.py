@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from uer import cli
+from uer import model_settings
 from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import prepare_file
@@ -66,7 +66,7 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
                finetune_class: type[FinetuneConfig] = FinetuneConfig) -> tuple[Command, list[Any]]:
     """The command line of a script that has the flags of `more` as well."""
     own = (task_class.config_class,) if task_class.config_class else ()
-    parts = cli.parse(description, (finetune_class, *SHARED_SECTIONS, *own, *more), argv)
+    parts = model_settings.parse(description, (finetune_class, *SHARED_SECTIONS, *own, *more), argv)
     command = Command(task_class, *parts[:len(parts) - len(more)])
     if command.parallel.sharding != "none" or command.parallel.activation_checkpointing:
         raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "

@@ -9,6 +9,7 @@ model.bin, model.json and model.vocab.txt.
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from torch import Tensor, nn
 
 from uer import cli
 from uer.config import ModelConfig
+from uer.convert.files import weights_files
+from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.config import TRUNCATIONS
 from uer.finetuning.labels import shorten
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
+from uer.finetuning.readers import file_hash
 from uer.finetuning.task import Task, TextEncoder
 from uer.json_files import json_text, read_json_object
 from uer.model import Backbone
@@ -168,6 +172,8 @@ def check_head(state: Mapping[str, Tensor], task: Task | type[Task], path: str |
 def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) -> list[str]:
     """Fill a model's backbone with pretrained weights; its head, unless the file has one of this name, stays as it is.
 
+    The weights are those of a UER checkpoint, or of a Hugging Face folder or file.
+
     Args:
         config_path: where the model's settings come from, for the message.
 
@@ -177,7 +183,7 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
     Raises:
         UserError: a parameter of the embedding or the encoder is missing or of another size.
     """
-    state = load_weights(path)
+    state = load_uer_weights(path)
     check_sizes(state, model.config, model.vocab_size, path, config_path)
     report = load_into(model, state, path)
     if report.other_shape:
@@ -197,6 +203,12 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
     if report.missing:
         lines.append(f"{path}: start at random, to be learned now: {shorten(report.missing)}")
     return lines
+
+
+def pretrained_hash(path: str) -> str:
+    """SHA-256 of the weights at --pretrained_model_path; of a model in several files, of their hashes."""
+    hashes = [file_hash(str(file)) for file in weights_files(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _other_shape(path: str | os.PathLike, found: list[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:

@@ -51,13 +51,16 @@ class Vocab:
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocab":
-        """Read `path` (UTF-8, BOM and CRLF allowed); special names from `special_tokens_map.json` in its folder.
+        """Read `path`: a text file (UTF-8, BOM and CRLF allowed), or Hugging Face's tokenizer.json.
+
+        The names of the special entries are those of `special_tokens_map.json` in its folder.
 
         Raises:
             UserError: the file cannot be read, is not UTF-8, or its entries are not valid (see `__init__`).
         """
         path = Path(path)
-        return cls(read_entries(path), read_special_tokens(path.parent / "special_tokens_map.json"), str(path))
+        entries = read_tokenizer_json(path) if path.name == "tokenizer.json" else read_entries(path)
+        return cls(entries, read_special_tokens(path.parent / "special_tokens_map.json"), str(path))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -88,6 +91,20 @@ def read_entries(path: Path) -> list[str]:
     if not any(end in text for end in " \t\r"):
         return lines
     return [ENTRY_END.split(line, maxsplit=1)[0] for line in lines]
+
+
+def read_tokenizer_json(path: Path) -> list[str]:
+    """The entries of Hugging Face's tokenizer.json, in the order of their ids.
+
+    Raises:
+        UserError: the file cannot be read, or is no WordPiece tokenizer with ids from 0 on.
+    """
+    model = read_json_object(path).get("model")
+    ids = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(ids, dict) or {type(number) for number in ids.values()} != {int} or (
+            sorted(ids.values()) != list(range(len(ids)))):
+        raise UserError(f"{path}: holds no WordPiece vocabulary")
+    return sorted(ids, key=ids.__getitem__)
 
 
 def read_special_tokens(path: Path) -> dict[str, str]:

@@ -28,6 +28,8 @@ class Plan:
     devices: str
     start: str
     """Where the weights come from."""
+    peak_flops: float = 0.0
+    """Operations a second of all devices in this precision; 0 when unknown."""
 
     def memory_bytes(self) -> int:
         """Weights, gradients and two moments in fp32, and what a micro-batch leaves for the backward pass."""
@@ -38,6 +40,7 @@ class Plan:
         epochs = self.total_steps * self.global_batch / max(1, self.instances)
         points = sorted({round(share * (self.total_steps - 1)) for share in (0.0, 0.05, 0.1, 0.5, 1.0)})
         rates = ", ".join(f"{self.rate(step):.2e} at {step + 1}" for step in points)
+        peak = f" at a peak of {self.peak_flops / 1e12:.4g} TFLOP/s" if self.peak_flops else ""
         flops = self.flops_per_token * self.total_steps * self.global_batch * self.seq_length
         return [
             f"model: {self.parameters:,} parameters, {self.start}",
@@ -46,7 +49,7 @@ class Plan:
             f"compute: {self.flops_per_token / 1e6:.1f} MFLOP a token, {flops:.2e} FLOP in all; about "
             f"{self.memory_bytes() / 2**30:.2f} GiB a process",
             f"learning rate: {rates}",
-            f"runs on: {self.devices}, {self.precision}; {self.kernels}",
+            f"runs on: {self.devices}, {self.precision}{peak}; {self.kernels}",
         ]
 
 

@@ -27,8 +27,7 @@ class Precision:
         self.device = device
         self.name = wanted
         if wanted == "auto":
-            has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-            self.name = "bf16" if has_bf16 else "fp32"
+            self.name = automatic(device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0))
         self.scale = LossScale(device) if self.name == "fp16" else None
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
@@ -42,6 +41,11 @@ class Precision:
     def describe(self) -> str:
         """As the plan names it."""
         return "fp32 (TF32 matrix products)" if self.name == "fp32" and self.device.type == "cuda" else self.name
+
+
+def automatic(has_bf16: bool) -> str:
+    """What --precision auto is on a device."""
+    return "bf16" if has_bf16 else "fp32"
 
 
 class LossScale:

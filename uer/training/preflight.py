@@ -90,6 +90,6 @@ def _listed(settings: dict) -> str:
 
 
 def check_processor(path: str, theirs: str, ours: str) -> None:
-    """The dataset was made by the processor this run uses."""
+    """The dataset was made by the processor this run uses: --data_processor, or that of the first dataset."""
     if theirs != ours:
         raise UserError(f"{path}: made with --data_processor {theirs}, not {ours}")

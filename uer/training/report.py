@@ -18,7 +18,7 @@ from tqdm import tqdm
 from uer.config import LogConfig
 from uer.errors import UserError
 from uer.files import prepare_file
-from uer.flops import PEAK_FLOPS
+from uer.flops import GPUS, known_gpu
 from uer.training.parallel import World
 
 logger = logging.getLogger("uer")
@@ -112,7 +112,8 @@ class Reporter:
         self.flops_per_token = flops_per_token
         self.bar: Any = None
         self._writer: MetricsWriter | None = None
-        self._peak = peak_flops(world.device) * world.world_size
+        self.peak_flops = 0.0
+        """Operations a second of all devices together; 0 when unknown."""
         if world.is_main:
             _set_up_logging(config)
             self._writer = MetricsWriter(config)
@@ -136,8 +137,8 @@ class Reporter:
         """A report line, and the same figures for machines."""
         if not self.world.is_main:
             return
-        if self._peak and self.flops_per_token:
-            figures = {**figures, "mfu": figures["tokens_per_second"] * self.flops_per_token / self._peak}
+        if self.peak_flops and self.flops_per_token:
+            figures = {**figures, "mfu": figures["tokens_per_second"] * self.flops_per_token / self.peak_flops}
         logger.info(report_line(step, self.total_steps, figures))
         self.record("train", step, figures)
 
@@ -234,12 +235,10 @@ def memory_gib(device: torch.device) -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
-def peak_flops(device: torch.device) -> float:
-    """Dense bf16 operations a second of a known GPU; 0 for others."""
-    if device.type != "cuda":
-        return 0.0
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), 0.0)
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Dense operations a second of a known GPU in fp32, bf16 or fp16; 0 for other devices."""
+    known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return GPUS[known].peak_flops(precision) if known else 0.0
 
 
 class BarHandler(logging.Handler):

@@ -59,13 +59,17 @@ class MultipleChoiceTask(Task):
         return cls(config.max_choices_num)
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
-        questions = read_c3(path, self.choices_num, labelled)
+        return self.of_questions(read_c3(path, self.choices_num, labelled), encoder, labelled, file_hash(path))
+
+    def of_questions(self, questions: list[Question], encoder: TextEncoder, labelled: bool = False,
+                     hash: str = "") -> Examples:
+        """Examples of questions that are read already; `hash` is their file's."""
         rows = _encode(questions, self.choices_num, encoder)
         targets = {"choices": np.array([len(question.choices) for question in questions])}
         if labelled:
             targets["label"] = np.array([question.answer for question in questions])
         return Examples(rows, self.choices_num, targets, info={"names": [question.name for question in questions]},
-                        hash=file_hash(path))
+                        hash=hash)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return MultipleChoice(config, vocab_size, self.choices_num)

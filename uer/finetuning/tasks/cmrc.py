@@ -73,7 +73,13 @@ class ReadingComprehension(Task):
         return cls(config.doc_stride, config.max_answer_length)
 
     def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
-        questions = read_squad(path, labelled)
+        examples = self.of_questions(read_squad(path, labelled), encoder, labelled, file_hash(path))
+        self._warn_of_gaps(path, examples.info["windows"], encoder.seq_length)
+        return examples
+
+    def of_questions(self, questions: list[Question], encoder: TextEncoder, labelled: bool = False,
+                     hash: str = "") -> Examples:
+        """Examples of questions that are read already; `hash` is their file's."""
         pieces = [split_pieces(question.text) for question in questions]
         asked = tokenize_all(encoder.tokenizer, [question.question for question in questions])
         tokens = tokenize_all(encoder.tokenizer, [question.text[start:stop]
@@ -90,12 +96,11 @@ class ReadingComprehension(Task):
                 rows.append(row)
                 windows.append(window)
                 targets.append(window_target(window, gold))
-        self._warn_of_gaps(path, windows, encoder.seq_length)
         offsets = np.array([window.offset for window in windows])
         return Examples(Sequences(Ragged.of(rows), offsets),
                         targets={"span": np.array(targets), "offset": offsets},
                         info={"questions": questions, "windows": windows, "spans": spans},
-                        hash=file_hash(path))
+                        hash=hash)
 
     def _windows(self, number: int, asked: np.ndarray, ids: np.ndarray,
                  encoder: TextEncoder) -> list[tuple[np.ndarray, Window]]:

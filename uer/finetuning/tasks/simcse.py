@@ -78,3 +78,7 @@ class Simcse(Task):
 
     def settings(self) -> dict[str, Any]:
         return {"temperature": self.temperature}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "Simcse":
+        return cls("", settings["temperature"])

@@ -1,0 +1,65 @@
+"""The Python of docs/python.md runs: its blocks in order, in a folder with tiny models under the page's names."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from uer.config import ModelConfig
+from uer.convert.bert import hugging_face_config
+from uer.convert.folder import TokenizerFacts, write_folder
+from uer.convert.names import from_uer
+from uer.convert.open import BERT
+from uer.finetuning.labels import LabelSet
+from uer.finetuning.saved import save_finetuned
+from uer.finetuning.task import TextEncoder
+from uer.finetuning.tasks.classification import Classification
+from uer.model import build_model
+from uer.tokenizers import BertTokenizer, Vocab
+from uer.training.checkpoint import save_weights
+
+CONFIG = ModelConfig(emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=2,
+                     embedding=("word", "pos", "seg"), tie_weights=True)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, root):
+    """Models of random weights."""
+    page = (root / "docs/python.md").read_text(encoding="utf-8")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(re.findall("[\u4e00-\u9fff]", page)))]
+    vocab = Vocab(tokens)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/google_zh_vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    torch.manual_seed(1)
+    weights = build_model(CONFIG, len(tokens)).state_dict()
+    save_weights(weights, tmp_path / "models/tiny.bin-1000")
+    task = Classification(LabelSet(("0", "1")))
+    save_finetuned(tmp_path / "models/finetuned_model.bin", task.build(CONFIG, len(tokens)).state_dict(), task, CONFIG,
+                   TextEncoder(BertTokenizer(vocab, True), 128), {})
+    (tmp_path / "chinese_roberta_L-2_H-128").mkdir()
+    write_folder(tmp_path / "chinese_roberta_L-2_H-128", from_uer(weights, BERT, "mlm", "it").weights, BERT, "mlm",
+                 hugging_face_config(CONFIG, len(tokens), "mlm"), TokenizerFacts(tokens, vocab.special_tokens, True))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_python_page_runs(folder, root, capsys):
+    page = (root / "docs/python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 5
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"block {number} of docs/python.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "TextModel('models/tiny.bin-1000': pretrained, 2 layers, hidden 128" in printed
+    assert printed.count("{'0': ") == 2
+
+
+def test_what_the_page_names_exists(root):
+    page = (root / "docs/python.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`?python3 (\S+\.py)|`((?:finetune|inference|scripts)/\S+?\.py)`", page):
+        assert (root / (path[0] or path[1])).is_file(), path
+    for name in re.findall(r"`(run_\w+\.py)`", page):
+        assert (root / "finetune" / name).is_file(), name
+    assert json.loads((root / "models/bert/tiny_config.json").read_text())["hidden_size"] == CONFIG.hidden_size

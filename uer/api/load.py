@@ -1,0 +1,114 @@
+"""What lies at a path -> a model in use."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from uer.api.examples import TASKS
+from uer.api.text_model import TextModel
+from uer.api.weights import fill, find_device, open_tokenizer, pretrained_model, require_size
+from uer.config import ModelConfig, TokenizerConfig
+from uer.convert.open import (
+    HuggingFaceSource,
+    checkpoint_config,
+    is_hugging_face,
+    load_uer_weights,
+    open_hugging_face,
+    vocab_size,
+)
+from uer.convert.recipe import recorded_stages
+from uer.convert.tokenizer_files import read_tokenizer
+from uer.errors import UserError
+from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
+from uer.finetuning.readers import read_json
+from uer.finetuning.saved import load_finetuned, load_settings, settings_path
+from uer.finetuning.task import TextEncoder
+from uer.model_settings import model_settings
+from uer.registry import choose
+from uer.tokenizers import BertTokenizer, Tokenizer
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def load(path: str | os.PathLike, device: str = "auto", *, config_path: str | os.PathLike | None = None,
+         vocab_path: str | os.PathLike | None = None, tokenizer: str = "bert", do_lower_case: bool | None = None,
+         precision: str = "fp32") -> TextModel:
+    """See `uer.load`."""
+    path, place = os.fspath(path), find_device(device)
+    choose(dict.fromkeys(PRECISIONS), precision, "precision")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file or folder")
+    wanted = TokenizerConfig(tokenizer=tokenizer, vocab_path=os.fspath(vocab_path) if vocab_path else None,
+                             do_lower_case=do_lower_case is not False)
+    config = model_settings(config_path)
+    if _is_finetuned(path):
+        for name, value in (("config_path", config_path), ("vocab_path", vocab_path), ("do_lower_case", do_lower_case)):
+            if value is not None:
+                raise UserError(f"{path}: a fine-tuned model brings its own settings; leave out {name}")
+        return _finetuned(path, place, precision)
+    if is_hugging_face(path):
+        source = open_hugging_face(path)
+        own = _tokenizer_of(source, wanted, do_lower_case)
+        return _hugging_face(source, config or source.config, own, place, precision)
+    return _checkpoint(path, config or _settings_beside(path), wanted, place, precision)
+
+
+def _is_finetuned(path: str) -> bool:
+    """Whether the settings of a fine-tuned model stand beside the weights; other JSON files may have the same name."""
+    settings = settings_path(path)
+    if not settings.is_file():
+        return False
+    content = read_json(str(settings))
+    return isinstance(content, dict) and "format" in content
+
+
+def _settings_beside(path: str) -> ModelConfig | None:
+    """`models/medium.json` is of `models/medium.bin`, as the conversion from Hugging Face writes it."""
+    return model_settings(settings_path(path)) if settings_path(path).is_file() else None
+
+
+def _finetuned(path: str, device: torch.device, precision: str) -> TextModel:
+    saved = load_settings(path)
+    assert saved is not None
+    task = choose(TASKS, saved.task, f"the task of {path}").from_settings(saved.task_settings)
+    model = task.build(saved.model, len(saved.encoder.tokenizer.vocab))
+    load_finetuned(model, task, path)
+    return TextModel(path, model.eval().to(device), saved.model, saved.encoder.tokenizer, device, task, saved.encoder,
+                     precision)
+
+
+def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tokenizer, device: torch.device,
+                  precision: str) -> TextModel:
+    path, weights, size = source.path, source.converted.weights, source.converted.sizes["vocab"]
+    if source.head not in HEAD_TASKS:
+        return TextModel(path, pretrained_model(config, size, weights, path).to(device), config, tokenizer, device,
+                         precision=precision)
+    task = task_of_head(source.head, source.converted.sizes, source.model.config, path)
+    model = fill(task.build(config, size), weights, path).to(device)
+    encoder = TextEncoder(tokenizer, config.max_seq_length, "first")
+    return TextModel(path, model, config, tokenizer, device, task, encoder, precision)
+
+
+def _tokenizer_of(source: HuggingFaceSource, wanted: TokenizerConfig, do_lower_case: bool | None) -> Tokenizer:
+    """The folder's tokenizer, unless the user names another vocabulary or case."""
+    size = source.converted.sizes["vocab"]
+    if wanted.vocab_path:
+        return open_tokenizer(wanted, size, source.path)
+    tokenizer = read_tokenizer(source.folder)
+    require_size(tokenizer, size, f"the vocabulary of {source.folder}", source.path)
+    return tokenizer if do_lower_case is None else BertTokenizer(tokenizer.vocab, do_lower_case)
+
+
+def _checkpoint(path: str, config: ModelConfig | None, wanted: TokenizerConfig, device: torch.device, precision: str
+                ) -> TextModel:
+    weights, stages = load_uer_weights(path), recorded_stages(path)
+    size = vocab_size(weights, path)
+    config = config or checkpoint_config(weights, stages, path)
+    tokenizer = open_tokenizer(wanted, size, path)
+    recorded = stages[0].settings.get("vocabulary") if stages else None
+    if recorded and recorded != tokenizer.vocab.fingerprint:
+        raise UserError(f"vocab_path {wanted.vocab_path or 'is not given, and the default'}: not the vocabulary that "
+                        f"{Path(path).name} was trained with")
+    return TextModel(path, pretrained_model(config, size, weights, path).to(device), config, tokenizer, device,
+                     precision=precision)

@@ -1,0 +1,198 @@
+"""A model in use: sentence vectors, predictions, masked words."""
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uer.api.answers import Prediction, make_predictions
+from uer.api.cloze import guess, make_cloze
+from uer.api.examples import make_examples, require_text
+from uer.api.rows import pooled_rows
+from uer.config import ModelConfig
+from uer.data.batch import Batch
+from uer.errors import UserError
+from uer.finetuning.batches import collate, evaluation_batches
+from uer.finetuning.heads import pool
+from uer.finetuning.task import Task, TextEncoder
+from uer.model import Backbone, Model
+from uer.tokenizers import Tokenizer
+
+POOLINGS = ("first", "mean", "max", "last")
+TEXTS_AT_ONCE = 8192
+"""Inputs that are tokenized and sorted by length together."""
+
+
+@dataclass(frozen=True)
+class MaskedWord:
+    """An entry of the vocabulary in the place of a [MASK]."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """What `uer.load` gives.
+
+    Attributes:
+        path: where it was loaded from.
+        model: the torch module, in evaluation mode.
+        config: its architecture.
+        tokenizer: text to ids.
+        device: where it computes.
+        task: what it was fine-tuned on; None for a pretrained model.
+        encoder: how the task's texts become rows; None for a pretrained model.
+        precision: fp32 or bf16.
+    """
+
+    path: str
+    model: Backbone
+    config: ModelConfig
+    tokenizer: Tokenizer
+    device: torch.device
+    task: Task | None = None
+    encoder: TextEncoder | None = None
+    precision: str = "fp32"
+
+    def __repr__(self) -> str:
+        kind = f"fine-tuned on {self.task.name}" if self.task else "pretrained"
+        return (f"TextModel({self.path!r}: {kind}, {self.config.layers_num} layers, hidden {self.config.hidden_size}, "
+                f"vocabulary {len(self.tokenizer.vocab)}, on {self.device})")
+
+    @torch.inference_mode()
+    def encode(self, texts: Iterable[str], pooling: str = "first", batch_size: int = 64, normalize: bool = False,
+               seq_length: int | None = None) -> np.ndarray:
+        """A vector for each text, of the last layer's hidden states.
+
+        Args:
+            texts: any number of texts; one string stands for a list of one.
+            pooling: "first" ([CLS]), "mean" and "max" over all tokens with [CLS] and [SEP], or "last" ([SEP]).
+            batch_size: rows of a batch.
+            normalize: divide each vector by its length.
+            seq_length: longest row in tokens; longer texts are cut, and keep [SEP]. By default what the model was
+                fine-tuned with, or the most that it takes.
+
+        Returns:
+            (texts, hidden size) float32.
+
+        Raises:
+            UserError: an argument is not as above.
+        """
+        if pooling not in POOLINGS:
+            raise UserError(f"encode: pooling '{pooling}' is unknown; choose from: {', '.join(POOLINGS)}")
+        rows, longest = _as_list(texts), self._longest(seq_length)
+        _require_positive(batch_size, "encode: batch_size")
+        for at, text in enumerate(rows):
+            require_text(text, at, "encode")
+        parts = [np.empty((0, self.config.hidden_size), np.float32)]
+        for start in range(0, len(rows), TEXTS_AT_ONCE):
+            ids, offsets = self.tokenizer.encode_lines(
+                "".join(text.replace("\n", " ") + "\n" for text in rows[start:start + TEXTS_AT_ONCE]))
+            parts.append(pooled_rows(ids, offsets, longest, batch_size, self.tokenizer.vocab,
+                                     lambda batch: self._pool(batch, pooling), self.config.hidden_size))
+        vectors = np.concatenate(parts)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) if normalize else vectors
+
+    @torch.inference_mode()
+    def predict(self, texts: Iterable[Any], batch_size: int = 64) -> list[Prediction]:
+        """What a fine-tuned model says of each input.
+
+        Args:
+            texts: texts, pairs of texts, or what else the task reads (the table in `uer.api.examples`); one string
+                stands for a list of one. Long ones are cut as in the model's fine-tuning.
+            batch_size: rows of a batch.
+
+        Raises:
+            UserError: the model is not fine-tuned, or an input is not what its task reads.
+        """
+        if self.task is None or self.encoder is None:
+            raise UserError(f"{self.path}: a pretrained model makes no predictions; fine-tune it first "
+                            "(finetune/run_classifier.py and its kin)")
+        inputs, found = _as_list(texts), []
+        _require_positive(batch_size, "predict: batch_size")
+        for start in range(0, len(inputs), TEXTS_AT_ONCE):
+            piece = inputs[start:start + TEXTS_AT_ONCE]
+            examples = make_examples(self.task, self.encoder, piece)
+            outputs: dict[int, np.ndarray] = {}
+            for chosen in evaluation_batches(examples, max(1, batch_size // examples.ways)):
+                batch = collate(examples, chosen, self.tokenizer.vocab.pad_id).to(self.device)
+                with self._autocast():
+                    predicted = self.model(batch)
+                outputs.update(zip(chosen.tolist(), self.task.outputs(predicted, batch)))
+            found += make_predictions(self.task, [outputs[at] for at in range(len(examples))], examples, piece)
+        return found
+
+    @torch.inference_mode()
+    def fill_mask(self, text: str | Iterable[str], top_k: int = 5, batch_size: int = 64) -> list:
+        """The likeliest entries for each [MASK].
+
+        Args:
+            text: a text with at least one [MASK], or several texts. Of one that is longer than the model takes, the
+                part around its first mask is read.
+            top_k: entries for each mask.
+            batch_size: rows of a batch.
+
+        Returns:
+            The `MaskedWord`s, likeliest first; a list of such lists where a text has several masks; and a list of all
+            this where several texts are given.
+
+        Raises:
+            UserError: the model has no mlm head, or a text no mask.
+        """
+        if not (isinstance(self.model, Model) and "mlm" in self.model.target):
+            raise UserError(f"{self.path}: it has no mlm head, which fills in masked words"
+                            + (f"; it is fine-tuned on '{self.task.name}'" if self.task else ""))
+        _require_positive(top_k, "fill_mask: top_k")
+        _require_positive(batch_size, "fill_mask: batch_size")
+        texts, mask = _as_list(text), self.tokenizer.vocab.special_tokens["mask_token"]
+        for at, item in enumerate(texts):
+            require_text(item, at, "fill_mask")
+            if mask not in item:
+                raise UserError(f"fill_mask: input {at} has no {mask}")
+        clozes = [make_cloze(item, self.tokenizer, self._longest(None), torch.Generator()) for item in texts]
+        order = sorted(range(len(clozes)), key=lambda at: len(clozes[at].ids))
+        found: dict[int, list[list[MaskedWord]]] = {}
+        for start in range(0, len(order), batch_size):
+            chosen = order[start:start + batch_size]
+            with self._autocast():
+                guesses = guess(self.model, [clozes[at] for at in chosen], min(top_k, len(self.tokenizer.vocab)))
+            found.update(zip(chosen, ([self._words(each) for each in row] for row in guesses)))
+        answers = [found[at][0] if len(found[at]) == 1 else found[at] for at in range(len(texts))]
+        return answers[0] if isinstance(text, str) else answers
+
+    def _words(self, guesses: Any) -> list[MaskedWord]:
+        tokens = self.tokenizer.vocab.tokens
+        return [MaskedWord(tokens[number], probability) for number, probability in zip(*guesses)]
+
+    def _pool(self, batch: Batch, pooling: str) -> Tensor:
+        with self._autocast():
+            return pool(self.model, batch.to(self.device), pooling)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _longest(self, seq_length: int | None) -> int:
+        most = self.config.max_seq_length
+        if seq_length is None:
+            return min(self.encoder.seq_length, most) if self.encoder else most
+        if not 3 <= seq_length <= most:
+            raise UserError(f"encode: seq_length must lie between 3 and the model's {most}")
+        return seq_length
+
+
+def _as_list(texts: str | Iterable[Any]) -> Sequence[Any]:
+    if isinstance(texts, (bytes, dict)) or not isinstance(texts, Iterable):
+        raise UserError(f"texts must be a list of texts, not {type(texts).__name__}")
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _require_positive(value: int, what: str) -> None:
+    if value < 1:
+        raise UserError(f"{what} must be at least 1")

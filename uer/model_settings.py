@@ -1,0 +1,137 @@
+"""The model's settings of a command: from --config_path, a Hugging Face folder, or the shipped files.
+
+The folder that holds pretrain.py also holds `models/bert/*.json`. A path such as `models/bert/tiny_config.json` is
+looked for in the current folder first, then there, so that an installed package finds its own.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uer import cli
+from uer.config import ModelConfig, flag
+
+COMMANDS = "uer_commands"
+"""The package that holds the entry scripts where they are installed."""
+CONFIG_FLAGS = ("--config_path", "--teacher_config_path")
+# Settings that a Hugging Face folder does not decide: what is trained is the command's business.
+OF_THE_COMMAND = ("target",)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    config_path: str | None = flag(None, "JSON file of the model's settings.", path="read")
+
+
+def model_settings(path: str | os.PathLike | None) -> ModelConfig | None:
+    """The ModelConfig of a JSON file; None without a file.
+
+    Raises:
+        UserError: the file cannot be read, or what it says is no model.
+    """
+    if not path:
+        return None
+    return cli.parse("", (_Settings, ModelConfig), ["--config_path", find_config(os.fspath(path))])[1]
+
+
+def commands_folder() -> Path | None:
+    """Where the entry scripts and the shipped settings are: the repository, or the installed package."""
+    repository = Path(__file__).resolve().parent.parent
+    if (repository / "pretrain.py").is_file() and (repository / "models" / "bert").is_dir():
+        return repository
+    found = importlib.util.find_spec(COMMANDS)
+    return Path(next(iter(found.submodule_search_locations))) if found and found.submodule_search_locations else None
+
+
+def find_config(path: str) -> str:
+    """`path` where it exists, else the shipped file of this name, else `path` again."""
+    if not path or os.path.isabs(path) or os.path.exists(path):
+        return path
+    folder = commands_folder()
+    return str(folder / path) if folder and (folder / path).is_file() else path
+
+
+def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
+    """`uer.cli.parse` for a command that builds a model.
+
+    Shipped settings are found from any folder. Where --pretrained_model_path is Hugging Face's, its config.json stands
+    in for a --config_path that is not given, and its vocabulary for a --vocab_path; explicit flags win.
+
+    Args:
+        description, sections, argv: as `uer.cli.parse` takes them.
+    """
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    told = _hugging_face_settings(words)
+    own = [_with_defaults(section, _defaults(section, told)) for section in sections]
+    parts = cli.parse(description, own, find_configs(words))
+    return [section(**{known.name: getattr(part, known.name) for known in dataclasses.fields(section)})
+            for section, part in zip(sections, parts)]
+
+
+def _defaults(section: type, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a section's defaults become: the values told of its fields, and the shipped file for --config_path."""
+    names = {known.name for known in dataclasses.fields(section)}
+    found = {name: value for name, value in told.items() if name in names}
+    if "config_path" in names and "config_path" not in found and section.config_path:
+        found["config_path"] = find_config(section.config_path)
+    return found
+
+
+def find_configs(words: Sequence[str]) -> list[str]:
+    """The arguments, with the paths of shipped settings made whole."""
+    found = list(words)
+    for at, word in enumerate(found):
+        name, equals, value = word.partition("=")
+        if equals and name in CONFIG_FLAGS:
+            found[at] = f"{name}={find_config(value)}"
+        elif at and found[at - 1] in CONFIG_FLAGS:
+            found[at] = find_config(word)
+    return found
+
+
+def _given(words: Sequence[str], name: str) -> str | None:
+    """The value of a flag on a command line that is not parsed yet."""
+    value = None
+    for at, word in enumerate(words):
+        if word.startswith(f"--{name}="):
+            value = word.partition("=")[2]
+        elif word == f"--{name}" and at + 1 < len(words):
+            value = words[at + 1]
+    return value
+
+
+def _hugging_face_settings(words: Sequence[str]) -> dict[str, Any]:
+    """What a Hugging Face model at --pretrained_model_path says, by flag names; {} where there is none."""
+    path = _given(words, "pretrained_model_path")
+    if not path:
+        return {}
+    from uer.convert.open import folder_of, is_hugging_face, open_hugging_face  # torch takes seconds
+    from uer.convert.tokenizer_files import lower_cases, vocab_file
+
+    if not is_hugging_face(path):
+        return {}
+    told: dict[str, Any] = {}
+    if _given(words, "config_path") is None:
+        config = open_hugging_face(path).config
+        told = {known.name: getattr(config, known.name) for known in dataclasses.fields(config)
+                if known.name not in OF_THE_COMMAND}
+        told["config_path"] = None
+    vocabulary = vocab_file(folder_of(path))
+    if _given(words, "vocab_path") is None and vocabulary:
+        told |= {"vocab_path": str(vocabulary), "do_lower_case": lower_cases(vocabulary.parent)}
+    return told
+
+
+def _with_defaults(section: type, values: Mapping[str, Any]) -> type:
+    """The section with other defaults."""
+    if not values:
+        return section
+    changed = [(known.name, known.type, field(default=values[known.name], metadata=known.metadata))
+               for known in dataclasses.fields(section) if known.name in values]
+    return dataclasses.make_dataclass(section.__name__, changed, bases=(section,), frozen=True,
+                                      namespace={"__doc__": section.__doc__})
