@@ -118,7 +118,7 @@ def test_inference_refuses_what_is_not_fine_tuned(tiny):
     save_weights(build_model(config, 27).state_dict(), tiny.path("pretrained.bin"))
     with pytest.raises(UserError, match=r"not a fine-tuned model .*it is a pretrained model: fine-tune it first"):
         predictions(tiny, load_model_path=tiny.path("pretrained.bin"))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         predictions(tiny, load_model_path=tiny.path("nothing.bin"))
 
 
