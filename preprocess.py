@@ -1,6 +1,5 @@
 """Turn a corpus into a dataset for pretraining."""
 
-import contextlib
 import sys
 
 from uer import cli
@@ -19,9 +18,12 @@ def main() -> None:
     tokenizer = build_tokenizer(tokenizer_config)
     summary = build_dataset(dataset, masking, tokenizer, ["preprocess.py", *sys.argv[1:]],
                             note=lambda line: print(line, file=sys.stderr, flush=True))
-    with contextlib.suppress(OSError):  # `output_error` tells of it
+    lost = None
+    try:
         print("\n".join(summary.lines(dataset.vocab_report_size, tokenizer.vocab.ids)))
-    lost = output_error()
+    except OSError as error:
+        lost = error
+    lost = output_error() or lost
     if lost is not None and not isinstance(lost, BrokenPipeError):  # the work is done: its summary alone is missing
         print(f"note: {dataset.dataset_path} is finished; its summary could not be printed: {lost.strerror}",
               file=sys.stderr)

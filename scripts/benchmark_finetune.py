@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
@@ -171,9 +171,9 @@ def run_ours(updater: Updater, train: Examples, steps: int, seed: int) -> None:
 def report(config: BenchmarkConfig, train: Examples, epoch: dict[str, float]) -> None:
     """A table, and a JSON line for each figure."""
     tokens = int(train.rows.lengths.sum())
-    in_batches = padding_share(train, epoch_batches(train, config.batch_size, 1, 1))
-    shares = {"plain": 1.0 - tokens / (len(train) * config.seq_length), "ours": in_batches, "compiled": in_batches}
-    titles = {"plain": "plain PyTorch, padded to seq_length", "ours": "ours, random batches",
+    by_length = padding_share(train, epoch_batches(train, config.batch_size, 1, 1))
+    shares = {"plain": 1.0 - tokens / (len(train) * config.seq_length), "ours": by_length, "compiled": by_length}
+    titles = {"plain": "plain PyTorch, padded to seq_length", "ours": "ours, batches by length",
               "compiled": "the same, torch.compile"}
     print(f"{len(train)} rows, {tokens} tokens, batch {config.batch_size}, {config.threads} threads, torch "
           f"{torch.__version__}, Python {platform.python_version()}\n")

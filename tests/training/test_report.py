@@ -75,9 +75,10 @@ def test_metrics_files_are_read_by_step(tmp_path):
     path.write_text("nonsense\n" + json.dumps(lines[0]))
     with pytest.raises(UserError, match="line 1"):
         plot_training.read_metrics(str(path))
-    path.write_text("")
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
     with pytest.raises(UserError, match="no reports"):
-        plot_training.read_metrics(str(path))
+        plot_training.read_metrics(str(empty))
 
 
 def test_the_picture_is_drawn(tmp_path):

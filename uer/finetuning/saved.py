@@ -115,8 +115,8 @@ def task_of(saved: SavedModel, task_class: type[Task]) -> Task:
     """
     try:
         return task_class.from_settings(saved.task_settings)
-    except KeyError as error:
-        raise UserError(f"{settings_path(saved.weights_path)}: damaged settings: no {error}") from None
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{settings_path(saved.weights_path)}: damaged settings: {error}") from None
 
 
 def _check_settings(content: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,404 @@
+"""Bad input and faults that once crashed, hung or passed unseen, by the names they were found under.
+
+Each case of `REFUSED` is a command that ends with status 2 and one line that names what is wrong. The others, which are
+more than one refused command, are tests of their own below; their docstrings begin with the case's name.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import runpy
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from uer import cli, json_files
+from uer.config import ModelConfig
+from uer.data.store import DatasetInfo, open_dataset, save_dataset
+from uer.errors import UserError
+from uer.flops import parameter_count
+from uer.model import Backbone, build_model
+from uer.tokenizers import Vocab
+from uer.training.checkpoint import load_weights, save_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TINY = {"emb_size": 8, "hidden_size": 8, "feedforward_size": 16, "heads_num": 2, "layers_num": 1, "max_seq_length": 16,
+        "embedding": ["word", "pos", "seg"], "tie_weights": True, "target": ["mlm"]}
+MASKING = {"whole_word_masking": False, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
+WORD = "embedding.word.embedding.weight"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Iterator[Path]:
+    """A folder with a vocabulary, a dataset, settings, texts and checkpoints, good and bad."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + [chr(0x4E00 + n) for n in range(20)]) + "\n")
+    (folder / "text.txt").write_text("一丁七\n万丈三\n", encoding="utf-8")
+    (folder / "train.tsv").write_text("label\ttext_a\n" + "0\t一丁\n1\t七万\n" * 4, encoding="utf-8")
+    vocab = Vocab.load(folder / "vocab.txt")
+    write_dataset(folder / "d.pt", vocab)
+    write_dataset(folder / "no_specials.pt", vocab, special_ids={})
+    write_dataset(folder / "bad_specials.pt", vocab, special_ids={**vocab.special_ids, "mask": 25})
+    write_settings(folder)
+    write_checkpoints(folder, len(vocab))
+    os.mkfifo(folder / "fifo")
+    (folder / "empty.txt").touch()
+    (folder / "binary").write_bytes(bytes(range(256)))
+    (folder / "deep.jsonl").write_text("[" * 100_000 + "\n{}\n")
+    hf = folder / "hf_deep"
+    hf.mkdir()
+    (hf / "config.json").write_text("[" * 100_000)
+    torch.save({"a": torch.ones(1)}, hf / "pytorch_model.bin")
+    (folder / "x.index.json").write_text(json.dumps({"weight_map": {"a": "x.index.json"}}))
+    shared = folder / "shared_roles"
+    shared.mkdir()
+    (shared / "vocab.txt").write_text((folder / "vocab.txt").read_text())
+    (shared / "special_tokens_map.json").write_text('{"pad_token": "[UNK]"}')
+    deep = folder / "deep_roles"
+    deep.mkdir()
+    (deep / "vocab.txt").write_text((folder / "vocab.txt").read_text())
+    (deep / "special_tokens_map.json").write_text("[" * 100_000)
+    yield folder
+
+
+def write_dataset(path: Path, vocab: Vocab, **changes) -> None:
+    offsets = np.arange(0, 41, 5)
+    tokens = np.tile([vocab.cls_id, 5, 6, 7, vocab.sep_id], 8)
+    info = DatasetInfo(1, "mlm", 8, vocab.fingerprint, len(vocab), {"kind": "char", "do_lower_case": "false"},
+                       vocab.special_ids, True, 1, 7, MASKING)
+    save_dataset(path, tokens, offsets, {}, dataclasses.replace(info, **changes))
+
+
+def write_settings(folder: Path) -> None:
+    for name, changes in (("c", {}), ("layers", {"layers_num": 10**8}), ("overflow", {"feedforward_size": 2**63 - 1}),
+                          ("positions", {"max_seq_length": 2**40}), ("dict", {"embedding": {"word": 1}})):
+        (folder / f"{name}.json").write_text(json.dumps({**TINY, **changes}))
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "half.json").write_text('{\n"mask": "\\ud800"}')
+
+
+def write_checkpoints(folder: Path, vocab_size: int) -> None:
+    config = ModelConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in TINY.items()})
+    weights = build_model(config, vocab_size).state_dict()
+    save_weights(weights, folder / "good.bin")
+    odd = {"sparse": torch.eye(vocab_size).to_sparse(), "meta": torch.empty(3, device="meta"),
+           "huge": torch.zeros(1).expand(10**7, 10**6), "int": torch.ones(vocab_size, 8, dtype=torch.int64),
+           "complex": torch.ones(vocab_size, 8, dtype=torch.complex64)}
+    nan = weights[WORD].clone()
+    nan[3, 1] = float("nan")
+    odd["nan"] = nan
+    for name, tensor in odd.items():
+        torch.save({**weights, WORD: tensor}, folder / f"{name}.bin")
+    torch.save({**weights, "encoder.transformer.99999999.layer_norm_1.gamma": torch.ones(8)}, folder / "layers.bin")
+    with zipfile.ZipFile(folder / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({}))
+        archive.writestr("a/data/0", bytes(20_000_000))
+
+
+@dataclasses.dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+def run(script: str, *argv: object) -> Done:
+    """A script in this process, as the command line runs it."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    before, environment = (sys.argv, list(sys.path)), dict(os.environ)
+    sys.argv, sys.path = [script, *map(str, argv)], [str((ROOT / script).parent), *sys.path]
+    status = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main = runpy.run_path(str(ROOT / script), run_name="script")["main"]
+            cli.run(main)
+    except SystemExit as leaving:
+        status = leaving.code or 0
+    finally:
+        sys.argv, sys.path = before
+        os.environ.clear()
+        os.environ.update(environment)  # benchmarks set threads for themselves
+    texts = []
+    for stream in (out, err):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())
+    return Done(status, *texts)
+
+
+PRETRAIN = ("pretrain.py --dataset_path d.pt --vocab_path vocab.txt --tokenizer char --config_path c.json "
+            "--data_processor mlm --target mlm --total_steps 2 --batch_size 2 --output_model_path out/m")
+FINETUNE = ("finetune/run_classifier.py --vocab_path vocab.txt --tokenizer char --config_path c.json --train_path "
+            "train.tsv --dev_path train.tsv --seq_length 8 --epochs_num 1 --output_model_path out/f.bin")
+AVERAGE = "scripts/average_models.py --output_model_path out/a --model_list_path"
+CONVERT = ("scripts/convert_bert_from_uer_to_huggingface.py --type mlm --no_check --config_path c.json "
+           "--output_model_path out/h --input_model_path")
+EMBED = "scripts/extract_embeddings.py --vocab_path vocab.txt --word_embedding_path out/e.txt --load_model_path"
+FEATURES = ("scripts/extract_features.py --vocab_path vocab.txt --tokenizer char --config_path c.json --test_path "
+            "text.txt --prediction_path out/p.npy --load_model_path")
+CLOZE = ("scripts/cloze_test.py --vocab_path vocab.txt --tokenizer char --config_path c.json --text 一[MASK] "
+         "--load_model_path")
+FAMILY = "scripts/pretrain_family.py --dry_run --vocab_path vocab.txt"
+BACK = ("scripts/convert_bert_from_huggingface_to_uer.py --type mlm --no_check --output_model_path out/u "
+        "--input_model_path")
+PREPROCESS = "preprocess.py --corpus_path text.txt --data_processor mlm --tokenizer char --dataset_path out/d.pt"
+
+# name of the case -> (command, words of its one line). Cases of other parts of the toolkit are added at the end.
+REFUSED: dict[str, tuple[str, str]] = {
+    "v_same_specials": (f"{PREPROCESS} --vocab_path shared_roles/vocab.txt", "pad_token and unk_token"),
+    "v_map_deep": (f"{PREPROCESS} --vocab_path deep_roles/vocab.txt", "special_tokens_map.json: JSON nested"),
+    "pt_out_is_folder": (f"{PRETRAIN} --output_model_path hf_deep", "--output_model_path hf_deep: is a folder"),
+    "pt_accumulation": (f"{PRETRAIN} --accumulation_steps 100000000", "--accumulation_steps must be at most"),
+    "pp_seq_length": (f"{PREPROCESS} --vocab_path vocab.txt --seq_length 1000000000", "--seq_length must be at most"),
+    "fam_length_late": (f"{FAMILY} --sizes tiny --seq_length 16 1024", "--seq_length 1024: L-2_H-128 has 512"),
+    "fam_mfu0": (f"{FAMILY} --mfu 0", "--mfu must lie"),
+    "fam_sizes_flag": (f"{FAMILY} --sizes nope.json", "--sizes nope.json: No such file"),
+    "cfg_layers": (f"{PRETRAIN} --config_path layers.json", "layers_num must lie"),
+    "cfg_overflow": (f"{PRETRAIN} --config_path overflow.json", "feedforward_size must lie"),
+    "cfg_positions": (f"{PRETRAIN} --config_path positions.json", "max_seq_length must lie"),
+    "cfg_flag": (f"{PRETRAIN} --max_seq_length 10000000000", "max_seq_length must lie"),
+    "cfg_embedding": (f"{PRETRAIN} --config_path dict.json", "'embedding' must be str or a list"),
+    "cfg_deep": (f"{PRETRAIN} --config_path deep.json", "deep.json: JSON nested too deeply"),
+    "cfg_half_pair": (f"{PRETRAIN} --config_path half.json", "half.json:2: .*surrogate"),
+    "cfg_devzero": (f"{PRETRAIN} --config_path /dev/zero", "/dev/zero: is a device"),
+    "cfg_fifo": (f"{PRETRAIN} --config_path fifo", "fifo: is a named pipe"),
+    "ds_fifo": (f"{PRETRAIN} --dataset_path fifo", "fifo: is a named pipe"),
+    "ds_no_specials": (f"{PRETRAIN} --dataset_path no_specials.pt", "no_specials.pt: .*special id 'pad'"),
+    "ds_bad_specials": (f"{PRETRAIN} --dataset_path bad_specials.pt", "bad_specials.pt: .*special id 'mask' is 25"),
+    "ft_fifo": (f"{FINETUNE} --train_path fifo", "fifo: is a named pipe"),
+    "ef_fifo": (f"{FEATURES} good.bin --test_path fifo", "fifo: is a named pipe"),
+    "cv_manylayers": (f"{CONVERT} layers.bin", "layers.bin: .*are missing"),
+    "hf_deep": (f"{BACK} hf_deep", "config.json: JSON nested too deeply"),
+    "hf_index_itself": (f"{BACK} x.index.json", "x.index.json: .*is an index itself"),
+    "plot_deep": ("scripts/plot_training.py --metrics_path deep.jsonl", "deep.jsonl, line 1"),
+    "plot_binary": ("scripts/plot_training.py --metrics_path binary", "binary"),
+    "benchmark_rounds": ("scripts/benchmark_loader.py --rounds 0 --batch_size 0", "--batch_size .*--rounds"),
+    "benchmark_rows": ("scripts/benchmark_loader.py --small_rows -1", "--small_rows"),
+    "benchmark_lengths": ("scripts/benchmark_training.py --seq_lengths 0", "--seq_lengths"),
+    "benchmark_fills": ("scripts/benchmark_training.py --fills 2 --seconds -1", "--seconds .*--fills"),
+    "benchmark_precisions": ("scripts/benchmark_training.py --precisions fp8", "--precisions: 'fp8'"),
+    "benchmark_threads": ("scripts/benchmark_finetune.py --train_path train.tsv --config_path c.json --threads -1",
+                          "--threads"),
+    "benchmark_corpus": ("scripts/benchmark_preprocess.py --corpus_path empty.txt", "empty.txt: the corpus is empty"),
+    # Output over input, fine-tuning tasks and others: add here.
+}
+for case, words in {"sparse": "sparse tensor", "meta": "meta tensor", "huge": "stored numbers do not make",
+                    "int": "int64", "complex": "complex64", "nan": "not finite", "bomb": "would unpack"}.items():
+    for command in (AVERAGE, CONVERT, EMBED, FEATURES, CLOZE, f"{PRETRAIN} --pretrained_model_path",
+                    f"{FINETUNE} --pretrained_model_path"):
+        what = command.split()[0].rpartition("/")[2].removesuffix(".py")
+        REFUSED[f"ck_{case}_{what}"] = (f"{command} {case}.bin", f"{case}.bin: .*{words}")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case, place, monkeypatch):
+    monkeypatch.chdir(place)
+    command, words = REFUSED[case]
+    done = run(*command.split())
+    assert done.status == 2, done.err
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
+    assert re.search(words, done.err), done.err
+
+
+def test_the_good_ones_are_not_refused(place, monkeypatch):
+    """What the table refuses is refused for its fault alone."""
+    monkeypatch.chdir(place)
+    for command in (f"{AVERAGE} good.bin good.bin", f"{EMBED} good.bin", f"{FEATURES} good.bin", f"{CLOZE} good.bin",
+                    f"{PRETRAIN} --pretrained_model_path good.bin", f"{PREPROCESS} --vocab_path vocab.txt"):
+        done = run(*command.split())
+        assert done.status == 0, (command, done.err)
+
+
+def test_finished_runs_have_their_weights(place, monkeypatch, tmp_path):
+    """pt_finished_gone, pt_finished_truncated: written again from the state, the same bytes."""
+    monkeypatch.chdir(place)
+    command = [*PRETRAIN.split(), "--output_model_path", tmp_path / "m"]
+    assert run(*command).status == 0
+    final = tmp_path / "m-2"
+    whole = final.read_bytes()
+    for damage in (final.unlink, lambda: final.write_bytes(whole[:10])):
+        damage()
+        done = run(*command)
+        assert done.status == 0 and "written again" in done.out
+        assert final.read_bytes() == whole
+    assert "written again" not in run(*command).out
+
+
+def test_a_model_larger_than_the_machine():
+    """cfg_layers, within the bounds of the settings."""
+    config = ModelConfig(layers_num=9000, emb_size=4096, hidden_size=4096, feedforward_size=16384, heads_num=1)
+    assert 4 * parameter_count(config, 100) > 1 << 42
+    with pytest.raises(UserError, match=r"layers_num 9000.* GiB"):
+        Backbone(config, 100)
+
+
+@pytest.fixture
+def companion(place, tmp_path) -> Callable[..., Done]:
+    """A fine-tuned model; calling it changes its settings and predicts."""
+    os.chdir(place)
+    assert run(*FINETUNE.split(), "--output_model_path", tmp_path / "f.bin").status == 0
+    settings = json.loads((tmp_path / "f.json").read_text())
+
+    def predict(**changes) -> Done:
+        (tmp_path / "f.json").write_text(json.dumps({**settings, **changes}))
+        return run("inference/run_classifier_infer.py", "--load_model_path", tmp_path / "f.bin", "--test_path",
+                   place / "train.tsv", "--prediction_path", tmp_path / "p.tsv")
+
+    return predict
+
+
+def test_damaged_companions(companion, monkeypatch):
+    """inf_seqneg, inf_json_seq, inf_json_labels."""
+    assert companion().status == 0
+    for changes, words in (({"seq_length": -3}, "seq_length"), ({"seq_length": "abc"}, "seq_length"),
+                           ({"labels": 5}, "labels"), ({"labels": [1, 2]}, "labels"), ({"labels": None}, "damaged"),
+                           ({"truncation": "middle"}, "truncation"), ({"model": {"layers_num": "2"}}, "layers_num"),
+                           ({"model": 3}, "a JSON object"), ({"tokenizer": {}}, "damaged settings")):
+        done = companion(**changes)
+        assert done.status == 2 and words in done.err and done.err.count("\n") == 1, (changes, done.err)
+
+
+def test_no_warning_of_one_sentence_a_line(place, tmp_path):
+    """pp_wrong_warning: thirty lines without a blank one."""
+    (tmp_path / "c.txt").write_text("一丁七\n" * 30, encoding="utf-8")
+    command = PREPROCESS.replace("text.txt", str(tmp_path / "c.txt")).replace("out/d.pt", str(tmp_path / "d.pt"))
+    done = run(*command.split(), "--vocab_path", place / "vocab.txt")
+    assert done.status == 0 and "warning" not in done.err
+
+
+def preprocess(place: Path, tmp_path: Path, corpus: bytes = b"text.txt", **options) -> subprocess.CompletedProcess:
+    argv = [sys.executable, str(ROOT / "preprocess.py"), "--corpus_path", corpus, "--data_processor", "mlm",
+            "--tokenizer", "char", "--vocab_path", "vocab.txt", "--dataset_path", str(tmp_path / "d.pt")]
+    return subprocess.run(argv, cwd=place, timeout=60, stderr=subprocess.PIPE,
+                          **{"stdout": subprocess.PIPE, **options})
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "ascii"])
+def test_terminals_of_other_encodings(place, tmp_path, encoding):
+    """pp_gbk_terminal, pp_C_locale: an unknown character that the encoding has not is shown as an escape."""
+    (place / "rare.txt").write_text("\U0002a6b2" * 9 + "一\n", encoding="utf-8")
+    done = preprocess(place, tmp_path, b"rare.txt", env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
+    assert done.returncode == 0, done.stderr
+    assert b"\\U0002a6b2" in done.stdout
+
+
+def test_file_names_that_are_not_utf8(place, tmp_path):
+    """pp_gbk_name: the name is in the metadata, readable by everything."""
+    name = "文.txt".encode("gbk")
+    try:
+        (place / os.fsdecode(name)).write_bytes("一丁七\n".encode())
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    done = preprocess(place, tmp_path, name)
+    assert done.returncode == 0, done.stderr
+    command = open_dataset(tmp_path / "d.pt").info.command
+    assert "\\udc" in command
+    command.encode("utf-8")
+
+
+def test_output_that_cannot_be_printed(place, tmp_path):
+    """pp_stdout_full, `preprocess.py | head`: the dataset is there, and the status says so."""
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = preprocess(place, tmp_path, stdout=full)
+        assert done.returncode == 0 and done.stderr.count(b"\n") == 1 and b"d.pt is finished" in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    done = preprocess(place, tmp_path, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(open_dataset(tmp_path / "d.pt")) == 2
+
+
+def _small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+
+
+def test_full_disks_are_named(place, tmp_path):
+    """ef_full_disk, bv_full_disk, mg_full_disk, pp_file_limit, embeddings, inference: one line with the file's name."""
+    (place / "long.txt").write_text("一丁七\n" * 3000, encoding="utf-8")
+    (place / "many.txt").write_text("\n".join(map(chr, range(0x4E00, 0x5200))), encoding="utf-8")
+    target = tmp_path / "target"
+    commands = {
+        "ef_full_disk": f"{FEATURES} good.bin --test_path long.txt --prediction_path {target}",
+        "extract_embeddings": f"{EMBED} good.bin --word_embedding_path {target}",
+        "bv_full_disk": f"scripts/build_vocab.py --corpus_path many.txt --output_path {target}",
+        "mg_full_disk": f"scripts/merge_datasets.py d.pt d.pt --output_path {target}",
+        "pp_file_limit": PREPROCESS.replace("text.txt", "long.txt").replace("out/d.pt", str(target))
+        + " --vocab_path vocab.txt",
+    }
+    running = {case: subprocess.Popen([sys.executable, str(ROOT / command.split()[0]), *command.split()[1:]], cwd=place,
+                                      stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=_small_files)
+               for case, command in commands.items()}
+    for case, process in running.items():
+        error = process.communicate(timeout=120)[1].decode()
+        assert process.returncode == 2, (case, error)
+        assert error.startswith("error: ") and error.count("\n") == 1 and str(tmp_path) in error, (case, error)
+        assert not target.exists()
+
+
+@pytest.mark.parametrize("flag", ["--log_path", "--metrics_path"])
+def test_full_logs_are_named(place, monkeypatch, flag):
+    """pt_log_full_disk: one line that names the flag, in pretraining as in fine-tuning."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("uer.training.report.prepare_file", lambda *arguments: None)
+    done = run(*PRETRAIN.split(), "--output_model_path", "out/log", "--report_steps", "1", flag, "/dev/full")
+    assert done.status == 2 and done.err.count("\n") == 1, done.err
+    assert done.err.startswith(f"error: {flag}") and "No space left" in done.err
+
+
+def test_json_of_any_kind_is_one_line(tmp_path):
+    """*_deep at every depth, byte order marks, sizes, numbers of thousands of digits."""
+    path = tmp_path / "x.json"
+    path.write_text('\ufeff{"a": [1, "\\ud83d\\ude00"]}', encoding="utf-8")
+    assert json_files.read_json(path) == {"a": [1, "\U0001f600"]}
+    for depth in (101, 500, 990, 3000, 200_000):
+        path.write_text("[" * depth + "]" * depth)
+        with pytest.raises(UserError, match=r"x\.json: JSON nested too deeply"):
+            json_files.read_json(path)
+    for content, words in ((b"\xff", "x.json:1: not UTF-8"), (b"{\n\n1}", "x.json:3: not JSON"), (b"", "x.json:1"),
+                           (b"1" * 5000, "x.json: not JSON"), (b'"\\udc00"', "surrogate")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=words) as error:
+            json_files.read_json(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="has 8 bytes"):
+        json_files.read_json(path, most=5)
+
+
+def test_text_with_half_pairs_is_written_readable():
+    text = json_files.json_text({"name": "a\udcb5", "pair": "\U0001f600"})
+    text.encode("utf-8")
+    assert json.loads(text) == {"name": "a\\udcb5", "pair": "\U0001f600"}
+
+
+def test_a_storage_that_claims_more_than_its_record(tmp_path):
+    """torch itself would read beyond the record's end."""
+    torch.save({"a": torch.arange(44.0)}, tmp_path / "x.bin")
+    with zipfile.ZipFile(tmp_path / "x.bin") as source, zipfile.ZipFile(tmp_path / "lie.bin", "w") as lie:
+        for entry in source.infolist():
+            lie.writestr(entry.filename, source.read(entry).replace(b"K,", b"J\x00\x00\x00\x40"))
+    with pytest.raises(UserError, match=r"lie\.bin: a claims 4,294,967,296 bytes"):
+        load_weights(tmp_path / "lie.bin")
+
+
+def test_older_files_and_views_are_still_read(tmp_path):
+    weights = {"a": torch.randn(3, 4).t(), "b": torch.nn.Parameter(torch.ones(2)), "c": torch.arange(9.0)[2:5],
+               "large": torch.full((1000,), 3e38), "half": torch.full((9999,), 6e4, dtype=torch.float16)}
+    for zipped in (True, False):
+        torch.save(weights, tmp_path / "x.bin", _use_new_zipfile_serialization=zipped)
+        loaded = load_weights(tmp_path / "x.bin")
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
