@@ -15,6 +15,7 @@ from typing import Any
 
 from uer import cli
 from uer.config import ModelConfig, flag
+from uer.errors import UserError
 
 COMMANDS = "uer_commands"
 """The package that holds the entry scripts where they are installed."""
@@ -28,15 +29,22 @@ class _Settings:
     config_path: str | None = flag(None, "JSON file of the model's settings.", path="read")
 
 
-def model_settings(path: str | os.PathLike | None) -> ModelConfig | None:
+def model_settings(path: str | os.PathLike | None, flag: str = "--config_path") -> ModelConfig | None:
     """The ModelConfig of a JSON file; None without a file.
+
+    Args:
+        path: the file.
+        flag: the flag that names it, for the messages.
 
     Raises:
         UserError: the file cannot be read, or what it says is no model.
     """
     if not path:
         return None
-    return cli.parse("", (_Settings, ModelConfig), ["--config_path", find_config(os.fspath(path))])[1]
+    try:
+        return cli.parse("", (_Settings, ModelConfig), ["--config_path", find_config(os.fspath(path))])[1]
+    except UserError as error:
+        raise UserError(str(error).replace("--config_path", flag)) from None
 
 
 def commands_folder() -> Path | None:

@@ -208,7 +208,7 @@ def test_predictions_are_those_of_the_inference_scripts(root, tmp_path, monkeypa
 def test_choices_similarities_and_answers(tmp_path):
     choice = uer.load(save(tmp_path, MultipleChoiceTask(4))).predict([("今天天气很好", "天气", ["好", "很好"])])[0]
     assert choice.label in ("好", "很好") and sum(choice.probabilities.values()) == pytest.approx(1.0)
-    same, other = uer.load(save(tmp_path, Simcse("", 0.05))).predict([("北京", "北京"), ("北京", "公园玩")])
+    same, other = uer.load(save(tmp_path, Simcse(0.05))).predict([("北京", "北京"), ("北京", "公园玩")])
     assert same.label == pytest.approx(1.0, abs=1e-5) and other.label < same.label
     assert uer.load(save(tmp_path, ReadingComprehension(4, 3))).predict([("玩", "今天天气很好")])[0].label
 

@@ -15,8 +15,9 @@ from uer.config import PATHS, REQUIRED
 from uer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted(str(path.relative_to(ROOT)) for pattern in ("*.py", "finetune/*.py", "inference/*.py",
-                                                             "scripts/[!_]*.py") for path in ROOT.glob(pattern))
+SCRIPTS = sorted(str(path.relative_to(ROOT))
+                 for pattern in ("pre*.py", "finetune/*.py", "inference/*.py", "scripts/[!_]*.py")
+                 for path in ROOT.glob(pattern))
 # Values that settings need before the paths are looked at.
 NEEDED = {"extend_vocab.py": ["--add_tokens", "x"], "cloze_test.py": ["--text", "x[MASK]"]}
 

@@ -85,4 +85,4 @@ def test_plot_training_reads_the_metrics(tiny, root):
     script = runpy.run_path(str(root / "scripts" / "plot_training.py"), run_name="plot_training")
     records = script["read_metrics"](tiny.path("metrics.jsonl"))
     assert [record["kind"] for record in records] == ["train", "eval", "train", "eval"]
-    assert all("acc" in record for record in records if record["kind"] == "eval")
+    assert all("accuracy" in record for record in records if record["kind"] == "eval")

@@ -91,7 +91,7 @@ def test_a_stopped_run_has_the_signals_status(inputs, tmp_path, run_script, monk
         raise Stopped(signal.SIGTERM)
 
     monkeypatch.setattr(Runner, "run", stopped)
-    monkeypatch.setattr(devices, "measured_flops", lambda kind: 1e11)
+    monkeypatch.setattr(devices, "measured_flops", lambda *_: 1e11)
     with pytest.raises(SystemExit) as leaving:
         run_script("pretrain_family.py", *command(inputs, tmp_path / "family")[2:])
     assert leaving.value.code == 143

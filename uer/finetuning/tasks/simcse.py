@@ -81,4 +81,4 @@ class Simcse(Task):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> "Simcse":
-        return cls("", settings["temperature"])
+        return cls(settings["temperature"])
