@@ -104,10 +104,8 @@ def test_a_missing_folder_is_made_and_a_folder_as_target_is_named(tmp_path):
 def test_outputs_are_prepared_before_the_work(tmp_path):
     source = tmp_path / "in.tsv"
     source.write_text("label\n")
-    prepare_file(tmp_path / "a" / "b" / "out.tsv", "--prediction_path", (source, None))
+    prepare_file(tmp_path / "a" / "b" / "out.tsv", "--prediction_path")
     assert list((tmp_path / "a" / "b").iterdir()) == []
-    with pytest.raises(UserError, match=r"--prediction_path: .*in.tsv is an input of this command"):
-        prepare_file(tmp_path / "a" / ".." / "in.tsv", "--prediction_path", (source,))
     with pytest.raises(UserError, match=r"--prediction_path .*: is a folder"):
         prepare_file(tmp_path, "--prediction_path")
     with pytest.raises(UserError, match=r"--output_model_path .*: .*in.tsv cannot be written to: "):

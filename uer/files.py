@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,24 +141,20 @@ def _try_lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def prepare_file(path: str | os.PathLike, flag: str, inputs: Iterable[str | os.PathLike | None] = ()) -> None:
-    """Make the folder of a file that will be written, and see that it can be.
+def prepare_file(path: str | os.PathLike, flag: str) -> None:
+    """Make the folder of a file that will be written, and see that it can be; `uer.paths` compares it with inputs.
 
     Args:
         path: the file.
         flag: the flag that names it.
-        inputs: files of the same command that must stay as they are.
 
     Raises:
-        UserError: it cannot be written, is a folder, or is one of `inputs`.
+        UserError: it cannot be written, or is a folder.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{flag} {path}: is a folder; a file name is needed")
     prepare_folder(path, flag)
-    for other in inputs:
-        if other is not None and path.exists() and Path(other).exists() and path.samefile(other):
-            raise UserError(f"{flag}: {path} is an input of this command and would be overwritten")
 
 
 def prepare_folder(path: str | os.PathLike, flag: str) -> None:

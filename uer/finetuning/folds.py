@@ -20,7 +20,6 @@ from uer.finetuning.resume import TrainingState
 from uer.finetuning.run import (
     Command,
     describe_data,
-    inputs_of,
     open_state,
     outputs_of,
     parse_with,
@@ -56,7 +55,7 @@ def _prepare(command: Command) -> None:
         prepare_output(dataclasses.replace(command, finetune=dataclasses.replace(
             command.finetune, output_model_path=path)))
     if command.finetune.train_features_path:
-        prepare_file(command.finetune.train_features_path, "--train_features_path", inputs_of(command))
+        prepare_file(command.finetune.train_features_path, "--train_features_path")
 
 
 def _rank(place: launch.Place, command: Command) -> int:
@@ -109,7 +108,7 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
                                                                  TokenizerConfig), argv)
     prepare_predictions(config)
     if folds.test_features_path:
-        prepare_file(folds.test_features_path, "--test_features_path", (config.test_path,))
+        prepare_file(folds.test_features_path, "--test_features_path")
     total, task, examples = 0.0, None, None
     for fold in range(folds.folds_num):
         one = dataclasses.replace(config, load_model_path=fold_path(config.load_model_path, fold))

@@ -36,7 +36,7 @@ from uer.finetuning.encode import content_hash
 from uer.finetuning.loop import Diverged
 from uer.finetuning.paths import grid_results_path, settings_path, vocab_path, weights_path
 from uer.finetuning.progress import seconds_text
-from uer.finetuning.run import Command, append_lines, decides, inputs_of, prepare_output, set_up_logging
+from uer.finetuning.run import Command, append_lines, decides, prepare_output, set_up_logging
 from uer.finetuning.workbench import Workbench
 from uer.json_files import json_text, parse_json, read_json_object
 from uer.lock import OutputLock
@@ -156,7 +156,7 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
 
 def _locks(command: Command, config: GridConfig, path: Path) -> list[OutputLock]:
     """Nobody else writes these trials' lines, or the model that is kept."""
-    prepare_file(path, "--results_path", inputs_of(command))
+    prepare_file(path, "--results_path")
     locks = [_lock(path)]
     try:
         if config.save_model:

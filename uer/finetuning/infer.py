@@ -37,7 +37,7 @@ def infer(description: str, task_class: type[Task], argv: Sequence[str] | None =
 
 def prepare_predictions(config: InferConfig) -> None:
     """Whether the prediction file can be written, before anything is computed."""
-    prepare_file(config.prediction_path, "--prediction_path", (config.test_path, weights_path(config.load_model_path)))
+    prepare_file(config.prediction_path, "--prediction_path")
 
 
 def write_predictions(config: InferConfig, task: Task, examples: Examples, outputs: list[np.ndarray]) -> None:

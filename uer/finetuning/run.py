@@ -212,21 +212,14 @@ def open_state(command: Command, bench: Workbench, **more: Any) -> TrainingState
     return TrainingState(state_path(weights_path(config.output_model_path)), identity, world, config.resume)
 
 
-def inputs_of(command: Command) -> tuple[str | None, ...]:
-    """The files that a command reads and must not write."""
-    config = command.finetune
-    return config.train_path, config.dev_path, config.test_path, config.pretrained_model_path
-
-
 def prepare_output(command: Command) -> None:
     """What cannot be written must not be found out after the training."""
-    log, inputs = command.log, inputs_of(command)
-    path = command.finetune.output_model_path
+    log, path = command.log, command.finetune.output_model_path
     for written in (weights_path(path), settings_path(path), vocab_path(path), state_path(weights_path(path))):
-        prepare_file(written, "--output_model_path", inputs)
+        prepare_file(written, "--output_model_path")
     for file, flag in ((log.metrics_path, "--metrics_path"), (log.log_path, "--log_path")):
         if file:
-            prepare_file(file, flag, inputs)
+            prepare_file(file, flag)
 
 
 def describe_data(bench: Workbench) -> None:
