@@ -123,6 +123,9 @@ def read_source(flags: ExportFlags, head: str | None) -> Source:
         raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not of {' or '.join(known)}")
     path = str(weights_path(flags.input_model_path)) if head in HEAD_TASKS else flags.input_model_path
     weights = load_weights(path)
+    if any(name.startswith("crf.") for name in weights):
+        raise UserError(f"{path}: decodes with a conditional random field (--crf_target), which Hugging Face's token "
+                        "classification does not have: the converted model would give other tags")
     head = head if head in HEAD_TASKS else resolve_type(head, weights, "uer", path)
     converted = names.from_uer(weights, BERT, head, path)
     require_layers(flags.layers_num, converted.sizes["layers"], path)

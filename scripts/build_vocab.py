@@ -42,8 +42,8 @@ class BuildVocabConfig:
     vocab_size: int = flag(0, "Most entries, special tokens included; 0: no limit (21128 for bert).")
     min_count: int = flag(1, "An entry occurs at least this often.")
     do_lower_case: bool = flag(True, "Lower-case and strip accents (bert only).")
-    workers_num: int = flag(1, "Processes that count; the vocabulary does not depend on it (bert: threads are the "
-                               "library's affair).")
+    workers_num: int = flag(1, "Processes that count; below 4 million different words the vocabulary does not depend "
+                               "on it (bert: the library chooses its threads).")
 
     @property
     def kind(self) -> str:

@@ -129,7 +129,8 @@ def _fields_by_name(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message} (--help lists the flags)")
+        hint = "; a value that begins with '-' is read as a flag" if "expected" in message else ""
+        raise UserError(f"{message}{hint} (--help lists the flags)")
 
 
 def _parser(description: str, sections: Sequence[type], fields: dict[str, dataclasses.Field],

@@ -106,6 +106,15 @@ def test_other_tasks_keep_their_kind_and_labels(run_script: Run, tmp_path: Path,
         assert saved.task_settings["labels"] == task.settings()["labels"] == list(config["id2label"].values())
 
 
+def test_a_conditional_random_field_is_not_lost_in_silence(run_script: Run, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    save_weights({**Tagger(CONFIG, len(TOKENS), 3).state_dict(), "crf.transitions": torch.zeros(3, 3)},
+                 tmp_path / "m.bin")
+    with pytest.raises(UserError, match="conditional random field"):
+        run_script("convert_bert_token_classification_from_uer_to_huggingface.py", "--input_model_path",
+                   tmp_path / "m.bin", "--output_model_path", tmp_path / "hf.bin")
+
+
 def test_token_classifier_without_settings(run_script: Run, tmp_path: Path) -> None:
     """As UER-py leaves one: weights alone, so labels have no names."""
     model = random_model(Tagger, 5)
