@@ -37,6 +37,10 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = {"emb_size": 8, "hidden_size": 8, "feedforward_size": 16, "heads_num": 2, "layers_num": 1, "max_seq_length": 16,
         "embedding": ["word", "pos", "seg"], "tie_weights": True, "target": ["mlm"]}
 MASKING = {"whole_word_masking": False, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
+SQUAD_FILE = {"data": [{"paragraphs": [{"context": "一丁七万丈三", "qas": [
+    {"id": "1", "question": "一丁", "answers": [{"text": "七", "answer_start": 2}]}]}]}]}
+BOARD = {"tasks": {"a": {"train_path": "train.tsv", "dev_path": "train.tsv"}}, "grid": {"epochs_num_list": ["x"]},
+         "models": [{"name": "m", "config_path": "c.json", "vocab_path": "vocab.txt"}]}
 WORD = "embedding.word.embedding.weight"
 
 
@@ -56,6 +60,9 @@ def place(tmp_path_factory) -> Iterator[Path]:
     os.mkfifo(folder / "fifo")
     (folder / "empty.txt").touch()
     (folder / "binary").write_bytes(bytes(range(256)))
+    (folder / "user.txt").write_text("一丁 3\n", encoding="utf-8")
+    (folder / "squad.json").write_text(json.dumps(SQUAD_FILE), encoding="utf-8")
+    (folder / "board.json").write_text(json.dumps(BOARD))
     (folder / "deep.jsonl").write_text("[" * 100_000 + "\n{}\n")
     hf = folder / "hf_deep"
     hf.mkdir()
@@ -101,6 +108,7 @@ def write_checkpoints(folder: Path, vocab_size: int) -> None:
     odd["nan"] = nan
     for name, tensor in odd.items():
         torch.save({**weights, WORD: tensor}, folder / f"{name}.bin")
+    save_weights(weights, folder / "m-2")
     torch.save({**weights, "encoder.transformer.99999999.layer_norm_1.gamma": torch.ones(8)}, folder / "layers.bin")
     with zipfile.ZipFile(folder / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", pickle.dumps({}))
@@ -154,7 +162,9 @@ BACK = ("scripts/convert_bert_from_huggingface_to_uer.py --type mlm --no_check -
         "--input_model_path")
 PREPROCESS = "preprocess.py --corpus_path text.txt --data_processor mlm --tokenizer char --dataset_path out/d.pt"
 
-# name of the case -> (command, words of its one line). Cases of other parts of the toolkit are added at the end.
+SQUAD = FINETUNE.replace("run_classifier", "run_cmrc").replace("train.tsv", "squad.json")
+
+# name of the case -> (command, words of its one line).
 REFUSED: dict[str, tuple[str, str]] = {
     "v_same_specials": (f"{PREPROCESS} --vocab_path shared_roles/vocab.txt", "pad_token and unk_token"),
     "v_map_deep": (f"{PREPROCESS} --vocab_path deep_roles/vocab.txt", "special_tokens_map.json: JSON nested"),
@@ -191,8 +201,51 @@ REFUSED: dict[str, tuple[str, str]] = {
     "benchmark_threads": ("scripts/benchmark_finetune.py --train_path train.tsv --config_path c.json --threads -1",
                           "--threads"),
     "benchmark_corpus": ("scripts/benchmark_preprocess.py --corpus_path empty.txt", "empty.txt: the corpus is empty"),
-    # Output over input, fine-tuning tasks and others: add here.
+    "ft_seed": (f"{FINETUNE} --seed -1", "--seed"),
+    "ft_seeds": (f"{FINETUNE} --seeds 1 -1", "--seed"),
+    "cmrc_seq5": (f"{SQUAD} --seq_length 5", "--seq_length 5"),
+    "cmrc_seq4": (f"{SQUAD} --seq_length 4", "--seq_length 4"),
+    "cmrc_shape": (f"{SQUAD} --train_path c.json", "c.json: .*data"),
+    "c3_shape": (f"{FINETUNE.replace('run_classifier', 'run_c3')} --train_path squad.json --dev_path squad.json",
+                 "squad.json: "),
+    "simcse_dev": (FINETUNE.replace("run_classifier", "run_simcse"), "train.tsv.*text_b"),
+    "sb_grid": ("scripts/scoreboard.py --scoreboard_path board.json --output_dir out/board", "board.json"),
 }
+# Outputs that are inputs; see also tests/contract/test_paths.py, which goes over all pairs of flags.
+OVERWRITTEN: dict[str, tuple[str, str]] = {
+    "ft_over_vocab": (f"{FINETUNE} --output_model_path vocab.txt", "vocab.txt"),
+    "ft_over_config": (f"{FINETUNE} --output_model_path c.bin", "c.json"),
+    "pp_over_vocab": (f"{PREPROCESS} --vocab_path vocab.txt --dataset_path vocab.txt", "vocab.txt"),
+    "pp_over_userdict": (f"{PREPROCESS} --vocab_path vocab.txt --whole_word_masking --user_dict user.txt "
+                         "--dataset_path user.txt", "user.txt"),
+    "pp_over_corpus": (f"{PREPROCESS} --vocab_path vocab.txt --dataset_path text.txt", "text.txt"),
+    "bv_over_corpus": ("scripts/build_vocab.py --corpus_path text.txt --output_path text.txt", "text.txt"),
+    "pt_over_pretrained": (f"{PRETRAIN} --output_model_path m --pretrained_model_path m-2", "m-2"),
+    "pt_over_teacher": (f"{PRETRAIN} --output_model_path m --teacher_model_path m-2 --teacher_config_path c.json",
+                        "m-2"),
+    "pt_log_over_dataset": (f"{PRETRAIN} --log_path d.pt", "d.pt"),
+    "pt_metrics_over_dataset": (f"{PRETRAIN} --metrics_path d.pt", "d.pt"),
+    "pt_log_over_vocab": (f"{PRETRAIN} --log_path vocab.txt", "vocab.txt"),
+    "cv_over_input": (f"{CONVERT} good.bin --output_model_path good.bin", "good.bin"),
+    "cv_over_vocab": (f"{CONVERT} good.bin --vocab_path vocab.txt --output_model_path vocab.txt", "vocab.txt"),
+    "ev_over_model": ("scripts/extend_vocab.py --vocab_path vocab.txt --add_tokens x --output_vocab_path out/v "
+                      "--pretrained_model_path good.bin --output_model_path good.bin", "good.bin"),
+    "ev_same_outputs": ("scripts/extend_vocab.py --vocab_path vocab.txt --add_tokens x --output_vocab_path out/o "
+                        "--pretrained_model_path good.bin --output_model_path out/o", "same file, out/o"),
+    "ee_over_model": (f"{EMBED} good.bin --word_embedding_path good.bin", "good.bin"),
+    "ee_over_vocab": (f"{EMBED} good.bin --word_embedding_path vocab.txt", "vocab.txt"),
+    "ef_over_text": (f"{FEATURES} good.bin --prediction_path text.txt", "text.txt"),
+    "cl_over_text": (f"{CLOZE} good.bin --test_path text.txt --prediction_path text.txt", "text.txt"),
+    "mg_over_input": ("scripts/merge_datasets.py d.pt d.pt --output_path d.pt", "d.pt"),
+    "ml_over_train": ("scripts/make_teacher_logits.py --teacher_model_path good.bin --input_path train.tsv "
+                      "--output_path train.tsv", "train.tsv"),
+    "ml_over_teacher": ("scripts/make_teacher_logits.py --teacher_model_path good.bin --input_path train.tsv "
+                        "--output_path good.bin", "good.bin"),
+    "inf_over_settings": ("inference/run_classifier_infer.py --load_model_path c.bin --test_path text.txt "
+                          "--prediction_path c.json", "c.json"),
+    "pp_device": (f"{PREPROCESS} --vocab_path vocab.txt --dataset_path /dev/null", "/dev/null: is not a regular file"),
+}
+REFUSED |= OVERWRITTEN
 for case, words in {"sparse": "sparse tensor", "meta": "meta tensor", "huge": "stored numbers do not make",
                     "int": "int64", "complex": "complex64", "nan": "not finite", "bomb": "would unpack"}.items():
     for command in (AVERAGE, CONVERT, EMBED, FEATURES, CLOZE, f"{PRETRAIN} --pretrained_model_path",
@@ -205,10 +258,18 @@ for case, words in {"sparse": "sparse tensor", "meta": "meta tensor", "huge": "s
 def test_refused_in_one_line(case, place, monkeypatch):
     monkeypatch.chdir(place)
     command, words = REFUSED[case]
+    before = contents(place)
     done = run(*command.split())
     assert done.status == 2, done.err
     assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
     assert re.search(words, done.err), done.err
+    assert contents(place) == before
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file in the folder that a command was given; its outputs are in `out`."""
+    return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()
+            if path.name != "out"}
 
 
 def test_the_good_ones_are_not_refused(place, monkeypatch):
