@@ -59,7 +59,7 @@ def check_sizes(state: Mapping[str, Tensor], config: ModelConfig, vocab_size: in
     if wrong:
         theirs, ours = (", ".join(SHOWN[name].format(source[name]) for name in wrong)
                         for source in (sizes, vars(config)))
-        default = " (--config_path's default)" if config_path == TrainConfig.config_path else ""
+        default = " (--config_path's default)" if str(config_path).endswith(TrainConfig.config_path) else ""
         raise UserError(f"{path} is a model of another size: {theirs}, but {ours} in {config_path}{default}: give the "
                         "--config_path of this model")
     if sizes.get("vocabulary", vocab_size) != vocab_size:
