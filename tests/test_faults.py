@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from uer import cli, json_files
+from uer import cli, json_files, lock
 from uer.config import ModelConfig
 from uer.data.store import DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
@@ -60,6 +60,8 @@ def place(tmp_path_factory) -> Iterator[Path]:
     os.mkfifo(folder / "fifo")
     (folder / "empty.txt").touch()
     (folder / "binary").write_bytes(bytes(range(256)))
+    header = b"[" * 100_000
+    (folder / "deep.pt").write_bytes(len(header).to_bytes(8, "little") + header)
     (folder / "user.txt").write_text("一丁 3\n", encoding="utf-8")
     (folder / "squad.json").write_text(json.dumps(SQUAD_FILE), encoding="utf-8")
     (folder / "board.json").write_text(json.dumps(BOARD))
@@ -185,6 +187,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "cfg_fifo": (f"{PRETRAIN} --config_path fifo", "fifo: is a named pipe"),
     "ds_fifo": (f"{PRETRAIN} --dataset_path fifo", "fifo: is a named pipe"),
     "ds_no_specials": (f"{PRETRAIN} --dataset_path no_specials.pt", "no_specials.pt: .*special id 'pad'"),
+    "ds_deep_header": (f"{PRETRAIN} --dataset_path deep.pt", "deep.pt: "),
     "ds_bad_specials": (f"{PRETRAIN} --dataset_path bad_specials.pt", "bad_specials.pt: .*special id 'mask' is 25"),
     "ft_fifo": (f"{FINETUNE} --train_path fifo", "fifo: is a named pipe"),
     "ef_fifo": (f"{FEATURES} good.bin --test_path fifo", "fifo: is a named pipe"),
@@ -246,6 +249,22 @@ OVERWRITTEN: dict[str, tuple[str, str]] = {
     "pp_device": (f"{PREPROCESS} --vocab_path vocab.txt --dataset_path /dev/null", "/dev/null: is not a regular file"),
 }
 REFUSED |= OVERWRITTEN
+# Cases that are more than a refused command, and stand with what they are about.
+ELSEWHERE = {
+    "avg_nan": "tests/test_faults.py::test_refused_in_one_line",  # as ck_nan_average_models
+    "cv_tmp_folder": "tests/test_files.py::test_the_users_own_files_beside_it_stay",
+    "ft_nan_saved": "tests/finetuning/test_resume.py::test_weights_that_are_not_finite_are_never_used_or_saved",
+    "ft_nan_pretrained": "tests/finetuning/test_resume.py::test_weights_that_are_not_finite_are_never_used_or_saved",
+    "grid_ties": "tests/finetuning/test_resume.py::"
+                 "test_ties_are_decided_by_the_settings_in_whatever_order_trials_finish",
+    "rank_stopped": "tests/training/test_parallel_runs.py::test_a_stopped_rank_is_named",
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_cases_of_other_files_are_there(case):
+    path, _, name = ELSEWHERE[case].partition("::")
+    assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
 for case, words in {"sparse": "sparse tensor", "meta": "meta tensor", "huge": "stored numbers do not make",
                     "int": "int64", "complex": "complex64", "nan": "not finite", "bomb": "would unpack"}.items():
     for command in (AVERAGE, CONVERT, EMBED, FEATURES, CLOZE, f"{PRETRAIN} --pretrained_model_path",
@@ -343,6 +362,17 @@ def preprocess(place: Path, tmp_path: Path, corpus: bytes = b"text.txt", **optio
             "--tokenizer", "char", "--vocab_path", "vocab.txt", "--dataset_path", str(tmp_path / "d.pt")]
     return subprocess.run(argv, cwd=place, timeout=60, stderr=subprocess.PIPE,
                           **{"stdout": subprocess.PIPE, **options})
+
+
+def test_two_conversions_to_one_folder(place, monkeypatch):
+    """two_conversions: the second is told of the first; neither touches the other's files."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.2)
+    command = CONVERT.replace("--output_model_path out/h", "--output_dir out/hf") + " good.bin --vocab_path vocab.txt"
+    with lock.OutputLock(place / "out" / "hf"):
+        done = run(*command.split())
+    assert done.status == 2 and "--output_dir" in done.err and "another run" in done.err
+    assert not (place / "out" / "hf").exists()
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "ascii"])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from uer import lock
 from uer.config import DatasetConfig, MaskingConfig
 from uer.data import build, forecast, lines, report, shards, store
 from uer.data.build import build_dataset
@@ -390,6 +391,15 @@ def test_another_command_does_not_take_over_the_shards(corpus, tmp_path, small_t
     corpus.write_text(_text(400, seed=2), encoding="utf-8")
     summary = _make(tmp_path, small_tokenizer, corpus)
     assert summary.totals.tokens == _make(tmp_path, small_tokenizer, corpus, name="again.pt").totals.tokens
+
+
+def test_two_commands_for_one_dataset_are_told_apart(corpus, tmp_path, small_tokenizer, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
+    with lock.OutputLock(tmp_path / "d.pt"), pytest.raises(UserError, match=r"--dataset_path .*another run"):
+        _make(tmp_path, small_tokenizer, corpus, seq_length=32)
+    assert not list(tmp_path.glob("d.pt*"))
+    _make(tmp_path, small_tokenizer, corpus, seq_length=32)
+    assert not (tmp_path / "d.pt.lock").exists()
 
 
 def _random_bytes(chance: random.Random) -> bytes:
