@@ -113,6 +113,8 @@ def _records(line: dict[str, Any]) -> list[dict[str, Any]]:
         record = {**figures, "run": settings, "step": int(line["step"])}
         return [{**record, "kind": {"dev": "eval"}.get(line["kind"], line["kind"])}]
     if "key" in line:
+        if line["score"] is None:  # a trial that diverged
+            return []
         return [{**line, "score": float(line["score"]), "kind": "grid", "run": settings}]
     figures.pop("learning_rate", None)
     record = {**figures, "run": settings, "epoch": int(line["epoch"])}

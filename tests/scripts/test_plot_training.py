@@ -16,6 +16,7 @@ NEW = [{"kind": kind, "step": step, "epoch": step / 10, "seed": seed, "learning_
 GRID = [{"key": f"{rate}{seed}", "seed": seed, "batch_size": 32, "learning_rate": rate, "epochs_num": 3,
          "score": 0.5 + seed / 10, "score_name": "accuracy", "dev": {}, "test": None}
         for seed in (1, 2) for rate in (1e-4, 3e-4)]
+DIVERGED = {**GRID[0], "key": "x", "learning_rate": 1e30, "score": None, "diverged": True, "dev": None}
 
 
 def write(tmp_path, lines: list[dict], name: str = "m.jsonl") -> str:
@@ -37,7 +38,7 @@ def test_steps_of_each_seed(tmp_path):
         ("train", 10, "seed 2"), ("eval", 10, "seed 2")]
 
 
-@pytest.mark.parametrize("lines", [OLD, NEW, GRID])
+@pytest.mark.parametrize("lines", [OLD, NEW, [*GRID, DIVERGED]])
 def test_pictures(tmp_path, lines):
     pytest.importorskip("matplotlib")
     runs = {path: plot_training.read_metrics(path) for path in (write(tmp_path, lines, "a.jsonl"),

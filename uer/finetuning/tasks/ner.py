@@ -188,12 +188,13 @@ def scheme_of_table(table: Table) -> str:
         return NO_SCHEME if every else "BIO"
     seen: set[str] = set()
     for row, label in enumerate(table["label"]):
-        for tag in set(label.split()) - seen:
+        for tag in label.split():
+            if tag in seen:
+                continue
+            before = f" and those before it ({shorten(sorted(seen))})" if seen else ""
             seen.add(tag)
             if not fitting_schemes(seen):
-                before = shorten(sorted(seen - {tag}))
-                raise table.error(row, f"tag '{tag}' and those before it ({before}) are not of one scheme: "
-                                       f"{', '.join(SCHEMES)}")
+                raise table.error(row, f"tag '{tag}'{before}: not of one scheme of {', '.join(SCHEMES)}")
     return fitting_schemes(seen)[0]
 
 
