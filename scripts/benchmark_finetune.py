@@ -173,7 +173,7 @@ def report(config: BenchmarkConfig, train: Examples, epoch: dict[str, float]) ->
     tokens = int(train.rows.lengths.sum())
     by_length = padding_share(train, epoch_batches(train, config.batch_size, 1, 1))
     shares = {"plain": 1.0 - tokens / (len(train) * config.seq_length), "ours": by_length, "compiled": by_length}
-    titles = {"plain": "plain PyTorch, padded to seq_length", "ours": "ours, batches by length",
+    titles = {"plain": "plain PyTorch, padded to seq_length", "ours": "ours",
               "compiled": "the same, torch.compile"}
     print(f"{len(train)} rows, {tokens} tokens, batch {config.batch_size}, {config.threads} threads, torch "
           f"{torch.__version__}, Python {platform.python_version()}\n")
