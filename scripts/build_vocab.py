@@ -24,7 +24,6 @@ from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
-from uer.reading import naming
 from uer.tokenizers.vocab import read_special_tokens, special_entries
 
 MOST_WORKERS = 1024
@@ -76,7 +75,7 @@ def main() -> None:
         entries = special + commonest(count(config.kind, config.corpus_path, config.workers_num), special, config)
     if len(entries) == len(special):
         raise UserError(f"--corpus_path {' '.join(config.corpus_path)}: nothing in it occurs {config.min_count} times")
-    with atomic_path(config.output_path) as path, naming(config.output_path):
+    with atomic_path(config.output_path) as path:
         path.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8", newline="\n")
     print(f"{config.output_path}: {len(entries):,} entries")
 

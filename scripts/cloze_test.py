@@ -23,7 +23,7 @@ from uer.convert.open import vocab_size
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.model import Model
-from uer.reading import naming, require_regular
+from uer.reading import require_regular
 from uer.tokenizers import Tokenizer
 
 MASK = "[MASK]"
@@ -92,8 +92,7 @@ def _answer_file(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
     draw = torch.Generator().manual_seed(flags.seed)
     counts = {"sentences": 0, "masked by us": 0, "right": 0, "empty": 0}
     require_regular(flags.test_path, "--test_path")
-    with atomic_path(flags.prediction_path) as temporary, naming(flags.prediction_path), \
-            open(temporary, "w", encoding="utf-8") as output:
+    with atomic_path(flags.prediction_path) as temporary, open(temporary, "w", encoding="utf-8") as output:
         output.write(HEADER)
         for texts in _batches(_lines(flags.test_path), flags.batch_size):
             made = [make_cloze(text, tokenizer, flags.seq_length, draw) for text in texts]

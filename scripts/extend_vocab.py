@@ -25,7 +25,6 @@ from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
-from uer.reading import naming
 from uer.tokenizers import TOKENIZERS, Tokenizer, Vocab
 from uer.tokenizers.fetch import ensure_vocab
 from uer.tokenizers.vocab import read_entries
@@ -88,7 +87,7 @@ def main() -> None:
     warn_of_unreachable(TOKENIZERS[config.tokenizer](extended, config.do_lower_case), added)
     if config.pretrained_model_path and config.output_model_path:
         extend_checkpoint(config.pretrained_model_path, config.output_model_path, tokenizer, added)
-    with atomic_path(config.output_vocab_path) as path, naming(config.output_vocab_path):
+    with atomic_path(config.output_vocab_path) as path:
         path.write_text("".join(f"{entry}\n" for entry in extended.tokens), encoding="utf-8", newline="\n")
     print(f"{config.output_vocab_path}: {len(extended):,} entries, {len(added):,} of them new")
 

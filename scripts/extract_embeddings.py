@@ -20,7 +20,6 @@ from uer.convert.open import folder_of, is_hugging_face, load_uer_weights
 from uer.convert.tokenizer_files import vocab_file
 from uer.errors import UserError
 from uer.files import atomic_path
-from uer.reading import naming
 from uer.tokenizers import Vocab
 from uer.tokenizers.fetch import ensure_vocab
 
@@ -49,7 +48,7 @@ def main() -> None:
     if len(tokens) != len(vectors):
         raise UserError(f"--vocab_path {vocab_path} has {len(tokens)} entries, but {flags.load_model_path} has "
                         f"{len(vectors)}")
-    with atomic_path(flags.word_embedding_path) as temporary, naming(flags.word_embedding_path):
+    with atomic_path(flags.word_embedding_path) as temporary:
         if flags.word_embedding_path.endswith(".npy"):
             with open(temporary, "wb") as file:
                 np.save(file, vectors)

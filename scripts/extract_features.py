@@ -26,7 +26,7 @@ from uer.convert.open import vocab_size
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.heads import SentenceEncoder
-from uer.reading import naming, require_regular
+from uer.reading import require_regular
 from uer.tokenizers import Tokenizer
 
 LINES_AT_ONCE = 4096  # are sorted by length, so that a batch has little padding
@@ -67,7 +67,7 @@ def main() -> None:
         raise UserError(f"--whitening_size {width}: the vectors have {config.hidden_size} dimensions")
     if flags.whitening_size and count < 2:
         raise UserError(f"--whitening_size needs more lines than {count}: {flags.test_path}")
-    with atomic_path(flags.prediction_path) as temporary, naming(flags.prediction_path):
+    with atomic_path(flags.prediction_path) as temporary:
         array = open_array(temporary, count, config.hidden_size)
         for start, vectors in features(model, tokenizer, flags):
             array[start:start + len(vectors)] = vectors

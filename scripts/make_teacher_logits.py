@@ -29,7 +29,6 @@ from uer.finetuning.readers import NO_LABEL, read_table
 from uer.finetuning.saved import load_settings
 from uer.finetuning.tasks.classification import Classification, number_words
 from uer.paths import File
-from uer.reading import naming
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def main() -> None:
     config, = cli.parse(__doc__, (TeacherConfig,))
     names = teacher_labels(config.teacher_model_path)
     lines, kept = to_lines([ask(path, config) for path in config.input_path], names)
-    with atomic_path(config.output_path) as temporary, naming(config.output_path):
+    with atomic_path(config.output_path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     count = len(lines) - 1
     print(f"{count} texts written to {config.output_path}: {kept} keep their label, {count - kept} have the teacher's")

@@ -4,7 +4,6 @@ The folder of an output is made where it is missing.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -16,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from uer.errors import UserError
+from uer.reading import naming
 
-# What the operating system says of a write, without saying of which file.
-WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # What the name of a temporary file has behind the final one, such as "model.bin.0a1b2c3d.tmp" (a pattern).
 TEMPORARY_ENDING = r"\.[0-9a-f]{8}\.tmp"
 
@@ -43,14 +41,15 @@ def atomic_path(final: str | os.PathLike) -> Iterator[Path]:
     _remove_left_over(final)
     temporary, held = _temporary_file(final)
     try:
-        yield temporary
-        flush_to_disk(temporary)
-        os.replace(temporary, final)
-        flush_to_disk(final.parent)
+        with naming(final):
+            yield temporary
+            flush_to_disk(temporary)
+            os.replace(temporary, final)
+            flush_to_disk(final.parent)
     except OSError as error:
-        if (error.filename is None and error.errno in WRITE_ERRORS) or error.filename == str(temporary):
-            raise OSError(error.errno, error.strerror, str(final)) from None
-        raise
+        if error.filename != str(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(final)) from None
     finally:
         temporary.unlink(missing_ok=True)
         os.close(held)

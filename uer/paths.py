@@ -49,11 +49,6 @@ def path_problems(sections: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def written_files(sections: Sequence[Any]) -> list[File]:
-    """Every file that a command with these settings may write."""
-    return list(_written(sections))
-
-
 def existing(folder: str | os.PathLike, name: Any) -> list[Path]:
     """The files of `folder` whose whole name the compiled pattern `name` matches; none where there is no folder."""
     try:

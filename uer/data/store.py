@@ -37,7 +37,7 @@ from uer.data.offsets import Offsets, block_shift, pack
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.json_files import json_text, parse_json
-from uer.reading import naming, require_regular
+from uer.reading import require_regular
 
 FORMAT = "uer-dataset"
 FORMAT_VERSION = 1  # goes up with every change to what the docstring above says
@@ -154,7 +154,7 @@ def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[s
     """
     shift = block_shift(info.seq_length)
     packed = _with_packed_offsets(columns, shift)
-    with atomic_path(path) as temporary, naming(path), open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         header, places = _header(info, shift, packed)
         file.write(header)
         for name, column in packed.items():

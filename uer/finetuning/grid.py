@@ -272,7 +272,7 @@ def run_plan(bench: Workbench, command: Command, config: GridConfig, plan: Plan,
             bench.save(str(_trial_model(path, plan.key)), trial.fit, settings, trial=plan.key)
     except Diverged:
         pass
-    return {**record, "seconds": round(time.monotonic() - began, 2), **bench.fingerprints(),
+    return {**record, "seconds": round(time.monotonic() - began, 2), **bench.fingerprints,
             "torch": torch.__version__}
 
 

@@ -16,7 +16,6 @@ from uer.finetuning.loop import predict
 from uer.finetuning.paths import weights_path
 from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, task_of
 from uer.finetuning.task import Task, TextEncoder
-from uer.reading import naming
 from uer.tokenizers import build_tokenizer
 from uer.training.checkpoint import load_weights
 from uer.training.launch import Place
@@ -43,7 +42,7 @@ def prepare_predictions(config: InferConfig) -> None:
 def write_predictions(config: InferConfig, task: Task, examples: Examples, outputs: list[np.ndarray]) -> None:
     """The prediction file, whole or not at all."""
     lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
-    with atomic_path(config.prediction_path) as temporary, naming(config.prediction_path):
+    with atomic_path(config.prediction_path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     skipped = "".join(f"; {count} {what} of {config.test_path} have none"
                       for what, count in examples.skipped.items() if count)

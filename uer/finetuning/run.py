@@ -186,7 +186,7 @@ def run_trial(bench: Workbench, settings: FitSettings, name: str, save: Callable
 def decides(command: Command, bench: Workbench) -> dict[str, Any]:
     """What decides the figures of a training, but its seed, batch size, learning rate and number of epochs."""
     config = command.finetune
-    return {"version": RESULTS_VERSION, "task": command.task_class.name, **bench.fingerprints(),
+    return {"version": RESULTS_VERSION, "task": command.task_class.name, **bench.fingerprints,
             "seq_length": config.seq_length, "truncation": config.truncation, "early_stop": config.early_stop,
             "save_best_by": config.save_best_by, "precision": config.precision,
             "tokenizer": bench.encoder.tokenizer.settings, "columns": config.columns,

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,12 +15,10 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples, batches_in_epoch
 from uer.finetuning.compilation import compile_errors, compile_model, is_compiled
 from uer.finetuning.config import FinetuneConfig
-from uer.finetuning.encode import content_hash
 from uer.finetuning.heads import initialise_head
 from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
 from uer.finetuning.progress import Progress, seconds_text
-from uer.finetuning.readers import file_hash
-from uer.finetuning.saved import load_pretrained, save_finetuned
+from uer.finetuning.saved import load_pretrained, pretrained_hash, save_finetuned
 from uer.finetuning.task import Task, TextEncoder
 from uer.tokenizers import build_tokenizer
 from uer.training.parallel import World
@@ -120,13 +118,14 @@ class Workbench:
             compile_model(model, self.world.device)
         return model
 
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of the data, the vocabulary and the pretrained weights."""
+        """Hashes of the data, the vocabulary and the pretrained weights, which are read once for all trials."""
         path = self.config.pretrained_model_path
         return {"train_hash": self.train.hash[:16], "dev_hash": self.dev.hash[:16] if self.dev else "",
                 "test_hash": self.test.hash[:16] if self.test else "",
                 "vocab_hash": self.encoder.tokenizer.vocab.fingerprint[:16],
-                "pretrained_hash": fingerprint(Path(path))[:16] if path else "random start"}
+                "pretrained_hash": pretrained_hash(path)[:16] if path else "random start"}
 
     def save(self, path: str, fitted: Fit, settings: FitSettings, **facts: Any) -> None:
         """Write the model with all that inference needs; only rank 0 does.
@@ -150,10 +149,3 @@ def _read(read: Callable[[str, TextEncoder], Examples], path: str, encoder: Text
     logger.info("%s: %d examples, %d tokens (%s)", path, len(examples), int(examples.rows.lengths.sum()),
                 seconds_text(time.perf_counter() - began))
     return examples
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, or of the files in a folder."""
-    if not path.is_dir():
-        return file_hash(str(path))
-    return content_hash({file.name: file_hash(str(file)) for file in sorted(path.iterdir()) if file.is_file()})
