@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from uer.errors import UserError
-from uer.finetuning import grid
+from uer.finetuning import grid, grid_results
 from uer.finetuning.config import GridConfig
 from uer.finetuning.run import parse_with
 from uer.finetuning.tasks.classification import Classification
@@ -86,7 +86,8 @@ def test_the_table_shows_spread_and_collapse():
     def record(rate, seed, score, collapsed=False):
         return {"batch_size": 32, "learning_rate": rate, "epochs_num": 3, "seed": seed, "score": score,
                 "score_name": "accuracy", "test": {"accuracy": score - 0.1}, "collapsed": collapsed}
-    lines = grid.table([record(1e-4, 1, 0.7), record(1e-4, 2, 0.9), record(1e-4, 3, 0.8), record(3e-4, 1, 0.5, True)])
+    lines = grid_results.table([record(1e-4, 1, 0.7), record(1e-4, 2, 0.9), record(1e-4, 3, 0.8),
+                                record(3e-4, 1, 0.5, True)])
     assert lines[0] == "| batch | rate | epochs | dev accuracy | spread | test accuracy | |"
     assert lines[2:] == ["| 32 | 0.0001 | 3 | 0.8000 | 0.7000 to 0.9000 | 0.7000 | best |",
                          "| 32 | 0.0003 | 3 | 0.5000 |  | 0.4000 | collapsed to one label |"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from uer.errors import UserError
-from uer.finetuning import grid, loop, run
+from uer.finetuning import grid, grid_results, loop, run
 from uer.finetuning.config import GridConfig
 from uer.finetuning.folds import cross_validate
 from uer.finetuning.resume import TrainingState, pack, unpack
@@ -214,12 +214,12 @@ def test_a_diverged_trial_is_recorded_and_never_the_best(tiny, capsys):
     records = run_grid(tiny, "out", learning_rate_list=(0.01, 1e30), log_level="INFO")
     assert [record["diverged"] for record in records] == [False, True, False, True]
     assert all((record["score"] is None) == record["diverged"] for record in records)
-    lines = grid.table(records)
+    lines = grid_results.table(records)
     assert "best" in lines[2] and "1 of 1 diverged" in lines[-1]
     assert "DIVERGED" in capsys.readouterr().out
     assert run_grid(tiny, "out", learning_rate_list=(0.01, 1e30)) == records
     with pytest.raises(UserError, match="every trial of the grid diverged"):
-        grid.require_a_score(run_grid(tiny, "none", learning_rate_list=(1e30,), batch_size_list=(8,)))
+        grid_results.require_a_score(run_grid(tiny, "none", learning_rate_list=(1e30,), batch_size_list=(8,)))
     assert not Path(tiny.path("none/model.bin")).exists()
 
 
@@ -236,7 +236,7 @@ def test_ties_are_decided_by_the_settings_in_whatever_order_trials_finish(tiny, 
     assert same_files(tiny, "first", "third")
     kept = json.loads(Path(tiny.path("first/model.json")).read_text("utf-8"))["training"]
     assert (kept["batch_size"], kept["learning_rate"]) == (8, 0.003)
-    best = grid.summarise(first)[0]
+    best = grid_results.summarise(first)[0]
     assert (best["batch_size"], best["learning_rate"]) == (8, 0.003)
 
 

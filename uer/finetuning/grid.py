@@ -11,7 +11,6 @@ on several. The parent keeps the best model seen so far and removes the others.
 import dataclasses
 import glob
 import logging
-import math
 import multiprocessing
 import os
 import queue
@@ -23,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -33,12 +31,13 @@ from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING, prepare_file
 from uer.finetuning.config import GridConfig
 from uer.finetuning.encode import content_hash
+from uer.finetuning.grid_results import read_results
 from uer.finetuning.loop import Diverged
 from uer.finetuning.paths import grid_results_path, settings_path, vocab_path, weights_path
 from uer.finetuning.progress import seconds_text
 from uer.finetuning.run import Command, append_lines, decides, prepare_output, set_up_logging
 from uer.finetuning.workbench import Workbench
-from uer.json_files import json_text, parse_json, read_json_object
+from uer.json_files import json_text, read_json_object
 from uer.lock import OutputLock
 from uer.training.launch import Place
 from uer.training.parallel import connect
@@ -99,25 +98,6 @@ def _clear_away(path: Path) -> None:
     for file in path.parent.glob(f"{glob.escape(path.stem)}.*"):
         if re.match(TRIAL_FILE, file.name.removeprefix(path.stem)):
             file.unlink()
-
-
-def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """Finished trials by key; a last line that is not finished, or was cut short by a kill, does not count.
-
-    Raises:
-        UserError: a line that is no trial's.
-    """
-    if not path.exists():
-        return {}
-    lines = path.read_bytes().split(b"\n")
-    found = {}
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = parse_json(line, path, number)
-            found[record["key"]] = record
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}:{number}: not the line of a trial; is this a grid's results file?") from None
-    return found
 
 
 def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dict[str, Any]]:
@@ -225,16 +205,6 @@ def open_bench(command: Command, world: Any) -> Workbench:
     """The workbench of a command's task."""
     return Workbench.open(command.task_class, command.task_config, command.finetune, command.model, command.tokenizer,
                           world)
-
-
-def require_a_score(records: list[dict[str, Any]]) -> None:
-    """
-    Raises:
-        UserError: every trial diverged, so that there is no model.
-    """
-    if all(record["score"] is None for record in records):
-        raise UserError("every trial of the grid diverged, so no model is written; lower rates in --learning_rate_list "
-                        "may help")
 
 
 def _default_workers(device: torch.device) -> int:
@@ -406,50 +376,3 @@ def _worker(number: int, parent: int, command: Command, config: GridConfig, path
         done.put(str(error))
     except OSError as error:
         done.put(f"{error.filename or path.parent}: {error.strerror or error}")
-
-
-def table(records: list[dict[str, Any]]) -> list[str]:
-    """Lines of a table: one row a setting, the best first; with several seeds their median and spread."""
-    rows = summarise(records)
-    name = records[0]["score_name"]
-    lines = [f"| batch | rate | epochs | dev {name} | spread | test {name} | |", "|---:|---:|---:|---:|---|---:|---|"]
-    for place, row in enumerate(rows):
-        score, low, high, test = (number_text(row[key]) for key in ("score", "low", "high", "test"))
-        spread = f"{low} to {high}" if row["seeds"] > 1 else ""
-        notes = ["best"] * (place == 0 and row["score"] is not None) + ["collapsed to one label"] * row["collapsed"]
-        notes += [f"{row['diverged']} of {row['seeds']} diverged"] * (row["diverged"] > 0)
-        lines.append(f"| {row['batch_size']} | {row['learning_rate']:g} | {row['epochs_num']} | {score} | "
-                     f"{spread} | {test if row['test'] is not None else ''} | {', '.join(notes)} |")
-    return lines
-
-
-def number_text(value: float | None) -> str:
-    """Four places; a dash for a training that diverged."""
-    return "-" if value is None else f"{value:.4f}"
-
-
-def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a setting, over its seeds: median score, lowest and highest, median test figure; the best first.
-
-    Of equals the longer training comes first, then the smaller batch, then the smaller rate. A trial that diverged
-    counts as lower than any other; a score that it decides is None.
-    """
-    groups: dict[tuple, list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["batch_size"], record["learning_rate"], record["epochs_num"]), []).append(record)
-    rows = []
-    for (batch, rate, epochs), group in groups.items():
-        scores = [-math.inf if record["score"] is None else record["score"] for record in group]
-        tests = [record["test"][record["score_name"]] for record in group if record["test"]]
-        score, low, high = (value if math.isfinite(value) else None for value in (median(scores), min(scores),
-                                                                                  max(scores)))
-        rows.append({"batch_size": batch, "learning_rate": rate, "epochs_num": epochs, "seeds": len(group),
-                     "score": score, "low": low, "high": high, "test": median(tests) if tests else None,
-                     "collapsed": any(record["collapsed"] for record in group),
-                     "diverged": sum(record.get("diverged", False) for record in group)})
-    return sorted(rows, key=_place_of_row)
-
-
-def _place_of_row(row: dict[str, Any]) -> tuple[float, int, int, float]:
-    score = -math.inf if row["score"] is None else row["score"]
-    return -score, -row["epochs_num"], row["batch_size"], row["learning_rate"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from uer.errors import UserError
-from uer.finetuning.grid import summarise
+from uer.finetuning.grid_results import summarise
 from uer.finetuning.readers import read_json
 
 # The published family: accuracy on dev, in percent, of the best of 18 settings at sequence length 128.
