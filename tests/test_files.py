@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from uer import files
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path, prepare_file, prepare_folder
 
@@ -63,6 +64,28 @@ def test_two_writers_of_one_name_do_not_meet(tmp_path):
                 (other / "b").write_text("b")
     assert final.read_text() == "one"
     assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == ["a", "b"]
+
+
+def test_a_temporary_file_that_another_writer_took_for_left_over_is_made_again(tmp_path, monkeypatch):
+    """Between making it and locking it; the second time it stays."""
+    made = []
+
+    def meddle(make):
+        def make_and_remove(path):
+            held = make(path)
+            made.append(path)
+            if len(made) % 2:
+                path.rmdir() if path.is_dir() else path.unlink()
+            return held
+        return make_and_remove
+
+    for name in ("_make_file", "_make_folder"):
+        monkeypatch.setattr(files, name, meddle(getattr(files, name)))
+    with atomic_path(tmp_path / "m.bin") as path:
+        path.write_text("x")
+    with atomic_folder(tmp_path / "hf") as folder:
+        (folder / "a").write_text("x")
+    assert len(made) == 4 and sorted(path.name for path in tmp_path.iterdir()) == ["hf", "m.bin"]
 
 
 def test_a_link_stays_and_its_file_is_written(tmp_path):

@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def atomic_path(final: str | os.PathLike) -> Iterator[Path]:
     final = _writable(final)
     make_folder(final.parent)
     _remove_left_over(final)
-    temporary, held = _temporary_file(final)
+    temporary, held = _temporary(final, _make_file)
     try:
         with naming(final):
             yield temporary
@@ -70,10 +70,7 @@ def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
     if final.exists() and not final.is_dir():
         raise UserError(f"{final}: is a file; a folder is needed")
     _remove_left_over(final)
-    temporary = _temporary_name(final)
-    temporary.mkdir()
-    held = os.open(temporary, os.O_RDONLY)
-    _try_lock(held)
+    temporary, held = _temporary(final, _make_folder)
     try:
         yield temporary
         written = sorted(temporary.iterdir())
@@ -100,19 +97,33 @@ def _writable(final: str | os.PathLike) -> Path:
     return path
 
 
-def _temporary_name(final: Path) -> Path:
-    return final.with_name(f"{final.name}.{secrets.token_hex(4)}.tmp")
+def _temporary(final: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new file or folder beside `final`, and a descriptor that holds its lock: as long as it is held, it is in use.
+
+    Before the lock is taken another writer may have removed it as left over; then it is made again.
+    """
+    while True:
+        temporary = final.with_name(f"{final.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            held = make(temporary)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and final.parent.is_dir():
+                continue  # a folder that was removed before it could be opened
+            raise OSError(error.errno, error.strerror, str(final)) from None
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, held
+        os.close(held)
 
 
-def _temporary_file(final: Path) -> tuple[Path, int]:
-    """A new empty file beside `final`, and a descriptor that holds its lock: as long as it is held, it is in use."""
-    temporary = _temporary_name(final)
-    try:
-        held = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(final)) from None
-    _try_lock(held)
-    return temporary, held
+def _make_file(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+
+
+def _make_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
 
 
 def _remove_left_over(final: Path) -> None:
@@ -133,11 +144,6 @@ def _remove_left_over(final: Path) -> None:
                     os.unlink(final.parent / name)
             finally:
                 os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def prepare_file(path: str | os.PathLike, flag: str) -> None:
