@@ -29,7 +29,7 @@ def main() -> None:
     sections = model_settings.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
                                               ParallelConfig, LogConfig, DistillationConfig))
 
-    from uer.pretraining import Settings, run  # torch takes seconds; a mistyped flag need not wait for it
+    from uer.training.run import Settings, run  # torch takes seconds; a mistyped flag need not wait for it
 
     sys.exit(run(Settings(*sections)))
 

@@ -11,10 +11,10 @@ from uer.finetuning.start import announce
 
 def main() -> None:
     announce()
+    from uer.finetuning.command import parse_with
     from uer.finetuning.config import GridConfig
     from uer.finetuning.grid import run_grid
     from uer.finetuning.grid_results import require_a_score, table
-    from uer.finetuning.run import parse_with
     from uer.finetuning.tasks.classification import Classification
 
     command, (grid,) = parse_with(__doc__, Classification, (GridConfig,))

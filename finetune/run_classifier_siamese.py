@@ -11,7 +11,7 @@ from uer.finetuning.start import announce
 
 def main() -> None:
     announce()
-    from uer.finetuning.run import finetune
+    from uer.finetuning.command import finetune
     from uer.finetuning.tasks.siamese import Siamese
 
     finetune(__doc__, Siamese)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from uer.data.corpus import find_files, read_blocks
-from uer.data.lines import BYTE_ORDER_MARK, LineCleaner, chunks
+from uer.data.line_cleaner import BYTE_ORDER_MARK, LineCleaner, chunks
 from uer.tokenizers import SpaceTokenizer
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uer.checkpoint.files import load_into
 from uer.config import ModelConfig
 from uer.convert import BERT
 from uer.convert.bert import CLASSES
@@ -21,7 +22,6 @@ from uer.convert.names import some
 from uer.errors import UserError
 from uer.model import Backbone, build_model
 from uer.tokenizers import Tokenizer
-from uer.training.checkpoint import load_into
 
 TOLERANCE = 1e-4
 TEXTS = (

@@ -11,6 +11,7 @@ from _checkpoint import DEFAULT_VOCAB
 from _conversion import print_model, require_layers, resolve_type
 from torch import Tensor
 
+from uer.checkpoint.files import load_weights, save_weights
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import BERT, bert, names
 from uer.convert.card import CardFacts, model_card
@@ -21,13 +22,12 @@ from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, PROBLEM_TYPES
 from uer.finetuning.paths import model_files, weights_path
-from uer.finetuning.saved import SavedModel, load_settings
-from uer.lock import OutputLock
+from uer.finetuning.saved_model import SavedModel, load_settings
 from uer.model_settings import model_settings
 from uer.paths import File, existing
+from uer.runtime.lock import OutputLock
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.characters import is_ideograph
-from uer.training.checkpoint import load_weights, save_weights
 
 # What the settings of a fine-tuned model record, and what a model card calls it.
 FINE_TUNING = {"epochs_num": "Epochs", "best_epoch": "Best epoch", "batch_size": "Batch size",

@@ -7,6 +7,7 @@ from pathlib import Path
 import _logits_check as check
 from _conversion import print_model, require_layers, resolve_type
 
+from uer.checkpoint.files import save_weights
 from uer.config import flag
 from uer.convert import BERT, bert, names
 from uer.convert.files import FOLDER_FILES, HuggingFaceModel, read_hugging_face, write_json
@@ -16,11 +17,10 @@ from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
 from uer.finetuning.paths import model_files
-from uer.finetuning.saved import save_finetuned
-from uer.finetuning.task import TextEncoder
-from uer.lock import OutputLock
+from uer.finetuning.saved_model import save_finetuned
+from uer.finetuning.task import TextToRows
 from uer.paths import File
-from uer.training.checkpoint import save_weights
+from uer.runtime.lock import OutputLock
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _write_finetuned(flags: ImportFlags, source: HuggingFaceSource) -> None:
     tokenizer, size = read_tokenizer(source.folder), source.converted.sizes["vocab"]
     if len(tokenizer.vocab) != size:
         raise UserError(f"{source.folder}: its vocabulary has {len(tokenizer.vocab)} entries, its weights {size}")
-    encoder = TextEncoder(tokenizer, min(128, source.config.max_seq_length))
+    encoder = TextToRows(tokenizer, min(128, source.config.max_seq_length))
     task = task_of_head(source.head, source.converted.sizes, source.model.config, source.path)
     save_finetuned(flags.output_model_path, source.converted.weights, task, source.config, encoder,
                    {"converted_from": Path(source.path).name})

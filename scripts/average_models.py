@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from uer import cli
+from uer.checkpoint.files import load_weights, save_weights
 from uer.config import REQUIRED, flag
 from uer.convert.names import some
 from uer.errors import UserError
-from uer.training.checkpoint import load_weights, save_weights
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ from uer.finetuning.batches import Examples, batches_in_epoch, collate, epoch_ba
 from uer.finetuning.compilation import compile_model
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.loop import FitSettings, Updater
-from uer.finetuning.task import TextEncoder
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import connect
+from uer.runtime.precision import Precision
 from uer.tokenizers import build_tokenizer
-from uer.training.launch import Place
-from uer.training.parallel import connect
-from uer.training.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ def main() -> None:
         raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                         f"{model_config.max_seq_length}")
     torch.set_num_threads(config.threads)
-    encoder = TextEncoder(build_tokenizer(tokenizer_config), config.seq_length)
+    encoder = TextToRows(build_tokenizer(tokenizer_config), config.seq_length)
     task = Classification.of_training_file(config.train_path, ClassifierConfig())
     train = task.examples(config.train_path, encoder)
-    world = connect(Place(), ParallelConfig(device=config.device))
+    world = connect(RankInfo(), ParallelConfig(device=config.device))
     epoch_steps = batches_in_epoch(train, config.batch_size)
     steps = min(config.steps, epoch_steps)
     torch.manual_seed(7)

@@ -38,6 +38,8 @@ import torch
 from _ranges import outside
 
 from uer import cli
+from uer.checkpoint.saver import Saver
+from uer.checkpoint.state import StateFolder
 from uer.config import LogConfig, MaskingConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig, flag
 from uer.data.loader import Loader
 from uer.data.processors import PROCESSORS
@@ -46,13 +48,11 @@ from uer.errors import UserError
 from uer.flops import flops_per_token
 from uer.model import build_model
 from uer.optim import AdamW, parameter_groups, set_learning_rate
-from uer.training.launch import Place
-from uer.training.parallel import connect
-from uer.training.plan import device_name
-from uer.training.precision import Precision
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import connect
+from uer.runtime.precision import Precision
 from uer.training.report import Reporter
-from uer.training.saver import Saver
-from uer.training.state import StateFolder
+from uer.training.run_summary import device_name
 from uer.training.trainer import Parts, StepModule, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,7 +179,7 @@ def read_model_config(size: str) -> ModelConfig:
 def our_trainer(case: Case, config: BenchmarkConfig, folder: Path) -> Trainer:
     """Our side: the trainer that pretrain.py runs, on random rows."""
     train = TrainConfig(output_model_path=str(folder / "model"), total_steps=10**6, batch_size=config.batch_size)
-    world = connect(Place(), ParallelConfig(device=case.device))
+    world = connect(RankInfo(), ParallelConfig(device=case.device))
     precision = Precision(case.precision, world.device)
     torch.manual_seed(7)
     model = build_model(read_model_config(case.size), VOCAB_SIZE,

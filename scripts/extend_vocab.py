@@ -120,7 +120,7 @@ def extend_checkpoint(source: str, target: str, tokenizer: Tokenizer, added: lis
     Raises:
         UserError: the checkpoint cannot be read, or does not fit the vocabulary.
     """
-    from uer.training.checkpoint import load_weights, save_weights  # imported here: suggestions need no torch
+    from uer.checkpoint.files import load_weights, save_weights  # imported here: suggestions need no torch
 
     state = load_weights(source)
     names = [name for name in VOCAB_ROWS if name in state]

@@ -21,7 +21,7 @@ import numpy as np
 from uer import cli
 from uer.config import MaskingConfig, flag
 from uer.data.loader import Loader
-from uer.data.offsets import Offsets
+from uer.data.packed_offsets import Offsets
 from uer.data.processors import PLANNED, PROCESSORS
 from uer.data.store import DatasetInfo, TokenDataset, open_dataset
 from uer.errors import UserError

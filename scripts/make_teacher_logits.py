@@ -26,7 +26,7 @@ from uer.finetuning.config import COLUMNS_HELP, InferConfig, column_problems
 from uer.finetuning.infer import compute_outputs
 from uer.finetuning.paths import model_files
 from uer.finetuning.readers import NO_LABEL, read_table
-from uer.finetuning.saved import load_settings
+from uer.finetuning.saved_model import load_settings
 from uer.finetuning.tasks.classification import Classification, number_words
 from uer.paths import File
 

@@ -11,9 +11,9 @@ from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.chart import draw, require_matplotlib
+from uer.finetuning.command import parse_with
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid import run_grid
-from uer.finetuning.run import parse_with
 from uer.finetuning.scoreboard import best_cell, csv_text, make_rows, markdown, read_list
 from uer.finetuning.tasks.classification import Classification
 from uer.paths import File

@@ -6,18 +6,18 @@ import re
 import pytest
 import torch
 
+from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.convert.bert import hugging_face_config
 from uer.convert.folder import TokenizerFacts, write_folder
 from uer.convert.names import from_uer
 from uer.convert.open import BERT
 from uer.finetuning.labels import LabelSet
-from uer.finetuning.saved import save_finetuned
-from uer.finetuning.task import TextEncoder
+from uer.finetuning.saved_model import save_finetuned
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
 from uer.model import build_model
 from uer.tokenizers import BertTokenizer, Vocab
-from uer.training.checkpoint import save_weights
 
 CONFIG = ModelConfig(emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=2,
                      embedding=("word", "pos", "seg"), tie_weights=True)
@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch, root):
     save_weights(weights, tmp_path / "models/tiny.bin-1000")
     task = Classification(LabelSet(("0", "1")))
     save_finetuned(tmp_path / "models/finetuned_model.bin", task.build(CONFIG, len(tokens)).state_dict(), task, CONFIG,
-                   TextEncoder(BertTokenizer(vocab, True), 128), {})
+                   TextToRows(BertTokenizer(vocab, True), 128), {})
     (tmp_path / "chinese_roberta_L-2_H-128").mkdir()
     write_folder(tmp_path / "chinese_roberta_L-2_H-128", from_uer(weights, BERT, "mlm", "it").weights, BERT, "mlm",
                  hugging_face_config(CONFIG, len(tokens), "mlm"), TokenizerFacts(tokens, vocab.special_tokens, True))

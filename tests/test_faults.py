@@ -23,14 +23,15 @@ import numpy as np
 import pytest
 import torch
 
-from uer import cli, json_files, lock
+from uer import cli, json_files
+from uer.checkpoint.files import load_weights, save_weights
 from uer.config import ModelConfig
 from uer.data.store import DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 from uer.flops import parameter_count
 from uer.model import Backbone, build_model
+from uer.runtime import lock
 from uer.tokenizers import Vocab
-from uer.training.checkpoint import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from uer import model_settings
+from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig, TokenizerConfig, TrainConfig
 from uer.convert.open import load_uer_weights, open_hugging_face
 from uer.errors import UserError
-from uer.finetuning.run import finetune, parse_command
-from uer.finetuning.saved import load_settings, pretrained_hash
+from uer.finetuning.command import finetune, parse_command
+from uer.finetuning.saved_model import load_settings, pretrained_hash
 from uer.finetuning.tasks.classification import Classification
-from uer.training.checkpoint import save_weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")

@@ -9,8 +9,8 @@ from uer.config import DistillationConfig, LogConfig, TokenizerConfig, TrainConf
 from uer.errors import UserError
 from uer.family.config import FamilyConfig
 from uer.finetuning.config import CrossValidationConfig, FinetuneConfig, FoldsConfig, GridConfig, InferConfig
-from uer.lock import OutputLock
 from uer.paths import files_behind
+from uer.runtime.lock import OutputLock
 
 TRAINING = (TrainConfig, TokenizerConfig, LogConfig, DistillationConfig)
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from uer.config import MaskingConfig
-from uer.pretraining import unheeded_masking
+from uer.training.run import unheeded_masking
 
 BAND = 0.05
 

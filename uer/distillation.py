@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from uer import cli
+from uer.checkpoint import files as checkpoint
 from uer.config import DistillationConfig, ModelConfig, flag
 from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.flops import answer_bytes, answer_flops_per_token, parameter_count
 from uer.layers.distillation import SoftTargets
 from uer.model import Model, build_model
-from uer.training import checkpoint
 from uer.training.trainer import StepModule
 
 WORD_EMBEDDING = "embedding.word.embedding.weight"

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import uer
+from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.labels import LabelSet
-from uer.finetuning.saved import save_finetuned
-from uer.finetuning.task import TextEncoder
+from uer.finetuning.saved_model import save_finetuned
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.tasks.cmrc import ReadingComprehension
@@ -30,7 +31,6 @@ from uer.finetuning.tasks.siamese import Siamese
 from uer.finetuning.tasks.simcse import Simcse
 from uer.model import build_model
 from uer.tokenizers import BertTokenizer, Vocab
-from uer.training.checkpoint import save_weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -169,7 +169,7 @@ def save(folder: Path, task, seq_length: int = 12) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3)
-    encoder = TextEncoder(BertTokenizer(Vocab(TOKENS), True), seq_length)
+    encoder = TextToRows(BertTokenizer(Vocab(TOKENS), True), seq_length)
     save_finetuned(folder / "m.bin", model.state_dict(), task, CONFIG, encoder, {})
     return folder / "m.bin"
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from uer.checkpoint import files as checkpoint
 from uer.config import ModelConfig, OptimConfig
 from uer.convert import BERT
 from uer.convert.card import CardFacts, model_card
@@ -17,7 +18,6 @@ from uer.convert.tokenizer_files import read_tokens, write_tokenizer
 from uer.errors import UserError
 from uer.files import atomic_folder
 from uer.tokenizers import BertTokenizer, Vocab
-from uer.training import checkpoint
 
 SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
            "mask_token": "[MASK]"}

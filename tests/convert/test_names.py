@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from uer.checkpoint.files import load_weights
 from uer.convert import BERT
 from uer.convert.names import from_hugging_face, from_uer
 from uer.errors import UserError
-from uer.training.checkpoint import load_weights
 
 SIZES = {"vocab": 97, "hidden": 24, "positions": 31, "segments": 2, "feedforward": 53, "labels": 5, "two": 2}
 

@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uer import lock
 from uer.config import DatasetConfig, MaskingConfig
-from uer.data import build, forecast, lines, report, shards, store
+from uer.data import build, shards, store
+from uer.data import estimate as forecast
+from uer.data import line_cleaner as lines
+from uer.data import summary as report
 from uer.data.build import build_dataset
 from uer.data.store import open_dataset
 from uer.errors import UserError
+from uer.runtime import lock
 from uer.tokenizers import BertTokenizer, Vocab
 
 SHARD_BYTES = 3000

@@ -12,8 +12,8 @@ from uer.data import loader as loader_module
 from uer.data.loader import EvaluationLoader, Loader
 from uer.data.masking import IGNORED, budget
 from uer.data.processors import PROCESSORS
+from uer.data.row_fetcher import TokenRows, widened
 from uer.data.store import DatasetInfo, open_dataset, save_dataset
-from uer.data.token_rows import TokenRows, widened
 from uer.errors import UserError
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from uer.checkpoint.files import load_weights, save_weights
 from uer.errors import UserError
+from uer.finetuning.command import finetune, parse_command
 from uer.finetuning.infer import infer
-from uer.finetuning.run import finetune, parse_command
 from uer.finetuning.tasks.classification import Classification, balanced_weights, report_lines
 from uer.model import build_model
-from uer.training.checkpoint import load_weights, save_weights
 
 
 def train(tiny, **changes) -> dict:

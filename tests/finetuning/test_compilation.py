@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from uer.checkpoint.files import load_weights
 from uer.errors import UserError
+from uer.finetuning.command import finetune, parse_with
 from uer.finetuning.compilation import UPDATES_TO_PAY, compile_errors, is_compiled
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid import run_grid
-from uer.finetuning.run import finetune, parse_with
 from uer.finetuning.tasks.classification import Classification
-from uer.training.checkpoint import load_weights
 
 
 @pytest.fixture

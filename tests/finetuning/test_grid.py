@@ -7,10 +7,10 @@ import pytest
 
 from uer.errors import UserError
 from uer.finetuning import grid, grid_results
+from uer.finetuning.command import parse_with
 from uer.finetuning.config import GridConfig
-from uer.finetuning.run import parse_with
 from uer.finetuning.tasks.classification import Classification
-from uer.lock import OutputLock
+from uer.runtime.lock import OutputLock
 
 
 def run(tiny, **changes) -> list[dict]:

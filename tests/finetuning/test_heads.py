@@ -6,7 +6,6 @@ import torch
 
 from uer.config import ModelConfig
 from uer.finetuning.batches import Examples, collate
-from uer.finetuning.encode import Ragged, build_sequences
 from uer.finetuning.heads import (
     Classifier,
     MultipleChoice,
@@ -15,6 +14,7 @@ from uer.finetuning.heads import (
     Tagger,
     initialise_head,
 )
+from uer.finetuning.rows import Ragged, build_sequences
 
 SIZES = {"emb_size": 12, "hidden_size": 12, "feedforward_size": 20, "heads_num": 3, "layers_num": 2, "dropout": 0.0,
          "max_seq_length": 16, "embedding": ("word", "pos", "seg")}

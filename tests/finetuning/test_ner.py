@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from uer.checkpoint.files import load_weights, save_weights
 from uer.errors import UserError
 from uer.finetuning.batches import collate
+from uer.finetuning.command import finetune, parse_command
 from uer.finetuning.heads import CrfTagger
 from uer.finetuning.infer import infer
 from uer.finetuning.metrics import entities, entity_scores
-from uer.finetuning.run import finetune, parse_command
-from uer.finetuning.task import TextEncoder
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.ner import Ner
 from uer.layers.crf import Scores
 from uer.tokenizers import build_tokenizer
-from uer.training.checkpoint import load_weights, save_weights
 
 LETTERS = "丙丁戊己庚辛"
 
@@ -68,7 +68,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_rows(tiny):
     path = tiny.write("data.tsv", table(6))
     task = Ner.of_training_file(path, command.task_config)
     tokenizer = build_tokenizer(command.tokenizer)
-    examples = task.examples(path, TextEncoder(tokenizer, 16))
+    examples = task.examples(path, TextToRows(tokenizer, 16))
     model = task.build(command.model, 27).eval()
     losses = []
     for chosen in (np.arange(6), *np.arange(6)[:, None]):

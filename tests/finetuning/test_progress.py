@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from uer.errors import UserError
+from uer.finetuning.command import finetune
 from uer.finetuning.progress import Progress, describe, seconds_text
-from uer.finetuning.run import finetune
 from uer.finetuning.start import announce
 from uer.finetuning.tasks.classification import Classification
-from uer.training.launch import Place
-from uer.training.parallel import ParallelConfig, connect
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import ParallelConfig, connect
 
 
 def test_plan_reports_and_time_left(tiny, capsys):
@@ -30,7 +30,7 @@ def test_plan_reports_and_time_left(tiny, capsys):
 
 
 def test_time_left_counts_updates_evaluations_and_further_trainings():
-    progress = Progress(connect(Place(), ParallelConfig(device="cpu")), trials_left=1)
+    progress = Progress(connect(RankInfo(), ParallelConfig(device="cpu")), trials_left=1)
     progress.begin(0, 100, 0, 4, evaluation_updates=30)
     progress._clock._updates, progress._clock._first, progress._clock._seconds = 13, 1.0, 6.0
     assert progress.seconds_left(50) == pytest.approx(50 * 0.5 + 4 * 5.0 + (100 * 0.5 + 4 * 5.0))

@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from uer.checkpoint.files import load_weights, save_weights
 from uer.errors import UserError
-from uer.finetuning import grid, grid_results, loop, run
+from uer.finetuning import command as run
+from uer.finetuning import grid, grid_results, loop
+from uer.finetuning.command import finetune, parse_with
 from uer.finetuning.config import GridConfig
 from uer.finetuning.folds import cross_validate
 from uer.finetuning.resume import TrainingState, pack, unpack
-from uer.finetuning.run import finetune, parse_with
 from uer.finetuning.tasks.classification import Classification
-from uer.finetuning.workbench import Workbench
-from uer.lock import OutputLock
+from uer.finetuning.trials import Trials
 from uer.model import build_model
-from uer.training import launch
-from uer.training.checkpoint import load_weights, save_weights
+from uer.runtime import launch
+from uer.runtime.lock import OutputLock
 
 
 class Killed(BaseException):
@@ -58,7 +59,7 @@ def same_files(tiny, left: str, right: str) -> bool:
 
 
 @pytest.mark.parametrize("owner, name, call", [
-    (loop, "collate", 9), (loop, "predict", 2), (Workbench, "save", 2), (TrainingState, "save", 1),
+    (loop, "collate", 9), (loop, "predict", 2), (Trials, "save", 2), (TrainingState, "save", 1),
     (TrainingState, "save", 3), (TrainingState, "finish", 1), (run, "report", 1)])
 def test_a_killed_run_ends_with_the_same_files(tiny, monkeypatch, capsys, owner, name, call):
     train(tiny, "whole")

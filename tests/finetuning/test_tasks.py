@@ -9,8 +9,8 @@ import pytest
 
 from uer.errors import UserError
 from uer.finetuning.answers import exact_match, f1_score, split_pieces
+from uer.finetuning.command import finetune
 from uer.finetuning.infer import infer
-from uer.finetuning.run import finetune
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
 from uer.finetuning.tasks.cmrc import ReadingComprehension, best_span
 from uer.finetuning.tasks.multi_label import MultiLabel

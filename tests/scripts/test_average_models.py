@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from uer.checkpoint.files import load_weights, save_weights
 from uer.errors import UserError
-from uer.training.checkpoint import load_weights, save_weights
 
 Run = Callable[..., str]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from uer.checkpoint.files import load_into, load_weights, save_weights
 from uer.config import ModelConfig
 from uer.convert.files import read_hugging_face
 from uer.errors import UserError
 from uer.model import build_model
-from uer.training.checkpoint import load_into, load_weights, save_weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")

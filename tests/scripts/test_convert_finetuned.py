@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.convert.files import read_hugging_face
 from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.heads import Classifier, Tagger
 from uer.finetuning.labels import LabelSet
-from uer.finetuning.saved import load_finetuned, load_settings, save_finetuned
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.saved_model import load_finetuned, load_settings, save_finetuned
+from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.tasks.cmrc import ReadingComprehension
 from uer.finetuning.tasks.multi_label import MultiLabel
 from uer.finetuning.tasks.ner import Ner
 from uer.finetuning.tasks.regression import Regression
 from uer.tokenizers import BertTokenizer, Vocab
-from uer.training.checkpoint import save_weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -58,7 +58,7 @@ def batch_of(text: str) -> Batch:
 def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: Path) -> None:
     model, task = random_model(Classifier, 3), Classification(LabelSet(("坏", "中", "好")))
     vocab = Vocab(TOKENS)
-    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, TextEncoder(BertTokenizer(vocab), 23),
+    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, TextToRows(BertTokenizer(vocab), 23),
                    {"epochs_num": 3, "learning_rate": 1e-4, "pretrained_model_path": "/home/me/x.bin-5",
                     "dev": {"accuracy": 0.75, "correct": 3}})
     run_script("convert_bert_text_classification_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
@@ -92,7 +92,7 @@ def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: 
 def test_other_tasks_keep_their_kind_and_labels(run_script: Run, tmp_path: Path, task: Task, kind: str,
                                                 outputs_num: int, problem_type: str | None) -> None:
     model = random_model(Classifier if kind == "text_classification" else Tagger, outputs_num)
-    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, TextEncoder(BertTokenizer(Vocab(TOKENS)), 23),
+    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, TextToRows(BertTokenizer(Vocab(TOKENS)), 23),
                    {})
     run_script(f"convert_bert_{kind}_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
                "--output_dir", tmp_path / "hf")
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(run_script: Run, tmp_path: Path) -> None:
             run_script(f"convert_bert_{kind}_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "tagger.bin",
                        "--output_dir", tmp_path / "hf", *flags)
     save_finetuned(tmp_path / "m.bin", random_model(Classifier, 2).state_dict(), Classification(LabelSet(("a", "b"))),
-                   CONFIG, TextEncoder(BertTokenizer(Vocab(TOKENS)), 23), {})
+                   CONFIG, TextToRows(BertTokenizer(Vocab(TOKENS)), 23), {})
     with pytest.raises(UserError, match="a model of the task 'classifier', not "):
         run_script("convert_bert_token_classification_from_uer_to_huggingface.py", "--input_model_path",
                    tmp_path / "m.bin", "--output_dir", tmp_path / "hf")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.model import build_model
-from uer.training.checkpoint import save_weights
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"中国的首都是北京东南", *(f"w{n}" for n in range(13))]
 CONFIG = ModelConfig(emb_size=64, hidden_size=64, feedforward_size=37, heads_num=1, layers_num=2, max_seq_length=19,

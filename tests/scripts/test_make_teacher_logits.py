@@ -7,8 +7,8 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.labels import LabelSet
-from uer.finetuning.saved import save_finetuned
-from uer.finetuning.task import TextEncoder
+from uer.finetuning.saved_model import save_finetuned
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
 from uer.tokenizers import BertTokenizer, Vocab
 
@@ -21,7 +21,7 @@ CONFIG = ModelConfig(emb_size=24, hidden_size=24, feedforward_size=37, heads_num
 def teacher(tmp_path):
     """A classifier of 坏 and 好 with random weights, and its answer to a text."""
     torch.manual_seed(5)
-    task, encoder = Classification(LabelSet(("坏", "好"))), TextEncoder(BertTokenizer(Vocab(TOKENS)), 13)
+    task, encoder = Classification(LabelSet(("坏", "好"))), TextToRows(BertTokenizer(Vocab(TOKENS)), 13)
     model = task.build(CONFIG, len(TOKENS)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.4)
@@ -61,7 +61,7 @@ def test_labels_are_kept_and_the_rest_is_the_teachers(run_script, tmp_path, teac
 
     student = Classification.of_training_file(str(output), ClassifierConfig(soft_targets=True))
     assert student.labels.names == ("坏", "好")
-    examples = student.examples(str(output), TextEncoder(BertTokenizer(Vocab(TOKENS)), 13))
+    examples = student.examples(str(output), TextToRows(BertTokenizer(Vocab(TOKENS)), 13))
     assert examples.targets["soft"].shape == (4, 2)
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import torch._dynamo  # noqa: E402
 import torch.distributed.fsdp  # noqa: E402, F401
 
-import uer.pretraining  # noqa: E402, F401
+import uer.training.run  # noqa: E402, F401
 
 
 def kill_myself() -> None:

@@ -6,9 +6,9 @@ import signal
 import pytest
 import torch
 
+from uer.checkpoint import files as checkpoint
 from uer.config import ModelConfig
 from uer.model import build_model
-from uer.training import checkpoint
 
 STEPS = {"total_steps": 12, "save_checkpoint_steps": 4, "report_steps": 3}
 

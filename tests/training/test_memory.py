@@ -14,8 +14,8 @@ import os
 import torch
 from torch.nn import functional as F
 from uer.config import ParallelConfig
-from uer.training.launch import Place
-from uer.training.parallel import CACHED_KERNELS, connect
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import CACHED_KERNELS, connect
 
 for capacity in (None, "1024"):
     print("capacity", capacity, flush=True)
@@ -23,7 +23,7 @@ for capacity in (None, "1024"):
     if child == 0:
         if capacity:
             os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = capacity
-        connect(Place(), ParallelConfig(device="cpu"))
+        connect(RankInfo(), ParallelConfig(device="cpu"))
         for columns in [7, 7, *range(100, 101 + CACHED_KERNELS), 7]:
             F.gelu(torch.ones(3, columns))
         break

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from uer.checkpoint import files as checkpoint
 from uer.config import ParallelConfig
 from uer.errors import UserError
-from uer.training import checkpoint, launch, parallel
+from uer.runtime import launch, parallel
 
 SAME = {"dropout": 0.0, "total_steps": 10, "save_checkpoint_steps": 10, "report_steps": 2}
 
@@ -170,19 +171,19 @@ def test_first_host_of_a_slurm_list(nodes, first):
 def test_places():
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "n[1-4]",
              "SLURM_JOB_ID": "1234567"}
-    place, = launch.places(ParallelConfig(), slurm)
+    place, = launch.local_ranks(ParallelConfig(), slurm)
     assert (place.rank, place.world_size, place.local_rank, place.host, place.port) == (3, 8, 1, "n1", 24567)
-    assert launch.places(ParallelConfig(), {**slurm, "MASTER_ADDR": "here", "MASTER_PORT": "77"})[0].port == 77
-    assert launch.places(ParallelConfig(), {}) == [launch.Place()]
-    spawned = launch.places(ParallelConfig(world_size=4, gpu_ranks=(2, 3), master_ip="tcp://far:99"), {})
+    assert launch.local_ranks(ParallelConfig(), {**slurm, "MASTER_ADDR": "here", "MASTER_PORT": "77"})[0].port == 77
+    assert launch.local_ranks(ParallelConfig(), {}) == [launch.RankInfo()]
+    spawned = launch.local_ranks(ParallelConfig(world_size=4, gpu_ranks=(2, 3), master_ip="tcp://far:99"), {})
     assert [(place.rank, place.local_rank, place.host, place.port) for place in spawned] == [
         (2, 0, "far", 99), (3, 1, "far", 99)]
     with pytest.raises(UserError, match="--gpu_ranks 0 1"):
-        launch.places(ParallelConfig(world_size=2), {})
+        launch.local_ranks(ParallelConfig(world_size=2), {})
     with pytest.raises(UserError, match="tcp://HOST:PORT"):
-        launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1), master_ip="nowhere"), {})
+        launch.local_ranks(ParallelConfig(world_size=2, gpu_ranks=(0, 1), master_ip="nowhere"), {})
     with pytest.raises(UserError, match="contradicts torchrun"):
-        launch.places(ParallelConfig(world_size=2, gpu_ranks=(0, 1)), {"RANK": "0", "WORLD_SIZE": "4"})
+        launch.local_ranks(ParallelConfig(world_size=2, gpu_ranks=(0, 1)), {"RANK": "0", "WORLD_SIZE": "4"})
 
 
 def test_a_rank_takes_the_gpu_that_slurm_shows_it(monkeypatch):
@@ -190,10 +191,10 @@ def test_a_rank_takes_the_gpu_that_slurm_shows_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3", "MASTER_ADDR": "here"}
-    place, = launch.places(ParallelConfig(), slurm)
+    place, = launch.local_ranks(ParallelConfig(), slurm)
     assert parallel._device(place, ParallelConfig()) == torch.device("cuda", 0) and chosen == [0]
     with pytest.raises(UserError, match="needs GPU 3, but this machine has 1"):
-        parallel._device(launch.Place(3, 4, 3), ParallelConfig())
+        parallel._device(launch.RankInfo(3, 4, 3), ParallelConfig())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert parallel._device(place, ParallelConfig()) == torch.device("cuda", 3)
 
@@ -201,9 +202,9 @@ def test_a_rank_takes_the_gpu_that_slurm_shows_it(monkeypatch):
 @pytest.mark.parametrize("master_ip", ["localhost", "tcp://:12345", "tcp://localhost:port", "tcp://localhost:99999"])
 def test_a_meeting_place_that_cannot_be(master_ip):
     with pytest.raises(UserError, match="tcp://HOST:PORT is needed"):
-        launch.places(ParallelConfig(world_size=2, gpu_ranks=(0,), master_ip=master_ip), {})
+        launch.local_ranks(ParallelConfig(world_size=2, gpu_ranks=(0,), master_ip=master_ip), {})
 
 
 def test_no_room_for_a_tensor_is_the_users_to_mend():
     with pytest.raises(UserError, match=r"out of memory: .*can't allocate memory.*; a smaller --batch_size"):
-        launch.run([launch.Place()], lambda place: torch.empty(1 << 60))
+        launch.run([launch.RankInfo()], lambda place: torch.empty(1 << 60))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from uer.checkpoint import files as checkpoint
+from uer.checkpoint.state import BackgroundWriter, StateFolder, check_settings, read_state
 from uer.errors import UserError
-from uer.lock import OutputLock
-from uer.training import checkpoint, preflight
-from uer.training.state import BackgroundWriter, StateFolder, check_settings, read_state
+from uer.runtime.lock import OutputLock
+from uer.training import preflight
 
 
 @pytest.mark.parametrize("flags, message", [

@@ -8,10 +8,10 @@ import torch
 from scripts import plot_training
 from uer.config import LogConfig, ParallelConfig
 from uer.errors import UserError
-from uer.training.launch import Place
-from uer.training.parallel import connect
-from uer.training.plan import Plan
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import connect
 from uer.training.report import Reporter, Sums, averages, duration, report_line
+from uer.training.run_summary import Plan
 
 FIGURES = {"loss": 7.012, "acc": 0.0456, "grad_norm": 0.5, "tokens_per_second": 9512.331,
            "real_tokens_per_second": 8000.0, "learning_rate": 1e-4, "epoch": 0.5, "memory_gib": 1.25, "skipped": 0,
@@ -38,7 +38,7 @@ def test_sums_divide_after_adding():
     sums.add_update(torch.tensor(2.0), torch.tensor(1.0), torch.tensor(True))
     sums.add_update(torch.tensor(float("nan")), torch.tensor(float("inf")), torch.tensor(False))
     sums.add_update(torch.tensor(4.0), torch.tensor(2.0), torch.tensor(True))
-    collected = sums.collect(connect(Place(), ParallelConfig(device="cpu")))
+    collected = sums.collect(connect(RankInfo(), ParallelConfig(device="cpu")))
     assert averages(collected) == {"loss": 3.0, "acc": 0.25, "grad_norm": 1.5}
     sums.reset()
     assert float(sums.loss) == 0.0 and float(sums.metrics["acc"].sum()) == 0.0
@@ -57,7 +57,7 @@ def test_the_plan_names_what_matters():
 def test_tensorboard_and_log_file(tmp_path):
     pytest.importorskip("tensorboard")
     config = LogConfig(tensorboard_dir=str(tmp_path / "board"), log_path=str(tmp_path / "log.txt"))
-    reporter = Reporter(config, connect(Place(), ParallelConfig(device="cpu")), 10)
+    reporter = Reporter(config, connect(RankInfo(), ParallelConfig(device="cpu")), 10)
     reporter.report(5, FIGURES)
     reporter.close()
     assert "|        5/      10 steps|" in (tmp_path / "log.txt").read_text()

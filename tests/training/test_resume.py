@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 
-from uer.training import checkpoint
+from uer.checkpoint import files as checkpoint
 
 STEPS = {"total_steps": 12, "save_checkpoint_steps": 4, "report_steps": 3}
 
@@ -22,11 +22,11 @@ PHASES = {
     "a report, before the first checkpoint": ({"call": "uer.training.report:Reporter.record"}, 0),
     "the first weights": ({"rename_to": "killed-5"}, 0),
     "weights": ({"rename_to": "killed-10"}, 5),
-    "between the weights and the state": ({"call": "uer.training.checkpoint:write", "path": "killed.state-20"}, 15),
+    "between the weights and the state": ({"call": "uer.checkpoint.files:write", "path": "killed.state-20"}, 15),
     "an evaluation": ({"call": "uer.training.trainer:Trainer._evaluate", "count": 3}, None),
     "a state": ({"rename_to": "killed.state-35"}, 30),
     "a state, with its name but before older ones are removed":
-        ({"call": "uer.training.state:StateFolder.prune", "count": 3}, 45)}
+        ({"call": "uer.checkpoint.state:StateFolder.prune", "count": 3}, 45)}
 
 
 def test_killed_in_every_phase_leaves_no_trace(playground):

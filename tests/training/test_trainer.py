@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uer.checkpoint.saver import Saver
+from uer.checkpoint.state import StateFolder
 from uer.config import LogConfig, OptimConfig, ParallelConfig, TrainConfig
 from uer.errors import UserError
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
-from uer.training import precision as precision_module
+from uer.runtime import precision as precision_module
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import World, connect
+from uer.runtime.precision import GROWTH_INTERVAL, LossScale, Precision
 from uer.training import trainer as trainer_module
-from uer.training.graph import GraphedUpdate
-from uer.training.health import SkipWatch
-from uer.training.launch import Place
-from uer.training.parallel import World, connect
-from uer.training.precision import GROWTH_INTERVAL, LossScale, Precision
+from uer.training.cuda_graph import GraphedUpdate
 from uer.training.report import Reporter
-from uer.training.saver import Saver
-from uer.training.state import StateFolder
+from uer.training.skipped_updates import SkipWatch
 from uer.training.trainer import Parts, StepModule, Trainer, seed_dropout
 
 
@@ -83,7 +83,7 @@ def build(folder: Path, loader: ToyLoader | None = None, precision: str = "fp32"
                             "report_steps": 5, **changes})
     torch.manual_seed(3)
     model = ToyModel()
-    world = connect(Place(), ParallelConfig(device="cpu"))
+    world = connect(RankInfo(), ParallelConfig(device="cpu"))
     chosen = Precision(precision, world.device)
     own = OPTIMIZERS[optimizer](parameter_groups(model), lr=0.01)
     reporter = Reporter(LogConfig(metrics_path=str(folder / "metrics.jsonl")), world, config.total_steps)
@@ -300,7 +300,7 @@ def test_an_update_keeps_its_state_in_place(tmp_path):
     trainer = build(tmp_path, precision="fp16")
     trainer.update(0)
 
-    def places() -> list[int]:
+    def local_ranks() -> list[int]:
         scale = trainer.parts.precision.scale
         moments = [value for state in trainer.parts.optimizer.state.values() for value in state.values()]
         kept = [trainer.sums.loss, trainer.sums.norm, trainer.sums.updates, *trainer.sums.metrics.values(), scale.value,

@@ -14,7 +14,7 @@ from typing import Any
 
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks import c3, cmrc
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.tasks.multi_label import MultiLabel
@@ -27,7 +27,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (
     Classification, MultiLabel, Regression, Siamese, Simcse, Ner, cmrc.ReadingComprehension, c3.MultipleChoiceTask)}
 
 
-def make_examples(task: Task, encoder: TextEncoder, inputs: Sequence[Any]) -> Examples:
+def make_examples(task: Task, encoder: TextToRows, inputs: Sequence[Any]) -> Examples:
     """
     Raises:
         UserError: an input is not what the task reads, named by its number, counted from 0.
@@ -60,7 +60,7 @@ def split_words(item: str | Sequence[str], at: int) -> list[str]:
     return list(item.strip()) if len(words) == 1 else words
 
 
-def _texts(task: Task, encoder: TextEncoder, inputs: Sequence[Any]) -> Any:
+def _texts(task: Task, encoder: TextToRows, inputs: Sequence[Any]) -> Any:
     """Rows of single texts or of pairs: all of one kind, and of that which the model was trained on."""
     paired = bool(inputs) and not isinstance(inputs[0], str)
     trained_on_pairs = getattr(task, "pairs", None)

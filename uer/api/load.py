@@ -22,8 +22,8 @@ from uer.convert.tokenizer_files import read_tokenizer
 from uer.errors import UserError
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
 from uer.finetuning.readers import read_json
-from uer.finetuning.saved import load_finetuned, load_settings, settings_path
-from uer.finetuning.task import TextEncoder
+from uer.finetuning.saved_model import load_finetuned, load_settings, settings_path
+from uer.finetuning.task import TextToRows
 from uer.model_settings import model_settings
 from uer.registry import choose
 from uer.tokenizers import BertTokenizer, Tokenizer
@@ -86,7 +86,7 @@ def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tok
                          precision=precision)
     task = task_of_head(source.head, source.converted.sizes, source.model.config, path)
     model = fill(task.build(config, size), weights, path).to(device)
-    encoder = TextEncoder(tokenizer, config.max_seq_length, "first")
+    encoder = TextToRows(tokenizer, config.max_seq_length, "first")
     return TextModel(path, model, config, tokenizer, device, task, encoder, precision)
 
 

@@ -18,7 +18,7 @@ from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.batches import collate, evaluation_batches
 from uer.finetuning.heads import pool
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.task import Task, TextToRows
 from uer.model import Backbone, Model
 from uer.tokenizers import Tokenizer
 
@@ -56,7 +56,7 @@ class TextModel:
     tokenizer: Tokenizer
     device: torch.device
     task: Task | None = None
-    encoder: TextEncoder | None = None
+    encoder: TextToRows | None = None
     precision: str = "fp32"
 
     def __repr__(self) -> str:

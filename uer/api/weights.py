@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from uer.checkpoint.files import load_into
 from uer.config import ModelConfig, TokenizerConfig
 from uer.convert import BERT, names
 from uer.errors import UserError
 from uer.finetuning.heads import SentenceEncoder
 from uer.model import Backbone, build_model
 from uer.tokenizers import Tokenizer, build_tokenizer
-from uer.training.checkpoint import load_into
 
 DEFAULT_VOCAB = "models/google_zh_vocab.txt"
 OUTPUT_LAYER = "target.mlm.linear_2.weight"

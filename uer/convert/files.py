@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from uer.checkpoint.files import load_weights, require_finite
 from uer.errors import UserError
 from uer.json_files import json_text, read_json_object
 from uer.reading import require_regular
-from uer.training.checkpoint import load_weights, require_finite
 
 # What a Hugging Face folder may hold its weights in, in the order in which transformers looks.
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",

@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
+from uer.checkpoint.files import load_weights
 from uer.config import ModelConfig
 from uer.convert import bert, names
 from uer.convert.bert import BERT
 from uer.convert.files import WEIGHT_FILES, HuggingFaceModel, read_hugging_face
 from uer.convert.recipe import Stage, recorded_stages
 from uer.errors import UserError
-from uer.training.checkpoint import load_weights
 
 PRETRAINED_HEADS = ("bert", "mlm")
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uer.checkpoint.state import read_state
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.json_files import parse_json
-from uer.training.state import read_state
 
 STAGES = 4  # how far back the chain of stages is followed
 

@@ -21,12 +21,12 @@ import numpy as np
 from uer.config import DatasetConfig, MaskingConfig
 from uer.data import store
 from uer.data.corpus import CorpusFile, find_files, unchanged
-from uer.data.forecast import forecast, require_space
-from uer.data.lines import DamagedLine
-from uer.data.plan import ShardPlan, lines_before, usual_shard_bytes
+from uer.data.estimate import forecast, require_space
+from uer.data.line_cleaner import DamagedLine
 from uer.data.processors import PLANNED, PROCESSORS
-from uer.data.report import Progress, Summary, peak_memory
+from uer.data.shard_plan import ShardPlan, lines_before, usual_shard_bytes
 from uer.data.shards import Account, Recipe, Shard, build_shard, read_account
+from uer.data.summary import Progress, Summary, peak_memory
 from uer.data.word_starts import WordFinder, import_jieba
 from uer.data.work_folder import WorkFolder
 from uer.data.workers import run_jobs

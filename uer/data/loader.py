@@ -23,8 +23,8 @@ from uer.data.batch import Batch, InstanceRows
 from uer.data.hashing import hash_words
 from uer.data.order import permute
 from uer.data.processors import Processor
+from uer.data.row_fetcher import TokenRows, widened
 from uer.data.store import DatasetInfo, TokenDataset
-from uer.data.token_rows import TokenRows, widened
 from uer.errors import UserError
 
 POSITIONS_AT_ONCE = 1 << 16

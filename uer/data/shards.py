@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from uer.data.corpus import stretch
-from uer.data.lines import BYTE_ORDER_MARK, KEPT_PLACES, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
+from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_PLACES, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
 from uer.data.processors import Processor
 from uer.data.store import token_dtype
 from uer.data.word_starts import WordFinder

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from uer.config import MaskingConfig
-from uer.data.offsets import Offsets, block_shift, pack
+from uer.data.packed_offsets import Offsets, block_shift, pack
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.json_files import json_text, parse_json

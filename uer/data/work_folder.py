@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.files import flush_to_disk
-from uer.lock import OutputLock
+from uer.runtime.lock import OutputLock
 
 
 class WorkFolder:

@@ -10,7 +10,7 @@ from uer.errors import UserError
 from uer.family.config import MachineConfig
 from uer.family.nodes import Torchrun
 from uer.flops import GPUS, known_gpu
-from uer.training.precision import TYPES, Precision, automatic
+from uer.runtime.precision import TYPES, Precision, automatic
 
 NAMED_COUNT = 8
 PROBE_SIZES = {"cpu": 768, "cuda": 8192}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from uer.data.batch import Batch
-from uer.finetuning.encode import Ragged, Sequences
+from uer.finetuning.rows import Ragged, Sequences
 
 IGNORED = -100
 

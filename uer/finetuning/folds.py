@@ -11,13 +11,7 @@ from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import subset
-from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
-from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
-from uer.finetuning.loop import Fit
-from uer.finetuning.paths import fold_path
-from uer.finetuning.progress import describe
-from uer.finetuning.resume import TrainingState
-from uer.finetuning.run import (
+from uer.finetuning.command import (
     Command,
     describe_data,
     open_state,
@@ -27,10 +21,16 @@ from uer.finetuning.run import (
     run_trial,
     spread,
 )
+from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
+from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
+from uer.finetuning.loop import Fit
+from uer.finetuning.paths import fold_path
+from uer.finetuning.progress import describe
+from uer.finetuning.resume import TrainingState
 from uer.finetuning.tasks.classification import Classification
-from uer.finetuning.workbench import Workbench
-from uer.training import launch
-from uer.training.parallel import connect
+from uer.finetuning.trials import Trials
+from uer.runtime import launch
+from uer.runtime.parallel import connect
 from uer.training.report import MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
@@ -44,7 +44,7 @@ def fold_of(examples_num: int, folds_num: int, seed: int) -> np.ndarray:
 def cross_validate(description: str, argv: Sequence[str] | None = None) -> None:
     """The whole script."""
     command, _ = parse_with(description, Classification, (), argv, CrossValidationConfig)
-    status = launch.run(launch.places(command.parallel), _rank, command)
+    status = launch.run(launch.local_ranks(command.parallel), _rank, command)
     if status:
         raise SystemExit(status)
 
@@ -58,10 +58,10 @@ def _prepare(command: Command) -> None:
         prepare_file(command.finetune.train_features_path, "--train_features_path")
 
 
-def _rank(place: launch.Place, command: Command) -> int:
+def _rank(place: launch.RankInfo, command: Command) -> int:
     world, config = connect(place, command.parallel), command.finetune
     with outputs_of(command, world, lambda: _prepare(command)) as writer:
-        bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, config, command.model,
+        bench = world.check(lambda: Trials.open(command.task_class, command.task_config, config, command.model,
                                                    command.tokenizer, world))
         if len(bench.train) < config.folds_num:
             raise UserError(f"{config.train_path}: {len(bench.train)} examples for --folds_num {config.folds_num}")
@@ -78,7 +78,7 @@ def _rank(place: launch.Place, command: Command) -> int:
     return 0
 
 
-def run_folds(command: Command, bench: Workbench, state: TrainingState,
+def run_folds(command: Command, bench: Trials, state: TrainingState,
               writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[float]]:
     """One training for each fold; for every example what the model says that did not see it, and the folds' scores."""
     config, settings = command.finetune, command.settings(command.finetune.seed, bench.save_best_by)
@@ -91,7 +91,7 @@ def run_folds(command: Command, bench: Workbench, state: TrainingState,
         part = dataclasses.replace(bench, train=subset(bench.train, np.flatnonzero(folds != fold)),
                                    dev=subset(bench.train, held_out))
 
-        def save(fitted: Fit, part: Workbench = part, fold: int = fold) -> None:
+        def save(fitted: Fit, part: Trials = part, fold: int = fold) -> None:
             part.save(fold_path(config.output_model_path, fold), fitted, settings)
 
         trial = run_trial(part, settings, f"fold {fold}", save, state, writer, config.folds_num - fold - 1,

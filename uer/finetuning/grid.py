@@ -29,18 +29,18 @@ import torch
 from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING, prepare_file
+from uer.finetuning.command import Command, append_lines, decides, prepare_output, set_up_logging
 from uer.finetuning.config import GridConfig
-from uer.finetuning.encode import content_hash
 from uer.finetuning.grid_results import read_results
 from uer.finetuning.loop import Diverged
 from uer.finetuning.paths import grid_results_path, settings_path, vocab_path, weights_path
 from uer.finetuning.progress import seconds_text
-from uer.finetuning.run import Command, append_lines, decides, prepare_output, set_up_logging
-from uer.finetuning.workbench import Workbench
+from uer.finetuning.rows import content_hash
+from uer.finetuning.trials import Trials
 from uer.json_files import json_text, read_json_object
-from uer.lock import OutputLock
-from uer.training.launch import Place
-from uer.training.parallel import connect
+from uer.runtime.launch import RankInfo
+from uer.runtime.lock import OutputLock
+from uer.runtime.parallel import connect
 from uer.training.report import duration
 
 logger = logging.getLogger("uer.finetuning")
@@ -113,7 +113,7 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
             raise UserError(f"--{flag}: the grid writes its JSON lines to --results_path")
     if command.finetune.resume != "auto":
         raise UserError("--resume: a grid goes on from --results_path; name another file to start anew")
-    world = connect(Place(), ParallelConfig(device=command.parallel.device))
+    world = connect(RankInfo(), ParallelConfig(device=command.parallel.device))
     prepare_output(command)
     set_up_logging(command.log, True)
     path = results_path(command, config)
@@ -154,7 +154,7 @@ def _lock(path: Path) -> OutputLock:
         raise UserError(f"{path}: another grid is writing there") from None
 
 
-def _run_missing(bench: Workbench, command: Command, config: GridConfig, plans: Sequence[Plan],
+def _run_missing(bench: Trials, command: Command, config: GridConfig, plans: Sequence[Plan],
                  path: Path) -> list[dict[str, Any]]:
     """Run the trials that the results file lacks; the records of all, in the grid's order."""
     _clear_away(path)
@@ -179,7 +179,7 @@ def _waiting(plans: Sequence[Plan], results: dict[str, dict[str, Any]]) -> list[
     return [plan for plan in plans if plan.key not in results]
 
 
-def _restore_best(bench: Workbench, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
+def _restore_best(bench: Trials, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
                   keeper: "_Keeper") -> None:
     """The best trial's model is at the output, whatever was there: where it is not, that trial is run once more."""
     best = keeper.best()
@@ -201,9 +201,9 @@ def _kept_trial(output: str) -> str | None:
         return None
 
 
-def open_bench(command: Command, world: Any) -> Workbench:
+def open_bench(command: Command, world: Any) -> Trials:
     """The workbench of a command's task."""
-    return Workbench.open(command.task_class, command.task_config, command.finetune, command.model, command.tokenizer,
+    return Trials.open(command.task_class, command.task_config, command.finetune, command.model, command.tokenizer,
                           world)
 
 
@@ -220,7 +220,7 @@ def _set_threads(device: torch.device) -> None:
         torch.set_num_threads(max(1, CPU_THREADS // min(MOST_CPU_WORKERS, CPU_THREADS)))
 
 
-def run_plan(bench: Workbench, command: Command, config: GridConfig, plan: Plan, path: Path) -> dict[str, Any]:
+def run_plan(bench: Trials, command: Command, config: GridConfig, plan: Plan, path: Path) -> dict[str, Any]:
     """One trial; its model lies beside the results file under its key until the keeper has decided.
 
     A trial that diverges has a record without figures: the grid goes on, and its model is never kept.
@@ -366,7 +366,7 @@ def _worker(number: int, parent: int, command: Command, config: GridConfig, path
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
         gpus = torch.cuda.device_count() if command.parallel.device != "cpu" else 0
-        world = connect(Place(local_rank=number % gpus if gpus else 0), ParallelConfig(device=command.parallel.device))
+        world = connect(RankInfo(local_rank=number % gpus if gpus else 0), ParallelConfig(device=command.parallel.device))
         _set_threads(world.device)
         set_up_logging(dataclasses.replace(command.log, log_path=None, log_level="ERROR"), True)
         bench = open_bench(command, world)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from uer import model_settings
+from uer.checkpoint.files import load_weights
 from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
@@ -14,13 +15,12 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
 from uer.finetuning.loop import predict
 from uer.finetuning.paths import weights_path
-from uer.finetuning.saved import SavedModel, check_head, load_finetuned, load_settings, task_of
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.saved_model import SavedModel, check_head, load_finetuned, load_settings, task_of
+from uer.finetuning.task import Task, TextToRows
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import connect
+from uer.runtime.precision import Precision
 from uer.tokenizers import build_tokenizer
-from uer.training.checkpoint import load_weights
-from uer.training.launch import Place
-from uer.training.parallel import connect
-from uer.training.precision import Precision
 
 SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num")
 
@@ -73,14 +73,14 @@ def compute_outputs(task_class: type[Task], config: InferConfig, model_config: M
     model = task.build(model_config, len(vocab))
     load_finetuned(model, task, config.load_model_path)
     examples = task.examples(config.test_path, encoder, labelled=False)
-    world = connect(Place(), ParallelConfig(device=config.device))
+    world = connect(RankInfo(), ParallelConfig(device=config.device))
     outputs = predict(model.to(world.device), task, examples, vocab.pad_id, world,
                       Precision(config.precision, world.device), config.batch_size)
     return task, examples, outputs
 
 
 def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfig, model_config: ModelConfig,
-                   tokenizer_config: TokenizerConfig) -> tuple[Task, ModelConfig, TextEncoder]:
+                   tokenizer_config: TokenizerConfig) -> tuple[Task, ModelConfig, TextToRows]:
     """The settings beside the weights decide; flags that UER-py needed may repeat them, not contradict them."""
     path = config.load_model_path
     if saved.task != task_class.name:
@@ -103,7 +103,7 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
 
 
 def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_config: TokenizerConfig,
-                      task_flags: Any) -> tuple[Task, TextEncoder]:
+                      task_flags: Any) -> tuple[Task, TextToRows]:
     """Weights that UER-py wrote: the flags say what they are."""
     path = weights_path(config.load_model_path)
     state = load_weights(path)
@@ -112,4 +112,4 @@ def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_con
         raise UserError(f"--config_path is required: there are no settings beside {path} "
                         "(a model that run_classifier.py and its kin saved has them)")
     task = task_class.of_weights(config.labels_num, task_flags, state)
-    return task, TextEncoder(build_tokenizer(tokenizer_config), config.seq_length or 128, config.truncation or "head")
+    return task, TextToRows(build_tokenizer(tokenizer_config), config.seq_length or 128, config.truncation or "head")

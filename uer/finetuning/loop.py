@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from uer.checkpoint.files import to_host
 from uer.config import OptimConfig
 from uer.finetuning.adversarial import adversarial_gradients
 from uer.finetuning.batches import Examples, batches_in_epoch, collate, epoch_batches, evaluation_batches, shard
@@ -23,10 +24,9 @@ from uer.finetuning.ranks import gather_outputs, sum_gradients
 from uer.finetuning.task import Task
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
-from uer.training.checkpoint import to_host
-from uer.training.launch import SharedError
-from uer.training.parallel import World
-from uer.training.precision import Precision
+from uer.runtime.launch import SharedError
+from uer.runtime.parallel import World
+from uer.runtime.precision import Precision
 
 logger = logging.getLogger("uer.finetuning")
 

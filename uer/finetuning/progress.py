@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from uer.training.parallel import World
+from uer.runtime.parallel import World
 from uer.training.report import MetricsWriter, duration
 
 logger = logging.getLogger("uer.finetuning")

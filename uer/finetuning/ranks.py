@@ -1,10 +1,10 @@
-"""What fine-tuning's ranks say to one another, by sums alone (see `uer.training.parallel.World`)."""
+"""What fine-tuning's ranks say to one another, by sums alone (see `uer.runtime.parallel.World`)."""
 
 import numpy as np
 import torch
 from torch import nn
 
-from uer.training.parallel import World
+from uer.runtime.parallel import World
 
 
 def sum_gradients(world: World, model: nn.Module) -> None:

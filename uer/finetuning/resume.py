@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uer.checkpoint import files as checkpoint
 from uer.errors import UserError
 from uer.finetuning.loop import Fit, FitSettings, Trial, Updater
-from uer.training import checkpoint
-from uer.training.parallel import World
+from uer.runtime.parallel import World
 
 logger = logging.getLogger("uer.finetuning")
 

@@ -11,12 +11,12 @@ from uer.config import ModelConfig
 from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
-from uer.finetuning.encode import Sequences, build_sequences, tokenize_all
+from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
 from uer.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextToRows:
     """Texts -> rows, with one set of settings for training, evaluation and inference."""
 
     tokenizer: Tokenizer
@@ -57,7 +57,7 @@ class Task:
         """The task that a training file poses, such as its labels; `config` is a `config_class`."""
         raise NotImplementedError
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         """Read and encode a file.
 
         Args:
@@ -65,7 +65,7 @@ class Task:
         """
         raise NotImplementedError
 
-    def evaluation_examples(self, path: str, encoder: TextEncoder) -> Examples:
+    def evaluation_examples(self, path: str, encoder: TextToRows) -> Examples:
         """Read and encode a file whose figures are wanted, such as dev."""
         return self.examples(path, encoder)
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from uer.training.parallel import World
-from uer.training.precision import Precision
+from uer.runtime.parallel import World
+from uer.runtime.precision import Precision
 from uer.training.report import Sums
 
 

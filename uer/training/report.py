@@ -19,7 +19,7 @@ from uer.config import LogConfig
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.flops import GPUS, known_gpu
-from uer.training.parallel import World
+from uer.runtime.parallel import World
 
 logger = logging.getLogger("uer")
 LEVELS = {"ERROR": logging.ERROR, "INFO": logging.INFO, "DEBUG": logging.DEBUG, "NOTSET": logging.NOTSET}

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from uer.checkpoint.saver import Saver
 from uer.config import TrainConfig
-from uer.training.graph import GraphedUpdate
-from uer.training.health import SkipWatch, dump_batches, lost_weights_message, stop_message
-from uer.training.parallel import World
-from uer.training.precision import Precision
+from uer.runtime.parallel import World
+from uer.runtime.precision import Precision
+from uer.training.cuda_graph import GraphedUpdate
 from uer.training.report import Clock, Reporter, Sums, averages, memory_gib
-from uer.training.saver import Saver
+from uer.training.skipped_updates import SkipWatch, dump_batches, lost_weights_message, stop_message
 
 STOP_CHECK_EVERY = {"cpu": 1, "cuda": 10}
 WORD = (1 << 64) - 1

@@ -18,10 +18,10 @@ from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import C3Config, C3InferConfig
-from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import MultipleChoice
 from uer.finetuning.readers import file_hash, member, read_json
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.rows import Ragged, Sequences, tokenize_all
+from uer.finetuning.task import Task, TextToRows
 
 UNANSWERED = -1
 
@@ -58,10 +58,10 @@ class MultipleChoiceTask(Task):
                          columns: tuple[str, ...] = ()) -> "MultipleChoiceTask":
         return cls(config.max_choices_num)
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         return self.of_questions(read_c3(path, self.choices_num, labelled), encoder, labelled, file_hash(path))
 
-    def of_questions(self, questions: list[Question], encoder: TextEncoder, labelled: bool = False,
+    def of_questions(self, questions: list[Question], encoder: TextToRows, labelled: bool = False,
                      hash: str = "") -> Examples:
         """Examples of questions that are read already; `hash` is their file's."""
         rows = _encode(questions, self.choices_num, encoder)
@@ -155,7 +155,7 @@ def _question(asked: Any, where: str, text: str, name: str, labelled: bool) -> Q
     return Question(text, member(asked, "question", str, where), tuple(choices), answer, asked.get("id", name))
 
 
-def _encode(questions: list[Question], choices_num: int, encoder: TextEncoder) -> Sequences:
+def _encode(questions: list[Question], choices_num: int, encoder: TextToRows) -> Sequences:
     vocab = encoder.tokenizer.vocab
     texts = tokenize_all(encoder.tokenizer, [question.text for question in questions])
     asked = tokenize_all(encoder.tokenizer, [f"{question.question} {choice}" for question in questions

@@ -17,7 +17,7 @@ from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix, label_scores
 from uer.finetuning.readers import Table, file_hash, read_table
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.task import Task, TextToRows
 
 MOST_LABELS = 20  # with a line each in a report
 SHOWN_LABELS = 10  # of more, the worst and the best are shown
@@ -66,7 +66,7 @@ class Classification(Task):
             targets["soft"] = parse_logits(table, len(self.labels))
         return table, targets
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table, targets = self.read(path, labelled)
         rows = encoder.sequences(table["text_a"], table.get("text_b"))
         return Examples(rows, targets=targets, info={"table": table}, hash=file_hash(path),

@@ -21,10 +21,10 @@ from uer.errors import UserError
 from uer.finetuning.answers import exact_match, f1_score, split_pieces
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import CmrcConfig, CmrcInferConfig
-from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import Tagger
 from uer.finetuning.readers import file_hash, member, read_json
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.rows import Ragged, Sequences, tokenize_all
+from uer.finetuning.task import Task, TextToRows
 
 LONGEST_QUESTION = 64
 SHORTEST_ROW = 7  # [CLS], half of the row's tokens for the question, [SEP], a token of the text, [SEP]
@@ -72,12 +72,12 @@ class ReadingComprehension(Task):
                          columns: tuple[str, ...] = ()) -> "ReadingComprehension":
         return cls(config.doc_stride, config.max_answer_length)
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         examples = self.of_questions(read_squad(path, labelled), encoder, labelled, file_hash(path))
         self._warn_of_gaps(path, examples.info["windows"], encoder.seq_length)
         return examples
 
-    def of_questions(self, questions: list[Question], encoder: TextEncoder, labelled: bool = False,
+    def of_questions(self, questions: list[Question], encoder: TextToRows, labelled: bool = False,
                      hash: str = "") -> Examples:
         """Examples of questions that are read already; `hash` is their file's."""
         pieces = [split_pieces(question.text) for question in questions]
@@ -103,7 +103,7 @@ class ReadingComprehension(Task):
                         hash=hash)
 
     def _windows(self, number: int, asked: np.ndarray, ids: np.ndarray,
-                 encoder: TextEncoder) -> list[tuple[np.ndarray, Window]]:
+                 encoder: TextToRows) -> list[tuple[np.ndarray, Window]]:
         """[CLS] question [SEP] part of the text [SEP], as often as the text needs."""
         vocab = encoder.tokenizer.vocab
         head = np.concatenate([[vocab.cls_id], asked[:encoder.seq_length // 2], [vocab.sep_id]])

@@ -15,7 +15,7 @@ from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import f1_of_counts
 from uer.finetuning.readers import Table, file_hash, read_table
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks.classification import number_words
 
 THRESHOLD = 0.5
@@ -55,7 +55,7 @@ class MultiLabel(Task):
                 wanted[row, index[name]] = 1.0
         return wanted
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")),
                         targets={"labels": self.read_labels(table)} if labelled else {}, hash=file_hash(path),

@@ -28,12 +28,12 @@ from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Examples
 from uer.finetuning.config import NerConfig
-from uer.finetuning.encode import Ragged, Sequences, tokenize_all
 from uer.finetuning.heads import CrfTagger, Tagger
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import NO_SCHEME, OUTSIDE, SCHEMES, entity_scores, fitting_schemes, split_tag
 from uer.finetuning.readers import Table, file_hash, read_json, read_table
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.rows import Ragged, Sequences, tokenize_all
+from uer.finetuning.task import Task, TextToRows
 from uer.layers.crf import negative_log_likelihood, pack, viterbi
 
 logger = logging.getLogger("uer.finetuning")
@@ -78,7 +78,7 @@ class Ner(Task):
         logger.info("Tags are read as %s", "one entity each" if scheme == NO_SCHEME else scheme)
         return cls(labels, config.crf_target, scheme, source=source)
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         if encoder.truncation != "head":
             raise UserError("--truncation: a tagger reads the beginning of a text (head)")
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), columns=self.columns)
@@ -256,7 +256,7 @@ def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: st
     return rows
 
 
-def encode_words(words: list[list[str]], encoder: TextEncoder, bare: bool = False) -> tuple[Sequences, Ragged]:
+def encode_words(words: list[list[str]], encoder: TextToRows, bare: bool = False) -> tuple[Sequences, Ragged]:
     """Rows of tokens, and for each token the number of the word it begins, IGNORED where it begins none.
 
     A word that the tokenizer drops (a control character) becomes [UNK], so that every word has a token.

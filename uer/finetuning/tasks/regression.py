@@ -11,7 +11,7 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.heads import Classifier
 from uer.finetuning.metrics import correlations
 from uer.finetuning.readers import Table, file_hash, read_table
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.task import Task, TextToRows
 
 
 class Regression(Task):
@@ -25,7 +25,7 @@ class Regression(Task):
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Regression":
         return cls()
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
         targets = {"label": read_numbers(table)} if labelled else {}
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")), targets=targets,

@@ -3,10 +3,10 @@
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
-from uer.finetuning.encode import Ragged, Sequences
 from uer.finetuning.heads import SiameseClassifier
 from uer.finetuning.readers import file_hash
-from uer.finetuning.task import TextEncoder
+from uer.finetuning.rows import Ragged, Sequences
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
 
 
@@ -16,7 +16,7 @@ class Siamese(Classification):
     name = "siamese"
     head_keys = ("classifier.weight", "classifier.bias")
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table, targets = self.read(path, labelled)
         if "text_b" not in table:
             raise UserError(f"{path}: no column 'text_b'; a siamese model reads pairs")

@@ -20,7 +20,7 @@ from uer.finetuning.config import SimcseConfig
 from uer.finetuning.heads import SentenceEncoder
 from uer.finetuning.metrics import correlations
 from uer.finetuning.readers import file_hash, read_table
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks.regression import read_numbers
 from uer.finetuning.tasks.siamese import interleave
 
@@ -45,7 +45,7 @@ class Simcse(Task):
     def of_training_file(cls, path: str, config: SimcseConfig, columns: tuple[str, ...] = ()) -> "Simcse":
         return cls(config.temperature)
 
-    def examples(self, path: str, encoder: TextEncoder, labelled: bool = True) -> Examples:
+    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table = read_table(path, ("text_a",), ("text_b",), self.columns)
         if len(table) < 2:
             raise UserError(f"{path}: one example has nothing to be told apart from")
@@ -53,7 +53,7 @@ class Simcse(Task):
                           encoder.sequences(table["text_b"] if "text_b" in table else table["text_a"]))
         return Examples(rows, ways=2, hash=file_hash(path), skipped=table.skipped)
 
-    def evaluation_examples(self, path: str, encoder: TextEncoder) -> Examples:
+    def evaluation_examples(self, path: str, encoder: TextToRows) -> Examples:
         table = read_table(path, ("label", "text_a", "text_b"), columns=self.columns)
         rows = interleave(encoder.sequences(table["text_a"]), encoder.sequences(table["text_b"]))
         return Examples(rows, ways=2, targets={"label": read_numbers(table)}, hash=file_hash(path),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from uer.training.launch import is_timeout
-from uer.training.pulse import Pulse, judge
+from uer.runtime.launch import is_timeout
+from uer.runtime.pulse import Pulse, judge
 
 
 @pytest.mark.parametrize("before, after, waiting, told", [
@@ -39,7 +39,7 @@ class _Store(dict):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("uer.training.pulse.INTERVAL", 0.02)
+    monkeypatch.setattr("uer.runtime.pulse.INTERVAL", 0.02)
 
 
 def test_a_rank_without_a_pulse_is_named(quick):
@@ -55,7 +55,7 @@ def test_a_store_that_does_not_answer_is_rank_0(quick, monkeypatch):
     store = _Store({"pulse 0": "3 17"})
     pulse = Pulse(store, 1, 2)
     store.hangs = True
-    monkeypatch.setattr("uer.training.pulse.LOOKS", -20)
+    monkeypatch.setattr("uer.runtime.pulse.LOOKS", -20)
     assert pulse.diagnose().startswith("rank 0 does not run")
     pulse.stop()
 

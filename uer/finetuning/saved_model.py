@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from uer import cli
+from uer.checkpoint.files import load_into, load_weights, save_weights
 from uer.config import ModelConfig
 from uer.convert.files import weights_files
 from uer.convert.open import load_uer_weights
@@ -28,14 +29,13 @@ from uer.finetuning.config import TRUNCATIONS
 from uer.finetuning.labels import shorten
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
 from uer.finetuning.readers import file_hash
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.task import Task, TextToRows
 from uer.json_files import json_text, read_json_object
 from uer.model import Backbone
 from uer.registry import choose
 from uer.sizes import check_sizes
 from uer.tokenizers import TOKENIZERS
 from uer.tokenizers.vocab import Vocab, read_entries
-from uer.training.checkpoint import load_into, load_weights, save_weights
 
 FORMAT = "uer-finetuned"
 VERSION = 1
@@ -52,11 +52,11 @@ class SavedModel:
     task: str
     task_settings: dict[str, Any]
     model: ModelConfig
-    encoder: TextEncoder
+    encoder: TextToRows
 
 
 def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: Task, model: ModelConfig,
-                   encoder: TextEncoder, training: dict[str, Any]) -> None:
+                   encoder: TextToRows, training: dict[str, Any]) -> None:
     """Write the three files, each whole or not at all, the weights last.
 
     Args:
@@ -98,7 +98,7 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
                       tokenizer["special_tokens"], str(settings))
         kind = choose(TOKENIZERS, tokenizer["tokenizer"], str(settings))
         _check_settings(content, settings)
-        encoder = TextEncoder(kind(vocab, tokenizer["do_lower_case"]), content["seq_length"], content["truncation"])
+        encoder = TextToRows(kind(vocab, tokenizer["do_lower_case"]), content["seq_length"], content["truncation"])
         model = cli.from_json(ModelConfig, content["model"], str(settings))
         return SavedModel(weights, content["task"], content, model, encoder)
     except KeyError as error:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uer.data.offsets import Offsets, block_shift, pack
+from uer.data.packed_offsets import Offsets, block_shift, pack
 
 
 @pytest.mark.parametrize("longest", [1, 4, 13, 128, 512, 513, 65535, 65536, 10**6])

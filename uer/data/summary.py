@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from uer.data.forecast import in_bytes
+from uer.data.estimate import in_bytes
 from uer.data.shards import COUNTS, Account
 
 SECONDS_BETWEEN_LINES = 10

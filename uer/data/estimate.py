@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uer.data.corpus import CorpusFile, take_sample
-from uer.data.lines import LineCleaner
+from uer.data.line_cleaner import LineCleaner
 from uer.data.shards import Recipe
 from uer.errors import UserError
 

@@ -16,16 +16,16 @@ from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, Toke
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.finetuning.config import AdversarialConfig, FinetuneConfig
-from uer.finetuning.encode import content_hash
 from uer.finetuning.loop import Fit, FitSettings, Trial
 from uer.finetuning.paths import settings_path, state_path, vocab_path, weights_path
 from uer.finetuning.progress import Progress, describe
 from uer.finetuning.resume import TrainingState, TrialState
+from uer.finetuning.rows import content_hash
 from uer.finetuning.task import Task
-from uer.finetuning.workbench import Workbench
-from uer.lock import OutputLock
-from uer.training import launch
-from uer.training.parallel import World, connect
+from uer.finetuning.trials import Trials
+from uer.runtime import launch
+from uer.runtime.lock import OutputLock
+from uer.runtime.parallel import World, connect
 from uer.training.report import BarHandler, LogFile, MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
@@ -79,7 +79,7 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
 def finetune(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
     """The whole script of a task."""
     command = parse_command(description, task_class, argv)
-    status = launch.run(launch.places(command.parallel), _rank, command)
+    status = launch.run(launch.local_ranks(command.parallel), _rank, command)
     if status:
         sys.exit(status)
 
@@ -125,10 +125,10 @@ def outputs_of(command: Command, world: World, prepare: Callable[[], None]) -> I
             lock.release()
 
 
-def _rank(place: launch.Place, command: Command) -> int:
+def _rank(place: launch.RankInfo, command: Command) -> int:
     world = connect(place, command.parallel)
     with outputs_of(command, world, lambda: prepare_output(command)) as writer:
-        bench = world.check(lambda: Workbench.open(command.task_class, command.task_config, command.finetune,
+        bench = world.check(lambda: Trials.open(command.task_class, command.task_config, command.finetune,
                                                    command.model, command.tokenizer, world))
         describe_data(bench)
         state = open_state(command, bench)
@@ -139,7 +139,7 @@ def _rank(place: launch.Place, command: Command) -> int:
     return 0
 
 
-def run_seeds(command: Command, bench: Workbench, state: TrainingState, writer: MetricsWriter | None) -> list[Trial]:
+def run_seeds(command: Command, bench: Trials, state: TrainingState, writer: MetricsWriter | None) -> list[Trial]:
     """One training for each seed; the model of the best, the earliest of equals in the order of --seeds, is saved."""
     trials: list[Trial] = []
     seeds = command.finetune.seeds or (command.finetune.seed,)
@@ -158,7 +158,7 @@ def run_seeds(command: Command, bench: Workbench, state: TrainingState, writer: 
     return trials
 
 
-def run_trial(bench: Workbench, settings: FitSettings, name: str, save: Callable[[Fit], None], state: TrainingState,
+def run_trial(bench: Trials, settings: FitSettings, name: str, save: Callable[[Fit], None], state: TrainingState,
               writer: MetricsWriter | None, trials_left: int, tag: str = "",
               facts: Mapping[str, Any] | None = None) -> Trial:
     """One training, from the state where it is finished or begun there.
@@ -183,7 +183,7 @@ def run_trial(bench: Workbench, settings: FitSettings, name: str, save: Callable
     return trial
 
 
-def decides(command: Command, bench: Workbench) -> dict[str, Any]:
+def decides(command: Command, bench: Trials) -> dict[str, Any]:
     """What decides the figures of a training, but its seed, batch size, learning rate and number of epochs."""
     config = command.finetune
     return {"version": RESULTS_VERSION, "task": command.task_class.name, **bench.fingerprints,
@@ -198,7 +198,7 @@ def decides(command: Command, bench: Workbench) -> dict[str, Any]:
             **({"compile": "on"} if config.compile == "on" else {})}
 
 
-def open_state(command: Command, bench: Workbench, **more: Any) -> TrainingState:
+def open_state(command: Command, bench: Trials, **more: Any) -> TrainingState:
     """The training state beside the output.
 
     Args:
@@ -222,7 +222,7 @@ def prepare_output(command: Command) -> None:
             prepare_file(file, flag)
 
 
-def describe_data(bench: Workbench) -> None:
+def describe_data(bench: Trials) -> None:
     """One line for each file, so that nothing is left out in silence."""
     for name, examples in (("train", bench.train), ("dev", bench.dev), ("test", bench.test)):
         if examples is None:
@@ -233,7 +233,7 @@ def describe_data(bench: Workbench) -> None:
                     examples.hash[:12])
 
 
-def report(bench: Workbench, trials: list[Trial], path: str) -> None:
+def report(bench: Trials, trials: list[Trial], path: str) -> None:
     """What the best trial does on dev and test, and how much seeds matter; of equal trials the first is the best."""
     best = max(trials, key=lambda trial: trial.score)
     logger.info("Best: seed %d, epoch %d; the model is at %s", best.settings.seed, best.fit.epoch, path)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uer.checkpoint.outline import check_claims, check_directory
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.reading import require_regular
-from uer.training.outline import check_claims, check_directory
 
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from uer.data import lines
-from uer.data.lines import LineCleaner, chunks
+from uer.data import line_cleaner as lines
+from uer.data.line_cleaner import LineCleaner, chunks
 from uer.errors import UserError
 from uer.tokenizers import TOKENIZERS, BertTokenizer, CharTokenizer, SpaceTokenizer
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from uer.data.row_fetcher import TokenRows, widened
 from uer.data.store import DatasetInfo, open_dataset, save_dataset
-from uer.data.token_rows import TokenRows, widened
 
 LENGTH = 7
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

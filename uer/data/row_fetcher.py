@@ -65,7 +65,7 @@ class TokenRows:
         return rows, stops - starts
 
     def _offsets(self, instances: Tensor) -> Tensor:
-        """Where instances begin; see `uer.data.offsets` for how this is stored."""
+        """Where instances begin; see `uer.data.packed_offsets` for how this is stored."""
         return self.block_starts[instances >> self.shift] + widened(self.starts[instances])
 
     def _rows(self, column: Tensor, starts: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from uer.checkpoint import files as checkpoint
 from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING
 from uer.json_files import parse_json
 from uer.paths import existing
-from uer.training import checkpoint
 
 FORMAT_VERSION = 1
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from uer.config import ParallelConfig
 from uer.errors import UserError
-from uer.training import launch
-from uer.training.launch import Place, SharedError
-from uer.training.pulse import Pulse
+from uer.runtime import launch
+from uer.runtime.launch import RankInfo, SharedError
+from uer.runtime.pulse import Pulse
 
 PATIENCE_SECONDS = 10
 CACHED_KERNELS = 32
@@ -198,7 +198,7 @@ class World:
             dist.destroy_process_group()
 
 
-def connect(place: Place, config: ParallelConfig) -> World:
+def connect(place: RankInfo, config: ParallelConfig) -> World:
     """Meet the other ranks.
 
     Raises:
@@ -223,7 +223,7 @@ def connect(place: Place, config: ParallelConfig) -> World:
     return _with_pulse(world, place, timeout) if place.world_size > 1 else world
 
 
-def _with_pulse(world: World, place: Place, timeout: timedelta) -> World:
+def _with_pulse(world: World, place: RankInfo, timeout: timedelta) -> World:
     """The world with a pulse, over a connection of its own: the other one may be waiting when it is needed."""
     store = dist.TCPStore(place.host, place.port, None, is_master=False, timeout=timeout, wait_for_workers=False)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -251,7 +251,7 @@ def _forget_old_shapes() -> None:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CACHED_KERNELS))
 
 
-def _device(place: Place, config: ParallelConfig) -> torch.device:
+def _device(place: RankInfo, config: ParallelConfig) -> torch.device:
     count = torch.cuda.device_count()
     if config.device == "cpu" or (config.device == "auto" and count == 0):
         return torch.device("cpu")
@@ -264,7 +264,7 @@ def _device(place: Place, config: ParallelConfig) -> torch.device:
     return torch.device("cuda", number)
 
 
-def _meet(place: Place, timeout: timedelta) -> dist.Store:
+def _meet(place: RankInfo, timeout: timedelta) -> dist.Store:
     """The store all ranks share, once every rank has signed in."""
     where = f"{place.host}:{place.port}"
     patience = threading.Timer(PATIENCE_SECONDS, print, [f"rank {place.rank} waits for rank 0 at {where}"],
@@ -287,7 +287,7 @@ def _meet(place: Place, timeout: timedelta) -> dist.Store:
     return store
 
 
-def _await_all(store: dist.Store, place: Place, seconds: float) -> None:
+def _await_all(store: dist.Store, place: RankInfo, seconds: float) -> None:
     missing, waited = list(range(place.world_size)), 0.0
     while missing:
         patience = min(PATIENCE_SECONDS, seconds - waited)

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from uer.checkpoint import files as checkpoint
+from uer.checkpoint.saver import Saver
+from uer.checkpoint.state import StateFolder, check_settings
 from uer.config import (
     DistillationConfig,
     LogConfig,
@@ -27,23 +30,22 @@ from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.flops import activation_bytes, answer_bytes, answer_flops_per_token, flops_per_token, parameter_count
-from uer.lock import OutputLock
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
 from uer.registry import choose
+from uer.runtime import launch
+from uer.runtime.lock import OutputLock
+from uer.runtime.parallel import World, connect
+from uer.runtime.precision import Precision
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.vocab import Vocab
-from uer.training import checkpoint, launch, preflight
+from uer.training import preflight
 from uer.training.evaluation import evaluate
-from uer.training.parallel import World, connect
-from uer.training.plan import Plan, device_name
-from uer.training.precision import Precision
 from uer.training.report import Reporter, peak_flops
-from uer.training.saver import Saver
-from uer.training.state import StateFolder, check_settings
+from uer.training.run_summary import Plan, device_name
 from uer.training.trainer import Parts, StepModule, Trainer
 
 SAMPLED_TOKENS = 4096
@@ -76,10 +78,10 @@ def run(settings: Settings) -> int:
                         "cannot be split")
     if settings.parallel.cpu_offload and not torch.cuda.is_available():
         raise UserError("--cpu_offload: this machine has no GPU to relieve")
-    return launch.run(launch.places(settings.parallel), pretrain, settings)
+    return launch.run(launch.local_ranks(settings.parallel), pretrain, settings)
 
 
-def pretrain(place: launch.Place, settings: Settings) -> int:
+def pretrain(place: launch.RankInfo, settings: Settings) -> int:
     """The work of one process."""
     world = connect(place, settings.parallel)
     status = _pretrain(world, settings)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uer.training import checkpoint
-from uer.training.parallel import World
-from uer.training.precision import Precision
-from uer.training.state import FORMAT_VERSION, BackgroundWriter, StateFolder
+from uer.checkpoint import files as checkpoint
+from uer.checkpoint.state import FORMAT_VERSION, BackgroundWriter, StateFolder
+from uer.runtime.parallel import World
+from uer.runtime.precision import Precision
 
 
 class Saver:

@@ -1,6 +1,6 @@
 """Which processes a command has to be, and starting them: the same training code runs in one process or in many.
 
-Four ways lead to a `Place` (a process's rank and where the others meet):
+Four ways lead to a `RankInfo` (a process's rank and where the others meet):
 - nothing said: one process;
 - `--world_size 4 --gpu_ranks 0 1 2 3`: this command starts the ranks named, one process each;
 - `torchrun --nproc_per_node 4 pretrain.py ...`: it sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT;
@@ -40,7 +40,7 @@ def _know_nothing(error: BaseException) -> str:
 
 
 # What this process knows of a failed communication, such as which rank did not answer; "" where nothing. Set by
-# `uer.training.parallel`, which connects the ranks.
+# `uer.runtime.parallel`, which connects the ranks.
 explain: Callable[[BaseException], str] = _know_nothing
 
 
@@ -49,7 +49,7 @@ class SharedError(UserError):
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """One process of a run: `local_rank` numbers the `local_size` processes of a machine (1 where that is not known);
     rank 0 listens at `host` and `port`.
 
@@ -68,7 +68,7 @@ class Place:
     spawned: bool = False
 
 
-def places(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[Place]:
+def local_ranks(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[RankInfo]:
     """The processes this command has to run; one of them, not `spawned`, is the command itself.
 
     Raises:
@@ -79,19 +79,19 @@ def places(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[
     if config.world_size == 1 and int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
         return [_from_slurm(env)]
     if config.world_size == 1:
-        return [Place(local_rank=config.gpu_ranks[0] if config.gpu_ranks else 0)]
+        return [RankInfo(local_rank=config.gpu_ranks[0] if config.gpu_ranks else 0)]
     if not config.gpu_ranks:
         raise UserError(f"--world_size {config.world_size} needs --gpu_ranks, the ranks that run on this machine "
                         f"(all of them: --gpu_ranks {' '.join(map(str, range(config.world_size)))})")
     host, port = _meeting_place(config.master_ip)
     if len(config.gpu_ranks) == config.world_size:  # all of them are here: no other run must meet them
         host, port = "localhost", _free_port()
-    return [Place(rank, config.world_size, local_rank, len(config.gpu_ranks), host, port, spawned=True)
+    return [RankInfo(rank, config.world_size, local_rank, len(config.gpu_ranks), host, port, spawned=True)
             for local_rank, rank in enumerate(config.gpu_ranks)]
 
 
-def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> Place:
-    place = Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")),
+def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> RankInfo:
+    place = RankInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")),
                   int(env.get("LOCAL_WORLD_SIZE", "1")), env.get("MASTER_ADDR", "localhost"),
                   int(env.get("MASTER_PORT", "29500")),
                   store_exists=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
@@ -101,10 +101,10 @@ def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> Place:
     return place
 
 
-def _from_slurm(env: Mapping[str, str]) -> Place:
+def _from_slurm(env: Mapping[str, str]) -> RankInfo:
     first = env.get("MASTER_ADDR") or first_host(env.get("SLURM_JOB_NODELIST", "localhost"))
     port = env.get("MASTER_PORT") or SLURM_FIRST_PORT + int(env.get("SLURM_JOB_ID", "0")) % 10000
-    return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")),
+    return RankInfo(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")),
                  int(env.get("SLURM_NTASKS_PER_NODE", "1")), first, int(port), may_see_one_gpu=True)
 
 
@@ -130,7 +130,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run(where: list[Place], worker: Callable[..., int], *arguments: Any) -> int:
+def run(where: list[RankInfo], worker: Callable[..., int], *arguments: Any) -> int:
     """Run `worker(place, *arguments)` in every place; returns the exit status.
 
     Spawned ranks begin as forks on machines without CUDA (no second import of torch), as fresh processes otherwise.
@@ -153,7 +153,7 @@ def run(where: list[Place], worker: Callable[..., int], *arguments: Any) -> int:
     return _watch(ranks)
 
 
-def _run_here(place: Place, worker: Callable[..., int], *arguments: Any) -> int:
+def _run_here(place: RankInfo, worker: Callable[..., int], *arguments: Any) -> int:
     try:
         return worker(place, *arguments)
     except SharedError as error:
@@ -185,7 +185,7 @@ class _Failure:
     user: bool = False
 
 
-def _rank_main(pipe: Any, worker: Callable[..., int], place: Place, arguments: tuple) -> None:
+def _rank_main(pipe: Any, worker: Callable[..., int], place: RankInfo, arguments: tuple) -> None:
     """The life of a spawned rank. Its error travels to the parent, which prints it once."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:

@@ -18,22 +18,22 @@ from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.heads import initialise_head
 from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
 from uer.finetuning.progress import Progress, seconds_text
-from uer.finetuning.saved import load_pretrained, pretrained_hash, save_finetuned
-from uer.finetuning.task import Task, TextEncoder
+from uer.finetuning.saved_model import load_pretrained, pretrained_hash, save_finetuned
+from uer.finetuning.task import Task, TextToRows
+from uer.runtime.parallel import World
+from uer.runtime.precision import Precision
 from uer.tokenizers import build_tokenizer
-from uer.training.parallel import World
-from uer.training.plan import device_name
-from uer.training.precision import Precision
+from uer.training.run_summary import device_name
 
 logger = logging.getLogger("uer.finetuning")
 
 
 @dataclass(frozen=True)
-class Workbench:
+class Trials:
     """Trials run on this."""
 
     task: Task
-    encoder: TextEncoder
+    encoder: TextToRows
     model: ModelConfig
     config: FinetuneConfig
     world: World
@@ -44,7 +44,7 @@ class Workbench:
 
     @classmethod
     def open(cls, task_class: type[Task], task_config: Any, config: FinetuneConfig, model: ModelConfig,
-             tokenizer_config: TokenizerConfig, world: World) -> "Workbench":
+             tokenizer_config: TokenizerConfig, world: World) -> "Trials":
         """Read and encode every file.
 
         Raises:
@@ -53,7 +53,7 @@ class Workbench:
         if config.seq_length > model.max_seq_length:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                             f"{model.max_seq_length}")
-        encoder = TextEncoder(build_tokenizer(tokenizer_config), config.seq_length, config.truncation)
+        encoder = TextToRows(build_tokenizer(tokenizer_config), config.seq_length, config.truncation)
         task = task_class.of_training_file(config.train_path, task_config, config.columns)
         task.columns = config.columns
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:
@@ -141,7 +141,7 @@ class Workbench:
                 "dev_hash": self.dev.hash, **facts})
 
 
-def _read(read: Callable[[str, TextEncoder], Examples], path: str, encoder: TextEncoder) -> Examples:
+def _read(read: Callable[[str, TextToRows], Examples], path: str, encoder: TextToRows) -> Examples:
     """A file's examples, with a line that says how long it took."""
     logger.info("Reading and tokenizing %s", path)
     began = time.perf_counter()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from uer.checkpoint import files as checkpoint
 from uer.errors import UserError
-from uer.training import checkpoint
 
 
 @pytest.fixture

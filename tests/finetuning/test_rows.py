@@ -13,7 +13,7 @@ from uer.finetuning.batches import (
     padding_share,
     shard,
 )
-from uer.finetuning.encode import Ragged, Sequences, build_sequences
+from uer.finetuning.rows import Ragged, Sequences, build_sequences
 
 CLS, SEP, PAD = 2, 3, 0
 
