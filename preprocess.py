@@ -3,7 +3,7 @@
 import sys
 
 from uer import cli
-from uer.config import DatasetConfig, MaskingConfig, TokenizerConfig
+from uer.config import DatasetConfig, TokenizerConfig
 from uer.data.build import build_dataset
 from uer.data.processors import PLANNED, PROCESSORS
 from uer.registry import choose
@@ -13,10 +13,10 @@ from uer.tokenizers import build_tokenizer
 
 def main() -> None:
     """Read the flags, make the dataset, print what came out; the status is that of the dataset."""
-    dataset, masking, tokenizer_config = cli.parse(__doc__, (DatasetConfig, MaskingConfig, TokenizerConfig))
+    dataset, tokenizer_config = cli.parse(__doc__, (DatasetConfig, TokenizerConfig))
     choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)  # the default too may not be built yet
     tokenizer = build_tokenizer(tokenizer_config)
-    summary = build_dataset(dataset, masking, tokenizer, ["preprocess.py", *sys.argv[1:]],
+    summary = build_dataset(dataset, {"src": tokenizer}, ["preprocess.py", *sys.argv[1:]],
                             note=lambda line: print(line, file=sys.stderr, flush=True))
     lost = None
     try:

@@ -7,13 +7,14 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import inspect
 import json
 import math
 import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from uer import config as config_module
@@ -53,15 +54,14 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
         UserError: an unknown flag or JSON key, a value of the wrong kind, a missing required flag, an unreadable
             config file, settings that contradict one another, or an output that is an input (all in one message).
     """
-    fields = _fields_by_name(sections)
+    fields = _fields_by_name(_expanded(sections))
     helping = not {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv)
     given = _parse_flags(_parser(description, sections, fields, helping), fields, argv)
     from_file = _read_config_file(fields, given)
     values = {**from_file, **given}
     _check_values(fields, values, set(given))
-    built = [section(**{f.name: values[f.name] for f in dataclasses.fields(section) if f.name in values})
-             for section in sections]
-    problems = [line for part in built if hasattr(part, "problems") for line in part.problems()] + path_problems(built)
+    built = [_build(section, values) for section in sections]
+    problems = [line for part in built for line in _problems(part)] + path_problems(built)
     if problems:
         raise UserError("; ".join(problems))
     return built
@@ -118,13 +118,67 @@ def _fail(message: str) -> typing.NoReturn:
     sys.exit(2)
 
 
+def _settings(section: type) -> list[dataclasses.Field]:
+    """The section's fields that are flags or keys."""
+    return [field for field in dataclasses.fields(section) if "help" in field.metadata]
+
+
+def _families(section: type) -> tuple[str, ...]:
+    """The families that a section's members are chosen from; () where it has none."""
+    members = section.__dataclass_fields__.get("members")
+    return members.metadata["families"] if members else ()
+
+
+def member_classes(section: type) -> list[type]:
+    """The `config_class` of every member that the section can choose, each once."""
+    found: dict[type, None] = {}
+    for family in _families(section):
+        for member in _family(family)[0].values():
+            found[getattr(member, "config_class", type(None))] = None
+    return [known for known in found if known is not type(None)]
+
+
+def _expanded(sections: Sequence[type]) -> list[type]:
+    """The sections, and their members' classes behind each."""
+    return [part for section in sections for part in (section, *member_classes(section))]
+
+
 def _fields_by_name(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
     fields: dict[str, dataclasses.Field] = {}
     for section in sections:
-        for field in dataclasses.fields(section):
-            assert field.name not in fields, f"two sections share the flag --{field.name}"
-            fields[field.name] = field
+        for field in _settings(section):
+            # Classes that inherit from one that several members share have its very fields.
+            assert fields.setdefault(field.name, field) is field, f"two sections share the flag --{field.name}"
     return fields
+
+
+def _build(section: type, values: Mapping[str, Any]) -> Any:
+    """The section from the values given, its chosen members' settings filled up with their defaults."""
+    built = section(**{field.name: values[field.name] for field in _settings(section) if field.name in values})
+    if not _families(section):
+        return built
+    given = {name: values[name] for name in _fields_by_name(member_classes(section)) if name in values}
+    built = dataclasses.replace(built, members=given)
+    defaults = {field.name: getattr(built.of(known), field.name)
+                for known in chosen_classes(built) for field in _settings(known)}
+    return dataclasses.replace(built, members={**given, **defaults})
+
+
+def chosen_classes(built: Any) -> list[type]:
+    """The `config_class` of each member that a built section has chosen; what is not built yet has none."""
+    classes: dict[type, None] = {}
+    for family in _families(type(built)):
+        names = getattr(built, family)
+        table = _family(family)[0]
+        for name in names if isinstance(names, tuple) else (names,):
+            classes[getattr(table.get(name), "config_class", type(None))] = None
+    return [known for known in classes if known is not type(None)]
+
+
+def _problems(part: Any) -> list[str]:
+    """What a section, and the chosen members' settings, say against themselves."""
+    parts = [part, *(part.of(known) for known in chosen_classes(part))]
+    return [line for each in parts if hasattr(each, "problems") for line in each.problems()]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -140,17 +194,32 @@ def _parser(description: str, sections: Sequence[type], fields: dict[str, datacl
     required = [f"--{name} {_metavar(field)}" for name, field in fields.items() if field.default is REQUIRED]
     parser = _Parser(description=description, usage=" ".join(["%(prog)s", *required, "[flags]"]), allow_abbrev=False,
                      argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter)
-    for section in sections:
-        group = parser.add_argument_group((section.__doc__ or section.__name__).partition("\n")[0].rstrip("."))
-        for field in dataclasses.fields(section):
-            if not field.metadata["planned"]:
-                _add_flag(group, field, helping)
-    planned = [field for field in fields.values() if field.metadata["planned"]]
+    groups: dict[type, Any] = {}
+    shown = {name: field for name, field in fields.items() if not field.metadata["file_only"]}
+    for field, section in _declared(sections, shown):
+        if not field.metadata["planned"]:
+            if section not in groups:
+                title = (section.__doc__ or section.__name__).partition("\n")[0].rstrip(".")
+                groups[section] = parser.add_argument_group(title)
+            _add_flag(groups[section], field, helping)
+    planned = [field for field in shown.values() if field.metadata["planned"]]
     if planned:
         group = parser.add_argument_group("Not built yet: accepted for UER-py's commands, without effect")
         for field in planned:
             _add_flag(group, field, helping)
     return parser
+
+
+def _declared(sections: Sequence[type],
+              shown: Mapping[str, dataclasses.Field]) -> list[tuple[dataclasses.Field, type]]:
+    """Every field with the class that declares it, which several sections may inherit from; each once."""
+    found: dict[str, tuple[dataclasses.Field, type]] = {}
+    for section in _expanded(sections):
+        for field in _settings(section):
+            if field.name in shown and field.name not in found:
+                found[field.name] = (field, next(known for known in reversed(section.__mro__)
+                                                 if field.name in inspect.get_annotations(known)))
+    return list(found.values())
 
 
 def _parse_flags(parser: _Parser, fields: dict[str, dataclasses.Field], argv: Sequence[str] | None) -> dict[str, Any]:
@@ -245,15 +314,18 @@ def _family(family: str) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def _read_config_file(fields: dict[str, dataclasses.Field], given: dict[str, Any]) -> dict[str, Any]:
-    """The JSON file's values for the fields of this command; keys of other commands are known and passed over."""
+    """The JSON file's values for the fields of this command, where it has --config_path."""
     if "config_path" not in fields:
         return {}
     path = given.get("config_path", fields["config_path"].default)
-    if not path:
-        return {}
-    content = read_json_object(path, "--config_path")
-    known = {field.name: field for section in vars(config_module).values() if dataclasses.is_dataclass(section)
-             for field in dataclasses.fields(section)}
+    return _file_values(fields, path, "--config_path") if path else {}
+
+
+def _file_values(fields: Mapping[str, dataclasses.Field], path: str, flag: str) -> dict[str, Any]:
+    """A JSON file's values for some fields; keys of other commands are known and passed over."""
+    content = read_json_object(path, flag)
+    sections = [section for section in vars(config_module).values() if dataclasses.is_dataclass(section)]
+    known = {field.name: field for section in _expanded(sections) for field in _settings(section)}
     values = {}
     for key, value in content.items():
         if key not in known:
@@ -265,6 +337,26 @@ def _read_config_file(fields: dict[str, dataclasses.Field], given: dict[str, Any
     return values
 
 
+def read_section(section: type, path: str, flag: str) -> Any:
+    """A config class from a JSON config file, such as another model's settings.
+
+    Args:
+        path: the file.
+        flag: the flag that names it, for the messages.
+
+    Raises:
+        UserError: the file cannot be read, or what it says is wrong.
+    """
+    fields = _fields_by_name(_expanded([section]))
+    values = _file_values(fields, path, flag)
+    _check_values(fields, values, set())
+    built = _build(section, values)
+    problems = _problems(built)
+    if problems:
+        raise UserError(f"{flag} {path}: {'; '.join(problems)}")
+    return built
+
+
 def from_json(section: type, content: Any, path: str) -> Any:
     """A config class from a JSON object that a file of ours holds, such as the settings of a saved model.
 
@@ -273,11 +365,11 @@ def from_json(section: type, content: Any, path: str) -> Any:
     """
     if not isinstance(content, dict):
         raise UserError(f"{path}: a JSON object is needed, not {type(content).__name__}")
-    fields = {field.name: field for field in dataclasses.fields(section)}
+    fields = _fields_by_name(_expanded([section]))
     for key in content.keys() - fields.keys():
         raise UserError(f"{path}: unknown key '{key}'")
-    built = section(**{key: _convert(fields[key], value, path) for key, value in content.items()})
-    problems = built.problems() if hasattr(built, "problems") else []
+    built = _build(section, {key: _convert(fields[key], value, path) for key, value in content.items()})
+    problems = _problems(built)
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}")
     return built
@@ -285,6 +377,8 @@ def from_json(section: type, content: Any, path: str) -> Any:
 
 def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
     kind, many = _kind(field)
+    if value is None and type(None) in typing.get_args(field.type):
+        return None
     if many and isinstance(value, list):
         return tuple(_convert_one(field.name, kind, item, path) for item in value)
     if many and isinstance(value, dict):

@@ -10,7 +10,7 @@ gathers them from every class and raises them once.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from uer.paths import File, existing
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
-         planned: bool = False, path: str = "") -> Any:
+         planned: bool = False, path: str = "", identity: bool = True, file_only: bool = False) -> Any:
     """A dataclass field that is also a command-line flag.
 
     Args:
@@ -29,10 +29,39 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         positional: the values may also stand on the command line without the flag (one field a command; a tuple).
         planned: a setting of UER-py that only parts read which are not built here; the help text says so.
         path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
+        identity: whether the result of a run depends on it, so that a training state continues only a run with the
+            same value.
+        file_only: a key of the config file without a flag.
     """
     assert path in ("", *PATHS)
-    return field(default=default, metadata={"help": help, "choices": choices, "family": family,
-                                            "positional": positional, "planned": planned, "path": path})
+    return field(default=default, metadata={
+        "help": help, "choices": choices, "family": family, "positional": positional, "planned": planned, "path": path,
+        "identity": identity, "file_only": file_only})
+
+
+class Members:
+    """A section whose chosen members (an encoder, a target, a processor) have settings of their own.
+
+    A member's class declares them as `config_class`, a dataclass of `flag` fields. They are flags and keys like all
+    others; the section keeps their values in its field `members`, which `members_of` makes.
+    """
+
+    def of(self, config_class: type) -> Any:
+        """The settings of one member: its `config_class`, filled with what was given."""
+        if config_class is type(None):
+            return None
+        names = {known.name for known in fields(config_class)}
+        return config_class(**{name: value for name, value in self.members.items() if name in names})
+
+    def values(self) -> dict[str, Any]:
+        """All settings in one dictionary, as a JSON config file has them."""
+        own = {known.name: getattr(self, known.name) for known in fields(self) if "help" in known.metadata}
+        return {**own, **self.members}
+
+
+def members_of(*families: str) -> Any:
+    """The field `members` of a section: which families of `uer.cli.FAMILIES` its members are chosen from."""
+    return field(default_factory=dict, hash=False, metadata={"families": families})
 
 
 REQUIRED = object()
@@ -99,7 +128,7 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class DatasetConfig:
+class DatasetConfig(Members):
     """How `preprocess.py` makes a dataset from a corpus."""
 
     corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.", path="read")
@@ -109,11 +138,8 @@ class DatasetConfig:
     docs_buffer_size: int = flag(100000, "Accepted for UER-py's commands; memory is bounded without it.")
     seq_length: int = flag(128, "Tokens of an instance, [CLS] and [SEP] included.")
     tgt_seq_length: int = flag(128, "Tokens of a target-side sequence.", planned=True)
-    dup_factor: int = flag(5, "How many masked versions of each instance static masking makes.")
-    short_seq_prob: float = flag(0.1, "How often a shorter instance is made (bert and albert processors).",
-                                 planned=True)
-    full_sentences: bool = flag(False, "Join the documents first, then cut: only the last instance is short.")
-    seed: int = flag(7, "Seed of static masks.")
+    dup_factor: int = flag(5, "How many versions of each document or instance are made where something is drawn.")
+    seed: int = flag(7, "Seed of static masks and of drawn pairs.")
     dynamic_masking: bool = flag(False, "Draw new masks in every epoch (makes dup_factor 1).")
     sentence_selection_strategy: str = flag("lead", "Which sentences gsg predicts.", choices=("lead", "random"),
                                             planned=True)
@@ -123,6 +149,7 @@ class DatasetConfig:
                                 choices=("report", "replace", "stop"))
     user_dict: str | None = flag(None, "A jieba user dictionary for --whole_word_masking.", path="read")
     vocab_report_size: int = flag(10, "How many of the commonest unknown characters the summary names.")
+    members: dict[str, Any] = members_of("data_processor")
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -130,19 +157,19 @@ class DatasetConfig:
         _require(found, self.seq_length >= 4, "--seq_length must be at least 4")
         _require(found, self.seq_length <= LONGEST_ROW, f"--seq_length must be at most {LONGEST_ROW:,}")
         _require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
-        _require(found, 0.0 <= self.short_seq_prob <= 1.0, "--short_seq_prob must lie between 0 and 1")
         _require_seed(found, self.seed)
         return found
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Members):
     """The architecture; a JSON file of `models/` usually sets it. Defaults are BERT-base's."""
 
     emb_size: int = flag(768, "Width of the embeddings.")
     hidden_size: int = flag(768, "Width of the hidden states.")
     feedforward_size: int = flag(3072, "Inner width of the feed-forward layers.")
     heads_num: int = flag(12, "Attention heads.")
+    attention_head_size: int | None = flag(None, "Width of an attention head (default: hidden_size / heads_num).")
     layers_num: int = flag(12, "Encoder layers.")
     decoder_layers_num: int = flag(12, "Decoder layers.", planned=True)
     hidden_act: str = flag("gelu", "Activation of the feed-forward layers.", family="hidden_act")
@@ -155,7 +182,7 @@ class ModelConfig:
     remove_embedding_layernorm: bool = flag(False, "No layer norm after the embedding.")
     factorized_embedding_parameterization: bool = flag(False, "A linear layer from emb_size to hidden_size (ALBERT).")
     encoder: str = flag("transformer", "Encoder.", family="encoder")
-    decoder: str = flag("transformer", "Decoder.", family="decoder", planned=True)
+    decoder: str | None = flag(None, "Decoder.", family="decoder", planned=True)
     mask: str = flag("fully_visible", "What a position may attend to.",
                      choices=("fully_visible", "causal", "causal_with_prefix"))
     layernorm_positioning: str = flag("post", "Layer norm before or after each sub-layer.", choices=("pre", "post"))
@@ -164,14 +191,17 @@ class ModelConfig:
     remove_attention_scale: bool = flag(False, "Do not divide attention scores by sqrt(head size).")
     remove_transformer_bias: bool = flag(False, "Linear layers of the transformer have no bias.")
     layernorm: str = flag("normal", "Layer norm kind.", choices=("normal", "t5"))
-    bidirectional: bool = flag(False, "Bidirectional recurrent encoder.", planned=True)
     parameter_sharing: bool = flag(False, "All layers share one set of parameters (ALBERT).")
     has_residual_attention: bool = flag(False, "Add the previous layer's attention scores (RealFormer).")
-    has_lmtarget_bias: bool = flag(False, "The lm target's output layer has a bias.", planned=True)
     target: tuple[str, ...] = flag(("mlm",), "Pretraining objectives.", family="target")
     tie_weights: bool = flag(False, "The output layer shares the word embedding's weight.")
     pooling: str = flag("first", "How a sequence becomes one vector.", choices=("mean", "max", "first", "last"))
-    prefix_lm_loss: bool = flag(False, "The prefix counts in the lm loss.", planned=True)
+    prefix_lm_loss: bool = flag(False, "Only the tokens behind the prefix count in the lm loss.", planned=True)
+    stream_0: dict | None = flag(None, "What differs in the first stream of the dual encoder.", planned=True,
+                                 file_only=True)
+    stream_1: dict | None = flag(None, "What differs in the second stream of the dual encoder.", planned=True,
+                                 file_only=True)
+    members: dict[str, Any] = members_of("embedding", "encoder", "decoder", "target")
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -180,11 +210,9 @@ class ModelConfig:
         for name, largest in most.items():
             _require(found, 1 <= getattr(self, name) <= largest,
                      f"{name} must lie between 1 and {largest:,}, not {getattr(self, name)}")
-        if self.heads_num >= 1 and self.hidden_size % self.heads_num:
-            found.append(f"hidden_size {self.hidden_size} is not divisible by heads_num {self.heads_num}")
-        if self.emb_size != self.hidden_size and not self.factorized_embedding_parameterization:
-            found.append(f"emb_size {self.emb_size} differs from hidden_size {self.hidden_size} "
-                         "without factorized_embedding_parameterization")
+        size = self.attention_head_size
+        _require(found, size is None or 1 <= size <= LARGEST_WIDTH,
+                 f"attention_head_size must lie between 1 and {LARGEST_WIDTH:,}, not {size}")
         _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
         for name in ("embedding", "tgt_embedding", "target"):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
@@ -218,40 +246,45 @@ class OptimConfig:
 class TrainConfig:
     """One pretraining run."""
 
-    dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", path="read")
+    dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", path="read",
+                                         identity=False)
     dataset_weights: tuple[float, ...] = flag((), "How often each dataset is drawn from; one number a dataset.")
     pretrained_model_path: str | None = flag(None, "Checkpoint to start from.", path="read")
     output_model_path: str = flag(REQUIRED, "Checkpoints are written to <output_model_path>-<step>.",
-                                  path="write_prefix")
-    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.", path="read")
+                                  path="write_prefix", identity=False)
+    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.", path="read",
+                            identity=False)
     total_steps: int = flag(100000, "Optimizer updates.")
-    save_checkpoint_steps: int = flag(10000, "Updates between checkpoints.")
-    report_steps: int = flag(100, "Updates between report lines.")
-    accumulation_steps: int = flag(1, "Micro-batches of one update.")
-    batch_size: int = flag(32, "Rows of a micro-batch in each process.")
-    instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.")
+    save_checkpoint_steps: int = flag(10000, "Updates between checkpoints.", identity=False)
+    report_steps: int = flag(100, "Updates between report lines.", identity=False)
+    accumulation_steps: int = flag(1, "Micro-batches of one update.", identity=False)
+    batch_size: int = flag(32, "Rows of a micro-batch in each process.", identity=False)
+    instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.",
+                                      identity=False)
     labels_num: int | None = flag(None, "Number of labels of the cls target.", planned=True)
     seed: int = flag(7, "Seed of initial weights, order, masks and dropout.")
     data_processor: str | None = flag(None, "How instances become batches (default: as the dataset was made).",
                                       family="data_processor")
     deep_init: bool = flag(False, "Scale the initial weights of output projections by 1/sqrt(2 layers).")
-    resume: str = flag("auto", "auto: go on from the training state beside the output path; never; or a state's path.")
-    keep_checkpoints: int = flag(2, "How many training states are kept.")
+    resume: str = flag("auto", "auto: go on from the training state beside the output path; never; or a state's path.",
+                       identity=False)
+    keep_checkpoints: int = flag(2, "How many training states are kept.", identity=False)
     max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 does not clip.")
-    max_skipped_updates: int = flag(10, "Stop after so many non-finite updates in a row.")
+    max_skipped_updates: int = flag(10, "Stop after so many non-finite updates in a row.", identity=False)
     precision: str = flag("auto", "Arithmetic; auto is bf16 where the GPU has it.",
                           choices=("auto", "fp32", "bf16", "fp16"))
-    compile: str = flag("auto", "torch.compile.", choices=("auto", "on", "off"))
+    compile: str = flag("auto", "torch.compile.", choices=("auto", "on", "off"), identity=False)
     dataset_device: str = flag("auto", "Where the dataset lives; auto is the GPU when it fits.",
-                               choices=("auto", "cpu", "cuda"))
-    unpad: str = flag("auto", "Compute nothing for padding.", choices=("auto", "on", "off"))
+                               choices=("auto", "cpu", "cuda"), identity=False)
+    unpad: str = flag("auto", "Compute nothing for padding.", choices=("auto", "on", "off"), identity=False)
     document_attention: bool = flag(False, "Attend, and count positions, inside each document of a row only\n"
                                            "(rows of several documents: preprocess.py --full_sentences).")
     peak_flops: float = flag(0.0, "Operations a second that one device can do, such as 125e12: what MFU in the report\n"
-                                  "lines is a share of (default: of a known GPU, in the run's precision).")
-    dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.", path="read")
+                                  "lines is a share of (default: of a known GPU, in the run's precision).",
+                             identity=False)
+    dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
-    eval_steps: int = flag(0, "Updates between evaluations; 0 evaluates at checkpoints.")
+    eval_steps: int = flag(0, "Updates between evaluations; 0 evaluates at checkpoints.", identity=False)
 
     def problems(self) -> list[str]:
         found: list[str] = []

@@ -12,7 +12,7 @@ saved. It answers in evaluation mode, without gradients, in the arithmetic of th
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,20 +20,18 @@ from torch import Tensor
 
 from uer import cli
 from uer.checkpoint import files as checkpoint
-from uer.config import DistillationConfig, ModelConfig, flag
+from uer.config import DistillationConfig, ModelConfig
 from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.flops import answer_bytes, answer_flops_per_token, parameter_count
 from uer.layers.distillation import SoftTargets
 from uer.model import Model, build_model
-from uer.training.trainer import StepModule
+from uer.registry import choose
+from uer.targets import TARGETS
+from uer.targets.base import VocabularyTarget
+from uer.training.trainer import Metrics, StepModule
 
 WORD_EMBEDDING = "embedding.word.embedding.weight"
-
-
-@dataclass(frozen=True)
-class _File:
-    config_path: str = flag("", "JSON file of a model's settings.", path="read")
 
 
 class Teacher:
@@ -56,7 +54,7 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def soft_targets(self, batch: Any) -> dict[str, SoftTargets]:
+    def soft_targets(self, batch: Any) -> dict[str, list[SoftTargets]]:
         """What it says of the batch's predictions."""
         return self.model.soft_targets(batch, self.config.soft_temperature, self.config.soft_alpha)
 
@@ -77,18 +75,19 @@ class DistillationStep(StepModule):
         super().__init__(model)
         self.teacher = teacher
 
-    def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, Metrics]:
         """The labels' loss, with the gradient of the mix, and the metrics."""
         output = self.model(batch, counts, self.teacher.soft_targets(batch))
         return output.loss, output.metrics
 
 
-def load_teacher(config: DistillationConfig, vocab_size: int, longest: int, say: Callable[[str], None],
-                 **building: Any) -> Teacher:
+def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_size: int, longest: int,
+                 say: Callable[[str], None], **building: Any) -> Teacher:
     """The teacher that the command line names.
 
     Args:
         config: its two files, and how much it counts.
+        targets: the student's; the teacher teaches those that predict vocabulary entries.
         vocab_size: entries of this run's vocabulary.
         longest: tokens of the longest row.
         say: told of tensors that a teacher does not need.
@@ -98,7 +97,11 @@ def load_teacher(config: DistillationConfig, vocab_size: int, longest: int, say:
         UserError: the files do not fit one another or this run; every key that does not fit is named.
     """
     path, config_path = config.teacher_model_path, config.teacher_config_path
-    architecture = teacher_architecture(config_path)
+    taught = tuple(name for name in targets if issubclass(choose(TARGETS, name, "--target"), VocabularyTarget))
+    if not taught:
+        raise UserError(f"--teacher_model_path: a teacher teaches what predicts vocabulary entries, and --target "
+                        f"{' '.join(targets)} does not")
+    architecture = teacher_architecture(config_path, taught)
     if architecture.max_seq_length < longest:
         raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {architecture.max_seq_length}, but "
                         f"the dataset's rows have {longest} tokens")
@@ -120,22 +123,17 @@ def load_teacher(config: DistillationConfig, vocab_size: int, longest: int, say:
     return Teacher(model, config)
 
 
-def teacher_architecture(config_path: str) -> ModelConfig:
-    """What the teacher's JSON file says, with the one target that teaches.
+def teacher_architecture(config_path: str, targets: tuple[str, ...]) -> ModelConfig:
+    """What the teacher's JSON file says, with the targets that teach.
 
     Raises:
         UserError: it is missing or wrong.
     """
-    try:
-        architecture = cli.parse("", (_File, ModelConfig), ["--config_path", config_path])[1]
-    except UserError as error:
-        reason = str(error).removeprefix("--config_path ").removeprefix(f"{config_path}: ")
-        raise UserError(f"--teacher_config_path {config_path}: {reason}") from None
-    return replace(architecture, target=("mlm",))
+    return replace(cli.read_section(ModelConfig, config_path, "--teacher_config_path"), target=targets)
 
 
 def _fingerprint(model: Model) -> str:
-    digest = hashlib.sha256(repr(sorted(asdict(model.config).items())).encode())
+    digest = hashlib.sha256(repr(sorted(model.config.values().items())).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy())

@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,59 @@ from uer.layers.distillation import SoftTargets
 from uer.layers.layout import Layout, Queries, document_starts, padded_layout, static_shapes, unpadded_layout
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
-from uer.targets import TARGETS, LossOutput
+from uer.targets import TARGETS, Metric
 
 # Scaled down by `deep_init`: what a layer adds to the residual stream.
 RESIDUAL_OUTPUTS = ("self_attn.final_linear.weight", "feed_forward.linear_2.weight")
 
 
+class Side(Protocol):
+    """One sequence of a batch."""
+
+    values: Tensor
+    """(B, S) token ids."""
+    seg: Tensor
+    """(B, S) 0 on padding, 1 or 2 on tokens."""
+
+
+class Labels(Protocol):
+    """What a target predicts."""
+
+    values: Tensor
+    """(B, P, ...) at `positions`, or (B, S, ...) at every position."""
+    positions: Tensor | None
+    """(B, P)"""
+    side: str
+
+    def wanted(self) -> Tensor:
+        """(B, P) or (B, S) bool: where something is predicted."""
+
+
 class Batch(Protocol):
     """What the model reads of a batch (`uer.data.batch.Batch` is one)."""
 
-    src: Tensor
-    seg: Tensor
-    targets: dict[str, Tensor]
+    src: Side
+    labels: Mapping[str, Labels]
+
+    def counts(self) -> Mapping[str, Tensor]:
+        """For each target, how many positions are predicted."""
+
+
+@dataclass
+class ModelOutput:
+    """A loss to be minimised, 0-dim, and each target's metrics."""
+
+    loss: Tensor
+    metrics: dict[str, dict[str, Metric]]
+
+
+class TargetInput(NamedTuple):
+    """What one target works on."""
+
+    hidden: Tensor
+    """(K, H) the last hidden states of the positions that it wants."""
+    labels: Tensor
+    """(K, ...)"""
 
 
 class Backbone(nn.Module):
@@ -122,56 +164,123 @@ class Model(Backbone):
         self.target = nn.ModuleDict({name: choose(TARGETS, name, "--target", PLANNED_TARGETS)(config, vocab_size)
                                      for name in config.target})
         self.tied: dict[str, str] = {}
-        if config.tie_weights and "mlm" in self.target:
-            self.target["mlm"].linear_2.weight = self.embedding.word.embedding.weight
-            self.tied["target.mlm.linear_2.weight"] = "embedding.word.embedding.weight"
+        if config.tie_weights:
+            for name, target in self.target.items():
+                self._tie(name, target.tied)
         self.register_load_state_dict_pre_hook(_fill_tied_weights)
+
+    def _tie(self, name: str, parameter: str) -> None:
+        """Make a target's parameter the word embedding's."""
+        if not parameter:
+            return
+        word = self.embedding.word.embedding.weight
+        module, _, attribute = parameter.rpartition(".")
+        owner = self.target[name].get_submodule(module)
+        shape = getattr(owner, attribute).shape
+        if shape != word.shape:
+            raise UserError(f"tie_weights: {parameter} of target {name} has the shape {list(shape)}, the word embedding "
+                            f"{list(word.shape)}")
+        setattr(owner, attribute, word)
+        self.tied[f"target.{name}.{parameter}"] = "embedding.word.embedding.weight"
 
     def counts(self, batch: Batch) -> Tensor:
         """(targets,) float32 on the device: how many predictions each target's loss sums over."""
-        return torch.stack([target.count(batch.targets) for target in self.target.values()])
+        found = batch.counts()
+        return torch.stack([found[name] for name in self.target])
 
     def forward(self, batch: Batch, counts: Tensor | None = None,
-                soft: Mapping[str, SoftTargets] | None = None) -> LossOutput:
+                soft: Mapping[str, Sequence[SoftTargets]] | None = None) -> ModelOutput:
         """
         Args:
-            batch: src and seg (B, S), and what the targets ask for.
+            batch: what `uer.data.batch.Batch` describes, with labels for every target.
             counts: (targets,) what each target's loss sum is divided by; the batch's own numbers when None. A trainer
                 passes those of the whole global batch.
             soft: a teacher's `soft_targets` for the same batch.
 
         Returns:
-            The sum of the targets' losses, and their metrics; with several targets a metric's name begins with its
-            target's.
+            The sum of the targets' mean losses, and each target's metrics.
         """
-        states = self.states(batch)
+        inputs = self.target_inputs(batch)
         counts = self.counts(batch) if counts is None else counts
         total, metrics = 0.0, {}
         for (name, target), count in zip(self.target.items(), counts):
-            lesson = (soft[name],) if soft and name in soft else ()
-            output = target(*states[name], batch.targets, *lesson)
+            output = target(*inputs[name], soft[name] if soft and name in soft else None)
             total = total + output.loss / count.clamp(min=1)
-            prefix = f"{name}_" if len(self.target) > 1 else ""
-            metrics.update({prefix + metric: figure for metric, figure in output.metrics.items()})
-        return LossOutput(total, metrics)
+            metrics[name] = output.metrics
+        return ModelOutput(total, metrics)
 
-    def states(self, batch: Batch) -> dict[str, tuple[Tensor, Queries]]:
-        """What each target works on: the last hidden states (K, H) of the tokens it wants, and where they lie."""
-        layout = self._layout(batch.src, batch.seg)
-        embedded = self.embedding(batch.src, layout)
-        queries = {name: layout.queries(*target.wanted(batch.targets)) for name, target in self.target.items()}
-        if len(queries) == 1:
-            return {name: (self.encoder(embedded, layout, wanted), wanted) for name, wanted in queries.items()}
-        hidden = self.encoder(embedded, layout)
-        return {name: (hidden.index_select(0, wanted.index), wanted) for name, wanted in queries.items()}
+    def target_inputs(self, batch: Batch) -> dict[str, TargetInput]:
+        """The hidden states and labels of each target, from one pass of the encoder.
 
-    def soft_targets(self, batch: Batch, temperature: float, alpha: float) -> dict[str, SoftTargets]:
-        """What this model, as a teacher, says of the batch's predictions: `soft` of a student's `forward`.
-
-        The student must lay out the batch as this model does (`unpad`).
+        The encoder is asked for the union of all positions that the targets want, target after target: mlm at positions
+        [2, 5] and sp at [0] of each row are one request [2, 5, 0], of which each gets its part back.
         """
-        return {name: self.target[name].soft_targets(hidden, temperature, alpha)
-                for name, (hidden, _) in self.states(batch).items()}
+        layout = self._layout(batch.src.values, batch.src.seg)
+        embedded = self.embedding(batch.src.values, layout)
+        asked = {name: batch.labels[name] for name in self.target}
+        if any(labels.positions is None for labels in asked.values()):
+            return _from_all(self.encoder(embedded, layout), layout, asked)
+        queries = layout.queries(torch.cat([labels.positions for labels in asked.values()], dim=1),
+                                 torch.cat([labels.wanted() for labels in asked.values()], dim=1))
+        return _from_queries(self.encoder(embedded, layout, queries), layout, queries, asked)
+
+    @property
+    def perplexities(self) -> tuple[str, ...]:
+        """The targets whose loss has a perplexity."""
+        return tuple(name for name, target in self.target.items() if target.perplexity)
+
+    def soft_targets(self, batch: Batch, temperature: float, alpha: float) -> dict[str, list[SoftTargets]]:
+        """What this model, as a teacher, says of the batch's predictions: `soft` of a student's `forward`."""
+        taught = {name: self.target[name].soft_targets(asked.hidden, temperature, alpha)
+                  for name, asked in self.target_inputs(batch).items()}
+        return {name: soft for name, soft in taught.items() if soft}
+
+
+def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
+    """Each target's part of all hidden states (N, H)."""
+    inputs = {}
+    for name, labels in asked.items():
+        if labels.positions is None:
+            inputs[name] = _without_ignored(hidden, layout.gather(labels.values), layout.gather(labels.wanted()))
+        else:
+            queries = layout.queries(labels.positions, labels.wanted())
+            inputs |= _from_queries(hidden.index_select(0, queries.index), layout, queries, {name: labels})
+    return inputs
+
+
+def _from_queries(hidden: Tensor, layout: Layout, queries: Queries,
+                  asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
+    """Each target's part of the hidden states (K, H) that answer the request (B, P) for all of them.
+
+    Targets with 2 and 1 positions a row: request 7 of the flattened (B, 3) is row 2, the second position of the first
+    target, and so label 2 * 2 + 1 of its own.
+    """
+    widths = [labels.positions.shape[1] for labels in asked.values()]
+    row, column = queries.slots // sum(widths), queries.slots % sum(widths)
+    inputs, begin = {}, 0
+    for (name, labels), width in zip(asked.items(), widths):
+        states, own = hidden, queries.slots
+        if len(asked) > 1:
+            mine = _answers(layout, column, len(labels.values), begin, width)
+            states, own = hidden.index_select(0, mine), row[mine] * width + column[mine] - begin
+        inputs[name] = _without_ignored(states, labels.values.flatten(0, 1).index_select(0, own),
+                                        labels.wanted().flatten().index_select(0, own))
+        begin += width
+    return inputs
+
+
+def _answers(layout: Layout, column: Tensor, rows: int, begin: int, width: int) -> Tensor:
+    """Which of K answers are to the columns `begin` to `begin + width - 1` of a request; `column` (K,) is of each."""
+    if layout.order is None and static_shapes(column):  # every request is answered, in order
+        return torch.arange(len(column), device=column.device).view(rows, -1)[:, begin:begin + width].flatten()
+    return ((column >= begin) & (column < begin + width)).nonzero().squeeze(1)
+
+
+def _without_ignored(hidden: Tensor, labels: Tensor, wanted: Tensor) -> TargetInput:
+    """Only the states that have a label, where shapes may depend on values."""
+    if static_shapes(hidden):
+        return TargetInput(hidden, labels)
+    return TargetInput(hidden[wanted], labels[wanted])
 
 
 def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",

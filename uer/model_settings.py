@@ -9,24 +9,18 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from uer import cli
-from uer.config import ModelConfig, flag
-from uer.errors import UserError
+from uer.config import ModelConfig
 
 COMMANDS = "uer_commands"
 """The package that holds the entry scripts where they are installed."""
 CONFIG_FLAGS = ("--config_path", "--teacher_config_path")
 # Settings that a Hugging Face folder does not decide: what is trained is the command's business.
 OF_THE_COMMAND = ("target",)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    config_path: str | None = flag(None, "JSON file of the model's settings.", path="read")
 
 
 def model_settings(path: str | os.PathLike | None, flag: str = "--config_path") -> ModelConfig | None:
@@ -39,12 +33,7 @@ def model_settings(path: str | os.PathLike | None, flag: str = "--config_path") 
     Raises:
         UserError: the file cannot be read, or what it says is no model.
     """
-    if not path:
-        return None
-    try:
-        return cli.parse("", (_Settings, ModelConfig), ["--config_path", find_config(os.fspath(path))])[1]
-    except UserError as error:
-        raise UserError(str(error).replace("--config_path", flag)) from None
+    return cli.read_section(ModelConfig, find_config(os.fspath(path)), flag) if path else None
 
 
 def commands_folder() -> Path | None:
@@ -127,7 +116,7 @@ def _hugging_face_settings(words: Sequence[str]) -> dict[str, Any]:
     if _given(words, "config_path") is None:
         config = open_hugging_face(path).config
         told = {known.name: getattr(config, known.name) for known in dataclasses.fields(config)
-                if known.name not in OF_THE_COMMAND}
+                if "help" in known.metadata and known.name not in OF_THE_COMMAND}
         told["config_path"] = None
     vocabulary = vocab_file(folder_of(path))
     if _given(words, "vocab_path") is None and vocabulary:

@@ -1,26 +1,75 @@
-"""What the model is fed with, and the rows it is made from."""
+"""What the model is fed with, and the stored rows it is made from.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+    src.values   [[2, 7, 4, 9, 3],     labels["mlm"].values     [[8],      predict 8 at position 2 of the first row
+                  [2, 5, 3, 0, 0]]     labels["mlm"].positions  [[2],      and 6 at position 1 of the second
+    src.seg      [[1, 1, 1, 1, 1],                  [[8],       [1]]
+                  [1, 1, 1, 0, 0]]                   [6]]
+
+Labels come in three kinds, and the methods below treat each as what it is: at some positions (B, P), as above; at every
+position of a side (B, S, ...), as for a language model, without `positions`; and one for each row, which is a label at
+position 0 with P = 1.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+IGNORED = -100
+"""The label where nothing is predicted."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One sequence of each row, padded on the right."""
+
+    values: Tensor
+    """(B, S) int64 token ids, masked where the objective masks; or (B, S, F) features."""
+    seg: Tensor
+    """(B, S) int64: 1 on tokens, 2 on a second part, 0 on padding."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a target predicts."""
+
+    values: Tensor
+    """(B, P, ...) int64 at `positions`, or (B, S, ...) at every position; IGNORED where nothing is predicted."""
+    positions: Tensor | None = None
+    """(B, P) int64 positions in the row; any position where the value is IGNORED."""
+    side: str = "src"
+    """Whose positions these are: "src" or "tgt"."""
+
+    def wanted(self) -> Tensor:
+        """(B, P) or (B, S) bool: where something is predicted. Several values of a position count as one."""
+        wanted = self.values != IGNORED
+        return wanted if wanted.dim() == 2 else wanted.flatten(2).any(2)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch; B rows of S positions, padded on the right."""
+    """One micro-batch of B rows."""
 
-    src: Tensor
-    """(B, S) int64 token ids, masked where the objective masks."""
-    seg: Tensor
-    """(B, S) int64: 1 on tokens, 2 on a second sentence, 0 on padding."""
-    targets: dict[str, Tensor]
-    """What the targets ask for; `mlm_positions` (B, P) and `mlm_labels` (B, P) int64 for mlm."""
+    src: Side
+    labels: dict[str, Labels]
+    """By the name of the target that they are for."""
     samples: Tensor
     """(B,) int64: number of each row in the whole run, the key to everything about it."""
-    real_tokens: Tensor
-    """(B,) int64: tokens of each row that are no padding; 0 where the row only fills an evaluation's last batch."""
+    tgt: Side | None = None
+    """The decoder's input, where there is a decoder."""
+
+    def counts(self) -> dict[str, Tensor]:
+        """For each target, how many positions are predicted; 0-dim float32."""
+        return {name: labels.wanted().sum().float() for name, labels in self.labels.items()}
+
+    def token_slots(self) -> int:
+        """Positions of the batch on the source side, padding included."""
+        return self.src.seg.numel()
+
+    def real_tokens(self) -> Tensor:
+        """How many positions of both sides are no padding; 0-dim int64."""
+        return sum((side.seg > 0).sum() for side in self._sides().values())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch on another device."""
@@ -31,32 +80,47 @@ class Batch:
         return self._each(lambda tensor: tensor[start:stop])
 
     def trimmed(self) -> "Batch":
-        """The batch without the positions that are padding in every row (this looks at the lengths: not for CUDA)."""
-        longest = int((self.seg > 0).sum(dim=1).max())
-        return Batch(self.src[:, :longest].contiguous(), self.seg[:, :longest].contiguous(), self.targets,
-                     self.samples, self.real_tokens)
+        """The batch without the positions that are padding in every row (this looks at the lengths: not for CUDA).
 
-    def without_labels(self, filling: Tensor) -> "Batch":
-        """The batch with the rows where `filling` (B,) is true made to count for nothing."""
-        targets = {name: torch.where(filling[:, None], -100, value) if name.endswith("_labels") else value
-                   for name, value in self.targets.items()}
-        return Batch(self.src, self.seg, targets, self.samples, torch.where(filling, 0, self.real_tokens))
+            seg [[1, 1, 0, 0], [1, 1, 1, 0]]  ->  [[1, 1, 0], [1, 1, 1]], and labels (B, 4) -> (B, 3)
+        """
+        longest = {name: max(1, int((side.seg > 0).sum(1).max())) for name, side in self._sides().items()}
+        cut = {name: Side(side.values[:, :longest[name]].contiguous(), side.seg[:, :longest[name]].contiguous())
+               for name, side in self._sides().items()}
+        labels = {name: part if part.positions is not None else
+                  replace(part, values=part.values[:, :longest[part.side]].contiguous())
+                  for name, part in self.labels.items()}
+        return Batch(cut["src"], labels, self.samples, cut.get("tgt"))
+
+    def without(self, filling: Tensor) -> "Batch":
+        """The batch with the rows where `filling` (B,) is true made to count for nothing: no labels, but still tokens,
+        since a row of nothing but padding has no attention to compute."""
+        def emptied(values: Tensor) -> Tensor:
+            return values.masked_fill(filling.view(-1, *[1] * (values.dim() - 1)), IGNORED)
+
+        labels = {name: replace(part, values=emptied(part.values)) for name, part in self.labels.items()}
+        return replace(self, labels=labels)
+
+    def _sides(self) -> dict[str, Side]:
+        return {"src": self.src} if self.tgt is None else {"src": self.src, "tgt": self.tgt}
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(change(self.src), change(self.seg), {name: change(value) for name, value in self.targets.items()},
-                     change(self.samples), change(self.real_tokens))
+        sides = {name: Side(change(side.values), change(side.seg)) for name, side in self._sides().items()}
+        labels = {name: replace(part, values=change(part.values),
+                                positions=None if part.positions is None else change(part.positions))
+                  for name, part in self.labels.items()}
+        return Batch(sides["src"], labels, change(self.samples), sides.get("tgt"))
 
 
 @dataclass(frozen=True)
-class InstanceRows:
-    """Stored instances as a processor's `batch` receives them; R rows of S positions."""
+class Rows:
+    """Stored instances as a processor's `batch` receives them; R rows. The tensors are the receiver's to change."""
 
-    tokens: Tensor
-    """(R, S) int64 token ids, the receiver's to change; behind a row's length stands anything."""
-    lengths: Tensor
-    """(R,) int64: tokens of each row."""
-    columns: dict[str, Tensor]
-    """(R, S) for each further column of the dataset that has a value for each token."""
+    columns: Mapping[str, Tensor]
+    """By the schema's names: (R, S) for a value a token, S the longest row there is of that sequence, and behind a
+    row's length anything; (R,) for a value an instance. Token ids and values of instances are int64."""
+    lengths: Mapping[str, Tensor]
+    """For each sequence ("src", "tgt"), (R,) int64: its tokens in each row."""
     keys: Tensor
     """(R,) int64 below 2^32: what a row's random draws depend on, and nothing else."""
     samples: Tensor

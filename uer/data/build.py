@@ -11,21 +11,22 @@ import hashlib
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uer.config import DatasetConfig, MaskingConfig
+from uer.config import DatasetConfig
 from uer.data import store
 from uer.data.corpus import CorpusFile, find_files, unchanged
 from uer.data.estimate import forecast, require_space
 from uer.data.line_cleaner import DamagedLine
-from uer.data.processors import PLANNED, PROCESSORS
+from uer.data.processors import PLANNED, PROCESSORS, Processor
+from uer.data.schema import INSTANCE, VocabInfo
 from uer.data.shard_plan import ShardPlan, lines_before, usual_shard_bytes
-from uer.data.shards import Account, Recipe, Shard, build_shard, read_account
+from uer.data.shards import Account, BuildSettings, Shard, build_shard, read_account
 from uer.data.summary import Progress, Summary, peak_memory
 from uer.data.word_starts import WordFinder, import_jieba
 from uer.data.work_folder import WorkFolder
@@ -40,17 +41,17 @@ COPIED_VALUES = 1 << 20
 RUN_FLAGS = ("--processes_num", "--dataset_path")  # they do not change what is in the file
 
 
-def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tokenizer, arguments: Sequence[str] = (),
+def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], arguments: Sequence[str] = (),
                   note: Callable[[str], None] = print, shard_bytes: int | None = None) -> Summary:
     """Make the dataset that the flags ask for.
 
     Args:
-        dataset, masking: the flags.
-        tokenizer: text to ids.
+        dataset: the flags.
+        tokenizers: text to ids, by the vocabularies' names: "src", and "tgt" for processors of two sequences.
         arguments: the command line, kept in the metadata.
         note: where remarks on the work go; takes one line.
         shard_bytes: how much text a shard holds; by default it depends on the size of the corpus. Where lines are
-            whole, the result does not depend on it.
+            whole and nothing is drawn, the result does not depend on it.
 
     Raises:
         UserError: bad input, a full disk, a killed worker. Started again, the same command goes on where it stopped.
@@ -59,22 +60,23 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
     path = Path(dataset.dataset_path)
     path = path.resolve() if path.is_symlink() else path
     files = _corpus_files(dataset, path)
-    recipe = _recipe(dataset, masking, tokenizer)
+    settings = build_settings(dataset, tokenizers)
     shard_bytes = shard_bytes or usual_shard_bytes(files)
-    summary = Summary(path, dataset.seq_length, corpus_bytes=sum(file.size for file in files))
+    lengths = settings.processor.lengths()
+    summary = Summary(path, lengths["src"], corpus_bytes=sum(file.size for file in files))
     try:
-        with WorkFolder(path, _inputs(files, recipe, shard_bytes)) as work:
-            _look_ahead(path, work, files, recipe, note)
-            build = _Build(files, recipe, work.path, shard_bytes)
+        with WorkFolder(path, _inputs(files, settings, shard_bytes)) as work:
+            _look_ahead(path, work, files, settings, note)
+            build = _Build(files, settings, work.path, shard_bytes)
             with Progress(summary.corpus_bytes) as progress:
                 summary.peak_memory = build.run(dataset.processes_num, progress)
             build.gather(summary)
             if not summary.totals.instances:
                 work.remove()
                 raise UserError(_no_document(dataset, summary))
-            info = _info(dataset, masking, recipe, summary, arguments)
+            info = _info(dataset, settings, summary, arguments)
             made = work.path / "dataset"
-            store.write_dataset(made, info, build.columns(summary))
+            store.write_dataset(made, info, *build.columns(summary))
             summary.dataset_bytes = made.stat().st_size
             work.publish(made)
     except OSError as error:
@@ -102,12 +104,24 @@ def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
     return files
 
 
-def _recipe(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tokenizer) -> Recipe:
-    processor = choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)()
-    if dataset.user_dict and not masking.whole_word_masking:
+def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) -> BuildSettings:
+    """What the flags say a shard becomes.
+
+    Raises:
+        UserError: the flags do not fit together, or the processor is not built.
+    """
+    kind = choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)
+    vocabs = {name: VocabInfo(tokenizer.vocab.fingerprint, len(tokenizer.vocab), tokenizer.vocab.special_ids,
+                              dict(tokenizer.settings)) for name, tokenizer in tokenizers.items()}
+    processor = kind(dataset.seq_length, dataset.of(kind.config_class), vocabs)
+    if dataset.user_dict and not processor.stores_words:
         raise UserError("--user_dict needs --whole_word_masking")
-    return Recipe(tokenizer, processor, dataset.seq_length, dataset.full_sentences, dataset.text_field,
-                  dataset.encoding_errors, masking.whole_word_masking, dataset.user_dict)
+    if dataset.text_field and not processor.corpus.one_line:
+        raise UserError(f"--text_field: --data_processor {dataset.data_processor} reads "
+                        f"{processor.corpus.description}, no JSON lines")
+    copies = dataset.dup_factor if kind.duplication == "build" and not dataset.dynamic_masking else 1
+    return BuildSettings(tokenizers, processor, dataset.seed, copies, dataset.text_field, dataset.encoding_errors,
+                         dataset.user_dict)
 
 
 def _no_document(dataset: DatasetConfig, summary: Summary) -> str:
@@ -119,17 +133,25 @@ def _no_document(dataset: DatasetConfig, summary: Summary) -> str:
     return message
 
 
-def _inputs(files: list[CorpusFile], recipe: Recipe, shard_bytes: int) -> dict[str, Any]:
+def _inputs(files: list[CorpusFile], settings: BuildSettings, shard_bytes: int) -> dict[str, Any]:
     """What decides the content of the shards; the work folder is named after it."""
+    processor = settings.processor
     inputs = {"format": store.FORMAT_VERSION, "files": [[file.path, file.size, file.time] for file in files],
-              "vocab": recipe.tokenizer.vocab.fingerprint, "special_ids": recipe.tokenizer.vocab.special_ids,
-              "tokenizer": recipe.tokenizer.settings, "processor": type(recipe.processor).__name__,
-              "seq_length": recipe.seq_length, "full_sentences": recipe.full_sentences,
-              "text_field": recipe.text_field, "encoding_errors": recipe.encoding_errors, "shard_bytes": shard_bytes}
-    if recipe.whole_word_masking:
+              "vocabs": {name: asdict(vocab) for name, vocab in processor.vocabs.items()},
+              "processor": type(processor).__name__, "seq_length": processor.seq_length,
+              "settings": settings_of(processor), "text_field": settings.text_field,
+              "encoding_errors": settings.encoding_errors, "shard_bytes": shard_bytes}
+    if processor.duplication == "build":
+        inputs |= {"seed": settings.seed, "copies": settings.copies}
+    if processor.stores_words:
         inputs["jieba"] = import_jieba().__version__
-        inputs["user_dict"] = _content_of(recipe.user_dict) if recipe.user_dict else None
+        inputs["user_dict"] = _content_of(settings.user_dict) if settings.user_dict else None
     return inputs
+
+
+def settings_of(processor: Processor) -> dict[str, Any]:
+    """The settings that only this processor has, as the dataset's metadata keep them."""
+    return asdict(processor.config) if processor.config is not None else {}
 
 
 def _content_of(path: str) -> str:
@@ -139,9 +161,9 @@ def _content_of(path: str) -> str:
         raise UserError(f"--user_dict {path}: {error.strerror}") from None
 
 
-def _look_ahead(path: Path, work: WorkFolder, files: list[CorpusFile], recipe: Recipe,
+def _look_ahead(path: Path, work: WorkFolder, files: list[CorpusFile], settings: BuildSettings,
                 note: Callable[[str], None]) -> None:
-    expected = forecast(files, recipe)
+    expected = forecast(files, settings)
     for warning in expected.warnings:
         note(f"warning: {warning}")
     finished = work.finished_shards()
@@ -155,11 +177,11 @@ def _look_ahead(path: Path, work: WorkFolder, files: list[CorpusFile], recipe: R
 class _Build:
     """The work of one run on the shards of one corpus."""
 
-    def __init__(self, files: list[CorpusFile], recipe: Recipe, folder: Path, shard_bytes: int):
+    def __init__(self, files: list[CorpusFile], settings: BuildSettings, folder: Path, shard_bytes: int):
         self._files = files
-        self._recipe = recipe
+        self._settings = settings
         self._folder = folder
-        self._plan = ShardPlan(files, folder, shard_bytes)
+        self._plan = ShardPlan(files, folder, shard_bytes, settings.processor.corpus.document_end)
 
     def run(self, processes: int, progress: Progress) -> int:
         """Work on every shard that is not finished; -> the largest worker's peak memory in bytes."""
@@ -175,12 +197,12 @@ class _Build:
 
     def _start_task(self, still_wanted: Callable[[], None]) -> Callable[[Shard], int]:
         """In a worker: load what it needs; -> a function that works on one shard and returns the peak memory so far."""
-        recipe = self._recipe
-        words = WordFinder(recipe.tokenizer, recipe.user_dict) if recipe.whole_word_masking else None
+        settings = self._settings
+        words = WordFinder(settings.tokenizers["src"], settings.user_dict) if settings.processor.stores_words else None
 
         def work(shard: Shard) -> int:
             try:
-                build_shard(shard, recipe, self._folder, words, still_wanted)
+                build_shard(shard, settings, self._folder, words, still_wanted)
             except DamagedLine as error:
                 line = lines_before(self._files[shard.file], shard.start) + error.line
                 raise UserError(f"{error.path}: line {line}: {error.reason}") from None
@@ -197,18 +219,19 @@ class _Build:
             summary.include(account, paths, lines)
             lines += account.lines
         totals = summary.totals
-        if self._recipe.full_sentences:
-            totals.full_instances = totals.tokens // self._recipe.seq_length
-            totals.instances = -(-totals.tokens // self._recipe.seq_length)
+        if self._settings.processor.joined:
+            size = self._settings.processor.lengths()["src"]
+            totals.full_instances, totals.instances = totals.tokens // size, -(-totals.tokens // size)
 
-    def columns(self, summary: Summary) -> dict[str, store.Column]:
-        """The dataset's columns, streamed from the shards' files."""
-        totals = summary.totals
-        columns = {name: store.Column(dtype, totals.tokens, self._copied(name, dtype))
-                   for name, dtype in self._recipe.columns().items()}
-        offsets = self._even_offsets(totals.tokens) if self._recipe.full_sentences else self._offsets(totals.tokens)
-        columns["offsets"] = store.Column(np.dtype(np.int64), totals.instances + 1, offsets)
-        return columns
+    def columns(self, summary: Summary) -> tuple[dict[str, store.StreamedColumn], dict[str, store.StreamedColumn]]:
+        """The dataset's columns, and where instances begin on each axis, streamed from the shards' files."""
+        totals, schema = summary.totals, self._settings.processor.schema()
+        sizes = {**totals.axis_tokens, INSTANCE: totals.instances}
+        columns = {name: store.StreamedColumn(dtype, sizes[schema[name].axis], self._copied(name, dtype))
+                   for name, dtype in self._settings.column_types().items()}
+        offsets = {axis: store.StreamedColumn(np.dtype(np.int64), totals.instances + 1, self._offsets(axis, size))
+                   for axis, size in totals.axis_tokens.items()}
+        return columns, offsets
 
     def _accounts(self) -> Iterator[tuple[Shard, Account]]:
         for shard in self._plan.shards:
@@ -221,21 +244,24 @@ class _Build:
         for shard in self._plan.shards:
             yield from _pieces(self._folder / f"{shard.name}.{column}", dtype)
 
-    def _offsets(self, tokens: int) -> Iterator[np.ndarray]:
+    def _offsets(self, axis: str, tokens: int) -> Iterator[np.ndarray]:
         """Where instances begin in the whole, from where they begin in their shards."""
+        if self._settings.processor.joined:
+            yield from _even_offsets(tokens, self._settings.processor.lengths()[axis])
+            return
         earlier = 0
         for shard, account in self._accounts():
-            for starts in _pieces(self._folder / f"{shard.name}.starts", np.dtype(np.int64)):
+            for starts in _pieces(self._folder / f"{shard.name}.{axis}.starts", np.dtype(np.int64)):
                 yield starts + earlier
-            earlier += account.tokens
+            earlier += account.axis_tokens[axis]
         yield np.array([tokens], np.int64)
 
-    def _even_offsets(self, tokens: int) -> Iterator[np.ndarray]:
-        """Joined documents are cut at every seq_length-th token."""
-        size = self._recipe.seq_length
-        for first in range(0, tokens, COPIED_VALUES * size):
-            yield np.arange(first, min(first + COPIED_VALUES * size, tokens), size)
-        yield np.array([tokens], np.int64)
+
+def _even_offsets(tokens: int, size: int) -> Iterator[np.ndarray]:
+    """Joined documents are cut at every size-th token: 10 tokens, size 4 -> 0, 4, 8, 10."""
+    for first in range(0, tokens, COPIED_VALUES * size):
+        yield np.arange(first, min(first + COPIED_VALUES * size, tokens), size)
+    yield np.array([tokens], np.int64)
 
 
 def _pieces(path: Path, dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -244,15 +270,16 @@ def _pieces(path: Path, dtype: np.dtype) -> Iterator[np.ndarray]:
             yield np.frombuffer(data, dtype)
 
 
-def _info(dataset: DatasetConfig, masking: MaskingConfig, recipe: Recipe, summary: Summary,
+def _info(dataset: DatasetConfig, settings: BuildSettings, summary: Summary,
           arguments: Sequence[str]) -> store.DatasetInfo:
-    vocab = recipe.tokenizer.vocab
+    processor = settings.processor
+    drawn = processor.duplication == "load" and not dataset.dynamic_masking
     return store.DatasetInfo(
         format_version=store.FORMAT_VERSION, processor=dataset.data_processor, seq_length=dataset.seq_length,
-        vocab_fingerprint=vocab.fingerprint, vocab_size=len(vocab), tokenizer=dict(recipe.tokenizer.settings),
-        special_ids=vocab.special_ids, dynamic_masking=dataset.dynamic_masking,
-        dup_factor=1 if dataset.dynamic_masking else dataset.dup_factor, seed=dataset.seed, masking=asdict(masking),
-        counts=summary.counts(), command=_command(arguments))
+        schema=processor.schema(), lengths=processor.lengths(), vocabs=dict(processor.vocabs),
+        processor_settings=settings_of(processor), dynamic_masking=dataset.dynamic_masking,
+        dup_factor=dataset.dup_factor if drawn else 1, seed=dataset.seed, counts=summary.counts(),
+        command=_command(arguments))
 
 
 def _command(arguments: Sequence[str]) -> str:

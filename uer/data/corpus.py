@@ -6,6 +6,7 @@ What a line means is `lines`' matter; this module only knows bytes and the line 
 import glob
 import io
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 READ_BYTES = 1 << 19
+LINE_END = re.compile(rb"\n")
+LOOK_BACK = 4096
+"""How many bytes before a place are looked at for what stands between two documents."""
 
 
 @dataclass(frozen=True)
@@ -212,41 +216,36 @@ def unchanged(file: CorpusFile) -> bool:
     return (status.st_size, status.st_mtime_ns) == (file.size, file.time)
 
 
-def stretch(path: str, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes of the lines that begin in [start, stop), streamed.
+def stretch(path: str, start: int, stop: int, document_end: re.Pattern[bytes] = LINE_END) -> Iterator[bytes]:
+    """The bytes of the documents that begin in [start, stop), streamed.
 
-    Every line belongs to the stretch its first byte lies in, so stretches that cover a file cover each line once,
-    however long it is. The first bytes of a stretch that belong to an earlier line are passed over.
+    Every document belongs to the stretch that its first byte lies in, so stretches that cover a file cover each
+    document once, however long it is.
+
+    Args:
+        path: the file.
+        start, stop: in bytes.
+        document_end: matches what stands between two documents.
     """
     with open(path, "rb") as file:
-        position = _first_line(file, start, stop)
-        last = b"\n"
-        while position < stop:
-            block = file.read(min(READ_BYTES, stop - position))
-            if not block:
-                return
+        position, stop = (document_boundary(file, place, document_end) for place in (start, stop))
+        file.seek(position)
+        while position < stop and (block := file.read(min(READ_BYTES, stop - position))):
             position += len(block)
-            last = block[-1:]
             yield block
-        while last != b"\n" and (block := file.read(READ_BYTES)):  # the rest of the last line
-            end = block.find(b"\n") + 1 or len(block)
-            last = block[end - 1:end]
-            yield block[:end]
 
 
-def _first_line(file: BinaryIO, start: int, stop: int) -> int:
-    """Seek to the first line that begins in [start, stop) and return its place; `stop` where there is none."""
-    if start == 0:
+def document_boundary(file: BinaryIO, position: int, document_end: re.Pattern[bytes]) -> int:
+    """The first position from `position` on at which a document may begin: behind a match, or an end of the file."""
+    if position == 0:
         return 0
-    file.seek(start - 1)
-    position = start - 1
-    while position < stop:
-        block = file.read(min(READ_BYTES, stop - position))
-        end = block.find(b"\n") + 1
-        if end:
-            file.seek(position + end)
-            return position + end
-        if not block:
-            break
-        position += len(block)
-    return stop
+    begin, data = max(position - LOOK_BACK, 0), b""
+    file.seek(begin)
+    while block := file.read(READ_BYTES):
+        data += block
+        for match in document_end.finditer(data):
+            if begin + match.end() >= position:
+                return begin + match.end()
+        begin += max(len(data) - LOOK_BACK, 0)
+        data = data[-LOOK_BACK:]
+    return begin + len(data)

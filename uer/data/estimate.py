@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uer.data.corpus import CorpusFile, take_sample
+from uer.data.draws import Draws
 from uer.data.line_cleaner import LineCleaner
-from uer.data.shards import Recipe
+from uer.data.processors.base import Lines, Ragged
+from uer.data.schema import SENTENCES
+from uer.data.shards import BuildSettings, tokenized
 from uer.errors import UserError
 
 SAMPLE_BYTES = 1 << 17
@@ -23,27 +26,40 @@ class Forecast:
     warnings: list[str]
 
 
-def forecast(files: list[CorpusFile], recipe: Recipe) -> Forecast:
+def forecast(files: list[CorpusFile], settings: BuildSettings) -> Forecast:
     """Tokenize a sample; expect the rest to be like it."""
     sample = take_sample(files, SAMPLE_BYTES)
-    text = LineCleaner(files[0].path, "replace", recipe.text_field).clean(sample.text, False) if sample.text else ""
-    ids, offsets = recipe.tokenizer.encode_lines(text or "\n")
-    made = recipe.processor.instance_builder(recipe.seq_length, recipe.tokenizer.vocab.special_ids).add(ids, offsets)
-    token_bytes = sum(dtype.itemsize for dtype in recipe.columns().values())
-    sample_bytes = len(made.tokens) * token_bytes + len(made.starts) * 8
+    cleaner = LineCleaner(files[0].path, "replace", settings.text_field, settings.field_counts)
+    text = cleaner.clean(sample.text, False) if sample.text else ""
+
+    def encode(lines: str, vocab: str) -> Ragged:
+        return Ragged(*settings.tokenizers[vocab].encode_lines(lines))
+
+    builder = settings.processor.builder(Draws(), settings.copies)
+    made = [builder.add(Lines(tokenized(text or "\n", settings, encode))), builder.end_file(), builder.finish()]
+    types = settings.column_types()
+    sample_bytes = sum(dtype.itemsize * len(block.columns.get(name, block.columns["src"]))
+                       for block in made if block.columns for name, dtype in types.items())
+    sample_bytes += sum(8 * len(starts) for block in made for starts in block.starts.values())
     text_bytes = sum(file.size for file in files) * sample.expansion
-    return Forecast(round(sample_bytes / max(len(sample.text), 1) * text_bytes), format_warnings(sample.text, recipe))
+    return Forecast(round(sample_bytes / max(len(sample.text), 1) * text_bytes), format_warnings(sample.text, settings))
 
 
-def format_warnings(sample: bytes, recipe: Recipe) -> list[str]:
+def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
     """What looks as if the corpus were written for another command."""
     lines = [line.strip() for line in sample.removesuffix(b"\n").split(b"\n")]
     filled = [line for line in lines if line]
-    if recipe.text_field is None and filled and all(map(_is_json_object, filled[:FEW_LINES])):
+    if settings.text_field is None and filled and all(map(_is_json_object, filled[:FEW_LINES])):
         return ["the corpus looks like JSON lines; without --text_field its braces and keys become training text"]
+    if len(filled) < FEW_LINES:
+        return []
     paragraphs = sum(bool(line) and not before for before, line in zip([b"", *lines], lines))
     blank = len(lines) - len(filled)
-    if len(filled) >= FEW_LINES and blank * 50 >= len(filled) and len(filled) >= 2 * paragraphs:
+    if settings.processor.corpus is SENTENCES:
+        return [] if blank else ["no blank line among the first lines of the corpus: --data_processor bert and albert "
+                                 "read a sentence a line and a blank line between documents; lines without one are "
+                                 "taken for a single document"]
+    if blank * 50 >= len(filled) and len(filled) >= 2 * paragraphs:
         return [f"the corpus looks like one sentence a line with blank lines between documents (about "
                 f"{len(filled) / paragraphs:.0f} lines, then a blank one), as --data_processor bert reads it; "
                 "mlm makes a document of each line"]

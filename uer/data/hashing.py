@@ -7,28 +7,18 @@ so there is nothing that two devices could do differently.
     shuffled(torch.arange(5), 5, 3, key=99)       -> the numbers 0 to 4 in an order that belongs to key 99
 """
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
-MASK = 0xFFFFFFFF
-GOLDEN = 0x1E3779B9
+from uer.data.draws import GOLDEN, MASK, absorbed
+
 ROUNDS = 4
 
 
-def mix(value: Tensor) -> Tensor:
-    """A bijection of the 32-bit numbers in which every bit of the input reaches every bit of the output."""
-    return mix_(value.clone())
-
-
 def mix_(value: Tensor) -> Tensor:
-    """`mix` in place.
-
-    The multipliers were found by Chris Wellons' search for the least biased mixers of this form (hash-prospector); the
-    second is written less 2^32, which changes nothing in the lower 32 bits and keeps the product within int64.
-    """
+    """`uer.data.draws.mix` in place, which takes two thirds of the time."""
     shifted = value >> 16
     value.bitwise_xor_(shifted).mul_(0x21F0AAAD).bitwise_and_(MASK)
     torch.bitwise_right_shift(value, 15, out=shifted)
@@ -42,17 +32,8 @@ def hash_words(*words: int | Tensor) -> int | Tensor:
     state: int | Tensor = GOLDEN
     for word in words:
         whole = isinstance(state, int) and isinstance(word, int)
-        state = _absorbed_whole(state, word) if whole else _absorbed(state, word)
+        state = absorbed(state, word) if whole else mix_((word ^ word >> 32) & MASK ^ state)
     return state
-
-
-def _absorbed(state: int | Tensor, word: int | Tensor) -> Tensor:
-    return mix_((word ^ word >> 32) & MASK ^ state)
-
-
-@functools.lru_cache(maxsize=256)
-def _absorbed_whole(state: int, word: int) -> int:
-    return int(_absorbed(state, torch.tensor(word)))
 
 
 def below(hashed: Tensor, limit: int | Tensor) -> Tensor:

@@ -6,12 +6,12 @@ Only "\\n" and "\\r\\n" end a line. Whatever is replaced or left out is counted 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from uer.errors import UserError
 
 LONG_LINE = 1 << 20  # bytes; a longer line is worked on in pieces
-LONG_JSON_LINE = 1 << 24  # bytes; JSON cannot be read in pieces, so a longer line is left out
+LONG_WHOLE_LINE = 1 << 24  # bytes; JSON and fields cannot be read in pieces, so a longer line is left out
 KEPT_PLACES = 100  # damaged lines that are located; all are counted
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -64,10 +64,19 @@ class LineCleaner:
         places: the first of them, as (line counted from 1, kind of damage).
     """
 
-    def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None):
+    def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None,
+                 field_counts: tuple[int, ...] = ()):
+        """
+        Args:
+            path: the file, for messages.
+            encoding_errors: what is done with bytes that are not UTF-8: "report", "replace" or "stop".
+            text_field: the lines are JSON objects, and this field holds the text.
+            field_counts: how many tab-separated fields a line may have; a line with another number is left out.
+        """
         self.path = path
         self.encoding_errors = encoding_errors
         self.text_field = text_field
+        self.field_counts = field_counts
         self.lines = 0
         self.left_out = 0
         self.damaged = 0
@@ -89,7 +98,12 @@ class LineCleaner:
         if not data.endswith(b"\n"):
             data += b"\n"
         first = self.lines + (not self._continued)  # number of the chunk's first line
-        text = self._json(data, first, unfinished) if self.text_field else self._plain(data, first, unfinished)
+        if self.text_field:
+            text = self._whole(data, first, unfinished, self._json_text)
+        elif self.field_counts:
+            text = self._whole(data, first, unfinished, self._fields_text)
+        else:
+            text = self._plain(data, first, unfinished)
         self.lines = first + data.count(b"\n") - 1
         self._continued = unfinished
         return text
@@ -126,14 +140,15 @@ class LineCleaner:
             self._note(number, "not UTF-8, replaced")
             return line.decode(errors="replace")
 
-    def _json(self, data: bytes, first: int, unfinished: bool) -> str:
+    def _whole(self, data: bytes, first: int, unfinished: bool, read: Callable[[bytes, int], str | None]) -> str:
+        """Lines that cannot be read in pieces; `read` gives the text of one, or None where it is left out."""
         lines = data.split(b"\n")[:-1]
         if self._continued:  # the rest of a line that is too long
             lines, first = lines[1:], first + 1
         if unfinished and lines:
-            self._leave_out(first + len(lines) - 1, f"longer than {LONG_JSON_LINE >> 20} MiB")
+            self._leave_out(first + len(lines) - 1, f"longer than {LONG_WHOLE_LINE >> 20} MiB")
             lines = lines[:-1]
-        texts = (self._json_text(line, number) for number, line in enumerate(lines, first))
+        texts = (read(line, number) for number, line in enumerate(lines, first))
         return "".join(text + "\n" for text in texts if text is not None)
 
     def _json_text(self, line: bytes, number: int) -> str | None:
@@ -154,6 +169,13 @@ class LineCleaner:
         if not isinstance(text, str):
             return self._leave_out(number, f"field '{self.text_field}' is not text")
         return text.encode(errors="replace").decode().replace("\n", " ")  # JSON can name half a surrogate pair
+
+    def _fields_text(self, line: bytes, number: int) -> str | None:
+        count = line.count(b"\t") + 1
+        if line.strip() and count not in self.field_counts:
+            wanted = " or ".join(map(str, self.field_counts))
+            return self._leave_out(number, f"{count} tab-separated fields instead of {wanted}")
+        return self._decode(line, number)
 
     def _leave_out(self, number: int, kind: str) -> None:
         self._note(number, f"{kind}, left out")

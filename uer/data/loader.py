@@ -12,20 +12,23 @@ one go before: the work per batch is so small that tensor operations of one batc
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from uer.config import MaskingConfig
-from uer.data.batch import Batch, InstanceRows
+from uer.data.batch import Batch, Rows
 from uer.data.hashing import hash_words
 from uer.data.order import permute
-from uer.data.processors import Processor
-from uer.data.row_fetcher import TokenRows, widened
+from uer.data.processors import PLANNED, PROCESSORS, Processor
+from uer.data.row_fetcher import RowFetcher, widened
+from uer.data.schema import INSTANCE, Column
 from uer.data.store import DatasetInfo, TokenDataset
 from uer.errors import UserError
+from uer.registry import choose
 
 POSITIONS_AT_ONCE = 1 << 16
 SAMPLES_ORDERED_AT_ONCE = 1 << 14
@@ -41,8 +44,7 @@ class Loader:
 
     Args:
         datasets: open datasets of one vocabulary, processor and sequence length.
-        processor: an instance of the processor's class; its `batch` makes batches of rows.
-        masking: how dynamically masked datasets are masked; static ones hold this themselves.
+        processor: what `open_processor` says of them; its `batch` makes batches of rows.
         batch_size: rows of a micro-batch.
         accumulation_steps: micro-batches of an update.
         rank, world_size: which process this is, of how many.
@@ -54,15 +56,14 @@ class Loader:
         trim: cut the positions that are padding in a whole batch (for the CPU; CUDA wants static shapes).
 
     Raises:
-        UserError: a dataset that is empty or has no word starts for whole-word masking, datasets that differ, more held
-            out than there is.
+        UserError: a dataset has no word starts for whole-word masking, or more is held out than there is.
     """
 
-    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, masking: MaskingConfig, *,
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, *,
                  batch_size: int, accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, seed: int = 7,
                  weights: Sequence[float] = (), dev_fraction: float = 0.0, device: torch.device | str = "cpu",
                  dataset_device: torch.device | str = "cpu", trim: bool = False) -> None:
-        self._rows = _RowMaker(datasets, processor, masking, device, dataset_device)
+        self._rows = _RowMaker(datasets, processor, device, dataset_device)
         self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
         self.rank, self.world_size = rank, world_size
         self.seed, self.trim = seed, trim
@@ -72,7 +73,7 @@ class Loader:
         self.samples_per_epoch = sum(part.samples for part in self._parts)
         self.tokens_per_epoch = sum(part.tokens for part in self._parts)
         rows = batch_size * accumulation_steps
-        self._steps_made = max(1, POSITIONS_AT_ONCE // (rows * self._rows.seq_length))
+        self._steps_made = max(1, POSITIONS_AT_ONCE // (rows * processor.batch_lengths()["src"]))
         self._groups_ordered = max(1, SAMPLES_ORDERED_AT_ONCE // (rows * self._steps_made))
         self._ordered: tuple[int, tuple[Tensor, ...]] | None = None
         self._made: tuple[int, Batch] | None = None
@@ -127,21 +128,21 @@ class Loader:
 
 
 class EvaluationLoader:
-    """A rank's share of the held-out instances, or of whole datasets, with masks that are always the same.
+    """A rank's part of the held-out instances, or of whole datasets, with masks that are always the same.
 
     Every instance is in one batch of one rank. Every rank has the same number of batches: rows that only fill the last
-    ones have no labels (-100 throughout) and no real tokens.
+    ones have no labels (-100 throughout).
 
     Args:
-        datasets, processor, masking, batch_size, rank, world_size, device, dataset_device, trim: as for `Loader`.
+        datasets, processor, batch_size, rank, world_size, device, dataset_device, trim: as for `Loader`.
         dev_fraction: evaluate what a `Loader` of the same fraction leaves out; 0 evaluates everything.
     """
 
-    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, masking: MaskingConfig, *,
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, *,
                  batch_size: int, rank: int = 0, world_size: int = 1, dev_fraction: float = 0.0,
                  device: torch.device | str = "cpu", dataset_device: torch.device | str = "cpu",
                  trim: bool = False) -> None:
-        self._rows = _RowMaker(datasets, processor, masking, device, dataset_device)
+        self._rows = _RowMaker(datasets, processor, device, dataset_device)
         self._lengths = [len(dataset) for dataset in datasets]
         self._held_out = [_held_out(dataset, dev_fraction) if dev_fraction else len(dataset) for dataset in datasets]
         self.instances = sum(self._held_out)
@@ -169,7 +170,7 @@ class EvaluationLoader:
             dataset = torch.where(mine, index, dataset)
             begin += held_out
         batch = self._rows.batch(dataset, stored, hash_words(DEV_MASKS, dataset, stored), places)
-        return batch.without_labels(filling.to(batch.src.device))
+        return batch.without(filling.to(batch.samples.device))
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class _TrainPart:
     @property
     def tokens(self) -> int:
         """Tokens of an epoch; of the held-out part an average instance's are left out."""
-        return len(self.dataset.tokens) * self.samples // len(self.dataset)
+        return self.dataset.tokens_num * self.samples // len(self.dataset)
 
     def instances(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """This dataset's samples -> stored instances, and the keys of their masks."""
@@ -248,32 +249,33 @@ def _slots(weights: Sequence[float]) -> list[int]:
 class _RowMaker:
     """Fetches instances, pads them and has the processor make a batch of them."""
 
-    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, masking: MaskingConfig,
-                 device: torch.device | str, dataset_device: torch.device | str) -> None:
+    def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, device: torch.device | str,
+                 dataset_device: torch.device | str) -> None:
         self.processor = processor
         self.device, self.dataset_device = torch.device(device), torch.device(dataset_device)
-        self.info = _common_info(datasets)
-        self.masking = _masking_of(datasets, masking)
-        self.seq_length = self.info.seq_length
-        columns = ("word_start",) if self.masking.whole_word_masking else ()
+        self.schema = processor.schema()
         for dataset in datasets:
-            if columns and "word_start" not in dataset.columns:
-                raise UserError(f"{dataset.path}: --whole_word_masking needs a dataset that preprocess.py made with "
-                                "--whole_word_masking")
-        self.stores = [TokenRows(dataset, columns, self.seq_length, self.dataset_device) for dataset in datasets]
+            _check_columns(dataset, self.schema)
+        self.fetchers = [RowFetcher(dataset, list(self.schema), self.dataset_device) for dataset in datasets]
 
     def batch(self, dataset: Tensor, stored: Tensor, keys: Tensor, samples: Tensor) -> Batch:
         """Rows (R,) of the datasets -> a batch of R rows."""
-        columns, lengths = self.stores[0].fetch(torch.where(dataset == 0, stored, 0))
-        for number, store in enumerate(self.stores[1:], start=1):
+        columns, lengths = self.fetchers[0].fetch(torch.where(dataset == 0, stored, 0))
+        for number, fetcher in enumerate(self.fetchers[1:], start=1):
             mine = dataset == number
-            others, other_lengths = store.fetch(torch.where(mine, stored, 0))
-            columns = {name: torch.where(mine[:, None], others[name], rows) for name, rows in columns.items()}
-            lengths = torch.where(mine, other_lengths, lengths)
-        columns = {name: self._moved(rows) for name, rows in columns.items()}
-        tokens = widened(columns.pop("tokens"))
-        return self.processor.batch(InstanceRows(tokens, self._moved(lengths), columns, self._moved(keys),
-                                                 self._moved(samples)), self.info, self.masking)
+            others, other_lengths = fetcher.fetch(torch.where(mine, stored, 0))
+            columns = {name: torch.where(mine if rows.dim() == 1 else mine[:, None], others[name], rows)
+                       for name, rows in columns.items()}
+            lengths = {axis: torch.where(mine, other_lengths[axis], here) for axis, here in lengths.items()}
+        rows = Rows({name: self._widened(name, self._moved(column)) for name, column in columns.items()},
+                    {axis: self._moved(here) for axis, here in lengths.items()}, self._moved(keys),
+                    self._moved(samples))
+        return self.processor.batch(rows)
+
+    def _widened(self, name: str, column: Tensor) -> Tensor:
+        """Token ids and values of instances as int64; marks of tokens stay small."""
+        declared = self.schema[name]
+        return widened(column) if declared.dtype == "ids" or declared.axis == INSTANCE else column
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda" and tensor.device.type == "cpu":
@@ -281,23 +283,71 @@ class _RowMaker:
         return tensor.to(self.device, non_blocking=True)
 
 
+def _check_columns(dataset: TokenDataset, schema: Mapping[str, Column]) -> None:
+    for name in schema:
+        if name not in dataset.columns:
+            raise UserError(f"{dataset.path}: --whole_word_masking needs a dataset that preprocess.py made with "
+                            "--whole_word_masking" if name == "word_start" else
+                            f"{dataset.path}: the dataset has no column {name}; run preprocess.py again")
+
+
+def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> Processor:
+    """The processor that the datasets were made with.
+
+    Args:
+        datasets: open datasets.
+        masking: how dynamically masked datasets are masked; static ones hold this themselves.
+
+    Raises:
+        UserError: a dataset is empty, or the datasets differ in what a batch is made of.
+    """
+    info = _common_info(datasets)
+    kind = choose(PROCESSORS, info.processor, f"{datasets[0].path}: processor", PLANNED)
+    configs = [_processor_config(dataset, kind, masking) for dataset in datasets]
+    for dataset, config in zip(datasets, configs):
+        if masking_of(config) != masking_of(configs[0]):
+            raise UserError(f"{dataset.path}: its masks are made otherwise than those of {datasets[0].path}: "
+                            f"{masking_of(config)}")
+    return kind(info.seq_length, configs[0], info.vocabs)
+
+
 def _common_info(datasets: Sequence[TokenDataset]) -> DatasetInfo:
     first = datasets[0]
     for dataset in datasets:
         if not len(dataset):
             raise UserError(f"{dataset.path}: the dataset has no instances")
-        for name in ("processor", "seq_length", "vocab_fingerprint", "vocab_size", "special_ids"):
-            ours, theirs = getattr(first.info, name), getattr(dataset.info, name)
+        for name, ours in _shared_facts(first.info).items():
+            theirs = _shared_facts(dataset.info).get(name)
             if ours != theirs:
                 raise UserError(f"{dataset.path}: its {name} ({theirs}) differs from that of {first.path} ({ours})")
     return first.info
 
 
-def _masking_of(datasets: Sequence[TokenDataset], given: MaskingConfig) -> MaskingConfig:
-    """How the datasets are masked: as the command line says, but static masks as their dataset says."""
-    configs = [given if dataset.info.dynamic_masking else MaskingConfig(**dataset.info.masking)
-               for dataset in datasets]
-    for dataset, config in zip(datasets, configs):
-        if config != configs[0]:
-            raise UserError(f"{dataset.path}: its masks are made otherwise than those of {datasets[0].path}: {config}")
-    return configs[0]
+def _shared_facts(info: DatasetInfo) -> dict[str, Any]:
+    """What datasets must have in common to be mixed."""
+    return {"processor": info.processor, "seq_length": info.seq_length, "lengths": info.lengths,
+            **{f"vocabulary {name}": (vocab.fingerprint, vocab.size, vocab.special_ids)
+               for name, vocab in info.vocabs.items()}}
+
+
+def _processor_config(dataset: TokenDataset, kind: type[Processor], masking: MaskingConfig) -> Any:
+    """The processor's own settings, with this run's masks where they are drawn while training."""
+    info = dataset.info
+    try:
+        config = kind.config_class(**info.processor_settings)
+        problems = config.problems() if hasattr(config, "problems") else []
+    except TypeError as error:
+        problems = [str(error)]
+    if problems:
+        raise UserError(f"{dataset.path}: the dataset's metadata is damaged ({'; '.join(problems)}); run preprocess.py "
+                        "again")
+    if isinstance(config, MaskingConfig) and info.dynamic_masking:
+        config = replace(config, **{known.name: getattr(masking, known.name) for known in fields(MaskingConfig)})
+    return config
+
+
+def masking_of(config: Any) -> MaskingConfig | None:
+    """The part of a processor's settings that says how its rows are masked; None where they are not."""
+    if not isinstance(config, MaskingConfig):
+        return None
+    return MaskingConfig(**{known.name: getattr(config, known.name) for known in fields(MaskingConfig)})

@@ -17,7 +17,7 @@ Every position of a row has a hash of the row's key and its own number; the hash
 All is integer tensor arithmetic of fixed shapes: the same bits on the CPU and on a GPU, and nothing waits for a device.
 """
 
-import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from uer.config import MaskingConfig
-from uer.data.hashing import GOLDEN, MASK, below, mix_
+from uer.data.batch import IGNORED
+from uer.data.draws import GOLDEN, MASK
+from uer.data.hashing import below, mix_
 from uer.errors import UserError
 
 SHARE_PREDICTED = 0.15
 SHARE_MASKED = round(0.8 * (1 << 32))
 SHARE_MASKED_OR_RANDOM = round(0.9 * (1 << 32))
-IGNORED = -100
 WORDS_TRIED = 2
 """How many words, times the widest budget, a row tries before it is content with what it has."""
 
@@ -216,24 +217,22 @@ def _smallest(values: Tensor, amount: int) -> Tensor:
     return torch.from_numpy(np.sort(array[:, :amount], axis=1))
 
 
-@functools.lru_cache(maxsize=16)
-def masker(config: MaskingConfig, seq_length: int, vocab_size: int, special_ids: tuple[tuple[str, int], ...],
+def masker(config: MaskingConfig, seq_length: int, vocab_size: int, special_ids: Mapping[str, int],
            device: torch.device) -> Masker:
     """The masker of these settings, its tables on `device`.
 
     Args:
-        special_ids: (name, id) for pad, cls, sep and mask; other names are passed over.
+        special_ids: the ids of pad, cls, sep and mask; other roles are passed over.
 
     Raises:
         UserError: the vocabulary has nothing but special entries.
     """
-    ids = dict(special_ids)
-    never_drawn = tuple(sorted({ids["cls"], ids["sep"], ids["mask"], ids["pad"]} - {0}))
+    never_drawn = tuple(sorted({special_ids[role] for role in ("cls", "sep", "mask", "pad")} - {0}))
     entries = vocab_size - 1 - len(never_drawn)
     if entries < 1:
         raise UserError(f"a vocabulary of {vocab_size} entries has none that could replace a token")
     return Masker(
-        config, seq_length, ids["mask"], (ids["cls"], ids["sep"]), never_drawn, entries,
+        config, seq_length, special_ids["mask"], (special_ids["cls"], special_ids["sep"]), never_drawn, entries,
         budgets=torch.tensor([budget(length) for length in range(seq_length + 1)], device=device),
         span_bounds=torch.tensor(span_bounds(config.span_geo_prob, config.span_max_length), dtype=torch.int64,
                                  device=device),

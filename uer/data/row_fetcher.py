@@ -1,11 +1,14 @@
 """Stored instances as rows of tensors, from the mapped file or from a copy on the GPU."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from uer.data.packed_offsets import Offsets
+from uer.data.schema import INSTANCE
 from uer.data.store import TokenDataset
 from uer.errors import UserError
 
@@ -13,7 +16,7 @@ INSTANCES_CHECKED_AT_ONCE = 1 << 20
 SIGNED = {"uint8": np.uint8, "uint16": np.int16, "uint32": np.int32}
 
 
-class TokenRows:
+class RowFetcher:
     """Fetches whole instances of one dataset.
 
     On the CPU rows are copied straight out of the mapped file; on another device the columns are loaded once and rows
@@ -21,8 +24,7 @@ class TokenRows:
 
     Args:
         dataset: an open dataset.
-        columns: names of the columns to fetch besides the tokens; one value a token each.
-        seq_length: S.
+        columns: names of the columns to fetch.
         device: where the rows are made.
         mapped: whether rows come out of the file; by default on the CPU.
 
@@ -31,83 +33,106 @@ class TokenRows:
             so that opening a dataset stays cheap; what is copied is checked as a whole.
     """
 
-    def __init__(self, dataset: TokenDataset, columns: tuple[str, ...], seq_length: int, device: torch.device,
+    def __init__(self, dataset: TokenDataset, columns: Sequence[str], device: torch.device,
                  mapped: bool | None = None) -> None:
         self.dataset = dataset
-        self.seq_length = seq_length
         self.mapped = device.type == "cpu" if mapped is None else mapped
-        self.shift = dataset.offsets.shift
-        self.block_starts = _tensor(dataset.offsets.block_starts).to(device)
-        self.starts = _tensor(dataset.offsets.starts).to(device)
+        self.lengths = dataset.info.lengths
+        self.axes = {name: dataset.info.schema[name].axis for name in columns}
+        self._begins = {axis: _Begins(offsets, device) for axis, offsets in dataset.offsets.items()}
         if not self.mapped:
             _check_content(dataset)
-        arrays = {"tokens": dataset.tokens, **{name: dataset.columns[name] for name in columns}}
-        self.columns = {name: _tensor(array) if self.mapped else _copied(_tensor(array), device, seq_length)
-                        for name, array in arrays.items()}
+        self.columns = {name: self._opened(name, device) for name in columns}
 
-    def fetch(self, instances: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def fetch(self, instances: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Fetch rows.
 
         Args:
             instances: (R,) int64.
 
         Returns:
-            each column as (R, S), with whatever follows in the file behind a row's length, and the lengths (R,).
-            Unsigned columns come in the signed type of their size: torch's kernels are made for these.
+            each column as (R, S), S the longest row there is on its axis, with whatever follows in the file behind a
+            row's length, or as (R,) for a value an instance; and for each sequence the lengths (R,). Unsigned columns
+            come in the signed type of their size: torch's kernels are made for these (see `widened`).
         """
-        starts = self._offsets(instances)
-        stops = self._offsets(instances + 1)
+        starts = {axis: begins[instances] for axis, begins in self._begins.items()}
+        stops = {axis: begins[instances + 1] for axis, begins in self._begins.items()}
         if self.mapped:
-            _check_bounds(self.dataset, starts.numpy(), stops.numpy())
-        rows = {name: self._rows(column, starts) for name, column in self.columns.items()}
+            for axis in starts:
+                _check_bounds(self.dataset, axis, starts[axis].numpy(), stops[axis].numpy())
+        rows = {name: column[instances] if self.axes[name] == INSTANCE
+                else self._rows(column, starts[self.axes[name]], self.lengths[self.axes[name]])
+                for name, column in self.columns.items()}
         if self.mapped:
-            _check_ids(self.dataset, rows["tokens"])
-        return rows, stops - starts
+            for name, column in rows.items():
+                _check_ids(self.dataset, name, column)
+        return rows, {axis: stops[axis] - starts[axis] for axis in starts}
 
-    def _offsets(self, instances: Tensor) -> Tensor:
-        """Where instances begin; see `uer.data.packed_offsets` for how this is stored."""
-        return self.block_starts[instances >> self.shift] + widened(self.starts[instances])
+    def _opened(self, name: str, device: torch.device) -> Tensor:
+        column = _tensor(self.dataset.columns[name])
+        return column if self.mapped else _copied(column, device, self.lengths.get(self.axes[name], 0))
 
-    def _rows(self, column: Tensor, starts: Tensor) -> Tensor:
+    def _rows(self, column: Tensor, starts: Tensor, length: int) -> Tensor:
+        """The `length` values from each start on: (R,) -> (R, length)."""
         if not self.mapped:
-            return column.unfold(0, self.seq_length, 1).index_select(0, starts)
-        last = len(column) - self.seq_length
+            return column.unfold(0, length, 1).index_select(0, starts)
+        last = len(column) - length
         if last < 0:
-            return self._one_by_one(column, starts)
-        rows = column.unfold(0, self.seq_length, 1).index_select(0, starts.clamp(max=last))
+            return _one_by_one(column, starts, length)
+        rows = column.unfold(0, length, 1).index_select(0, starts.clamp(max=last))
         at_the_end = (starts > last).nonzero().squeeze(1)
         if len(at_the_end):
-            rows[at_the_end] = self._one_by_one(column, starts[at_the_end])
+            rows[at_the_end] = _one_by_one(column, starts[at_the_end], length)
         return rows
 
-    def _one_by_one(self, column: Tensor, starts: Tensor) -> Tensor:
-        """Rows that may reach beyond the end of the column: its last value stands for what is not there."""
-        return column[(starts[:, None] + torch.arange(self.seq_length)).clamp(max=len(column) - 1)]
+
+class _Begins:
+    """Where instances begin; see `uer.data.packed_offsets` for how this is stored."""
+
+    def __init__(self, offsets: Offsets, device: torch.device) -> None:
+        self.shift = offsets.shift
+        self.block_starts = _tensor(offsets.block_starts).to(device)
+        self.starts = _tensor(offsets.starts).to(device)
+
+    def __getitem__(self, instances: Tensor) -> Tensor:
+        return self.block_starts[instances >> self.shift] + widened(self.starts[instances])
+
+
+def _one_by_one(column: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Rows that may reach beyond the end of the column: its last value stands for what is not there."""
+    return column[(starts[:, None] + torch.arange(length)).clamp(max=len(column) - 1)]
 
 
 def _check_content(dataset: TokenDataset) -> None:
     """Look at every offset and every token id of a dataset."""
-    for first in range(0, len(dataset), INSTANCES_CHECKED_AT_ONCE):
-        offsets = dataset.offsets[first:first + INSTANCES_CHECKED_AT_ONCE + 1]
-        _check_bounds(dataset, offsets[:-1], offsets[1:])
-        _check_ids(dataset, _tensor(dataset.tokens[offsets[0]:offsets[-1]]))
+    for axis, offsets in dataset.offsets.items():
+        names = [name for name, column in dataset.info.schema.items() if column.axis == axis]
+        for first in range(0, len(dataset), INSTANCES_CHECKED_AT_ONCE):
+            piece = offsets[first:first + INSTANCES_CHECKED_AT_ONCE + 1]
+            _check_bounds(dataset, axis, piece[:-1], piece[1:])
+            for name in names:
+                _check_ids(dataset, name, _tensor(dataset.columns[name][piece[0]:piece[-1]]))
 
 
-def _check_bounds(dataset: TokenDataset, starts: np.ndarray, stops: np.ndarray) -> None:
+def _check_bounds(dataset: TokenDataset, axis: str, starts: np.ndarray, stops: np.ndarray) -> None:
     lengths = stops - starts
-    if starts.min() < 0 or stops.max() > len(dataset.tokens) or lengths.min() < 1 or (
-            lengths.max() > dataset.info.seq_length):
+    if starts.min() < 0 or stops.max() > len(dataset.columns[axis]) or lengths.min() < 1 or (
+            lengths.max() > dataset.info.lengths[axis]):
         raise UserError(f"{dataset.path}: the dataset is damaged: an instance begins or ends where none can; run "
                         "preprocess.py again")
 
 
-def _check_ids(dataset: TokenDataset, tokens: Tensor) -> None:
+def _check_ids(dataset: TokenDataset, name: str, tokens: Tensor) -> None:
     """`tokens` come in the signed type of their size: ids from half of its range on are negative there."""
+    column = dataset.info.schema[name]
+    if column.dtype != "ids":
+        return
+    size = dataset.info.vocabs[column.vocab].size
     low, high = (int(value) for value in tokens.aminmax())
     largest = int(widened(tokens[tokens < 0]).max()) if low < 0 else high
-    if largest >= dataset.info.vocab_size:
+    if largest >= size:
         raise UserError(f"{dataset.path}: the dataset is damaged: token id {largest} in a vocabulary of "
-                        f"{dataset.info.vocab_size} entries; run preprocess.py again")
+                        f"{size} entries; run preprocess.py again")
 
 
 def widened(tokens: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """How a corpus is divided into shards; what is divided where does not depend on who works on it."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from uer.data.corpus import CorpusFile, read_blocks
+from uer.data.corpus import LINE_END, LOOK_BACK, CorpusFile, read_blocks
 from uer.data.shards import Shard, read_account, write_marker
 from uer.json_files import read_json_object
 
@@ -30,8 +31,10 @@ class ShardPlan:
         shards: those met so far; all of them when `unfinished` has ended.
     """
 
-    def __init__(self, files: list[CorpusFile], folder: Path, shard_bytes: int):
+    def __init__(self, files: list[CorpusFile], folder: Path, shard_bytes: int,
+                 document_end: re.Pattern[bytes] = LINE_END):
         self._files = files
+        self._document_end = document_end
         self._folder = folder
         self._shard_bytes = shard_bytes
         self.shards: list[Shard] = []
@@ -74,7 +77,7 @@ class ShardPlan:
             yield Shard(number, index, file.path, start, min(start + size, file.size))
 
     def _blocks(self, number: int, file: CorpusFile, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
-        """Blocks of whole lines; a file that an earlier run read to the end is not read again if all is finished."""
+        """Blocks of whole documents; a file that an earlier run has read whole is not read again if all is finished."""
         marker = self._folder / f"{number:06d}.end"
         known = self._known_blocks(number, file, marker)
         if known and all(read_account(self._folder, shard) for shard in known):
@@ -99,23 +102,35 @@ class ShardPlan:
         return Shard(number, index, file.path, start, stop, str(self._folder / f"{number:06d}-{index:06d}.text"))
 
     def _decompressed(self, number: int, file: CorpusFile, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
-        """Write block files that end at the first line end once they hold the bytes of a shard."""
+        """Write block files that end at the first document's end once they hold the bytes of a shard."""
         index = start = position = read = 0
+        tail = b""  # the last bytes of the block file in the making
         for data, place in read_blocks(file):
             progress(place - read, True)
             read = place
             while data:
-                enough = max(start + self._shard_bytes - 1 - position, 0)
-                end = data.find(b"\n", enough) + 1
+                end = self._first_end(tail, data, max(start + self._shard_bytes - position, 1))
                 piece, data = (data[:end], data[end:]) if end else (data, b"")
                 shard = self._block(number, index, file, start, position + len(piece))
                 _append(shard.path, piece, new=position == start)
                 position = shard.stop
+                tail = (tail + piece)[-LOOK_BACK:]
                 if end:
                     yield shard
-                    index, start = index + 1, position
+                    index, start, tail = index + 1, position, b""
         if position > start:
             yield self._block(number, index, file, start, position)
+
+    def _first_end(self, tail: bytes, data: bytes, least: int) -> int:
+        """Behind the first end of a document that lies `least` bytes or more in `data`; 0 where there is none.
+
+        Args:
+            tail: what stands before `data`, where the end may have begun.
+        """
+        for match in self._document_end.finditer(tail + data, max(len(tail) + least - LOOK_BACK, 0)):
+            if match.end() - len(tail) >= least:
+                return match.end() - len(tail)
+        return 0
 
 
 def _together(number: int, files: list[CorpusFile]) -> Shard:

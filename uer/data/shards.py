@@ -1,22 +1,25 @@
 """One shard: a stretch of a file, or several small files, turned into files of columns in the work folder.
 
-A shard stands alone: what it gives depends on its bytes and the recipe, not on other shards or on who works on it. Its
-marker, written last, says that it is finished, and holds the account of what was read.
+A shard stands alone: what it gives depends on its bytes and the settings, not on other shards or on who works on it.
+Its marker, written last, says that it is finished, and holds the account of what was read.
 """
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uer.data.corpus import stretch
-from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_PLACES, LONG_JSON_LINE, LONG_LINE, LineCleaner, chunks
+from uer.data.corpus import LINE_END, stretch
+from uer.data.draws import Draws
+from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_PLACES, LONG_LINE, LONG_WHOLE_LINE, LineCleaner, chunks
 from uer.data.processors import Processor
-from uer.data.store import token_dtype
+from uer.data.processors.base import Block, Lines, Ragged
+from uer.data.schema import axes_of
 from uer.data.word_starts import WordFinder
 from uer.json_files import json_text, read_json_object
 from uer.tokenizers.base import Tokenizer
@@ -25,29 +28,36 @@ KEPT_UNKNOWN = 1000  # the commonest unknown pieces of a shard that its account 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildSettings:
     """Everything that decides what a shard becomes."""
 
-    tokenizer: Tokenizer
+    tokenizers: Mapping[str, Tokenizer]
+    """By the vocabularies' names: "src", and "tgt" where the processor has one."""
     processor: Processor
-    seq_length: int
-    full_sentences: bool = False
+    seed: int = 7
+    copies: int = 1
+    """How often each document is worked on."""
     text_field: str | None = None
     encoding_errors: str = "replace"
-    whole_word_masking: bool = False
     user_dict: str | None = None
 
-    def columns(self) -> dict[str, np.dtype]:
-        """The columns of a shard's files, beside `starts`."""
-        columns = {"tokens": token_dtype(len(self.tokenizer.vocab))}
-        if self.whole_word_masking:
-            columns["word_start"] = np.dtype(np.uint8)
-        return columns
+    def column_types(self) -> dict[str, np.dtype]:
+        """The schema's columns in numpy's types."""
+        return {name: column.numpy_type(self.processor.vocabs) for name, column in self.processor.schema().items()}
+
+    def axes(self) -> tuple[str, ...]:
+        """The sequences of an instance."""
+        return axes_of(self.processor.schema())
+
+    @property
+    def field_counts(self) -> tuple[int, ...]:
+        """How many fields a line may have; () where lines are not divided."""
+        return self.processor.field_counts if self.processor.corpus.fields else ()
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The lines of a file that begin in [start, stop); or some whole files, `stop` bytes together."""
+    """The documents of a file that begin in [start, stop); or some whole files, `stop` bytes together."""
 
     file: int
     """Number of the file in the corpus; of the first one, where there are several."""
@@ -72,11 +82,11 @@ class Shard:
             return f"{self.source} to {self.followers[-1][0]}, {1 + len(self.followers)} files"
         return f"{self.source}, {'decompressed ' if self.path else ''}bytes {self.start} to {self.stop}"
 
-    def parts(self) -> Iterator[tuple[int, str, Iterator[bytes]]]:
-        """The files of the shard: (number in the corpus, path, the bytes of its lines)."""
+    def parts(self, document_end: re.Pattern[bytes] = LINE_END) -> Iterator[tuple[int, str, Iterator[bytes]]]:
+        """The files of the shard: (number in the corpus, path, the bytes of its documents)."""
         rest = sum(size for _, size in self.followers)
         first = (self.path, 0, os.path.getsize(self.path)) if self.path else (self.source, self.start, self.stop - rest)
-        yield self.file, self.source, stretch(*first)
+        yield self.file, self.source, stretch(*first, document_end)
         for number, (path, size) in enumerate(self.followers, self.file + 1):
             yield number, path, stretch(path, 0, size)
 
@@ -99,6 +109,8 @@ class Account:
     unknown_tokens: int = 0
     instances: int = 0
     full_instances: int = 0
+    axis_tokens: dict[str, int] = field(default_factory=dict)
+    """Tokens of each sequence ("src", "tgt")."""
     damage: dict[str, int] = field(default_factory=dict)
     """Kind of damage -> how many lines have it."""
     places: list[list[Any]] = field(default_factory=list)
@@ -121,25 +133,27 @@ class Account:
         self.places += [[file, line, kind] for line, kind in cleaner.places[:free]]
 
 
-def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | None,
+def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None,
                 still_wanted: Callable[[], None] = lambda: None) -> Account:
     """Work on one shard: write its column files, then its marker.
 
     Args:
         shard: which one.
-        recipe: what it becomes.
+        settings: what it becomes.
         folder: the work folder.
-        words: finds word starts, when the recipe wants them.
+        words: finds word starts, when the processor wants them.
         still_wanted: called between blocks; raises to give up.
     """
     account = Account(start=shard.start, stop=shard.stop)
-    with _ColumnFiles(folder, shard.name, [*recipe.columns(), "starts"]) as files:
-        work = _Work(recipe, words, files)
-        for number, path, blocks in shard.parts():
-            cleaner = LineCleaner(path, recipe.encoding_errors, recipe.text_field)
-            for data, unfinished in _chunks(blocks, recipe, opens_file=shard.start == 0 or number > shard.file):
+    names = [*settings.column_types(), *(f"{axis}.starts" for axis in settings.axes())]
+    with _ColumnFiles(folder, shard.name, names) as files:
+        work = _Work(settings, words, files, Draws(settings.seed, shard.file, shard.start))
+        for number, path, blocks in shard.parts(settings.processor.corpus.document_end):
+            cleaner = LineCleaner(path, settings.encoding_errors, settings.text_field, settings.field_counts)
+            for data, unfinished in _chunks(blocks, settings, opens_file=shard.start == 0 or number > shard.file):
                 still_wanted()
-                work.add(cleaner.clean(data, unfinished), unfinished and not recipe.text_field)
+                work.add(cleaner.clean(data, unfinished), unfinished and not _reads_whole_lines(settings))
+            work.end_file()
             account.include_lines(number, cleaner)
         work.finish(account)
     write_marker(folder / f"{shard.name}.json", asdict(account))
@@ -148,10 +162,14 @@ def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | 
     return account
 
 
-def _chunks(blocks: Iterator[bytes], recipe: Recipe, opens_file: bool) -> Iterator[tuple[bytes, bool]]:
+def _reads_whole_lines(settings: BuildSettings) -> bool:
+    return bool(settings.text_field or settings.field_counts)
+
+
+def _chunks(blocks: Iterator[bytes], settings: BuildSettings, opens_file: bool) -> Iterator[tuple[bytes, bool]]:
     """Whole lines, without the byte order mark that may open a file."""
-    long_line = LONG_JSON_LINE if recipe.text_field else LONG_LINE
-    for data, unfinished in chunks(blocks, recipe.tokenizer.line_cuts, long_line):
+    long_line = LONG_WHOLE_LINE if _reads_whole_lines(settings) else LONG_LINE
+    for data, unfinished in chunks(blocks, settings.tokenizers["src"].line_cuts, long_line):
         if opens_file:
             opens_file = False
             data = data.removeprefix(BYTE_ORDER_MARK)
@@ -163,37 +181,71 @@ def _chunks(blocks: Iterator[bytes], recipe: Recipe, opens_file: bool) -> Iterat
 class _Work:
     """Text to tokens to instances to files, and what there is to count on the way."""
 
-    def __init__(self, recipe: Recipe, words: WordFinder | None, files: "_ColumnFiles"):
-        self._tokenizer = recipe.tokenizer
+    def __init__(self, settings: BuildSettings, words: WordFinder | None, files: "_ColumnFiles", draws: Draws):
+        self._settings = settings
+        self._tokenizers = settings.tokenizers
         self._words = words
         self._files = files
-        special_ids = recipe.tokenizer.vocab.special_ids
-        self._builder = recipe.processor.instance_builder(recipe.seq_length, special_ids, recipe.full_sentences)
-        self._lengths = _LengthCount(recipe.seq_length)
+        self._builder = settings.processor.builder(draws, settings.copies)
+        self._types = settings.column_types()
+        self._axes = settings.axes()
+        self._lengths = _LengthCount(settings.processor.lengths()["src"])
         self._unknown: Counter[str] = Counter()
-        self._unknown_id = special_ids["unk"]
-        self._tokens = self._unknown_tokens = 0
+        self._unknown_tokens = 0
+        self._axis_tokens = dict.fromkeys(self._axes, 0)
 
     def add(self, text: str, unfinished: bool) -> None:
         """Lines, each ended by a line feed; `unfinished` when the last one goes on in the next text."""
-        if not text:
-            return
-        ids, offsets = self._tokenizer.encode_lines(text, self._unknown)
-        word_start = self._words.word_starts(text, ids, offsets) if self._words else None
-        made = self._builder.add(ids, offsets, word_start, unfinished)
-        self._unknown_tokens += int(np.count_nonzero(ids == self._unknown_id))
-        self._tokens += len(made.tokens)
-        self._lengths.add(made.starts)
-        self._files.write({"tokens": made.tokens, **made.columns, "starts": made.starts})
+        if text:
+            self._write(self._builder.add(Lines(tokenized(text, self._settings, self._encoded), unfinished)))
+
+    def end_file(self) -> None:
+        """The texts of a file have ended."""
+        self._write(self._builder.end_file())
 
     def finish(self, account: Account) -> None:
-        """Enter the counts into the account."""
-        account.tokens, account.unknown_tokens = self._tokens, self._unknown_tokens
+        """Write what is left, and enter the counts into the account."""
+        self._write(self._builder.finish())
+        account.axis_tokens, account.unknown_tokens = self._axis_tokens, self._unknown_tokens
+        account.tokens = sum(self._axis_tokens.values())
         account.documents, account.blank_lines = self._builder.documents, self._builder.blank_lines
-        account.instances, account.full_instances = self._lengths.finish(self._tokens)
+        account.instances, account.full_instances = self._lengths.finish(self._axis_tokens["src"])
         commonest = sorted(self._unknown.items(), key=lambda item: (-item[1], item[0]))
         account.unknown = dict(commonest[:KEPT_UNKNOWN])
         account.sizes = self._files.sizes
+
+    def _encoded(self, text: str, vocab: str) -> Ragged:
+        tokenizer = self._tokenizers[vocab]
+        ids, offsets = tokenizer.encode_lines(text, self._unknown)
+        self._unknown_tokens += int(np.count_nonzero(ids == tokenizer.vocab.special_ids["unk"]))
+        return Ragged(ids, offsets, self._words.word_starts(text, ids, offsets) if self._words else None)
+
+    def _write(self, block: Block) -> None:
+        if not block.columns:
+            return
+        for axis in self._axes:
+            self._axis_tokens[axis] += len(block.columns[axis])
+        self._lengths.add(block.starts["src"])
+        assert all(block.columns[name].dtype == dtype for name, dtype in self._types.items())
+        self._files.write({**block.columns, **{f"{axis}.starts": block.starts[axis] for axis in self._axes}})
+
+
+def tokenized(text: str, settings: BuildSettings,
+              encode: Callable[[str, str], Ragged]) -> tuple[Ragged | list[str], ...]:
+    """The fields of some lines: of "1 TAB good" and "0 TAB bad" the texts ["1", "0"] and the tokens of good and bad.
+
+    Args:
+        text: lines, each ended by a line feed.
+        settings: whose processor says what the fields are.
+        encode: lines and the name of a vocabulary -> tokens.
+    """
+    fields = settings.processor.fields
+    if not settings.field_counts:
+        return (encode(text, fields[0]),)
+    rows = [line.split("\t") for line in text.split("\n")[:-1]]
+    columns = [[row[number] if number < len(row) else "" for row in rows] for number in range(len(fields))]
+    return tuple(encode("".join(f"{value}\n" for value in column), vocab) if vocab else column
+                 for column, vocab in zip(columns, fields))
 
 
 def write_marker(path: Path, content: dict[str, Any]) -> None:

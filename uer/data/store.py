@@ -1,24 +1,26 @@
-"""The dataset file: columns of tokens in the safetensors format, opened by memory mapping.
+"""The dataset file: columns in the safetensors format, opened by memory mapping.
 
-This is format version 1; everything in the file is little-endian. Whatever reads safetensors reads it:
+This is format version 2; everything in the file is little-endian. Whatever reads safetensors reads it:
 
     8 bytes   length of the header, uint64
-    header    JSON, filled up with spaces to a multiple of 8: dtype, shape and place of each column, and `__metadata__`
+    header    JSON, filled up with spaces to a multiple of 8: dtype, shape and offsets of each column, `__metadata__`
     columns   one after another in falling size of their type, each one-dimensional
 
-The metadata are strings: `format` ("uer-dataset"), `offsets_shift` (a whole number), and each field of `DatasetInfo` as
-JSON; `format_version` is one of them, and a reader refuses a version it does not know. The columns, for N instances:
+The metadata are strings: `format` ("uer-dataset"), `offsets_shift` (a whole number for each sequence, as JSON), and
+each field of `DatasetInfo` as JSON; `format_version` is one of them. `schema` names the columns. For N instances of the
+sequences "src" and, where there is one, "tgt":
 
-    tokens        uint16, or uint32 where the vocabulary has over 65,536 entries: the token ids of all instances, one
-                  instance after another, without padding
-    starts        uint16 (N + 1) and
-    block_starts  int64 (N // 2^offsets_shift + 1): where instances begin in `tokens`. Instance i is
-                  tokens[offset(i):offset(i + 1)] with offset(i) = block_starts[i >> offsets_shift] + starts[i]
-    others        what a processor adds: one value a token, such as `word_start` (uint8, 1 where a token begins a word),
-                  or one value an instance
+    src               uint16, or uint32 where the vocabulary has over 65,536 entries: the token ids of all instances,
+                      one instance after another, without padding
+    src.starts        uint16 (N + 1) and
+    src.block_starts  int64 (N // 2^shift + 1): where instances begin in `src`. Instance i has the tokens
+                      src[offset(i):offset(i + 1)] with offset(i) = block_starts[i >> shift] + starts[i]
+    tgt, ...          likewise
+    others            what the schema says: one value for each token of a sequence, such as `word_start` (1 where a
+                      token begins a word), or one for each instance (axis "instance"), such as a label
 
-Masks are not in the file: they are made while training (`uer.data.masking`). No torch here: `preprocess.py` has to
-start fast.
+Masks are not in the file: they are made while training (`uer.data.masking`). Files of version 1, which hold one sequence
+under the names `tokens`, `starts` and `block_starts`, are still read. No torch here: `preprocess.py` has to start fast.
 """
 
 import contextlib
@@ -32,21 +34,21 @@ from typing import Any
 
 import numpy as np
 
-from uer.config import MaskingConfig
 from uer.data.packed_offsets import Offsets, block_shift, pack
+from uer.data.schema import INSTANCE, Column, VocabInfo, axes_of, schema_problem
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.json_files import json_text, parse_json
 from uer.reading import require_regular
 
 FORMAT = "uer-dataset"
-FORMAT_VERSION = 1  # goes up with every change to what the docstring above says
+FORMAT_VERSION = 2  # goes up with every change to what the docstring above says
 MAX_HEADER_BYTES = 1 << 24
 SAFETENSORS_NAMES = {"int64": "I64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
 SPECIAL_ROLES = ("pad", "unk", "cls", "sep", "mask")
-INFO_KINDS = {"processor": str, "seq_length": int, "vocab_fingerprint": str, "vocab_size": int, "tokenizer": dict,
-              "special_ids": dict, "dynamic_masking": bool, "dup_factor": int, "seed": int, "masking": dict,
-              "counts": dict, "command": str}
+INFO_KINDS = {"processor": str, "seq_length": int, "schema": dict, "lengths": dict, "vocabs": dict,
+              "processor_settings": dict, "dynamic_masking": bool, "dup_factor": int, "seed": int, "counts": dict,
+              "command": str}
 NUMPY_NAMES = {short: name for name, short in SAFETENSORS_NAMES.items()}
 
 
@@ -57,19 +59,27 @@ class DatasetInfo:
     format_version: int
     processor: str
     seq_length: int
-    vocab_fingerprint: str
-    vocab_size: int
-    tokenizer: dict[str, Any]
-    special_ids: dict[str, int]
-    """Token id of "pad", "unk", "cls", "sep" and "mask"."""
-    dynamic_masking: bool
-    dup_factor: int
-    seed: int
-    masking: dict[str, Any]
-    """whole_word_masking, span_masking, span_geo_prob, span_max_length."""
+    """--seq_length."""
+    schema: dict[str, Column]
+    lengths: dict[str, int]
+    """For each sequence, the most tokens of an instance."""
+    vocabs: dict[str, VocabInfo]
+    """By the names that the schema's columns use."""
+    processor_settings: dict[str, Any] = field(default_factory=dict)
+    """What only the processor reads: `Processor.config_class` as a dictionary."""
+    dynamic_masking: bool = False
+    """Whether what is random in a batch is drawn anew in every epoch."""
+    dup_factor: int = 1
+    """Where it is not: how many versions of each instance an epoch holds."""
+    seed: int = 7
     counts: dict[str, int] = field(default_factory=dict)
     """What the corpus held and the file holds: documents, blank_lines, instances, tokens, ..."""
     command: str = ""
+
+    @property
+    def vocab(self) -> VocabInfo:
+        """The vocabulary of the source sequence."""
+        return self.vocabs["src"]
 
 
 @dataclass(frozen=True)
@@ -78,33 +88,48 @@ class TokenDataset:
 
     path: Path
     info: DatasetInfo
-    tokens: np.ndarray
-    offsets: Offsets
     columns: dict[str, np.ndarray]
+    """By the schema's names."""
+    offsets: dict[str, Offsets]
+    """For each sequence, where its instances begin."""
 
     def __len__(self) -> int:
         """Stored instances (static masking trains on `info.dup_factor` versions of each)."""
-        return len(self.offsets) - 1
+        return len(self.offsets["src"]) - 1
 
     def __getitem__(self, instance: int) -> np.ndarray:
-        """The tokens of one instance, without padding."""
+        """The source tokens of one instance, without padding."""
+        return self.sequence(instance, "src")
+
+    def sequence(self, instance: int, axis: str) -> np.ndarray:
+        """The tokens of one instance's "src" or "tgt", without padding."""
         if not 0 <= instance < len(self):
             raise IndexError(instance)
-        return self.tokens[self.offsets[instance]:self.offsets[instance + 1]]
+        return self.columns[axis][self.offsets[axis][instance]:self.offsets[axis][instance + 1]]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The source tokens of all instances."""
+        return self.columns["src"]
+
+    @property
+    def tokens_num(self) -> int:
+        """Tokens of all sequences of all instances."""
+        return sum(len(self.columns[axis]) for axis in self.offsets)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(part.nbytes for part in (*self.columns.values(), *self.offsets.values()))
 
 
 @dataclass(frozen=True)
-class Column:
+class StreamedColumn:
     """A column to be written: its whole length, and its values piece by piece."""
 
     dtype: np.dtype
     length: int
     pieces: Iterable[np.ndarray]
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest type that holds every id: 65536 -> uint16, 65537 -> uint32."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def open_dataset(path: str | os.PathLike) -> TokenDataset:
@@ -129,7 +154,7 @@ def open_dataset(path: str | os.PathLike) -> TokenDataset:
         arrays = {name: mapped[start:stop].view(dtype) for name, (dtype, _, start, stop) in places.items()}
         if any(len(arrays[name]) != length for name, (_, length, _, _) in places.items()):
             raise ValueError("a column's shape does not match its size")
-        return _assemble(path, info, arrays, int(metadata["offsets_shift"]))
+        return _assemble(path, info, arrays, parse_json(metadata["offsets_shift"], "offsets_shift"))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -145,17 +170,22 @@ def is_dataset(path: str | os.PathLike) -> bool:
     return True
 
 
-def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, Column]) -> None:
+def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, StreamedColumn],
+                  offsets: Mapping[str, StreamedColumn]) -> None:
     """Stream columns into a dataset file, which appears under its name when it is whole.
 
     Args:
-        columns: "offsets" (int64), "tokens" and a processor's own, in any order. No instance may be longer than
-            `info.seq_length`.
+        columns: by the names of `info.schema`.
+        offsets: for each sequence, int64: where instances begin, and where the last one ends. No instance may be longer
+            than `info.lengths` says.
     """
-    shift = block_shift(info.seq_length)
-    packed = _with_packed_offsets(columns, shift)
+    assert set(columns) == set(info.schema) and set(offsets) == set(axes_of(info.schema))
+    shifts = {axis: block_shift(info.lengths[axis]) for axis in offsets}
+    packed = dict(columns)
+    for axis, column in offsets.items():
+        packed |= _packed_offsets(axis, column, shifts[axis])
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        header, places = _header(info, shift, packed)
+        header, places = _header(info, shifts, packed)
         file.write(header)
         for name, column in packed.items():
             file.seek(len(header) + places[name])
@@ -167,39 +197,38 @@ def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[s
             assert written == column.length, f"column {name}: {written} values, not {column.length}"
 
 
-def _with_packed_offsets(columns: Mapping[str, Column], shift: int) -> dict[str, Column]:
-    """`block_starts` and `starts` in place of `offsets`; the former are known when the latter have been streamed."""
-    offsets = columns["offsets"]
+def _packed_offsets(axis: str, offsets: StreamedColumn, shift: int) -> dict[str, StreamedColumn]:
+    """`starts`, and `block_starts`, which are known when the former have been streamed."""
     blocks: list[np.ndarray] = []
-    return {"starts": Column(np.dtype(np.uint16), offsets.length, pack(offsets.pieces, shift, blocks)),
-            "block_starts": Column(np.dtype(np.int64), ((offsets.length - 1) >> shift) + 1, blocks),
-            **{name: column for name, column in columns.items() if name != "offsets"}}
+    return {f"{axis}.starts": StreamedColumn(np.dtype(np.uint16), offsets.length, pack(offsets.pieces, shift, blocks)),
+            f"{axis}.block_starts": StreamedColumn(np.dtype(np.int64), ((offsets.length - 1) >> shift) + 1, blocks)}
 
 
-def save_dataset(path: str | os.PathLike, tokens: np.ndarray, offsets: np.ndarray, columns: Mapping[str, np.ndarray],
-                 info: DatasetInfo) -> None:
+def save_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, np.ndarray],
+                 offsets: Mapping[str, np.ndarray]) -> None:
     """Write a dataset that is in memory.
 
     Args:
-        tokens: (tokens,) token ids of all instances, one after another.
-        offsets: (instances + 1,) where each instance begins.
-        columns: further columns, (tokens,) or (instances,), of unsigned integers or booleans.
+        columns: by the names of `info.schema`; values are stored in the schema's types.
+        offsets: for each sequence (instances + 1,): where each instance begins.
     """
-    dtype = token_dtype(info.vocab_size)
-    arrays = {"offsets": np.asarray(offsets, np.int64), "tokens": np.asarray(tokens).astype(dtype)}
-    for name, values in columns.items():
-        arrays[name] = values.view(np.uint8) if values.dtype == bool else values
-    write_dataset(path, info, {name: Column(array.dtype, len(array), [array]) for name, array in arrays.items()})
+    arrays = {name: np.asarray(columns[name]).astype(column.numpy_type(info.vocabs))
+              for name, column in info.schema.items()}
+    write_dataset(path, info,
+                  {name: StreamedColumn(array.dtype, len(array), [array]) for name, array in arrays.items()},
+                  {axis: StreamedColumn(np.dtype(np.int64), len(values), [np.asarray(values, np.int64)])
+                   for axis, values in offsets.items()})
 
 
-def _header(info: DatasetInfo, shift: int, columns: Mapping[str, Column]) -> tuple[bytes, dict[str, int]]:
+def _header(info: DatasetInfo, shifts: dict[str, int],
+            columns: Mapping[str, StreamedColumn]) -> tuple[bytes, dict[str, int]]:
     """-> (the first bytes of the file, where each column begins behind them).
 
     The columns begin at a multiple of 8 and come in falling size of their type: each is aligned.
     """
     metadata = {name: json_text(value, sort_keys=True)
                 for name, value in dataclasses.asdict(info).items()}
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "offsets_shift": str(shift), **metadata}}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "offsets_shift": json_text(shifts), **metadata}}
     places: dict[str, int] = {}
     end = 0
     for name, column in sorted(columns.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
@@ -240,16 +269,33 @@ def _read_info(path: Path, metadata: Any) -> DatasetInfo:
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{path}: a safetensors file, but not a dataset made by preprocess.py")
     version = metadata.get("format_version")
-    if version != str(FORMAT_VERSION):
-        raise UserError(f"{path}: dataset format version {version}; this program reads version {FORMAT_VERSION}")
+    if version not in ("1", str(FORMAT_VERSION)):
+        raise UserError(f"{path}: dataset format version {version}; this program reads versions 1 and {FORMAT_VERSION}")
     try:
-        info = DatasetInfo(**{f.name: parse_json(metadata[f.name], f.name) for f in dataclasses.fields(DatasetInfo)})
+        fields = {name: parse_json(text, name) for name, text in metadata.items() if name != "format"}
+        info = _info_of_version_1(fields) if version == "1" else _info_of(fields)
         _check_info(info)
         return info
     except KeyError as error:
         raise UserError(f"{path}: the dataset's metadata is damaged (no {error}); run preprocess.py again") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: the dataset's metadata is damaged ({error}); run preprocess.py again") from None
+
+
+def _info_of(fields: dict[str, Any]) -> DatasetInfo:
+    known = {known.name: fields[known.name] for known in dataclasses.fields(DatasetInfo)}
+    known["schema"] = {name: Column(**column) for name, column in known["schema"].items()}
+    known["vocabs"] = {name: VocabInfo(**vocab) for name, vocab in known["vocabs"].items()}
+    return DatasetInfo(**known)
+
+
+def _info_of_version_1(fields: dict[str, Any]) -> DatasetInfo:
+    """Version 1 knew one processor, mlm, one sequence and one further column; `_assemble` adds the latter."""
+    vocab = VocabInfo(fields["vocab_fingerprint"], fields["vocab_size"], fields["special_ids"], fields["tokenizer"])
+    kept = ("processor", "seq_length", "dynamic_masking", "dup_factor", "seed", "counts", "command")
+    return DatasetInfo(format_version=1, schema={"src": Column()}, lengths={"src": fields["seq_length"]},
+                       vocabs={"src": vocab}, processor_settings={"full_sentences": False, **fields["masking"]},
+                       **{name: fields[name] for name in kept})
 
 
 def _check_info(info: DatasetInfo) -> None:
@@ -260,26 +306,57 @@ def _check_info(info: DatasetInfo) -> None:
     for name, kind in INFO_KINDS.items():
         if type(getattr(info, name)) is not kind:
             raise ValueError(f"{name} must be {kind.__name__}, not {getattr(info, name)!r}")
-    for name in ("seq_length", "vocab_size", "dup_factor"):
-        if getattr(info, name) < 1:
-            raise ValueError(f"{name} is {getattr(info, name)}")
-    for role in SPECIAL_ROLES:
-        number = info.special_ids.get(role)
-        if type(number) is not int or not 0 <= number < info.vocab_size:
-            raise ValueError(f"the special id '{role}' is {number}, of {info.vocab_size} entries")
-    if MaskingConfig(**info.masking).problems():
-        raise ValueError(f"masking is {info.masking}")
+    if problem := schema_problem(info.schema):
+        raise ValueError(problem)
+    lengths = {f"the length of {axis}": info.lengths[axis] for axis in axes_of(info.schema)}
+    sizes = {f"vocab_size of {name}": vocab.size for name, vocab in info.vocabs.items()}
+    for name, value in {"seq_length": info.seq_length, "dup_factor": info.dup_factor, **lengths, **sizes}.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is {value!r}")
+    for column in info.schema.values():
+        if column.dtype == "ids" and column.vocab not in info.vocabs:
+            raise ValueError(f"there is no vocabulary {column.vocab}")
+    for vocab in info.vocabs.values():
+        for role in SPECIAL_ROLES:
+            number = vocab.special_ids.get(role)
+            if type(number) is not int or not 0 <= number < vocab.size:
+                raise ValueError(f"the special id '{role}' is {number}, of {vocab.size} entries")
 
 
-def _assemble(path: Path, info: DatasetInfo, arrays: dict[str, np.ndarray], shift: int) -> TokenDataset:
-    tokens, offsets = arrays.pop("tokens"), Offsets(arrays.pop("block_starts"), arrays.pop("starts"), shift)
-    types = offsets.block_starts.dtype, offsets.starts.dtype, tokens.dtype
-    if types != (np.int64, np.uint16, token_dtype(info.vocab_size)):
+def _assemble(path: Path, info: DatasetInfo, arrays: dict[str, np.ndarray], shifts: Any) -> TokenDataset:
+    """The columns and offsets that the schema asks for.
+
+    Raises:
+        ValueError, KeyError: the file does not hold them.
+    """
+    if info.format_version == 1:
+        arrays = {{"tokens": "src", "starts": "src.starts", "block_starts": "src.block_starts"}.get(name, name): array
+                  for name, array in arrays.items()}
+        shifts = {"src": shifts}
+        info.schema.update({"word_start": Column(dtype="uint8")} if "word_start" in arrays else {})
+    axes = axes_of(info.schema)
+    offsets = {axis: Offsets(arrays.pop(f"{axis}.block_starts"), arrays.pop(f"{axis}.starts"), shifts[axis])
+               for axis in axes}
+    for axis, found in offsets.items():
+        _check_offsets(found, len(arrays[axis]))
+        if len(found) != len(offsets["src"]):
+            raise ValueError(f"src has {len(offsets['src']) - 1} instances, {axis} has {len(found) - 1}")
+    if arrays.keys() != info.schema.keys():
+        raise ValueError(f"the columns are {sorted(arrays)}, the schema says {sorted(info.schema)}")
+    for name, column in info.schema.items():
+        length = len(offsets["src"]) - 1 if column.axis == INSTANCE else len(arrays[column.axis])
+        if arrays[name].dtype != column.numpy_type(info.vocabs):
+            raise ValueError(f"the column {name} has the wrong type")
+        if len(arrays[name]) != length:
+            raise ValueError(f"the column {name} has {len(arrays[name])} values instead of {length}")
+    return TokenDataset(path, info, arrays, offsets)
+
+
+def _check_offsets(offsets: Offsets, tokens: int) -> None:
+    if (offsets.block_starts.dtype, offsets.starts.dtype) != (np.int64, np.uint16) or type(offsets.shift) is not int:
         raise ValueError("a column has the wrong type")
-    if not len(offsets) or len(offsets.block_starts) != ((len(offsets) - 1) >> shift) + 1:
+    if not len(offsets) or not 0 <= offsets.shift < 64 or (
+            len(offsets.block_starts) != ((len(offsets) - 1) >> offsets.shift) + 1):
         raise ValueError("starts and block_starts do not fit together")
-    if offsets[0] != 0 or offsets[-1] != len(tokens):
+    if offsets[0] != 0 or offsets[-1] != tokens:
         raise ValueError("offsets and tokens do not fit together")
-    if any(len(column) not in (len(tokens), len(offsets) - 1) for column in arrays.values()):
-        raise ValueError("a column's length fits neither tokens nor instances")
-    return TokenDataset(path, info, tokens, offsets, arrays)

@@ -92,6 +92,8 @@ class Summary:
         totals = self.totals
         for name in COUNTS:
             setattr(totals, name, getattr(totals, name) + getattr(account, name))
+        for axis, count in account.axis_tokens.items():
+            totals.axis_tokens[axis] = totals.axis_tokens.get(axis, 0) + count
         for kind, count in account.damage.items():
             totals.damage[kind] = totals.damage.get(kind, 0) + count
         free = max(SHOWN_PLACES - len(self.places), 0)

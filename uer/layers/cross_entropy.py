@@ -17,7 +17,8 @@ IGNORED = -100
 BLOCK_ELEMENTS = 6 * 2**20  # 24 MiB of float32 logits
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor,
+                         label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the logits `hidden @ weight.T + bias`.
 
     Args:
@@ -29,7 +30,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: T
     Returns:
         The summed loss (0-dim, float32 or wider) and how many rows have their label's logit on top (0-dim, detached).
     """
-    if static_shapes(hidden) or torch.is_autocast_enabled("cpu") or hidden.dtype not in (torch.float32, torch.float64):
+    if bias is None or static_shapes(hidden) or torch.is_autocast_enabled("cpu") or hidden.dtype not in (torch.float32, torch.float64):
         logits = F.linear(hidden, weight, bias)
         correct = (logits.argmax(-1) == labels).sum().float()
         return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), correct

@@ -1,9 +1,17 @@
-"""Pretraining objectives by their `--target` names."""
+"""Pretraining objectives by their `--target` names; `base` says what a target is."""
 
+from uer.targets.base import LossOutput, Metric, Target
+from uer.targets.bilm import BilmTarget
+from uer.targets.lm import LmTarget
 from uer.targets.mlm import MlmTarget
-from uer.targets.output import LossOutput
+from uer.targets.sp import SpTarget
 
-TARGETS = {"mlm": MlmTarget}
-PLANNED = ("sp", "lm", "bilm", "cls")
+TARGETS: dict[str, type[Target]] = {
+    "mlm": MlmTarget,
+    "sp": SpTarget,
+    "lm": LmTarget,
+    "bilm": BilmTarget,
+}
+PLANNED = ("cls",)
 
-__all__ = ["PLANNED", "TARGETS", "LossOutput"]
+__all__ = ["PLANNED", "TARGETS", "LossOutput", "Metric", "Target"]

@@ -21,6 +21,11 @@ IDEOGRAPH = rb"\xe4[\xb8-\xbf][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2}"  # U+4E00 t
 CASE_IGNORABLE = frozenset("'.:^`\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe55\uff07\uff0e\uff1a")
 
 
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest type that holds every id: 65536 -> uint16, 65537 -> uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
 class Tokenizer(ABC):
     """Text to ids and back.
 
@@ -40,7 +45,7 @@ class Tokenizer(ABC):
     def __init__(self, vocab: Vocab, do_lower_case: bool = True):
         self.vocab = vocab
         self.do_lower_case = do_lower_case
-        self.dtype = np.uint16 if len(vocab) <= 1 << 16 else np.uint32
+        self.dtype = token_dtype(len(vocab))
 
     @property
     def settings(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Evaluation of held-out data while training."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -9,15 +9,23 @@ from torch import nn
 
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
-from uer.training.report import Sums
+from uer.training.report import Sums, metric_columns
+
+LARGEST_EXPONENT = 700.0
 
 
-def evaluate(module: nn.Module, batches: Iterable[Any], world: World, precision: Precision) -> dict[str, float]:
-    """Loss, metrics and perplexity, exact over all ranks: sums are added up before they are divided.
+def evaluate(module: nn.Module, batches: Iterable[Any], world: World, precision: Precision,
+             perplexities: Collection[str] = ()) -> dict[str, float]:
+    """Loss, metrics and perplexities, exact over all ranks: sums are added up before they are divided.
 
     Args:
         module: maps a batch to (loss, metrics), as `StepModule` does; it is put into evaluation mode meanwhile.
         batches: this rank's part of the held-out data. With sharded parameters, as many as on every other rank.
+        perplexities: the targets whose loss has a perplexity.
+
+    Returns:
+        "loss", the sum of the targets' losses; "acc", or "acc_mlm" and so on with several targets; "perplexity", or
+        "perplexity_mlm".
     """
     sums = Sums(world.device)
     module.eval()
@@ -25,8 +33,10 @@ def evaluate(module: nn.Module, batches: Iterable[Any], world: World, precision:
         for batch in batches:
             sums.add_metrics(module(batch)[1])
     module.train()
-    figures = {name.removeprefix("metric "): float(pair[0]) / max(1.0, float(pair[1]))
-               for name, pair in sums.collect(world).items() if name.startswith("metric ")}
-    loss = sum(value for name, value in figures.items() if name == "loss" or name.endswith("_loss"))
-    others = {name: value for name, value in figures.items() if name != "loss"}
-    return {"loss": loss, **others, "perplexity": math.exp(min(loss, 700.0))}
+    columns = metric_columns(sums.collect(world))
+    losses = {name: value for name, value in columns.items() if name == "loss" or name.startswith("loss_")}
+    targets = {key.partition("/")[0] for key in sums.metrics}
+    exponents = {name.replace("loss", "perplexity", 1): math.exp(min(value, LARGEST_EXPONENT))
+                 for name, value in losses.items()
+                 if (len(targets) == 1 and perplexities) or name.removeprefix("loss_") in perplexities}
+    return {**columns, "loss": sum(losses.values()), **exponents}

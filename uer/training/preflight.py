@@ -5,6 +5,7 @@ Each check raises a `UserError`, or an `OSError` that names its reason; `World.c
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -93,3 +94,11 @@ def check_processor(path: str, theirs: str, ours: str) -> None:
     """The dataset was made by the processor this run uses: --data_processor, or that of the first dataset."""
     if theirs != ours:
         raise UserError(f"{path}: made with --data_processor {theirs}, not {ours}")
+
+
+def check_targets(targets: Sequence[str], processor: str, labels: Sequence[str]) -> None:
+    """The processor's batches have labels for every target."""
+    without = [target for target in targets if target not in labels]
+    if without:
+        raise UserError(f"--target {' '.join(targets)}: --data_processor {processor} has labels for "
+                        f"{' and '.join(labels)}, none for {' and '.join(without)}")

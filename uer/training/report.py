@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +25,13 @@ logger = logging.getLogger("uer")
 LEVELS = {"ERROR": logging.ERROR, "INFO": logging.INFO, "DEBUG": logging.DEBUG, "NOTSET": logging.NOTSET}
 
 
+METRIC = "metric "  # how the keys of collected metrics begin
+
+
 class Sums:
     """Sums since the last report, on the device and in place, so that adding to them waits for nothing.
 
-    `loss` is already that of the global batch; metrics and tokens are this rank's until `collect`.
+    `loss` is already that of the global batch; metrics are this rank's until `collect`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,14 +40,16 @@ class Sums:
         self.loss = torch.zeros((), device=device)
         self.norm = torch.zeros((), device=device)
         self.metrics: dict[str, Tensor] = {}
-        """name -> (2,) numerator and denominator"""
+        """"target/name" -> (2,) numerator and denominator"""
 
-    def add_metrics(self, metrics: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Add a micro-batch's figures."""
-        for name, pair in metrics.items():
-            if name not in self.metrics:
-                self.metrics[name] = torch.zeros(2, device=self.device)
-            self.metrics[name] += torch.stack([part.detach().float() for part in pair])
+    def add_metrics(self, metrics: Mapping[str, Mapping[str, Sequence[Tensor]]]) -> None:
+        """Add a micro-batch's metrics: target -> name -> (numerator, denominator)."""
+        for target, named in metrics.items():
+            for name, pair in named.items():
+                key = f"{target}/{name}"
+                if key not in self.metrics:
+                    self.metrics[key] = torch.zeros(2, device=self.device)
+                self.metrics[key] += torch.stack([part.detach().float() for part in pair])
 
     def add_update(self, loss: Tensor, norm: Tensor, finite: Tensor) -> None:
         """Add an update's loss and gradient norm, unless they are not finite."""
@@ -59,26 +64,37 @@ class Sums:
 
     def collect(self, world: World) -> dict[str, Tensor]:
         """The sums over all ranks, as a flat dictionary; every rank has to ask."""
-        metrics = {f"metric {name}": world.sum_(pair.clone()) for name, pair in sorted(self.metrics.items())}
+        metrics = {METRIC + key: world.sum_(pair.clone()) for key, pair in sorted(self.metrics.items())}
         return {"updates": self.updates.clone(), "loss": self.loss.clone(), "norm": self.norm.clone(), **metrics}
 
     def load(self, collected: dict[str, Tensor], world: World) -> None:
-        """Go on from `collect`'s result, which rank 0 takes over for all."""
+        """Go on from `collect`'s result, which rank 0 takes over for all.
+
+        States of earlier versions have metrics without a target's name: these are left out of the next report.
+        """
         for name in ("updates", "loss", "norm"):
             getattr(self, name).copy_(collected[name])
-        share = 1.0 if world.is_main else 0.0
-        self.metrics = {name.removeprefix("metric "): pair.to(self.device) * share
-                        for name, pair in collected.items() if name.startswith("metric ")}
+        owned = 1.0 if world.is_main else 0.0
+        self.metrics = {name.removeprefix(METRIC): pair.to(self.device) * owned
+                        for name, pair in collected.items() if name.startswith(METRIC) and "/" in name}
+
+
+def metric_columns(collected: Mapping[str, Tensor]) -> dict[str, float]:
+    """Collected sums as the columns of a report: with one target "loss" and "acc", with several "loss_mlm", "loss_sp",
+    "acc_mlm" and "acc_sp", in this order, as UER-py has them."""
+    ratios = {tuple(key.removeprefix(METRIC).split("/")): float(pair[0]) / max(1.0, float(pair[1]))
+              for key, pair in collected.items() if key.startswith(METRIC)}
+    targets, names = (list(dict.fromkeys(parts)) for parts in zip(*ratios)) if ratios else ([], [])
+    ordered = sorted(names, key=lambda name: (not name.startswith("loss"), names.index(name)))
+    return {f"{name}_{target}" if len(targets) > 1 else name: ratios[target, name]
+            for name in ordered for target in targets if (target, name) in ratios}
 
 
 def averages(collected: dict[str, Tensor]) -> dict[str, float]:
-    """Collected sums as figures: mean loss and gradient norm of the updates, ratio of each other metric."""
+    """The columns of a report line: mean loss and gradient norm of the updates, and the targets' metrics."""
     updates = max(1.0, float(collected["updates"]))
-    figures = {"loss": float(collected["loss"]) / updates}
-    for name, pair in collected.items():
-        if name.startswith("metric ") and name != "metric loss":
-            figures[name.removeprefix("metric ")] = float(pair[0]) / max(1.0, float(pair[1]))
-    return {**figures, "grad_norm": float(collected["norm"]) / updates}
+    total = {"loss": float(collected["loss"]) / updates}
+    return {**metric_columns(collected), **total, "grad_norm": float(collected["norm"]) / updates}
 
 
 @dataclass
@@ -87,14 +103,14 @@ class Clock:
 
     started: float = field(default_factory=time.perf_counter)
     last: float = field(default_factory=time.perf_counter)
-    slots: int = 0
+    token_slots: int = 0
     updates: int = 0
 
     def lap(self) -> tuple[float, int, int]:
-        """(seconds, slots, updates) since the last lap; begins a new one."""
+        """(seconds, token slots, updates) since the last lap; begins a new one."""
         now = time.perf_counter()
-        result = (max(now - self.last, 1e-9), self.slots, self.updates)
-        self.last, self.slots, self.updates = now, 0, 0
+        result = (max(now - self.last, 1e-9), self.token_slots, self.updates)
+        self.last, self.token_slots, self.updates = now, 0, 0
         return result
 
 

@@ -84,7 +84,7 @@ def dump_batches(prefix: str, step: int, rank: int, batches: list[Any],
     """
     rows = []
     for batch in batches:
-        for sample, src, seg in zip(batch.samples.tolist(), batch.src.tolist(), batch.seg.tolist()):
+        for sample, src, seg in zip(batch.samples.tolist(), batch.src.values.tolist(), batch.src.seg.tolist()):
             ids = [token for token, part in zip(src, seg) if part]
             rows.append({"sample": sample, "ids": ids, **({"text": decode(ids)} if decode else {})})
     path = Path(f"{prefix}.skipped-{step}-rank{rank}.json")

@@ -6,7 +6,7 @@ micro-batch), so a resumed run needs nothing but the step's number.
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,9 @@ from uer.training.skipped_updates import SkipWatch, dump_batches, lost_weights_m
 
 STOP_CHECK_EVERY = {"cpu": 1, "cuda": 10}
 WORD = (1 << 64) - 1
+
+Metrics = Mapping[str, Mapping[str, Sequence[Tensor]]]
+"""target -> name -> (numerator, denominator)"""
 
 
 class Loader(Protocol):
@@ -43,7 +46,7 @@ class StepModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, Metrics]:
         """The loss, divided by the global batch's `counts`, and the metrics."""
         output = self.model(batch, counts)
         return output.loss, output.metrics
@@ -123,7 +126,7 @@ class Trainer:
             self._graph(batches)
         else:
             self._compute(batches, step)
-        self.clock.slots += sum(batch.src.numel() for batch in batches) * self.world.world_size
+        self.clock.token_slots += sum(batch.token_slots() for batch in batches) * self.world.world_size
         self.clock.updates += 1
 
     def _compute(self, batches: list[Any], step: int | None = None) -> None:
@@ -135,7 +138,7 @@ class Trainer:
             if step is not None:
                 self._seed(step, micro)
             loss = loss + self._forward_backward(batch, counts, last=micro == len(batches) - 1)
-            self.real_tokens += batch.real_tokens.sum()
+            self.real_tokens += batch.real_tokens()
         self._apply(self.world.sum_(loss))
 
     def _seed(self, step: int, micro: int) -> None:

@@ -1,59 +1,161 @@
-"""What every `--data_processor` offers; the corpus side without torch, which `preprocess.py` has no time for."""
+"""What every `--data_processor` is: the corpus side in numpy, without torch, so that `preprocess.py` starts fast.
+
+    line(s) --tokenizer--> Lines --Builder--> Block --store--> dataset --fetcher--> Rows --Processor.batch--> Batch
+
+A new processor is one file with one class, one line in `uer.data.processors` and one entry in tests/contract.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from uer.data.draws import Draws
+from uer.data.schema import LINES, Column, CorpusFormat, VocabInfo
+from uer.errors import UserError
+
 if TYPE_CHECKING:
-    from uer.config import MaskingConfig
-    from uer.data.batch import Batch, InstanceRows
-    from uer.data.store import DatasetInfo
+    from uer.data.batch import Batch, Rows
 
 
 @dataclass(frozen=True)
-class Instances:
-    """What one block of lines became.
+class Ragged:
+    """Rows of unequal length, one after another: row i is `ids[offsets[i]:offsets[i + 1]]`."""
 
-    `tokens` (tokens,) follow the tokens of the block before; `starts` (instances that begin in this block,) count
-    tokens from the first block on; `columns` hold one value a token.
-    """
+    ids: np.ndarray
+    """(N,) token ids."""
+    offsets: np.ndarray
+    """(rows + 1,)"""
+    word_start: np.ndarray | None = None
+    """(N,) uint8, 1 where a token begins a word; only with whole-word masking."""
 
-    tokens: np.ndarray
-    starts: np.ndarray
+    @property
+    def lengths(self) -> np.ndarray:
+        """(rows,)"""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The next lines of a shard, tokenized."""
+
+    fields: tuple[Ragged | list[str], ...]
+    """For each of the processor's `fields` all lines' values: token ids, or text where the field names no vocabulary;
+    a field that a line does not have is empty."""
+    unfinished: bool = False
+    """The next block begins with the rest of this one's last line (only where a line has a single field)."""
+
+    @property
+    def tokens(self) -> Ragged:
+        """The first field."""
+        return self.fields[0]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What some lines became; values follow those of the block before."""
+
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """By the schema's names, in its types."""
+    starts: dict[str, np.ndarray] = field(default_factory=dict)
+    """For each sequence ("src", "tgt") where the instances that begin here start in it, counted from the shard's first
+    token. Empty where `Processor.joined`."""
 
 
-class InstanceBuilder(Protocol):
-    """Makes instances of one stretch of the corpus, block by block.
+class Builder(Protocol):
+    """Makes instances of one shard, block by block, in constant memory.
 
     Attributes:
         documents: finished documents so far, blank ones left out.
-        blank_lines: lines so far that hold no document.
+        blank_lines: lines so far that hold no token.
     """
 
     documents: int
     blank_lines: int
 
-    def add(self, ids: np.ndarray, offsets: np.ndarray, word_start: np.ndarray | None = None,
-            unfinished: bool = False) -> Instances:
-        """Turn the next lines into instances.
+    def add(self, lines: Lines) -> Block:
+        """Turn the next lines into instances."""
+
+    def end_file(self) -> Block:
+        """A file ends, and with it its last document; the shard may go on with another."""
+
+    def finish(self) -> Block:
+        """What is still open at the shard's end."""
+
+
+class Processor:
+    """How documents become instances, and how instances become a batch.
+
+    Args:
+        seq_length: --seq_length.
+        config: an instance of `config_class`.
+        vocabs: the vocabularies by the names that `fields` and the schema use.
+
+    Raises:
+        UserError: the settings do not fit together.
+    """
+
+    corpus: ClassVar[CorpusFormat] = LINES
+    fields: ClassVar[tuple[str, ...]] = ("src",)
+    """What the tab-separated fields of a line are: the name of the vocabulary that tokenizes each, "" for raw text."""
+    field_counts: ClassVar[tuple[int, ...]] = ()
+    """How many fields a line may have, where the corpus has fields; the last ones may then be absent."""
+    labels: ClassVar[tuple[str, ...]] = ()
+    """The targets that the batches have labels for."""
+    config_class: ClassVar[type] = type(None)
+    """The settings that only this processor has, a dataclass of `uer.config.flag` fields; their flags come from it."""
+    duplication: ClassVar[str] = "none"
+    """What --dup_factor does: "load": so many versions of each instance are drawn while training; "build": so many are
+    stored; "none": nothing in an instance is random."""
+
+    def __init__(self, seq_length: int, config: Any, vocabs: Mapping[str, VocabInfo]) -> None:
+        self.seq_length = seq_length
+        self.config = config
+        self.vocabs = vocabs
+
+    @property
+    def joined(self) -> bool:
+        """Whether documents are joined and the stream is cut into instances of equal length."""
+        return False
+
+    @property
+    def stores_words(self) -> bool:
+        """Whether the corpus side has to find where words begin (jieba)."""
+        return False
+
+    def schema(self) -> dict[str, Column]:
+        """The columns of a dataset."""
+        return {"src": Column()}
+
+    def lengths(self) -> dict[str, int]:
+        """For each sequence, the most tokens that an instance stores."""
+        return {"src": self.seq_length}
+
+    def batch_lengths(self) -> dict[str, int]:
+        """For each side of a batch, its width before trimming: what the model's positions must suffice for."""
+        return self.lengths()
+
+    def builder(self, draws: Draws, copies: int = 1) -> Builder:
+        """A builder for one shard.
 
         Args:
-            ids: (ids,) token ids of the lines, one after another.
-            offsets: (lines + 1,) where each line begins in `ids`.
-            word_start: (ids,) 1 where a token begins a word.
-            unfinished: the next block begins with the rest of this one's last line.
+            draws: the shard's random choices.
+            copies: how often each document is worked on, where `duplication` is "build".
         """
+        raise NotImplementedError
 
+    def batch(self, rows: "Rows") -> "Batch":
+        """What the model sees of these rows, whose tensors it may change in place; on the rows' device."""
+        raise NotImplementedError
 
-class Processor(Protocol):
-    """How documents become instances, and how instances become a batch. Its class takes no arguments."""
+    def special_id(self, role: str, vocab: str = "src") -> int:
+        """The id of [CLS] ("cls") and so on.
 
-    def instance_builder(self, seq_length: int, special_ids: Mapping[str, int],
-                         full_sentences: bool = False) -> InstanceBuilder:
-        """A builder for one stretch of the corpus (a shard); shards are independent of one another."""
-
-    def batch(self, rows: "InstanceRows", info: "DatasetInfo", masking: "MaskingConfig") -> "Batch":
-        """What the model sees of these rows, which the processor may change in place."""
+        Raises:
+            UserError: the vocabulary has no such entry.
+        """
+        known = self.vocabs[vocab].special_ids
+        if role not in known:
+            raise UserError(f"this processor needs a {role} token, and the vocabulary names none")
+        return known[role]

@@ -1,0 +1,83 @@
+"""BERT's pretraining data (Devlin et al., 2019): pairs of text, masked, and whether the second follows the first."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from uer.data.draws import Draws, below, drawn
+from uer.data.processors.masked import MaskedProcessor
+from uer.data.processors.pairs import COIN, HEADS, Chunks, PairBuilder, PairConfig, Pairs, Pool, split_dtype
+from uer.data.schema import INSTANCE, SENTENCES, Column
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from uer.data.batch import Batch, Rows
+
+TRIES = 10
+"""How often another document is drawn where it is the chunk's own."""
+START, DOCUMENT = 4, 5  # what is drawn for a chunk: the other document's first sentence, and the document
+
+
+class BertProcessor(MaskedProcessor):
+    """`--data_processor bert`. The label of `sp` is 1 where the second part is from another document, else 0."""
+
+    corpus = SENTENCES
+    labels = ("mlm", "sp")
+    config_class = PairConfig
+    duplication = "build"
+
+    def schema(self) -> dict[str, Column]:
+        """`split` is the position where the second part begins."""
+        return {**super().schema(), "split": Column(INSTANCE, split_dtype(self.seq_length)),
+                "is_random": Column(INSTANCE, "uint8")}
+
+    def builder(self, draws: Draws, copies: int = 1) -> PairBuilder:
+        """Pairs are drawn here."""
+        return NextSentenceBuilder(self.seq_length, self.special_id("cls"), self.special_id("sep"),
+                                   self.config.short_seq_prob, draws, copies)
+
+    def batch(self, rows: "Rows") -> "Batch":
+        """Pairs -> src and seg (R, S), masked, and the labels `mlm` (R, P) and `sp` (R, 1) at position 0."""
+        return pair_batch(self, rows, rows.columns["split"], rows.columns["is_random"])
+
+
+def pair_batch(processor: MaskedProcessor, rows: "Rows", split: "Tensor", label: "Tensor") -> "Batch":
+    """A batch of pairs with the labels `mlm` and `sp`; split and label (R,) int64."""
+    from uer.data.batch import Batch, Labels, Side  # torch: `preprocess.py` does without it
+
+    src, seg, labels = processor.masked(rows)
+    second = (seg.cumsum(dim=1) > split[:, None]) & (seg > 0)  # the running number of a token is its position + 1
+    return Batch(Side(src, seg + second), {"mlm": labels, "sp": Labels(label[:, None], label[:, None] * 0)},
+                 rows.samples)
+
+
+class NextSentenceBuilder(PairBuilder):
+    """The second part is the rest of the chunk, or begins at any sentence of another document of the pool.
+
+    It is another document's where a coin says so, and always where the chunk is a single sentence. The rest of the
+    chunk, which is not used then, opens the next one.
+    """
+
+    def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
+        chunks = self.gather(pool, copy, put_back=True)
+        token = pool.sentences
+        first_begin, first_end = token[chunks.start], token[chunks.middle]
+        random = (chunks.end - chunks.start == 1) | (drawn(chunks.keys, COIN) < HEADS)
+        other_begin, other_end = self._others(pool, chunks, chunks.target - (first_end - first_begin))
+        second_begin = np.where(random, token[other_begin], first_end)
+        second_end = np.where(random, token[other_end], token[chunks.end])
+        pairs = Pairs(first_begin, first_end, second_begin, second_end)
+        return pairs, chunks.keys, {"is_random": random.astype(np.uint8)}
+
+    def _others(self, pool: Pool, chunks: Chunks, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(C,) sentences of another document, begin and end: from any on, until there are `wanted` tokens or the
+        document ends, but at least one."""
+        other = chunks.document.copy()
+        for number in range(TRIES):
+            same = np.flatnonzero(other == chunks.document)
+            other[same] = below(drawn(chunks.keys[same], DOCUMENT + number), len(pool.documents) - 1)
+        first, stop = pool.documents[other], pool.documents[other + 1]
+        begin = first + below(drawn(chunks.keys, START), stop - first)
+        end = np.searchsorted(pool.sentences, pool.sentences[begin] + wanted)
+        return begin, np.minimum(np.maximum(end, begin + 1), stop)

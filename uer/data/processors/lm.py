@@ -1,0 +1,53 @@
+"""Language model: every token is predicted from those before it."""
+
+from typing import TYPE_CHECKING
+
+from uer.data.draws import Draws
+from uer.data.processors.base import Processor
+from uer.data.processors.lines import LineBuilder, LineConfig
+
+if TYPE_CHECKING:
+    from uer.data.batch import Batch, Rows
+
+
+class LmProcessor(Processor):
+    """`--data_processor lm`: [CLS] + ids + [SEP], cut every S + 1 tokens without overlap.
+
+        stored  [CLS] 7 8 [SEP]     src  [CLS] 7 8 [SEP] [PAD]     predicted  7 8 [SEP]  -  -      (S = 5)
+
+    The target of the last token and of padding is not [PAD], as in UER-py, but nothing: to predict [PAD] behind a text
+    that has ended teaches nothing.
+    """
+
+    labels = ("lm",)
+    config_class = LineConfig
+
+    @property
+    def joined(self) -> bool:
+        """With --full_sentences."""
+        return self.config.full_sentences
+
+    def lengths(self) -> dict[str, int]:
+        """S inputs and the label of the last one."""
+        return {"src": self.seq_length + 1}
+
+    def batch_lengths(self) -> dict[str, int]:
+        """S"""
+        return {"src": self.seq_length}
+
+    def builder(self, draws: Draws, copies: int = 1) -> LineBuilder:
+        """Nothing is drawn here."""
+        return LineBuilder(self.seq_length + 1, self.special_id("cls"), self.special_id("sep"), self.joined)
+
+    def batch(self, rows: "Rows") -> "Batch":
+        """Rows of up to S + 1 tokens -> src, seg and labels `lm` (R, S)."""
+        import torch  # `preprocess.py` does without it
+
+        from uer.data.batch import IGNORED, Batch, Labels, Side
+
+        stored, lengths = rows.columns["src"], rows.lengths["src"][:, None]
+        positions = torch.arange(self.seq_length, device=stored.device)
+        real = positions < lengths
+        src = torch.where(real, stored[:, :-1], self.special_id("pad"))
+        labels = torch.where(positions < lengths - 1, stored[:, 1:], IGNORED)
+        return Batch(Side(src, real.long()), {"lm": Labels(labels)}, rows.samples)

@@ -1,0 +1,58 @@
+"""What the processors share whose rows predict masked tokens."""
+
+from typing import TYPE_CHECKING
+
+from uer.config import MaskingConfig
+from uer.data.processors.base import Processor
+from uer.data.schema import Column
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from uer.data.batch import Labels, Rows
+    from uer.data.masking import Masker
+
+
+class MaskedProcessor(Processor):
+    """A processor whose config is a `MaskingConfig`, or one with more fields."""
+
+    config: MaskingConfig
+    duplication = "load"
+
+    @property
+    def stores_words(self) -> bool:
+        """With whole-word masking."""
+        return self.config.whole_word_masking
+
+    def schema(self) -> dict[str, Column]:
+        """The tokens, and with whole-word masking where words begin."""
+        return {"src": Column(), **({"word_start": Column(dtype="uint8")} if self.stores_words else {})}
+
+    def masked(self, rows: "Rows") -> tuple["Tensor", "Tensor", "Labels"]:
+        """Pad and mask `src` in place.
+
+        Returns:
+            src (R, S), seg (R, S) with 1 on every token and 0 on padding, and the labels (R, P).
+        """
+        from uer.data.batch import Labels  # torch: `preprocess.py` does without it
+
+        src, lengths = rows.columns["src"], rows.lengths["src"]
+        mask = self._masker(src.device)
+        real = mask.positions < lengths[:, None]
+        seg, pad = real.long(), self.special_id("pad")
+        src.mul_(seg)
+        if pad:
+            src.add_((1 - seg) * pad)
+        positions, labels = mask(src, real, lengths, rows.keys, rows.columns.get("word_start"))
+        return src, seg, Labels(labels, positions)
+
+    def _masker(self, device: "torch.device") -> "Masker":
+        """Made once for each device."""
+        from uer.data.masking import masker
+
+        known = self.__dict__.setdefault("_maskers", {})
+        if device not in known:
+            vocab = self.vocabs["src"]
+            known[device] = masker(self.config, self.seq_length, vocab.size, vocab.special_ids, device)
+        return known[device]

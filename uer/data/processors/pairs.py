@@ -1,0 +1,279 @@
+"""Pairs of text from documents of one sentence a line: what `bert` and `albert` have in common.
+
+Sentences of a document are gathered until they have as many tokens as a row takes: a chunk. A chunk is divided into two
+parts, which become [CLS] first [SEP] second [SEP].
+
+    document  s0 s1 s2 s3 s4     chunk  s0 s1 s2     parts  s0 | s1 s2
+
+Documents are worked on many at a time (a pool), so that a pair can take its second part from another document, and so
+that all but the gathering is done by numpy for thousands of pairs at once.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from uer.config import MaskingConfig, flag
+from uer.data.draws import Draws, below, coins, drawn
+from uer.data.processors.base import Block, Lines, Ragged
+
+POOL_TOKENS = 1 << 19
+"""Documents are worked on when so many tokens have come together."""
+LARGEST_DOCUMENT = 1 << 22
+"""Tokens; a longer document is worked on in pieces of this size, so that memory stays bounded."""
+FRAME = 3  # [CLS] first [SEP] second [SEP]
+
+# What is drawn for a document, and for a chunk by its first sentence.
+SHORT, SHORT_LENGTH, CHUNKS = 0, 1, 2
+SPLIT, FRONT_OF_FIRST, FRONT_OF_SECOND, COIN = 0, 1, 2, 3
+HEADS = 1 << 31
+
+
+@dataclass(frozen=True)
+class PairConfig(MaskingConfig):
+    """Pairs of text (bert and albert processors)"""
+
+    short_seq_prob: float = flag(0.1, "How often a document's rows are made shorter (bert and albert processors).")
+
+    def problems(self) -> list[str]:
+        within = 0.0 <= self.short_seq_prob <= 1.0
+        return super().problems() + ([] if within else ["--short_seq_prob must lie between 0 and 1"])
+
+
+class Pool(NamedTuple):
+    """Some documents: sentence i has the tokens `sentences[i]` to `sentences[i + 1]` - 1, document d the sentences
+    `documents[d]` to `documents[d + 1]` - 1. None of them is empty."""
+
+    ids: np.ndarray
+    """(N,) token ids"""
+    word_start: np.ndarray | None
+    """(N,) uint8"""
+    sentences: np.ndarray
+    """(sentences + 1,) int64"""
+    documents: np.ndarray
+    """(D + 1,) int64"""
+    first: int
+    """Number of the first document in the shard."""
+
+
+class Chunks(NamedTuple):
+    """C chunks: sentences `start` to `end` - 1 of the pool, of which the first part ends before `middle`."""
+
+    document: np.ndarray
+    start: np.ndarray
+    middle: np.ndarray
+    end: np.ndarray
+    keys: np.ndarray
+    """What the draws of each chunk depend on."""
+    target: np.ndarray
+    """Tokens that its pair should have, without [CLS] and [SEP]."""
+
+
+class Pairs(NamedTuple):
+    """The two parts of each pair as tokens `first_begin` to `first_end` - 1 of the pool, and so on; (C,) each."""
+
+    first_begin: np.ndarray
+    first_end: np.ndarray
+    second_begin: np.ndarray
+    second_end: np.ndarray
+
+
+class PairBuilder:
+    """Collects documents and makes pairs of them.
+
+    Args:
+        seq_length: tokens of a full row.
+        cls_id, sep_id: what frames the parts.
+        short_seq_prob: how often a document's rows get a random length between 2 and the room of a row.
+        draws: the shard's random choices.
+        copies: how often each document is worked on, with other choices each time.
+
+    Attributes:
+        documents: finished documents so far.
+        blank_lines: lines without tokens.
+    """
+
+    def __init__(self, seq_length: int, cls_id: int, sep_id: int, short_seq_prob: float, draws: Draws,
+                 copies: int) -> None:
+        self.room = seq_length - FRAME
+        self.cls_id, self.sep_id = cls_id, sep_id
+        self.short_seq_prob, self.draws, self.copies = short_seq_prob, draws, copies
+        self.split_dtype = split_dtype(seq_length)
+        self.documents = 0
+        self.blank_lines = 0
+        self._position = 0  # tokens made so far
+        self._held: list[Lines] = []  # lines that are not worked on yet
+        self._held_tokens = 0
+
+    def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
+        """The pairs of a pool; (C,) what the draws of each depend on; further columns with a value for each."""
+        raise NotImplementedError
+
+    def add(self, lines: Lines) -> Block:
+        """Hold the lines, and work on all finished documents when there are enough of them."""
+        self._held.append(lines)
+        self._held_tokens += len(lines.tokens.ids)
+        return self._work(at_end=False) if self._held_tokens >= POOL_TOKENS else Block()
+
+    def end_file(self) -> Block:
+        """The last document of a file ends with it, as if a blank line stood there; nothing is made yet."""
+        if self._held:
+            last = self._held[-1].tokens
+            words = None if last.word_start is None else np.empty(0, np.uint8)
+            self._held.append(Lines((Ragged(np.empty(0, last.ids.dtype), np.zeros(2, np.int64), words),)))
+            self.blank_lines -= 1  # it does not stand in the file
+        return Block()
+
+    def finish(self) -> Block:
+        """Work on what is left."""
+        return self._work(at_end=True) if self._held else Block()
+
+    def _work(self, at_end: bool) -> Block:
+        """Make pairs of the documents that are complete; hold the rest."""
+        ids, words, lengths, unfinished = self._joined()
+        whole = len(lengths)
+        if not at_end:
+            blank = np.flatnonzero(lengths[:len(lengths) - unfinished] == 0)
+            whole = int(blank[-1]) + 1 if len(blank) else 0
+            if not whole and len(ids) >= LARGEST_DOCUMENT:
+                whole = len(lengths) - unfinished
+        tokens = int(lengths[:whole].sum())
+        rest = slice(tokens, None)
+        self._hold(ids[rest], None if words is None else words[rest], lengths[whole:], unfinished)
+        if not whole:
+            return Block()
+        pool = self._pool(ids[:tokens], None if words is None else words[:tokens], lengths[:whole])
+        blocks = [self._block(pool, copy) for copy in range(self.copies)] if len(pool.documents) > 1 else []
+        return _concatenated(blocks)
+
+    def _joined(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, bool]:
+        """What is held: ids (N,), word starts (N,), tokens of each line, whether the last line goes on."""
+        ids = np.concatenate([lines.tokens.ids for lines in self._held])
+        words = None
+        if self._held[0].tokens.word_start is not None:
+            words = np.concatenate([lines.tokens.word_start for lines in self._held])
+        lengths: list[np.ndarray] = []
+        goes_on = False
+        for lines in self._held:
+            here = lines.tokens.lengths.astype(np.int64)
+            if goes_on:  # the first line is the rest of the one before
+                lengths[-1][-1] += here[0]
+                here = here[1:]
+            lengths.append(here)
+            goes_on = lines.unfinished
+        return ids, words, np.concatenate(lengths), goes_on
+
+    def _hold(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, unfinished: bool) -> None:
+        self._held_tokens = len(ids)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self._held = [Lines((Ragged(ids, offsets, words),), unfinished)] if len(lengths) else []
+
+    def _pool(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray) -> Pool:
+        """Lines of `lengths` tokens, where 0 is a blank line, as documents: [3, 4, 0, 0, 5] -> sentences [0, 3, 7, 12],
+        documents [0, 2, 3]."""
+        filled = lengths > 0
+        paragraph = np.cumsum(~filled)[filled]  # (sentences,) how many blank lines stand before
+        firsts = np.flatnonzero(np.diff(paragraph, prepend=-1))
+        self.blank_lines += int((~filled).sum())
+        pool = Pool(ids, words, np.concatenate([[0], np.cumsum(lengths[filled])]),
+                    np.append(firsts, len(paragraph)), self.documents)
+        self.documents += len(firsts)
+        return pool
+
+    def gather(self, pool: Pool, copy: int, put_back: bool) -> Chunks:
+        """The chunks of every document.
+
+        Args:
+            put_back: where a chunk's coin shows heads, the sentences behind its first part go to the next chunk.
+        """
+        document_keys = self.draws.documents(pool.first + np.arange(len(pool.documents) - 1), copy)
+        short = drawn(document_keys, SHORT) < round(self.short_seq_prob * (1 << 32))
+        length = 2 + below(drawn(document_keys, SHORT_LENGTH), max(self.room - 1, 1))
+        targets = np.where(short, np.minimum(length, self.room), self.room)
+        sizes = np.diff(pool.documents)
+        numbers = np.arange(sizes.sum()) - np.repeat(pool.documents[:-1], sizes)  # of each sentence in its document
+        keys = drawn(np.repeat(document_keys, sizes), CHUNKS + numbers)
+        again = drawn(keys, COIN) < HEADS if put_back else np.zeros(len(keys), bool)
+        start, middle, end = _gathered(pool.sentences.tolist(), pool.documents.tolist(), targets.tolist(),
+                                       drawn(keys, SPLIT).tolist(), again.tolist())
+        document = np.searchsorted(pool.documents, start, side="right") - 1
+        return Chunks(document, start, middle, end, keys[start], targets[document])
+
+    def _block(self, pool: Pool, copy: int) -> Block:
+        """Truncated and framed pairs as instances."""
+        pairs, keys, columns = self.pairs(pool, copy)
+        pairs = self._truncated(pairs, keys)
+        first, second = pairs.first_end - pairs.first_begin, pairs.second_end - pairs.second_begin
+        lengths = FRAME + first + second
+        starts = np.cumsum(lengths) - lengths
+        tokens = np.full(int(lengths.sum()), self.sep_id, pool.ids.dtype)
+        tokens[starts] = self.cls_id
+        made = {"src": tokens}
+        if pool.word_start is not None:
+            made["word_start"] = np.ones(len(tokens), np.uint8)
+        parts = ((pairs.first_begin, first, starts + 1), (pairs.second_begin, second, starts + 2 + first))
+        for begin, size, to in parts:
+            origin, target = _positions(begin, size), _positions(to, size)
+            tokens[target] = pool.ids[origin]
+            if pool.word_start is not None:
+                made["word_start"][target] = pool.word_start[origin]
+        made["split"] = (first + 2).astype(self.split_dtype)
+        block = Block({**made, **columns}, {"src": self._position + starts})
+        self._position += len(tokens)
+        return block
+
+    def _truncated(self, pairs: Pairs, keys: np.ndarray) -> Pairs:
+        """Pairs that fit into a row: while one is too long, its longer part (the second on a tie) loses a token, at the
+        front or the end as a coin says.
+
+            room 9, parts of 12 and 4: 7 are too many; the first loses all of them, so 5 and 4 are left
+            room 9, parts of 7 and 6:  4 are too many; first 1, then the second and the first in turn: 5 and 4
+        """
+        first, second = pairs.first_end - pairs.first_begin, pairs.second_end - pairs.second_begin
+        excess = np.maximum(first + second - self.room, 0)
+        ahead = np.minimum(excess, np.abs(first - second))  # what the longer part loses before they are equal
+        left = excess - ahead  # then the second loses the first of these, and so on in turn
+        from_first = np.where(first > second, ahead, 0) + left // 2
+        from_second = np.where(first > second, 0, ahead) + left - left // 2
+        front_first = coins(drawn(keys, FRONT_OF_FIRST), from_first)
+        front_second = coins(drawn(keys, FRONT_OF_SECOND), from_second)
+        return Pairs(pairs.first_begin + front_first, pairs.first_end - (from_first - front_first),
+                     pairs.second_begin + front_second, pairs.second_end - (from_second - front_second))
+
+
+def _gathered(sentences: list[int], documents: list[int], targets: list[int], splits: list[int],
+              again: list[bool]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-> start, middle and end (C,) of the chunks; see `PairBuilder.gather`.
+
+    Where a chunk begins depends on how the one before was divided, so this is a loop, over plain numbers.
+    """
+    found: list[tuple[int, int, int]] = []
+    for start, stop, target in zip(documents, documents[1:], targets):
+        while start < stop:
+            end = min(bisect_left(sentences, sentences[start] + target, start + 1, stop + 1), stop)
+            count = end - start
+            middle = start + 1 + (splits[start] * (count - 1) >> 32)
+            found.append((start, middle, end))
+            start = middle if again[start] else end
+    table = np.array(found, np.int64).reshape(-1, 3)
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+def _positions(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The numbers of some ranges, one after another: begins [5, 9], sizes [2, 3] -> [5, 6, 9, 10, 11]."""
+    stops = np.cumsum(sizes)
+    return np.arange(stops[-1] if len(stops) else 0) + np.repeat(begins - (stops - sizes), sizes)
+
+
+def _concatenated(blocks: list[Block]) -> Block:
+    if len(blocks) < 2:
+        return blocks[0] if blocks else Block()
+    return Block({name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
+                 {axis: np.concatenate([block.starts[axis] for block in blocks]) for axis in blocks[0].starts})
+
+
+def split_dtype(seq_length: int) -> str:
+    """The type of the column `split`, the position at which the second part begins."""
+    return "uint16" if seq_length < 1 << 16 else "uint32"

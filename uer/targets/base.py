@@ -1,0 +1,156 @@
+"""What every pretraining objective is.
+
+The model asks the encoder once for the hidden states that all of its targets want, and hands each target its own: K
+states and their labels. A target does not know where in the batch they lie.
+
+A new target is one file with one class, one line in `uer.targets` and one entry in tests/contract.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from uer.layers.cross_entropy import IGNORED, linear_cross_entropy
+from uer.layers.distillation import SoftTargets, linear_distillation
+
+
+class Metric(NamedTuple):
+    """A ratio in two parts, which are summed over batches and ranks before one is divided by the other; 0-dim."""
+
+    total: Tensor
+    count: Tensor
+
+
+@dataclass
+class LossOutput:
+    """What a target makes of a batch, on the device.
+
+    Attributes:
+        loss: 0-dim, summed over the predictions.
+        metrics: by name, detached. "loss" is the target's own, "acc" its accuracy; a target with several parts ends the
+            names with theirs: "loss_forward".
+    """
+
+    loss: Tensor
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+
+class Target(nn.Module):
+    """A head and its loss.
+
+    The constructor takes (config: ModelConfig, vocab_size: int).
+    """
+
+    config_class: ClassVar[type] = type(None)
+    """The settings that only this target has; see `uer.config.Members`."""
+    tied: ClassVar[str] = ""
+    """The parameter that --tie_weights makes the word embedding's: "linear_2.weight"; "" where there is none."""
+    perplexity: ClassVar[bool] = False
+    """Whether exp(loss) is a perplexity."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
+        """
+        Args:
+            hidden: (K, H) states of the positions that the labels are for.
+            labels: (K, ...) int64; IGNORED where a state is there only to keep shapes static.
+            soft: what a teacher says of the same K predictions; only where `soft_targets` is not empty.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., classes)"""
+
+    def soft_targets(self, hidden: Tensor, temperature: float, alpha: float) -> list[SoftTargets]:
+        """A teacher's side: what hidden states (K, H) say, for `forward` of a student; [] where nobody can learn it."""
+        return []
+
+
+class Projection(NamedTuple):
+    """A question with one entry of the vocabulary as its answer: the logits are `features @ weight.T + bias`."""
+
+    suffix: str
+    """What its metrics' names end with: "" or "_forward"."""
+    features: Tensor
+    """(K, E)"""
+    weight: Tensor
+    """(V, E)"""
+    bias: Tensor | None
+    """(V,)"""
+
+
+class VocabularyTarget(Target):
+    """A target that predicts entries of the vocabulary: their cross-entropy, and a teacher's distribution over them.
+
+    It asks one question of each hidden state, with labels (K,), or n of them, with labels (K, n).
+    """
+
+    perplexity = True
+
+    @abstractmethod
+    def projections(self, hidden: Tensor) -> list[Projection]:
+        """The questions about hidden states (..., H)."""
+
+    def label_smoothing(self) -> float:
+        """How much of the label's probability is spread over the other entries."""
+        return 0.0
+
+    def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
+        """The questions' losses summed; see `Target.forward`.
+
+        With a teacher the loss has the value of the labels' loss, which compares with that of any other run, and the
+        gradient of the mix (see `uer.layers.distillation`).
+        """
+        asked = self.projections(hidden)
+        parts = [labels] if len(asked) == 1 else labels.unbind(-1)
+        outputs = [self._distilled(question, part, soft[number]) if soft else self._trained(question, part)
+                   for number, (question, part) in enumerate(zip(asked, parts))]
+        metrics = {name + question.suffix: output.metrics[name] for name in outputs[0].metrics
+                   for question, output in zip(asked, outputs)}
+        return LossOutput(sum(output.loss for output in outputs), metrics)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., V); of several questions the first."""
+        _, features, weight, bias = self.projections(hidden)[0]
+        return nn.functional.linear(features, weight, bias)
+
+    def soft_targets(self, hidden: Tensor, temperature: float, alpha: float) -> list[SoftTargets]:
+        """One for each question."""
+        return [SoftTargets(features, weight, bias, temperature, alpha)
+                for _, features, weight, bias in self.projections(hidden)]
+
+    def _trained(self, question: Projection, labels: Tensor) -> LossOutput:
+        """By the labels, (K,)."""
+        count = _count(labels)
+        loss, correct = linear_cross_entropy(*question[1:], labels, self.label_smoothing())
+        return LossOutput(loss, {"loss": Metric(loss.detach(), count), "acc": Metric(correct, count)})
+
+    def _distilled(self, question: Projection, labels: Tensor, soft: SoftTargets) -> LossOutput:
+        """By the labels, (K,), and a teacher."""
+        count = _count(labels)
+        mixed = linear_distillation(*question[1:], labels, soft)
+        loss = mixed.hard + (mixed.objective - mixed.objective.detach())  # not finite where the objective is not
+        finite = torch.isfinite(mixed.objective.detach())
+        taught = Metric(torch.where(finite, mixed.soft, 0.0), torch.where(finite, count, 0.0))
+        return LossOutput(loss, {"loss": Metric(mixed.hard, count), "acc": Metric(mixed.correct, count),
+                                 "distillation loss": taught})
+
+
+class ClassTarget(Target):
+    """A target that predicts one of a few classes."""
+
+    def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
+        """hidden (K, H), labels (K,) -> the summed cross-entropy."""
+        logits, count = self.logits(hidden).float(), _count(labels)
+        loss = nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+        correct = (logits.argmax(-1) == labels).sum().float()
+        return LossOutput(loss, {"loss": Metric(loss.detach(), count), "acc": Metric(correct, count)})
+
+
+def _count(labels: Tensor) -> Tensor:
+    """How many labels count; 0-dim float32."""
+    return (labels != IGNORED).sum().float()

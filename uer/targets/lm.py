@@ -1,0 +1,42 @@
+"""Language modelling: the next entry, at every position."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from uer.config import ModelConfig, flag
+from uer.layers.linear import Linear
+from uer.targets.base import Projection, VocabularyTarget
+
+
+@dataclass(frozen=True)
+class LmConfig:
+    """The lm target"""
+
+    has_lmtarget_bias: bool = flag(False, "The lm target's output layer has a bias.")
+    label_smoothing: float = flag(0.0, "How much of the label's probability the other entries get.", file_only=True)
+
+    def problems(self) -> list[str]:
+        within = 0.0 <= self.label_smoothing < 1.0
+        return [] if within else [f"label_smoothing must lie in [0, 1), not {self.label_smoothing}"]
+
+
+class LmTarget(VocabularyTarget):
+    """One output layer."""
+
+    config_class = LmConfig
+    tied = "output_layer.weight"
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        own = config.of(LmConfig)
+        self.smoothing = own.label_smoothing
+        self.output_layer = Linear(config.hidden_size, vocab_size, bias=own.has_lmtarget_bias)
+
+    def projections(self, hidden: Tensor) -> list[Projection]:
+        """hidden (..., H) -> one question"""
+        return [Projection("", hidden, self.output_layer.weight, self.output_layer.bias)]
+
+    def label_smoothing(self) -> float:
+        """The setting of this name."""
+        return self.smoothing
