@@ -1,0 +1,140 @@
+"""Instances and batches of lm, bilm, bert and albert beside those of the original toolkit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tools.datasets import make_dataset, whole_batch
+from uer.config import TokenizerConfig
+from uer.data.batch import IGNORED
+from uer.tokenizers import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(google_vocab):
+    return build_tokenizer(TokenizerConfig(vocab_path=str(google_vocab)))
+
+
+@pytest.fixture(scope="module")
+def breadth(golden):
+    return golden / "breadth"
+
+
+@pytest.fixture(scope="module")
+def summary(breadth):
+    return json.loads((breadth / "data" / "summary.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("seq_length", [16, 64])
+def test_lm(tmp_path, breadth, summary, tokenizer, seq_length):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "lines.txt", "lm", tokenizer,
+                           seq_length=seq_length)
+    expected = np.load(breadth / "data" / f"lm_seq{seq_length}.npz")
+    assert dataset.tokens.tolist() == expected["ids"].tolist()
+    assert dataset.offsets["src"][:].tolist() == expected["offsets"].tolist()
+    batch = whole_batch(dataset)
+    assert np.array_equal(batch.src.values, expected["batch_src"]) and np.array_equal(batch.src.seg,
+                                                                                     expected["batch_seg"])
+    labels = batch.labels["lm"].values.numpy()
+    real = labels != IGNORED
+    assert np.array_equal(labels[real], expected["batch_tgt"][real]) and not expected["batch_tgt"][~real].any()
+    figures = summary[f"lm_seq{seq_length}"]  # the original's loss counts [PAD] behind the end of a text
+    assert real.sum() == figures["positions_in_the_original_loss"] - figures["of_these_with_target_pad"]
+
+
+@pytest.mark.parametrize("seq_length", [16, 64])
+def test_bilm(tmp_path, breadth, tokenizer, seq_length):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "lines.txt", "bilm", tokenizer,
+                           seq_length=seq_length)
+    expected = np.load(breadth / "data" / f"bilm_seq{seq_length}.npz")
+    assert dataset.tokens.tolist() == expected["ids"].tolist()
+    assert dataset.offsets["src"][:].tolist() == expected["offsets"].tolist()
+    batch = whole_batch(dataset)
+    seg = expected["batch_seg"]
+    assert np.array_equal(batch.src.values, expected["batch_src"]) and np.array_equal(batch.src.seg, seg)
+    labels = batch.labels["bilm"].values.numpy()
+    assert np.array_equal(labels[..., 0][seg > 0], expected["batch_tgt_forward"][seg > 0])
+    assert np.array_equal(labels[..., 1][seg > 0], expected["batch_tgt_backward"][seg > 0])
+    assert (labels[seg == 0] == IGNORED).all()
+
+
+def figures_of(dataset):
+    """What the golden summary says of pairs."""
+    lengths = np.diff(dataset.offsets["src"][:])
+    first = dataset.columns["split"].astype(np.int64)  # [CLS] and [SEP] included
+    return {"instances": len(dataset), "tokens": int(lengths.sum()), "mean_length": lengths.mean(),
+            "mean_first_part": first.mean(), "full_rows": (lengths == dataset.info.seq_length).mean(),
+            "empty_second_part": int((lengths - first == 1).sum()), "empty_first_part": int((first == 2).sum())}
+
+
+@pytest.mark.parametrize("seq_length", [64, 128])
+@pytest.mark.parametrize("short", [0.0, 0.1])
+def test_distributions_of_bert(tmp_path, breadth, summary, tokenizer, seq_length, short):
+    """The mean over seeds lies within three standard errors of the original's, both means of 20 seeds."""
+    found = []
+    for seed in range(20):
+        dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "bert", tokenizer,
+                               seq_length=seq_length, dup_factor=1, seed=seed, members={"short_seq_prob": short})
+        found.append({**figures_of(dataset), "label_1": dataset.columns["is_random"].mean()})
+    for name, original in summary[f"bert_seq{seq_length}_short{short}"].items():
+        if isinstance(original, dict):
+            mean = np.mean([figures[name] for figures in found])
+            error = original["sd"] * (2 / 20) ** 0.5
+            assert abs(mean - original["mean"]) <= 3.5 * error, (name, mean, original)
+
+
+@pytest.mark.parametrize("seq_length", [64, 128])
+def test_chunks_of_albert(tmp_path, breadth, tokenizer, seq_length):
+    """Which sentences each instance is made of; it has all of their tokens, or a full row of them."""
+    corpus = (breadth / "corpora" / "sentences.txt").read_text(encoding="utf-8")
+    documents = [[tokenizer.encode(line) for line in paragraph.splitlines()] for paragraph in
+                 corpus.strip("\n").split("\n\n")]
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "albert", tokenizer,
+                           seq_length=seq_length, dup_factor=1, members={"short_seq_prob": 0.0})
+    expected = np.load(breadth / "data" / f"albert_chunks_seq{seq_length}_short0.npy")
+    assert len(dataset) == len(expected)
+    for number, (document, first, end, tokens) in enumerate(expected.tolist()):
+        text = [token for sentence in documents[document][first:end] for token in sentence]
+        assert len(text) == tokens
+        row, split = dataset[number].tolist(), int(dataset.columns["split"][number])
+        one, other = row[1:split - 1], row[split:-1]
+        assert len(row) == min(tokens + 3, seq_length)
+        assert row[0] == 101 and row[split - 1] == row[-1] == 102
+        if tokens + 3 <= seq_length:
+            assert one + other == text
+            borders = np.cumsum([len(sentence) for sentence in documents[document][first:end]])[:-1]
+            assert end - first == 1 or len(one) in borders
+        assert not tokens > 1 or (one and other)  # the original leaves a part empty where there is one sentence
+
+
+def test_distributions_of_albert(tmp_path, breadth, summary, tokenizer):
+    """Over 20 seeds, short rows included; the parts of one-sentence chunks are ours."""
+    found = [figures_of(make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "albert", tokenizer,
+                                     seq_length=64, dup_factor=1, seed=seed)) for seed in range(20)]
+    for name in ("instances", "tokens", "mean_length", "mean_first_part", "full_rows"):
+        original = summary["albert_seq64_short0.1"][name]
+        mean = np.mean([figures[name] for figures in found])
+        assert abs(mean - original["mean"]) <= 3.5 * original["sd"] * (2 / 20) ** 0.5, (name, mean, original)
+
+
+def test_albert_swaps_half_of_the_rows_and_says_which(tmp_path, breadth, tokenizer):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "albert", tokenizer, seq_length=64,
+                           dup_factor=1)
+    swapped = []
+    for keys in range(0, 50_000, 1000):
+        batch = whole_batch(dataset, keys=keys)
+        labels = batch.labels["mlm"]
+        src = batch.src.values.scatter(1, torch.where(labels.wanted(), labels.positions, 0),
+                                       torch.where(labels.wanted(), labels.values, batch.src.values[:, :1]))
+        for number in range(0, len(dataset), 37):
+            stored, split = dataset[number].tolist(), int(dataset.columns["split"][number])
+            one, other = stored[1:split - 1], stored[split:-1]
+            if batch.labels["sp"].values[number, 0] == 1:
+                one, other = other, one
+            assert src[number, :len(stored)].tolist() == [101, *one, 102, *other, 102]
+            seg = batch.src.seg[number].tolist()
+            assert seg == [1] * (len(one) + 2) + [2] * (len(other) + 1) + [0] * (64 - len(stored))
+        swapped.append((batch.labels["sp"].values == 1).float().mean().item())
+    assert abs(np.mean(swapped) - 0.5) < 0.02

@@ -1,0 +1,85 @@
+"""Losses and logits of whole models beside those of the original toolkit (with the standard LayerNorm)."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from uer import cli
+from uer.config import ModelConfig
+from uer.data.batch import IGNORED, Batch, Labels, Side
+from uer.model import build_model
+
+FIGURES = "standard_layernorm_eps_1e-12"
+MODELS = ("bert_mlm_sp", "albert_mlm_sp", "megatron_bert_mlm_sp", "bert_relative_position_scaled_mlm",
+          "bert_residual_attention_mlm", "gpt2_lm", "gpt2_lm_label_smoothing", "megatron_gpt2_lm", "rnn_lm", "lstm_lm",
+          "gru_lm", "gatedcnn_lm", "birnn_bilm", "bilstm_bilm", "bigru_bilm")
+
+
+def open_model(folder, name):
+    """The model, the arrays, and the figures."""
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    settings = {key: value for key, value in content["config"].items() if key != "data_processor"}
+    model = build_model(cli.from_json(ModelConfig, settings, name), content["vocab_size"]).eval()
+    weights = load_file(folder / f"{name}.safetensors")
+    weights |= {copy: weights[home] for copy, home in content["tied"].items()}
+    assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == dict(content["keys"])
+    model.load_state_dict(weights)
+    arrays = {key: torch.from_numpy(value) for key, value in np.load(folder / f"{name}.npz").items()}
+    return model, arrays, content[FIGURES]
+
+
+def batch_of(arrays):
+    """The golden batch as ours: labels only where the target is not [PAD]."""
+    def wanted(values):
+        return torch.where(values > 0, values.long(), IGNORED)
+
+    labels = {}
+    if "in_tgt_mlm" in arrays or "in_tgt" in arrays:
+        positions = torch.arange(arrays["in_src"].shape[1]).expand_as(arrays["in_src"])
+        values = arrays.get("in_tgt_mlm", arrays.get("in_tgt"))
+        labels |= {"mlm": Labels(wanted(values), positions), "lm": Labels(wanted(values))}
+    if "in_tgt_sp" in arrays:
+        labels["sp"] = Labels(arrays["in_tgt_sp"].long()[:, None], torch.zeros(len(arrays["in_src"]), 1).long())
+    if "in_tgt_forward" in arrays:
+        both = torch.stack([arrays["in_tgt_forward"], arrays["in_tgt_backward"]], dim=2).long()
+        labels["bilm"] = Labels(torch.where(arrays["in_seg"][:, :, None] > 0, both, IGNORED))
+    src = Side(arrays["in_src"].long(), arrays["in_seg"].long())
+    return Batch(src, labels, torch.arange(len(arrays["in_src"])))
+
+
+def close(ours, theirs):
+    """Within 1e-5 of the largest value."""
+    return (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("unpad", ["on", "off"])
+def test_figures(golden, name, unpad):
+    model, arrays, figures = open_model(golden / "breadth" / "models", name)
+    model.unpad = unpad
+    batch = batch_of(arrays)
+    with torch.no_grad():
+        output = model(batch)
+        inputs = model.target_inputs(batch)
+    mended = {key.removeprefix("mended_"): value for key, value in figures.items() if key.startswith("mended_")}
+    figures = {**figures, **mended}
+    assert output.loss.item() == pytest.approx(figures["loss"], rel=1e-5)
+    for target, metrics in output.metrics.items():
+        prefix = f"{target}_" if len(output.metrics) > 1 else ""
+        for metric, (total, count) in metrics.items():
+            part = metric.partition("_")[2]
+            figure = f"{prefix}{part}_" if part else prefix
+            if metric.startswith("loss") and f"{figure}loss" in figures:
+                assert (total / count).item() == pytest.approx(figures[f"{figure}loss"], rel=1e-5)
+            if metric.startswith("acc") and f"{figure}correct" in figures:
+                assert total.item() == figures[f"{figure}correct"]
+    if "out_mlm_logits" in arrays and unpad == "on":
+        chosen = batch.labels["mlm"].wanted()
+        logits = model.target["mlm"].logits(model.encode(batch.src.values, batch.src.seg)[chosen])
+        assert close(logits, arrays["out_mlm_logits"])
+    if "out_sp_logits" in arrays and unpad == "on":
+        assert close(model.target["sp"].logits(inputs["sp"].hidden).sort(0).values,
+                     arrays["out_sp_logits"].sort(0).values)
