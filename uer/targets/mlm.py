@@ -47,7 +47,7 @@ class MlmTarget(nn.Module):
             soft: what a teacher says of the same K predictions. The loss then has the value of the labels' loss, which
                 compares with that of any other run, and the gradient of the mix (see `uer.layers.distillation`).
         """
-        labels = targets["mlm_labels"].flatten().index_select(0, queries.slots)
+        labels = targets["mlm_labels"].flatten().index_select(0, queries.requests)
         if not static_shapes(hidden):
             kept = labels != IGNORED
             hidden, labels, soft = hidden[kept], labels[kept], soft.rows(kept) if soft else None
