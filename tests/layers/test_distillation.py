@@ -102,6 +102,17 @@ def test_a_teacher_that_says_the_same_teaches_nothing(temperature):
     assert all(gradient.abs().max() < 1e-5 for gradient in torch.autograd.grad(found.objective, student))
 
 
+def test_biases_may_be_missing():
+    student, labels, teacher = _inputs()
+    nothing = [torch.zeros_like(student[2]), torch.zeros_like(teacher[2])]
+    expected = linear_distillation(*student[:2], nothing[0], labels, SoftTargets(*teacher[:2], nothing[1], 2.0, 0.4))
+    expected_gradients = torch.autograd.grad(expected.objective, student[:2])
+    found = linear_distillation(*student[:2], None, labels, SoftTargets(*teacher[:2], None, 2.0, 0.4))
+    torch.testing.assert_close(found.objective, expected.objective)
+    for ours, theirs in zip(torch.autograd.grad(found.objective, student[:2]), expected_gradients):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_no_predictions_are_no_loss():
     student, labels, teacher = _inputs()
     found = linear_distillation(*student, torch.full_like(labels, -100), SoftTargets(*teacher, 1.0, 0.5))

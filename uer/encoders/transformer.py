@@ -81,4 +81,5 @@ def _layer(config: ModelConfig, bias: bool) -> TransformerLayer:
         config.hidden_size, config.heads_num, config.feedforward_size,
         choose(ACTIVATIONS, config.hidden_act, "hidden_act"), config.dropout,
         pre_norm=config.layernorm_positioning == "pre", feed_forward=config.feed_forward, norm=config.layernorm,
-        bias=bias, scale=not config.remove_attention_scale, residual_attention=config.has_residual_attention)
+        bias=bias, scale=not config.remove_attention_scale, residual_attention=config.has_residual_attention,
+        head_size=getattr(config, "attention_head_size", None))
