@@ -118,8 +118,8 @@ def test_contradictions_are_gathered_and_raised_once(tmp_path):
 
 
 def test_a_name_that_is_not_built_yet_is_refused():
-    with pytest.raises(UserError, match="--encoder: 'lstm' is not built yet; choose from: transformer"):
-        cli.parse("A test.", (ModelConfig,), ["--encoder", "lstm"])
+    with pytest.raises(UserError, match="--encoder: 'dual' is not built yet; choose from: transformer"):
+        cli.parse("A test.", (ModelConfig,), ["--encoder", "dual"])
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:

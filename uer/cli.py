@@ -164,21 +164,26 @@ def _build(section: type, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(built, members={**given, **defaults})
 
 
-def chosen_classes(built: Any) -> list[type]:
-    """The `config_class` of each member that a built section has chosen; what is not built yet has none."""
-    classes: dict[type, None] = {}
+def _chosen(built: Any) -> list[type]:
+    """The members that a built section has chosen, without those that are not built yet."""
+    found = []
     for family in _families(type(built)):
-        names = getattr(built, family)
-        table = _family(family)[0]
-        for name in names if isinstance(names, tuple) else (names,):
-            classes[getattr(table.get(name), "config_class", type(None))] = None
+        names, table = getattr(built, family), _family(family)[0]
+        found += [table[name] for name in (names if isinstance(names, tuple) else (names,)) if name in table]
+    return found
+
+
+def chosen_classes(built: Any) -> list[type]:
+    """The `config_class` of each member that a built section has chosen."""
+    classes = dict.fromkeys(getattr(member, "config_class", type(None)) for member in _chosen(built))
     return [known for known in classes if known is not type(None)]
 
 
 def _problems(part: Any) -> list[str]:
-    """What a section, and the chosen members' settings, say against themselves."""
+    """What a section, its members' settings and the members themselves say against it."""
     parts = [part, *(part.of(known) for known in chosen_classes(part))]
-    return [line for each in parts if hasattr(each, "problems") for line in each.problems()]
+    lines = [line for each in parts if hasattr(each, "problems") for line in each.problems()]
+    return lines + [line for member in _chosen(part) if hasattr(member, "problems") for line in member.problems(part)]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -379,7 +384,7 @@ def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
     kind, many = _kind(field)
     if value is None and type(None) in typing.get_args(field.type):
         return None
-    if many and isinstance(value, list):
+    if many and isinstance(value, (list, tuple)):
         return tuple(_convert_one(field.name, kind, item, path) for item in value)
     if many and isinstance(value, dict):
         raise UserError(f"{path}: '{field.name}' must be {kind.__name__} or a list of {kind.__name__}, not "

@@ -100,38 +100,45 @@ class Backbone(nn.Module):
         assert unpad in ("auto", "on", "off")
         self.unpad = unpad
         self.embedding = _embedding(config, vocab_size)
-        self.encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)(config)
+        encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)
+        if problems := encoder.problems(config):
+            raise UserError("; ".join(problems))
+        self.encoder = encoder(config)
+        if unpad == "on" and self.encoder.reads_padding:
+            raise UserError(f"--unpad on: the encoder '{config.encoder}' reads a row from its end, padding included")
+        if document_start is not None and not self.encoder.keeps_documents_apart:
+            raise UserError(f"--document_attention: the encoder '{config.encoder}' cannot keep a row's documents apart")
 
     def encode(self, src: Tensor, seg: Tensor) -> Tensor:
         """src, seg (B, S) -> hidden states (B, S, H). What stands at padding positions has no meaning."""
         layout = self._layout(src, seg)
         return layout.scatter(self.encoder(self.embedding(src, layout), layout))
 
-    def encode_at(self, src: Tensor, seg: Tensor, columns: Tensor) -> Tensor:
-        """The hidden states at some places of each row, such as [CLS]: `encode` with most of its last layer left out.
+    def encode_at(self, src: Tensor, seg: Tensor, positions: Tensor) -> Tensor:
+        """The hidden states at some positions of each row, such as that of [CLS].
+
+        It is `encode` with most of its last layer left out, where the encoder allows it.
 
         Args:
             src, seg: (B, S).
-            columns: (B, P) places of real tokens in their rows.
+            positions: (B, P) columns of real tokens in their rows.
 
         Returns:
             (B, P, H)
         """
         layout = self._layout(src, seg)
-        queries = layout.queries(columns, torch.ones_like(columns, dtype=torch.bool))
-        hidden = self.encoder(self.embedding(src, layout), layout, queries)
-        answers = hidden.new_zeros(columns.numel(), hidden.shape[-1])
-        return answers.index_copy(0, queries.slots, hidden).view(*columns.shape, -1)
+        queries = layout.queries(positions, torch.ones_like(positions, dtype=torch.bool))
+        return queries.scatter(self.encoder(self.embedding(src, layout), layout, queries))
 
     def _layout(self, src: Tensor, seg: Tensor) -> Layout:
         assert src.shape == seg.shape and src.dim() == 2
         if src.shape[1] > self.config.max_seq_length:
             raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
         unpad = self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
-        layout = unpadded_layout(seg) if unpad else padded_layout(seg)
-        if self.document_start is not None:
-            layout.starts = document_starts(src, self.document_start)
-        return layout
+        starts = None if self.document_start is None else document_starts(src, self.document_start)
+        if unpad and not self.encoder.reads_padding:
+            return unpadded_layout(seg, starts)
+        return padded_layout(seg, starts)
 
     def num_parameters(self) -> int:
         """How many numbers are trained; a tied weight counts once."""
@@ -178,8 +185,8 @@ class Model(Backbone):
         owner = self.target[name].get_submodule(module)
         shape = getattr(owner, attribute).shape
         if shape != word.shape:
-            raise UserError(f"tie_weights: {parameter} of target {name} has the shape {list(shape)}, the word embedding "
-                            f"{list(word.shape)}")
+            raise UserError(f"tie_weights: {parameter} of the target {name} has the shape {list(shape)}, the word "
+                            f"embedding {list(word.shape)}")
         setattr(owner, attribute, word)
         self.tied[f"target.{name}.{parameter}"] = "embedding.word.embedding.weight"
 
@@ -256,10 +263,10 @@ def _from_queries(hidden: Tensor, layout: Layout, queries: Queries,
     target, and so label 2 * 2 + 1 of its own.
     """
     widths = [labels.positions.shape[1] for labels in asked.values()]
-    row, column = queries.slots // sum(widths), queries.slots % sum(widths)
+    row, column = queries.requests // sum(widths), queries.requests % sum(widths)
     inputs, begin = {}, 0
     for (name, labels), width in zip(asked.items(), widths):
-        states, own = hidden, queries.slots
+        states, own = hidden, queries.requests
         if len(asked) > 1:
             mine = _answers(layout, column, len(labels.values), begin, width)
             states, own = hidden.index_select(0, mine), row[mine] * width + column[mine] - begin
@@ -299,7 +306,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
         UserError: the configuration names something unknown or not built.
     """
     model = Model(config, vocab_size, unpad=unpad, document_start=document_start)
-    model.encoder.activation_checkpointing = activation_checkpointing
+    model.encoder.checkpoint_activations(activation_checkpointing)
     if deep_init:
         model.initialise(deep_init)
     return model

@@ -50,11 +50,19 @@ def test_sinusoidal_positions():
     embedding = _sum("sinusoidalpos", remove_embedding_layernorm=True, dropout=0.0)
     assert not embedding.state_dict()
     output = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
-    for place in range(7):
+    for position in range(7):
         for pair in range(6):
-            angle = place / 10000 ** (2 * pair / 12)
-            assert abs(output[3, place, 2 * pair].item() - math.sin(angle)) < 1e-6
-            assert abs(output[3, place, 2 * pair + 1].item() - math.cos(angle)) < 1e-6
+            angle = position / 10000 ** (2 * pair / 12)
+            assert abs(output[3, position, 2 * pair].item() - math.sin(angle)) < 1e-6
+            assert abs(output[3, position, 2 * pair + 1].item() - math.cos(angle)) < 1e-6
+
+
+def test_the_word_embedding_is_multiplied_where_sines_are_added_to_it():
+    """Vaswani et al., 2017, 3.4: by the root of the embedding's width."""
+    embedding = _sum("word", "sinusoidalpos", remove_embedding_layernorm=True, dropout=0.0)
+    word, sines = embedding.word.embedding.weight, embedding.sinusoidalpos.table
+    output = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
+    torch.testing.assert_close(output[3, 4], math.sqrt(12) * word[SRC[3, 4]] + sines[4])
 
 
 def test_weights_start_as_berts():

@@ -65,10 +65,10 @@ def test_padding_is_never_seen_and_need_not_be_computed(option):
 @pytest.mark.parametrize("unpad", ["on", "off"])
 def test_chosen_positions_are_those_of_the_whole_encoding(option, unpad):
     backbone = _backbone(unpad, **OPTIONS[option])
-    columns = torch.tensor([[12, 0], [1, 4], [0, 0], [8, 2], [0, 3]])
+    positions = torch.tensor([[12, 0], [1, 4], [0, 0], [8, 2], [0, 3]])
     whole = backbone.encode(SRC, SEG)
-    chosen = whole.gather(1, columns.unsqueeze(-1).expand(-1, -1, 21))
-    torch.testing.assert_close(backbone.encode_at(SRC, SEG, columns), chosen, rtol=1e-4, atol=1e-5)
+    chosen = whole.gather(1, positions.unsqueeze(-1).expand(-1, -1, 21))
+    torch.testing.assert_close(backbone.encode_at(SRC, SEG, positions), chosen, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -77,7 +77,7 @@ def test_recomputing_layers_gives_the_same_gradients(option):
     gradients = []
     for recompute in (False, True):
         backbone = _backbone(**{"dropout": 0.2, **OPTIONS[option]}).train()
-        backbone.encoder.activation_checkpointing = recompute
+        backbone.encoder.checkpoint_activations(recompute)
         torch.manual_seed(5)
         backbone.encode(SRC, SEG).square().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in backbone.named_parameters()})
@@ -230,8 +230,8 @@ def _copy(ours: nn.Module, theirs: nn.Module, names: dict[str, str], transposed:
 def test_unknown_and_planned_names_are_refused():
     with pytest.raises(UserError, match="hidden_act: 'swish' is unknown; choose from: gelu"):
         Backbone(dataclasses.replace(CONFIG, hidden_act="swish"), VOCAB)
-    with pytest.raises(UserError, match="--encoder: 'lstm' is not built yet"):
-        Backbone(dataclasses.replace(CONFIG, encoder="lstm"), VOCAB)
+    with pytest.raises(UserError, match="--encoder: 'dual' is not built yet"):
+        Backbone(dataclasses.replace(CONFIG, encoder="dual"), VOCAB)
     with pytest.raises(UserError, match="--embedding: 'dual' is not built yet"):
         Backbone(dataclasses.replace(CONFIG, embedding=("dual",)), VOCAB)
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from uer.layers import cross_entropy as module
+from uer.layers import cross_entropy
+from uer.layers.cpu import blocked_loss as module
 from uer.layers.cross_entropy import linear_cross_entropy
 
 
@@ -80,3 +81,37 @@ def test_blocks_are_even_and_bounded(monkeypatch):
     assert module.block_rows(25, 100) == 9  # 3 blocks of at most 10 rows: 9, 9, 7
     assert module.block_rows(3, 5000) == 1
     assert module.block_rows(0, 100) == 1
+
+
+def _smoothed(hidden, weight, bias, labels, smoothing):
+    """Row by row: the cross-entropy with the smoothed distribution, written out."""
+    total, uniform = 0.0, smoothing / (len(weight) - 1)
+    for row, label in enumerate(labels.tolist()):
+        if label != -100:
+            log_probs = F.linear(hidden[row], weight, bias).log_softmax(0)
+            wanted = torch.full((len(weight),), uniform, dtype=hidden.dtype)
+            wanted[label] = 1 - smoothing
+            total = total - (wanted * log_probs).sum()
+    return total
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("block", [100, 6 * 2**20])
+def test_smoothed_labels_and_no_bias(smoothing, has_bias, block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
+    hidden, weight, bias, labels = _inputs()
+    labels[3:5] = -100
+    inputs = (hidden, weight, bias) if has_bias else (hidden, weight)
+    given = (hidden, weight, bias if has_bias else None)
+    expected = _smoothed(*given, labels, smoothing)
+    expected_gradients = torch.autograd.grad(expected * 0.37, inputs)
+    blocked, correct = linear_cross_entropy(*given, labels, smoothing)
+    with monkeypatch.context() as patched:
+        patched.setattr(cross_entropy, "usable", lambda tensor: False)  # as on a GPU, in float32
+        plain, plain_correct = linear_cross_entropy(*given, labels, smoothing)
+    assert correct == plain_correct
+    for found, tolerance in ((blocked, 1e-9), (plain, 1e-5)):
+        torch.testing.assert_close(found.detach().double(), expected.detach(), rtol=tolerance, atol=tolerance)
+        for ours, theirs in zip(torch.autograd.grad(found * 0.37, inputs), expected_gradients):
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from uer.layers import cross_entropy, distillation
+from uer.layers import distillation
+from uer.layers.cpu import blocked_loss
 from uer.layers.cross_entropy import linear_cross_entropy
 from uer.layers.distillation import SoftTargets, linear_distillation
 
@@ -51,14 +52,14 @@ def test_by_hand():
 @pytest.mark.parametrize("temperature, alpha", [(1.0, 0.5), (3.0, 0.25), (0.5, 1.0), (2.0, 0.0)])
 @pytest.mark.parametrize("block", [1, 100, 6 * 2**20])
 def test_values_and_gradients_are_the_formulas(temperature, alpha, block, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(blocked_loss, "BLOCK_ELEMENTS", block)
     student, labels, teacher = _inputs()
     labels[3:5] = -100
     expected = _naive(student, labels, teacher, temperature, alpha)
     expected_gradients = torch.autograd.grad(expected[0] * 0.37, student)
     blocked = linear_distillation(*student, labels, SoftTargets(*teacher, temperature, alpha))
     with monkeypatch.context() as patched:
-        patched.setattr(distillation, "static_shapes", lambda tensor: True)  # as on a GPU
+        patched.setattr(distillation, "usable", lambda tensor: False)  # as on a GPU
         plain = linear_distillation(*student, labels, SoftTargets(*teacher, temperature, alpha))
     for found, tolerance in ((blocked, 1e-9), (plain, 1e-5)):  # the plain form computes in float32
         for name, value in zip(FIGURES, expected):
@@ -99,6 +100,17 @@ def test_a_teacher_that_says_the_same_teaches_nothing(temperature):
     found = linear_distillation(*student, labels, SoftTargets(*(part.detach() for part in student), temperature, 1.0))
     assert abs(found.soft.item()) < 1e-4
     assert all(gradient.abs().max() < 1e-5 for gradient in torch.autograd.grad(found.objective, student))
+
+
+def test_biases_may_be_missing():
+    student, labels, teacher = _inputs()
+    nothing = [torch.zeros_like(student[2]), torch.zeros_like(teacher[2])]
+    expected = linear_distillation(*student[:2], nothing[0], labels, SoftTargets(*teacher[:2], nothing[1], 2.0, 0.4))
+    expected_gradients = torch.autograd.grad(expected.objective, student[:2])
+    found = linear_distillation(*student[:2], None, labels, SoftTargets(*teacher[:2], None, 2.0, 0.4))
+    torch.testing.assert_close(found.objective, expected.objective)
+    for ours, theirs in zip(torch.autograd.grad(found.objective, student[:2]), expected_gradients):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_no_predictions_are_no_loss():

@@ -1,3 +1,6 @@
+import dataclasses
+
+import pytest
 import torch
 
 from uer.layers.layout import Group, padded_layout, unpadded_layout
@@ -10,7 +13,7 @@ def test_padded_layout_keeps_every_position_in_order():
     layout = padded_layout(SEG)
     assert layout.groups == [Group(0, 4, 5)]
     assert layout.gather(VALUES).tolist() == list(range(20))
-    assert layout.columns().tolist() == [0, 1, 2, 3, 4] * 4
+    assert layout.positions().tolist() == [0, 1, 2, 3, 4] * 4
     hidden = torch.randn(20, 3)
     assert torch.equal(layout.scatter(hidden), hidden.view(4, 5, 3))
 
@@ -20,7 +23,7 @@ def test_unpadded_layout_groups_rows_of_one_length_and_leaves_padding_out():
     assert layout.groups == [Group(0, 1, 5), Group(5, 2, 2)]
     assert layout.gather(VALUES).tolist() == [5, 6, 7, 8, 9, 0, 1, 15, 16]
     assert layout.gather(SEG).min() > 0
-    assert layout.columns().tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1]
+    assert layout.positions().tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1]
     assert layout.order.tolist() == [1, 0, 3]
 
 
@@ -30,10 +33,25 @@ def test_scatter_undoes_gather_and_leaves_zeros_at_padding():
     assert torch.equal(back, VALUES * (SEG > 0))
 
 
-def _answers(layout, columns, valid):
-    queries = layout.queries(columns, valid)
+def test_positions_begin_anew_with_each_document():
+    starts = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 2, 2, 4], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]])
+    assert padded_layout(SEG, starts).positions().view(4, 5)[1].tolist() == [0, 1, 0, 1, 0]
+    assert unpadded_layout(SEG, starts).positions().tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 0]
+
+
+def test_positions_go_on_where_the_first_column_is_not_zero():
+    assert padded_layout(SEG[:1, :2], first=7).positions().tolist() == [7, 8]
+
+
+def test_a_layout_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        padded_layout(SEG).starts = SEG
+
+
+def _answers(layout, positions, valid):
+    queries = layout.queries(positions, valid)
     flat = layout.gather(VALUES)
-    answers = dict(zip(queries.slots.tolist(), flat[queries.index].tolist()))
+    answers = dict(zip(queries.requests.tolist(), flat[queries.index].tolist()))
     for (_, rows, _), (_, query_rows, _) in zip(layout.groups, queries.groups):
         assert rows == query_rows
     assert sum(rows * length for _, rows, length in queries.groups) == len(queries.index)
@@ -41,13 +59,22 @@ def _answers(layout, columns, valid):
 
 
 def test_queries_find_the_wanted_tokens_in_both_layouts():
-    columns = torch.tensor([[1, 0, 0], [4, 0, 3], [0, 0, 0], [3, 1, 0]])
+    positions = torch.tensor([[1, 0, 0], [4, 0, 3], [0, 0, 0], [3, 1, 0]])
     valid = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 0, 0], [0, 1, 0]], dtype=torch.bool)
-    wanted = {0: 1, 3: 9, 4: 5, 5: 8, 10: 16}  # slot in (4, 3) -> value
+    wanted = {0: 1, 3: 9, 4: 5, 5: 8, 10: 16}  # request in (4, 3) -> value
     for make in (padded_layout, unpadded_layout):
-        queries, answers = _answers(make(SEG), columns, valid)
-        assert {slot: answers[slot] for slot in wanted} == wanted
+        queries, answers = _answers(make(SEG), positions, valid)
+        assert {request: answers[request] for request in wanted} == wanted
     assert queries.groups == [Group(0, 1, 3), Group(3, 2, 1)]  # no more queries than a group's fullest row has
+
+
+def test_scattered_answers_stand_where_they_were_requested():
+    positions = torch.tensor([[1, 0], [4, 3], [0, 0], [1, 0]])
+    for make in (padded_layout, unpadded_layout):
+        layout = make(SEG)
+        queries = layout.queries(positions, torch.ones_like(positions, dtype=torch.bool))
+        answers = queries.scatter(layout.gather(VALUES).index_select(0, queries.index)[:, None].float()).squeeze(-1)
+        assert answers[[0, 1, 3]].tolist() == [[1, 0], [9, 8], [16, 15]]
 
 
 def test_nothing_but_padding_is_computed_as_it_stands():
@@ -55,7 +82,7 @@ def test_nothing_but_padding_is_computed_as_it_stands():
 
 
 def test_a_group_without_wanted_tokens_has_no_queries():
-    columns, valid = torch.tensor([[0], [2], [0], [0]]), torch.tensor([[False], [True], [False], [False]])
-    queries, answers = _answers(unpadded_layout(SEG), columns, valid)
+    positions, valid = torch.tensor([[0], [2], [0], [0]]), torch.tensor([[False], [True], [False], [False]])
+    queries, answers = _answers(unpadded_layout(SEG), positions, valid)
     assert answers == {1: 7}
     assert queries.groups == [Group(0, 1, 1), Group(1, 2, 0)]

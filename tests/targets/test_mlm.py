@@ -71,7 +71,7 @@ def test_queries_of_the_target_answer_its_labels():
     model = build_model(CONFIG, VOCAB)
     batch = _batch()
     queries = padded_layout(batch.seg).queries(*model.target["mlm"].wanted(batch.targets))
-    answered = batch.targets["mlm_labels"].flatten()[queries.slots]
+    answered = batch.targets["mlm_labels"].flatten()[queries.requests]
     assert sorted(answered[answered >= 0].tolist()) == [0, 5, 17, 36]
 
 

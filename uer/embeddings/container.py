@@ -1,5 +1,6 @@
 """The sum of the chosen embeddings, with layer norm and dropout."""
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -18,13 +19,20 @@ class EmbeddingSum(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
         self.names = tuple(parts)
+        # Vaswani et al. (2017, 3.4) multiply the word embedding where sines of amplitude 1 are added to it.
+        self.scale = {"word": math.sqrt(config.emb_size)} if "sinusoidalpos" in parts else {}
         self.dropout = Dropout(config.dropout)
         self.layer_norm = None if config.remove_embedding_layernorm else LayerNorm(config.emb_size)
 
     def forward(self, src: Tensor, layout: Layout) -> Tensor:
         """src (B, S) vocabulary entries -> (N, E) for the positions that `layout` computes."""
-        src, seg, columns = layout.gather(src), layout.gather(layout.seg), layout.columns()
-        total = sum(getattr(self, name)(src, columns, seg) for name in self.names)
+        src, seg, positions = layout.gather(src), layout.gather(layout.seg), layout.positions()
+        total = sum(self._part(name, src, positions, seg) for name in self.names)  # (N, E)
         if self.layer_norm is not None:
             total = self.layer_norm(total)
         return self.dropout(total)
+
+    def _part(self, name: str, src: Tensor, positions: Tensor, seg: Tensor) -> Tensor:
+        """(N,) each -> (N, E): one embedding of the sum."""
+        embedded = getattr(self, name)(src, positions, seg)
+        return embedded * self.scale[name] if name in self.scale else embedded

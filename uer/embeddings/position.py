@@ -1,4 +1,4 @@
-"""Embeddings of a token's place in its row: learned, and sinusoidal."""
+"""Embeddings of a token's position in its row: learned, and sinusoidal."""
 
 import math
 
@@ -10,15 +10,15 @@ from uer.layers.linear import Embedding
 
 
 class PositionEmbedding(nn.Module):
-    """One learned row for each place, `max_seq_length` of them."""
+    """One learned row for each position, `max_seq_length` of them."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.embedding = Embedding(config.max_seq_length, config.emb_size)
 
-    def forward(self, src: Tensor, columns: Tensor, seg: Tensor) -> Tensor:
+    def forward(self, src: Tensor, positions: Tensor, seg: Tensor) -> Tensor:
         """(N,) each -> (N, E)"""
-        return self.embedding(columns)
+        return self.embedding(positions)
 
 
 class SinusoidalPositionEmbedding(nn.Module):
@@ -32,11 +32,11 @@ class SinusoidalPositionEmbedding(nn.Module):
 
     def reset_parameters(self) -> None:
         length, size = self.shape
-        place = torch.arange(length, device=self.table.device).float()[:, None]
-        rate = torch.exp(torch.arange(0, size, 2, device=self.table.device) * (-math.log(10000.0) / size))
-        self.table[:, 0::2] = torch.sin(place * rate)
-        self.table[:, 1::2] = torch.cos(place * rate)[:, :size // 2]
+        position = torch.arange(length, device=self.table.device).float()[:, None]
+        frequency = torch.exp(torch.arange(0, size, 2, device=self.table.device) * (-math.log(10000.0) / size))
+        self.table[:, 0::2] = torch.sin(position * frequency)
+        self.table[:, 1::2] = torch.cos(position * frequency)[:, :size // 2]
 
-    def forward(self, src: Tensor, columns: Tensor, seg: Tensor) -> Tensor:
+    def forward(self, src: Tensor, positions: Tensor, seg: Tensor) -> Tensor:
         """(N,) each -> (N, E)"""
-        return self.table[columns]
+        return self.table[positions]

@@ -15,6 +15,6 @@ class SegmentEmbedding(nn.Module):
         super().__init__()
         self.embedding = Embedding(SEGMENTS, config.emb_size)
 
-    def forward(self, src: Tensor, columns: Tensor, seg: Tensor) -> Tensor:
+    def forward(self, src: Tensor, positions: Tensor, seg: Tensor) -> Tensor:
         """(N,) each -> (N, E)"""
         return self.embedding(seg)

@@ -13,6 +13,6 @@ class WordEmbedding(nn.Module):
         super().__init__()
         self.embedding = Embedding(vocab_size, config.emb_size)
 
-    def forward(self, src: Tensor, columns: Tensor, seg: Tensor) -> Tensor:
+    def forward(self, src: Tensor, positions: Tensor, seg: Tensor) -> Tensor:
         """(N,) each -> (N, E)"""
         return self.embedding(src)

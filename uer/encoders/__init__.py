@@ -1,8 +1,20 @@
 """Encoders by their `--encoder` names."""
 
+from uer.encoders.base import Encoder
+from uer.encoders.gatedcnn import GatedCnnEncoder
+from uer.encoders.recurrent import BigruEncoder, BilstmEncoder, BirnnEncoder, GruEncoder, LstmEncoder, RnnEncoder
 from uer.encoders.transformer import TransformerEncoder
 
-ENCODERS = {"transformer": TransformerEncoder}
-PLANNED = ("rnn", "lstm", "gru", "birnn", "bilstm", "bigru", "gatedcnn", "dual")
+ENCODERS: dict[str, type[Encoder]] = {
+    "transformer": TransformerEncoder,
+    "rnn": RnnEncoder,
+    "lstm": LstmEncoder,
+    "gru": GruEncoder,
+    "birnn": BirnnEncoder,
+    "bilstm": BilstmEncoder,
+    "bigru": BigruEncoder,
+    "gatedcnn": GatedCnnEncoder,
+}
+PLANNED = ("dual",)
 
-__all__ = ["ENCODERS", "PLANNED"]
+__all__ = ["ENCODERS", "PLANNED", "Encoder"]

@@ -4,29 +4,29 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uer.config import ModelConfig
-from uer.encoders.masks import add_masks
+from uer.encoders.base import Encoder, select
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import Layout, Queries
 from uer.layers.linear import Linear
 from uer.layers.norm import NORMS
 from uer.layers.relative_position import RelativePositionBias
 from uer.layers.transformer import TransformerLayer
+from uer.layers.view import MASKS, Cache, View
 from uer.registry import choose
 
 
-class TransformerEncoder(nn.Module):
-    """A stack of `layers_num` layers: BERT's, ALBERT's, T5's or RealFormer's, as the configuration says.
+class TransformerEncoder(Encoder):
+    """A stack of `layers_num` layers: BERT's, ALBERT's, GPT-2's, T5's or RealFormer's, as the configuration says.
 
     `transformer` is a ModuleList of layers, or one layer where all share their parameters (UER's names).
     """
 
+    keeps_documents_apart = True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.mask = config.mask
+        self.rule = choose(MASKS, config.mask, "mask")
         self.layers_num = config.layers_num
-        self.activation_checkpointing = False
-        self.narrow_last_layer = (config.mask == "fully_visible" and not config.has_residual_attention
-                                  and not config.relative_position_embedding)
         bias = not config.remove_transformer_bias
         self.linear = (Linear(config.emb_size, config.hidden_size) if config.factorized_embedding_parameterization
                        else None)
@@ -38,31 +38,53 @@ class TransformerEncoder(nn.Module):
         self.relative_pos_emb = (RelativePositionBias(config.heads_num, config.relative_attention_buckets_num)
                                  if config.relative_position_embedding else None)
 
+    @classmethod
+    def problems(cls, config: ModelConfig) -> list[str]:
+        """Sizes that do not fit one another."""
+        found = []
+        if config.attention_head_size is None and config.hidden_size % max(config.heads_num, 1):
+            found.append(f"hidden_size {config.hidden_size} is not divisible by heads_num {config.heads_num}")
+        if config.emb_size != config.hidden_size and not config.factorized_embedding_parameterization:
+            found.append(f"emb_size {config.emb_size} differs from hidden_size {config.hidden_size} "
+                         "without factorized_embedding_parameterization")
+        return found
+
     def layers(self) -> list[TransformerLayer]:
         """The layers in the order they run; with shared parameters, the one layer as often as it runs."""
         if isinstance(self.transformer, nn.ModuleList):
             return list(self.transformer)
         return [self.transformer] * self.layers_num
 
-    def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
-        """(N, E) -> (N, H), or (K, H) for the tokens that are asked for.
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute each layer in the backward pass."""
+        self.activation_checkpointing = on
 
-        Where attention allows it, the last layer computes nothing but the keys and values of the other tokens.
+    def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None,
+                cache: Cache | None = None) -> Tensor:
+        """(N, E) -> (N, H), or (K, H) for the tokens that are wanted: of the others, the last layer computes nothing
+        but keys and values.
+
+        Args:
+            cache: for generation with a causal mask: `layout` then has the tokens that follow those of the forwards
+                before, `padded_layout(seg, starts, first=cache.length)`.
         """
         hidden = embedded if self.linear is None else self.linear(embedded)
-        add_masks(layout, self.mask, hidden.dtype)
-        bias = self.relative_pos_emb(layout.seg.shape[1]) if self.relative_pos_emb is not None else None
-        layers, scores = self.layers(), None
-        narrow = self.narrow_last_layer and queries is not None
-        for number, layer in enumerate(layers):
-            last = queries if narrow and number == len(layers) - 1 else None
-            if self.activation_checkpointing and self.training:
-                hidden, scores = checkpoint(layer, hidden, layout, bias, scores, last, use_reentrant=False)
-            else:
-                hidden, scores = layer(hidden, layout, bias, scores, last)
-        if queries is not None and not narrow:
-            hidden = hidden.index_select(0, queries.index)
+        length = layout.first + layout.seg.shape[1]
+        bias = self.relative_pos_emb(length, layout.first) if self.relative_pos_emb is not None else None
+        view, scores = View(self.rule, layout, bias=bias, cache=cache), None
+        narrow = queries is not None and cache is None
+        *layers, last = self.layers()
+        for layer in layers:
+            hidden, scores = self._run(layer, hidden, view, scores)
+        hidden, _ = self._run(last, hidden, view.narrowed(queries) if narrow else view, scores)
+        if not narrow:
+            hidden = select(hidden, queries)
         return hidden if self.layer_norm is None else self.layer_norm(hidden)
+
+    def _run(self, layer: TransformerLayer, *inputs: object) -> tuple[Tensor, list[Tensor] | None]:
+        if self.activation_checkpointing and self.training:
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
 
 
 def _layer(config: ModelConfig, bias: bool) -> TransformerLayer:
@@ -70,4 +92,5 @@ def _layer(config: ModelConfig, bias: bool) -> TransformerLayer:
         config.hidden_size, config.heads_num, config.feedforward_size,
         choose(ACTIVATIONS, config.hidden_act, "hidden_act"), config.dropout,
         pre_norm=config.layernorm_positioning == "pre", feed_forward=config.feed_forward, norm=config.layernorm,
-        bias=bias, scale=not config.remove_attention_scale, residual_attention=config.has_residual_attention)
+        bias=bias, scale=not config.remove_attention_scale, residual_attention=config.has_residual_attention,
+        head_size=config.attention_head_size)

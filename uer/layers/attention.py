@@ -1,4 +1,4 @@
-"""Multi-head self-attention (Vaswani et al., 2017) on rows laid end to end."""
+"""Multi-head attention (Vaswani et al., 2017) on rows laid end to end."""
 
 import math
 from collections.abc import Sequence
@@ -7,109 +7,89 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uer.layers.cpu_attention import cpu_attention
-from uer.layers.dropout import dropout
-from uer.layers.layout import Group, Layout, Queries
 from uer.layers.linear import Linear
+from uer.layers.rotary import Rotary
+from uer.layers.view import Heads, Scores, View
 
-Scores = list[Tensor] | None
 
+class Attention(nn.Module):
+    """Self-attention of encoders and decoders, and attention of a decoder to its encoder: the `View` says which.
 
-class SelfAttention(nn.Module):
-    """Attention of the tokens of each row to one another.
-
-    `linear_layers` are query, key and value, as UER names them; they run as one matrix product.
+    `linear_layers` are query, key and value, as UER names them; where they are plain layers of one input they run as
+    one matrix product.
     """
 
-    def __init__(self, hidden_size: int, heads: int, dropout: float = 0.0, *, bias: bool = True, scale: bool = True,
+    def __init__(self, hidden_size: int, heads: int, *, head_size: int | None = None, kv_heads: int | None = None,
+                 rotary: Rotary | None = None, dropout: float = 0.0, bias: bool = True, scale: bool = True,
                  residual: bool = False) -> None:
         """
         Args:
-            hidden_size: H; must be divisible by `heads`.
+            hidden_size: H.
             heads: attention heads.
+            head_size: width of a head; the projections are heads * head_size wide. H / heads when None.
+            kv_heads: heads of keys and values, of which each serves heads / kv_heads query heads (Ainslie et al., 2023,
+                grouped-query attention). As many as `heads` when None.
+            rotary: turns queries and keys by their positions.
             dropout: probability of dropping an attention weight while training.
             bias: whether the linear layers have biases.
-            scale: whether scores (the position bias included, as in UER-py) are divided by sqrt(head size).
+            scale: whether scores (the position bias included, as in UER-py) are divided by sqrt(head_size).
             residual: whether scores are handed on to the next layer (He et al., 2020, RealFormer).
         """
         super().__init__()
-        assert hidden_size % heads == 0
-        self.heads = heads
-        self.dropout = dropout
-        self.scale = 1.0 / math.sqrt(hidden_size // heads) if scale else 1.0
-        self.residual = residual
-        self.linear_layers = nn.ModuleList(Linear(hidden_size, hidden_size, bias) for _ in range(3))
-        self.final_linear = Linear(hidden_size, hidden_size, bias)
+        assert head_size is not None or hidden_size % heads == 0
+        head_size, kv_heads = head_size or hidden_size // heads, kv_heads or heads
+        assert heads % kv_heads == 0 and (rotary is None or head_size % 2 == 0)
+        self.heads = Heads(heads, kv_heads, head_size, 1.0 / math.sqrt(head_size) if scale else 1.0)
+        self.rotary, self.dropout, self.residual = rotary, dropout, residual
+        widths = (heads * head_size, kv_heads * head_size, kv_heads * head_size)
+        self.linear_layers = nn.ModuleList(Linear(hidden_size, width, bias) for width in widths)
+        self.final_linear = Linear(heads * head_size, hidden_size, bias)
 
-    def forward(self, hidden: Tensor, layout: Layout, bias: Tensor | None = None, scores: Scores = None,
-                queries: Queries | None = None) -> tuple[Tensor, Scores]:
+    def forward(self, query: Tensor, memory: Tensor | None, view: View, scores: Scores = None) -> tuple[Tensor, Scores]:
         """
         Args:
-            hidden: (N, H).
-            layout: which tokens form a row; its groups' masks say what each may attend to.
-            bias: (1, heads, S, S) position bias, for the longest row.
+            query: (Nq, H) the tokens that attend. Where it is `memory` itself, one product projects all.
+            memory: (Nk, H) the tokens that are attended to. With a cache, those that are not in it yet; None where all
+                are.
+            view: which of them each query may attend to.
             scores: with `residual`, the layer before's, one tensor for each group; None in the first layer.
-            queries: the tokens that are to attend; all when None. Not with a bias or `residual`.
 
         Returns:
-            (N, H), or (K, H) for `queries`; and with `residual` this layer's scores.
+            (Nq, H); and with `residual` this layer's scores, else None.
         """
-        query, packed = self._project(hidden, queries)
-        query_groups = layout.groups if queries is None else queries.groups
+        to_query, *to_key_value = self.linear_layers
+        if query is memory and view.cache is None and self.rotary is None:
+            projected, packed = None, _side_by_side(self.linear_layers, query)
+        else:
+            projected = to_query(query)
+            packed = view.remember(lambda: self._turned(_side_by_side(to_key_value, memory), view))
+            if self.rotary is not None:
+                projected = self.rotary(projected, view.positions()[0], self.heads.size)
         drop = self.dropout if self.training else 0.0
-        if self._runs_tiled(packed, bias):
-            masks = {number: layout.mask(number, queries) for number in layout.masks}
-            output = cpu_attention(query, packed, layout.groups, query_groups, masks, self.heads, self.scale, drop)
-            return self.final_linear(output), None
-        parts, new_scores = [], []
-        for number, group in enumerate(layout.groups):
-            query_part, key, value = self._by_head(query, packed, group, query_groups[number])
-            mask = _add(layout.mask(number, queries), self._bias(bias, group.length))
-            mask = mask.to(value.dtype) if mask is not None else None
-            if self.residual:
-                previous = scores[number] if scores else None
-                part, score = self._attend_residual(query_part, key, value, _add(mask, previous), drop)
-                new_scores.append(score)
-            else:
-                part = F.scaled_dot_product_attention(query_part, key, value, mask, drop, scale=self.scale)
-            parts.append(part.transpose(1, 2).reshape(-1, hidden.shape[-1]))
-        return self.final_linear(parts[0] if len(parts) == 1 else torch.cat(parts)), new_scores or None
+        output, scores = view.attend(projected, packed, self.heads, drop, residual=self.residual, scores=scores)
+        return self.final_linear(output), scores
 
-    def _project(self, hidden: Tensor, queries: Queries | None) -> tuple[Tensor | None, Tensor]:
-        """(N, H) -> queries (K, H), keys and values (N, 2 * H); or None and (N, 3 * H) all three where all are asked"""
-        query, *others = self.linear_layers
-        if queries is None:
-            return None, _joined(self.linear_layers, hidden)
-        return query(hidden.index_select(0, queries.index)), _joined(others, hidden)
-
-    def _by_head(self, query: Tensor | None, packed: Tensor, group: Group,
-                 query_group: Group) -> tuple[Tensor, Tensor, Tensor]:
-        """A group's query, key and value, (rows, heads, length, d) each."""
-        parts = [] if query is None else [(query, query_group)]
-        parts += [(part, group) for part in packed.split(self.final_linear.in_features, dim=-1)]
-        return tuple(part[start:start + rows * length].view(rows, length, self.heads, -1).transpose(1, 2)
-                     for part, (start, rows, length) in parts)
-
-    def _runs_tiled(self, packed: Tensor, bias: Tensor | None) -> bool:
-        return (packed.device.type == "cpu" and packed.dtype in (torch.float32, torch.float64) and bias is None
-                and not self.residual and not torch.compiler.is_compiling())
-
-    def _bias(self, bias: Tensor | None, length: int) -> Tensor | None:
-        return None if bias is None else bias[:, :, :length, :length] * self.scale
-
-    def _attend_residual(self, query: Tensor, key: Tensor, value: Tensor, added: Tensor | None,
-                         drop: float) -> tuple[Tensor, Tensor]:
-        scores = _add((query * self.scale) @ key.transpose(-1, -2), added)
-        return dropout(scores.softmax(-1), drop) @ value, scores
+    def _turned(self, packed: Tensor, view: View) -> Tensor:
+        """Keys and values (Nk, 2 * kv_heads * head_size) with the keys turned by their positions."""
+        if self.rotary is None:
+            return packed
+        keys, values = packed.chunk(2, dim=-1)
+        return torch.cat([self.rotary(keys, view.positions()[1], self.heads.size), values], dim=-1)
 
 
-def _joined(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
-    """The layers' outputs side by side, from one matrix product."""
+def _side_by_side(layers: Sequence[nn.Module], hidden: Tensor) -> Tensor:
+    """The layers' outputs in one matrix (N, sum of widths): from one product where all of them are plain."""
+    if not all(map(_is_plain, layers)):
+        return torch.cat([layer(hidden) for layer in layers], dim=-1)
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
     return F.linear(hidden, torch.cat([layer.weight for layer in layers]), bias)
 
 
-def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    if left is None or right is None:
-        return left if right is None else right
-    return left + right
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether calling the layer does nothing but F.linear of its weight and bias.
+
+    Not so where the layer is wrapped or parametrised (its type is another then), or has hooks.
+    """
+    return (type(layer) is Linear and "forward" not in vars(layer)
+            and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+                     or layer._backward_pre_hooks))

@@ -1,94 +1,68 @@
-"""The cross-entropy of a large vocabulary: what costs half of a small model's training.
-
-The plain form writes the logits (K, V), their logarithmic softmax, and the gradients of both, each of 100 MB for 1,229
-predictions of 21,128 entries. On a CPU, `linear_cross_entropy` works through a block of rows at a time: logits, softmax
-in place, gradient in place, and from it at once the gradients of hidden states, weight and bias. No more than one block
-of logits ever exists.
-"""
+"""The cross-entropy of a large vocabulary, with or without label smoothing."""
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from uer.layers.layout import static_shapes
+from uer.layers.cpu import usable
+from uer.layers.cpu.blocked_loss import BlockLoss, blocked_loss, softmax_nll, subtract_labels
 
 IGNORED = -100
-BLOCK_ELEMENTS = 6 * 2**20  # 24 MiB of float32 logits
+"""The label of a row that does not count."""
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor,
                          label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the logits `hidden @ weight.T + bias`.
 
+    With label smoothing e, and u = e / (V - 1), a row's loss is that of the distribution which gives 1 - e to its label
+    and u to each other entry: (1 - e - u) * -log p[label] - u * sum(log p). (UER-py's; torch's spreads e over all V.)
+
     Args:
         hidden: (K, E).
         weight: (V, E).
-        bias: (V,).
-        labels: (K,) in [0, V), or -100 for rows that do not count.
+        bias: (V,) or None.
+        labels: (K,) in [0, V), or IGNORED for rows that do not count.
+        label_smoothing: e, in [0, 1).
 
     Returns:
         The summed loss (0-dim, float32 or wider) and how many rows have their label's logit on top (0-dim, detached).
     """
-    if bias is None or static_shapes(hidden) or torch.is_autocast_enabled("cpu") or hidden.dtype not in (torch.float32, torch.float64):
-        logits = F.linear(hidden, weight, bias)
-        correct = (logits.argmax(-1) == labels).sum().float()
-        return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), correct
+    if not usable(hidden):
+        return _plain(F.linear(hidden, weight, bias), labels, label_smoothing)
     kept = labels != IGNORED
     if not kept.all():
         hidden, labels = hidden[kept], labels[kept]
-    return _BlockedCrossEntropy.apply(hidden, weight, bias, labels, torch.is_grad_enabled())
+    return blocked_loss(hidden, weight, bias, _block_loss(labels, label_smoothing), sums=1)
 
 
-class _BlockedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor,
-                differentiable: bool) -> tuple[Tensor, Tensor]:
-        rows = block_rows(len(hidden), len(weight))
-        loss, correct = hidden.new_zeros(()), hidden.new_zeros(())
-        gradients = ([torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)] if differentiable
-                     else None)
-        for start in range(0, len(hidden), rows):
-            block = slice(start, start + rows)
-            logits = cpu_linear(hidden[block], weight, bias)
-            label = labels[block, None]
-            label_logit = logits.gather(1, label)
-            highest = logits.amax(1, keepdim=True)
-            correct += (label_logit == highest).sum()
-            share = torch.ops.aten._softmax.out(logits, -1, False, out=logits)
-            # The largest share is at least 1 / V, so its logarithm is exact where that of the label's may not be.
-            loss += (highest - share.amax(1, keepdim=True).log() - label_logit).sum()
-            if gradients is not None:
-                share.scatter_add_(1, label, share.new_full((1, 1), -1.0).expand_as(label))  # the logits' gradient
-                add_gradients(share, hidden[block], weight, block, gradients)
-        ctx.gradients = gradients
-        ctx.mark_non_differentiable(correct)
+def _plain(logits: Tensor, labels: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """logits (K, V), labels (K,) -> loss, correct. Shapes do not depend on values: rows that do not count are computed
+    and left out of the sums."""
+    correct = (logits.argmax(-1) == labels).sum().float()
+    logits = logits.float()
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    if not label_smoothing:
         return loss, correct
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        assert gradients is not None, "the gradients of linear_cross_entropy can be taken once only"
-        return *(gradient.mul_(grad_loss) for gradient in gradients), None, None
+    uniform = label_smoothing / (logits.shape[-1] - 1)
+    log_sums = torch.where(labels != IGNORED, logits.log_softmax(-1).sum(-1), 0.0).sum()
+    return (1 - label_smoothing - uniform) * loss - uniform * log_sums, correct
 
 
-def add_gradients(pull: Tensor, hidden: Tensor, weight: Tensor, block: slice, gradients: list[Tensor]) -> None:
-    """Add what follows from a block's gradient `pull` (rows, V) of the logits to those of hidden, weight and bias."""
-    grad_hidden, grad_weight, grad_bias = gradients
-    torch.mm(pull, weight, out=grad_hidden[block])
-    grad_weight.addmm_(pull.t(), hidden)
-    grad_bias.add_(pull.sum(0))
+def _block_loss(labels: Tensor, label_smoothing: float) -> BlockLoss:
+    """The same for a block of rows, with the gradient p - (1 - e - u) * one_hot(label) - u of its logits."""
 
+    def block_loss(logits: Tensor, block: slice, differentiable: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor]]:
+        entries, label = logits.shape[1], labels[block, None]
+        logit_sums = logits.sum(1, keepdim=True) if label_smoothing else None
+        probs, loss, logsumexp, correct = softmax_nll(logits, label)
+        if label_smoothing:
+            uniform = label_smoothing / (entries - 1)
+            loss = (1 - label_smoothing - uniform) * loss - uniform * (logit_sums - entries * logsumexp)
+        if not differentiable:
+            return loss.sum(), None, (correct,)
+        if not label_smoothing:
+            return loss.sum(), subtract_labels(probs, label), (correct,)
+        return loss.sum(), subtract_labels(probs, label, 1 - label_smoothing - uniform).sub_(uniform), (correct,)
 
-def cpu_linear(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """oneDNN's product is half as fast again as torch's default for these shapes: few rows, many columns."""
-    if torch.backends.mkldnn.is_available() and hidden.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")
-    return F.linear(hidden, weight, bias)
-
-
-def block_rows(rows: int, entries: int) -> int:
-    """Rows of a block: equal blocks of at most BLOCK_ELEMENTS logits."""
-    blocks = max(1, -(-rows * entries // BLOCK_ELEMENTS))
-    return max(1, -(-rows // blocks))
+    return block_loss

@@ -8,9 +8,11 @@ left out.
     1 1 1 1      0  1  2  3                                  0 1 2 3
     1 1 0 0      4  5  6  7                                  4 5 | 6 7
     1 1 0 0      8  9 10 11
+
+The numbers are rows of the matrix (N, H): N is 12 with padding, 8 without it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,52 +27,56 @@ class Group(NamedTuple):
     length: int
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Queries:
     """The tokens whose last hidden state is wanted, the same number in every row of a group.
 
     Attributes:
         index: (K,) the tokens, as rows of the flat matrix (N, H), group by group.
-        slots: (K,) which entry of the flattened (B, P) request each one answers.
+        requests: (K,) which entry of the flattened (B, P) request each one answers; none is answered twice.
         groups: for each group of the layout, its queries as rows of the (K, H) matrix.
+        shape: (B, P).
     """
 
     index: Tensor
-    slots: Tensor
+    requests: Tensor
     groups: list[Group]
+    shape: tuple[int, int]
+
+    def scatter(self, hidden: Tensor) -> Tensor:
+        """(K, H) -> (B, P, H): each request's answer, zeros where there is none."""
+        batch, wanted = self.shape
+        flat = hidden.new_zeros(batch * wanted, hidden.shape[-1])
+        return flat.index_copy(0, self.requests, hidden).view(batch, wanted, -1)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Layout:
     """How the (B, S) positions of a batch map to the N tokens that are computed.
+
+    Padding lies at the end of its row. Where `starts` is given it may lie at the beginning too (as generation needs
+    it), with 0 as its start and the number of padding tokens as the start of the real ones.
 
     Attributes:
         seg: (B, S) segment numbers; 0 is padding.
         groups: the rows, by length.
         order: (rows,) the batch row of each row of the groups, in their order; None where they are in the batch's.
         index: (N,) flat position `row * S + column` of each token; None where every position is computed, in order.
-        masks: group number -> what is added to its attention scores, (rows or 1, 1, length or 1, length).
         starts: (B, S) the column where each position's document begins; None where a row is one document.
+        first: the column of the first position; above 0 where earlier ones are in a cache (`uer.layers.view.Cache`).
     """
 
     seg: Tensor
     groups: list[Group]
     order: Tensor | None = None
     index: Tensor | None = None
-    masks: dict[int, Tensor] = field(default_factory=dict)
     starts: Tensor | None = None
+    first: int = 0
 
-    def gather(self, positions: Tensor) -> Tensor:
+    def gather(self, values: Tensor) -> Tensor:
         """(B, S, ...) -> (N, ...): the computed positions' entries."""
-        flat = positions.flatten(0, 1)
+        flat = values.flatten(0, 1)
         return flat if self.index is None else flat[self.index]
-
-    def columns(self) -> Tensor:
-        """(N,) each token's place in its row, or in its document where a row has several."""
-        batch, length = self.seg.shape
-        columns = torch.arange(length, device=self.seg.device)
-        columns = columns.repeat(batch) if self.index is None else self.index % length
-        return columns if self.starts is None else columns - self.gather(self.starts)
 
     def scatter(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (B, S, H), with zeros at positions that were not computed."""
@@ -80,47 +86,59 @@ class Layout:
         flat = hidden.new_zeros(batch * length, hidden.shape[-1])
         return flat.index_copy(0, self.index, hidden).view(batch, length, -1)
 
-    def mask(self, number: int, queries: Queries | None) -> Tensor | None:
-        """What is added to a group's attention scores, for all of its tokens or for the queries alone.
+    def columns(self) -> Tensor:
+        """(N,) each token's column in its row."""
+        batch, length = self.seg.shape
+        columns = torch.arange(length, device=self.seg.device)
+        columns = columns.repeat(batch) if self.index is None else self.index % length
+        return columns + self.first if self.first else columns
 
-        Returns:
-            (rows or 1, 1, length or 1, length), or (rows, 1, queries, length); None where every key may be seen.
+    def positions(self) -> Tensor:
+        """(N,) each token's position in its row, or in its document where a row has several.
+
+            starts [[0, 0, 2, 2, 2]]  ->  [0, 1, 0, 1, 2]
         """
-        mask = self.masks.get(number)
-        if mask is None or queries is None or mask.shape[2] == 1:
-            return mask
-        start, rows, count = queries.groups[number]
-        tokens = queries.index[start:start + rows * count] - self.groups[number].start
-        return mask.expand(rows, -1, -1, -1).flatten(0, 2).index_select(0, tokens).view(rows, 1, count, -1)
+        columns = self.columns()
+        return columns if self.starts is None else columns - self.gather(self.starts)
 
-    def queries(self, columns: Tensor, valid: Tensor) -> Queries:
+    def queries(self, positions: Tensor, valid: Tensor) -> Queries:
         """Where the wanted tokens lie.
 
         Args:
-            columns: (B, P) places in the row.
+            positions: (B, P) columns of the row.
             valid: (B, P) which of them are wanted. The others are answered too where that keeps the number of a
                 group's rows the same: on a GPU all of them, so that shapes are static.
+
+        Example, of two rows of length 5 without padding (tokens 0 to 4 and 5 to 9):
+
+            positions [[3, 0], [0, 1]], valid [[1, 0], [1, 1]]
+            index     [3, 0, 5, 6]      row 0 answers its second request as well, because row 1 has two
+            requests  [0, 1, 2, 3]
+            groups    [Group(start=0, rows=2, length=2)]
         """
-        rows, wanted = columns.shape
-        if self.order is None and static_shapes(columns):
-            index = torch.arange(rows, device=columns.device)[:, None] * self.seg.shape[1] + columns
-            return Queries(index.flatten(), torch.arange(rows * wanted, device=columns.device),
-                           [Group(0, rows, wanted)])
-        first = torch.argsort((~valid).byte(), dim=1, stable=True)  # wanted ones to the front
-        columns = torch.where(valid, columns, 0).gather(1, first)
-        slots = torch.arange(rows, device=columns.device)[:, None] * wanted + first
+        batch, wanted = positions.shape
+        rows = torch.arange(batch, device=positions.device)[:, None]
+        if self.order is None and static_shapes(positions):
+            index = rows * self.seg.shape[1] + positions
+            requests = torch.arange(batch * wanted, device=positions.device)
+            return Queries(index.flatten(), requests, [Group(0, batch, wanted)], (batch, wanted))
+        first = torch.argsort((~valid).byte(), dim=1, stable=True)  # (B, P): wanted ones to the front
+        positions = torch.where(valid, positions, 0).gather(1, first)
+        requests = rows * wanted + first
         if self.order is not None:
-            columns, slots, valid = columns[self.order], slots[self.order], valid[self.order]
+            positions, requests, valid = positions[self.order], requests[self.order], valid[self.order]
         counts = valid.sum(1).tolist()
         parts, groups, row, start = [], [], 0, 0
         for group in self.groups:
             count = max(counts[row:row + group.rows])
             here = slice(row, row + group.rows)
-            token = torch.arange(group.rows, device=columns.device)[:, None] * group.length + group.start
-            parts.append(((token + columns[here, :count]).flatten(), slots[here, :count].flatten()))
+            # (rows, 1) the flat matrix' row of each row's first token
+            token = torch.arange(group.rows, device=positions.device)[:, None] * group.length + group.start
+            parts.append(((token + positions[here, :count]).flatten(), requests[here, :count].flatten()))
             groups.append(Group(start, group.rows, count))
             row, start = row + group.rows, start + group.rows * count
-        return Queries(torch.cat([index for index, _ in parts]), torch.cat([slot for _, slot in parts]), groups)
+        return Queries(torch.cat([index for index, _ in parts]), torch.cat([request for _, request in parts]), groups,
+                       (batch, wanted))
 
 
 def static_shapes(tensor: Tensor) -> bool:
@@ -137,21 +155,24 @@ def document_starts(src: Tensor, first_token: int) -> Tensor:
     return torch.where(src == first_token, columns, 0).cummax(dim=1).values
 
 
-def padded_layout(seg: Tensor) -> Layout:
-    """Every position of `seg` (B, S) is computed. Shapes are static and nothing is read back from the device."""
+def padded_layout(seg: Tensor, starts: Tensor | None = None, first: int = 0) -> Layout:
+    """Every position of `seg` (B, S) is computed. Shapes are static and nothing is read back from the device.
+
+    `starts` (B, S) and `first` are the layout's attributes.
+    """
     batch, length = seg.shape
-    return Layout(seg, [Group(0, batch, length)])
+    return Layout(seg, [Group(0, batch, length)], starts=starts, first=first)
 
 
-def unpadded_layout(seg: Tensor) -> Layout:
-    """Only positions with seg > 0 are computed, rows sorted by length so that equal lengths form one group.
+def unpadded_layout(seg: Tensor, starts: Tensor | None = None) -> Layout:
+    """Only positions with seg (B, S) > 0 are computed, rows sorted by length so that equal lengths form one group.
 
     Padding must lie at the end of its row. Reads the lengths back from the device.
     """
     real = seg > 0
     lengths = real.sum(1)
     order = torch.argsort(lengths, descending=True, stable=True)
-    row, column = real[order].nonzero(as_tuple=True)
+    row, column = real[order].nonzero(as_tuple=True)  # (N,) each: in the order of lengths
     sizes, rows = torch.unique_consecutive(lengths[order], return_counts=True)
     groups, start = [], 0
     for length, count in zip(sizes.tolist(), rows.tolist()):
@@ -159,5 +180,6 @@ def unpadded_layout(seg: Tensor) -> Layout:
             groups.append(Group(start, count, length))
             start += count * length
     if not groups:
-        return padded_layout(seg)  # nothing but padding: there must be something to compute
-    return Layout(seg, groups, order[:sum(group.rows for group in groups)], order[row] * seg.shape[1] + column)
+        return padded_layout(seg, starts)  # nothing but padding: there must be something to compute
+    kept = sum(group.rows for group in groups)  # rows of nothing but padding come last and are left out
+    return Layout(seg, groups, order[:kept], order[row] * seg.shape[1] + column, starts)

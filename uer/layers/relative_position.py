@@ -42,9 +42,16 @@ class RelativePositionBias(nn.Module):
         self.bidirectional = bidirectional
         self.relative_attention_bias = Embedding(buckets, heads)
 
-    def forward(self, length: int) -> Tensor:
-        """-> (1, heads, length, length): [0, h, query, key]"""
-        position = torch.arange(length, device=self.relative_attention_bias.weight.device)
-        distance = position[None, :] - position[:, None]
+    def forward(self, length: int, first: int = 0) -> Tensor:
+        """
+        Args:
+            length: S, positions of the longest row.
+            first: the first position that is a query; those before are keys only.
+
+        Returns:
+            (1, heads, S - first, S): entry [0, h, i, j] is for the query at position first + i and the key at j.
+        """
+        positions = torch.arange(length, device=next(self.parameters()).device)
+        distance = positions[None, :] - positions[first:, None]  # (S - first, S): key position - query position
         bucket = relative_position_bucket(distance, self.buckets, self.bidirectional)
         return self.relative_attention_bias(bucket).permute(2, 0, 1).unsqueeze(0)

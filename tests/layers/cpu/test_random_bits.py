@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from uer.layers.random_bits import KeepMasks
+from uer.layers.cpu.random_bits import KeepMasks
 
 
 @pytest.mark.parametrize("drop", [0.001, 0.1, 0.5, 0.9])

@@ -1,9 +1,16 @@
-"""Exact attention with dropout for CPUs, tile by tile.
+"""Exact attention with dropout for CPUs, tile by tile; `uer.layers.view` calls it.
 
 torch's fused CPU attention cannot drop attention weights, and its fallback writes several (B, heads, S, S) matrices to
 memory. Here a tile of some rows of one head (or heads of one row) is small enough for the cache: its scores are
 computed, normalised, dropped and multiplied by the values before the next tile begins. The backward pass computes the
 scores again; only the dropout masks are kept, one byte an element.
+
+A tile of 3 rows of one head, with 5 queries and 13 keys of 7 features:
+
+    query (3, 5, 7) @ key^T (3, 7, 13) -> scores (3, 5, 13), softmax, dropout, @ value (3, 13, 7) -> (3, 5, 7)
+
+The tokens of a group are rows of a matrix (N, parts * heads * size), parts being query, key and value side by side. A
+view (rows, heads, length, size) of each part needs no copy, and the gradients are written through such views as well.
 """
 
 import math
@@ -14,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from uer.layers.cpu.random_bits import KeepMasks
 from uer.layers.layout import Group
-from uer.layers.random_bits import KeepMasks
 
 Tile = tuple[int | slice, int | slice]
 
@@ -45,6 +52,8 @@ def cpu_attention(query: Tensor | None, packed: Tensor, groups: list[Group], que
 
 @dataclass
 class _Plan:
+    """What both passes know; the arguments of `cpu_attention`."""
+
     groups: list[Group]
     query_groups: list[Group]
     masks: dict[int, Tensor]
@@ -52,7 +61,7 @@ class _Plan:
     scale: float
 
     def parts(self, query: Tensor | None, packed: Tensor, number: int) -> tuple[Tensor, ...]:
-        """A group's query, key and value: views (rows, heads, length, d)."""
+        """A group's query, key and value: views (rows, heads, length, size)."""
         if query is None:
             return _by_head(packed, self.groups[number], self.heads, 3)
         return (*_by_head(query, self.query_groups[number], self.heads, 1),
@@ -72,6 +81,7 @@ class _Plan:
                     yield row, slice(head, head + size)
 
     def mask(self, number: int, tile: Tile) -> Tensor | None:
+        """A tile's mask, broadcastable to (tile, queries, keys)."""
         mask = self.masks.get(number)
         return None if mask is None else mask.expand(self.groups[number].rows, self.heads, -1, -1)[tile]
 
@@ -83,6 +93,8 @@ class _Plan:
 
 
 class _CpuAttention(torch.autograd.Function):
+    """Dropped weights are multiplied by 1 / (1 - drop) at the end, in the output: weights are softmax * keep here."""
+
     @staticmethod
     def forward(ctx, query: Tensor | None, packed: Tensor, plan: _Plan, drop: float) -> Tensor:
         output = packed.new_empty(packed.shape[0], packed.shape[1] // 3) if query is None else torch.empty_like(query)
@@ -125,7 +137,21 @@ class _CpuAttention(torch.autograd.Function):
 
 def _tile_backward(query: Tensor, key: Tensor, value: Tensor, weights: Tensor, keep: Tensor | None, grad: Tensor,
                    scale: float, gradients: list[Tensor], buffers: Tensor) -> None:
-    """Write the gradients of a tile's query, key and value."""
+    """Write the gradients of a tile's query, key and value.
+
+    With W the weights before and D = W * keep those after dropout, out = D V and W = softmax(scale * Q K^T + mask):
+
+        dV = D^T dout           dW = (dout V^T) * keep      dS = softmax's backward of dW
+        dQ = scale * dS K       dK = scale * dS^T Q
+
+    Args:
+        query, grad: (tile, queries, size).
+        key, value: (tile, keys, size).
+        weights: (tile, queries, keys) W.
+        keep: the same shape, 1 for kept weights and 0 for dropped ones; None without dropout.
+        gradients: views of those of query, key and value; overwritten.
+        buffers: (2, at least the weights' elements) memory to work in.
+    """
     work = _matrices(buffers[0], weights.shape)
     torch.bmm(grad, value.transpose(1, 2), out=work)
     dropped = weights
@@ -139,7 +165,7 @@ def _tile_backward(query: Tensor, key: Tensor, value: Tensor, weights: Tensor, k
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, buffer: Tensor) -> Tensor:
-    """(tile, queries, d), (tile, keys, d) -> (tile, queries, keys) attention weights, in `buffer`"""
+    """(tile, queries, size), (tile, keys, size) -> (tile, queries, keys) attention weights, in `buffer`"""
     weights = _matrices(buffer, (len(query), query.shape[1], key.shape[1]))
     torch.baddbmm(weights, query, key.transpose(1, 2), beta=0, alpha=scale, out=weights)
     if mask is not None:
@@ -148,11 +174,12 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, buff
 
 
 def _matrices(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    """The beginning of the buffer as a tensor of this shape."""
     return buffer[:math.prod(shape)].view(*shape)
 
 
 def _by_head(matrix: Tensor, group: Group, heads: int, parts: int) -> tuple[Tensor, ...]:
-    """(N, parts * heads * d) -> for each part a view (rows, heads, length, d) of the group's rows"""
+    """(N, parts * heads * size) -> for each part a view (rows, heads, length, size) of the group's rows"""
     tokens = matrix[group.start:group.start + group.rows * group.length]
     size = matrix.shape[1] // (parts * heads)
     return tokens.view(group.rows, group.length, parts, heads, size).permute(2, 0, 3, 1, 4).unbind()

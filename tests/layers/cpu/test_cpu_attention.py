@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from uer.layers import cpu_attention as module
-from uer.layers.cpu_attention import cpu_attention
+from uer.layers.cpu import attention as module
+from uer.layers.cpu.attention import cpu_attention
 from uer.layers.layout import Group
 
 HEADS, SIZE = 3, 7  # head size 7: H = 21

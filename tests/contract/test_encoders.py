@@ -1,0 +1,157 @@
+"""What every entry of ENCODERS must do. A new entry needs settings in SETTINGS below, and all of it runs then."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tools.configs import model_config
+from uer.encoders import ENCODERS, Encoder
+from uer.errors import UserError
+from uer.layers.layout import padded_layout, unpadded_layout
+
+# Unlike sizes, so that a swapped axis fails: 13 positions, 7 rows, hidden states of 32 features.
+LENGTHS = (13, 5, 1, 9, 5, 2, 13)
+BASE = {"emb_size": 37, "hidden_size": 32, "feedforward_size": 19, "heads_num": 4, "layers_num": 3, "dropout": 0.0,
+        "max_seq_length": 13}
+# Each encoder's name -> the cases that are run: what differs from BASE.
+SETTINGS: dict[str, list[dict]] = {
+    "transformer": [{"emb_size": 32}, {"factorized_embedding_parameterization": True, "parameter_sharing": True},
+                    {"emb_size": 32, "mask": "causal", "layernorm_positioning": "pre"},
+                    {"emb_size": 32, "mask": "causal_with_prefix", "relative_position_embedding": True},
+                    {"emb_size": 32, "has_residual_attention": True}],
+    "rnn": [{}, {"bidirectional": True}],
+    "lstm": [{}, {"bidirectional": True}, {"layers_num": 1, "dropout": 0.1}],
+    "gru": [{}, {"bidirectional": True}],
+    "birnn": [{}],
+    "bilstm": [{}],
+    "bigru": [{}],
+    "gatedcnn": [{"kernel_size": 4, "block_size": 2}, {"kernel_size": 1, "block_size": 1}],
+}
+CASES = [pytest.param(name, case, id=f"{name} {number}") for name, cases in SETTINGS.items()
+         for number, case in enumerate(cases)]
+
+SEG = (torch.arange(13)[None] < torch.tensor(LENGTHS)[:, None]).long()
+SEG[0, 6:] = 2
+REAL = SEG > 0
+POSITIONS = torch.tensor([[12, 0], [1, 4], [0, 0], [8, 2], [0, 3], [1, 1], [11, 12]])
+
+
+def build(name: str, case: dict) -> Encoder:
+    """In evaluation mode, with weights far from their start, so that every term weighs."""
+    torch.manual_seed(2)
+    config = model_config(**{**BASE, **case, "encoder": name})
+    encoder = ENCODERS[name](config).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    encoder.emb_size = config.emb_size
+    return encoder
+
+
+def rows_of(encoder: Encoder) -> torch.Tensor:
+    return torch.randn(7, 13, encoder.emb_size, generator=torch.Generator().manual_seed(3))
+
+
+def encode(encoder: Encoder, rows: torch.Tensor, seg: torch.Tensor, make=padded_layout) -> torch.Tensor:
+    """(B, S, E) -> (B, S, H)"""
+    layout = make(seg)
+    return layout.scatter(encoder(layout.gather(rows), layout))
+
+
+def test_every_entry_has_settings_here():
+    missing = set(ENCODERS) - set(SETTINGS)
+    assert not missing, f"uer.encoders.ENCODERS has {sorted(missing)}: give SETTINGS of {__file__} cases of them"
+    assert set(SETTINGS) == set(ENCODERS)
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_padding_need_not_be_computed(name, case):
+    encoder = build(name, case)
+    rows = rows_of(encoder)
+    padded = encode(encoder, rows, SEG)
+    assert padded.shape == (7, 13, 32)
+    if encoder.reads_padding:
+        with pytest.raises(AssertionError, match="padding is read"):
+            encode(encoder, rows, SEG, unpadded_layout)
+        return
+    torch.testing.assert_close(encode(encoder, rows, SEG, unpadded_layout)[REAL], padded[REAL], rtol=1e-4, atol=1e-5)
+    other = torch.where(REAL[..., None], rows, rows + 1)
+    torch.testing.assert_close(encode(encoder, other, SEG)[REAL], padded[REAL], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encode(encoder, rows[3:4, :9], SEG[3:4, :9])[0], padded[3, :9], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_a_row_does_not_depend_on_the_others(name, case):
+    encoder = build(name, case)
+    rows = rows_of(encoder)
+    whole = encode(encoder, rows, SEG)
+    for row in range(7):
+        alone = encode(encoder, rows[row:row + 1], SEG[row:row + 1])[0]
+        torch.testing.assert_close(alone[REAL[row]], whole[row, REAL[row]], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [padded_layout, unpadded_layout])
+@pytest.mark.parametrize("name, case", CASES)
+def test_wanted_states_are_a_selection_of_all(name, case, make):
+    encoder = build(name, case)
+    if encoder.reads_padding and make is unpadded_layout:
+        pytest.skip("padding is read")
+    layout = make(SEG)
+    embedded = layout.gather(rows_of(encoder))
+    queries = layout.queries(POSITIONS, torch.ones_like(POSITIONS, dtype=torch.bool))
+    found = encoder(embedded, layout, queries)
+    torch.testing.assert_close(found, encoder(embedded, layout)[queries.index], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_gradients_reach_every_parameter(name, case):
+    encoder = build(name, case)
+    rows = rows_of(encoder).requires_grad_()
+    hidden = encode(encoder.train(), rows, SEG)[REAL]
+    (hidden * torch.randn_like(hidden)).sum().backward()
+    without = [parameter for parameter, value in encoder.named_parameters()
+               if value.grad is None or not value.grad.isfinite().all() or not value.grad.any()]
+    assert not without
+    assert rows.grad[REAL].abs().amax(-1).min() > 0
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_recomputed_activations_change_nothing_or_are_refused(name, case):
+    encoder = build(name, case).train()
+    encoder.checkpoint_activations(False)
+    expected = encode(encoder, rows_of(encoder), SEG)
+    try:
+        encoder.checkpoint_activations(True)
+    except UserError as error:
+        assert "--activation_checkpointing" in str(error)
+    else:
+        assert torch.equal(encode(encoder, rows_of(encoder), SEG), expected) or case.get("dropout")
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_documents_of_a_row_are_kept_apart_or_the_encoder_says_no(name, case):
+    encoder = build(name, case)
+    if not encoder.keeps_documents_apart:
+        return
+    rows, seg = rows_of(encoder)[:1], torch.ones(1, 13, dtype=torch.int64)
+    starts = torch.where(torch.arange(13) < 4, 0, 4)[None]
+    layout = padded_layout(seg, starts)
+    together = layout.scatter(encoder(layout.gather(rows), layout))
+    for part in (slice(0, 4), slice(4, 13)):
+        torch.testing.assert_close(together[:, part], encode(encoder, rows[:, part], seg[:, part]), rtol=1e-4,
+                                   atol=1e-5)
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_weights_start_as_berts(name, case):
+    """Weights N(0, 0.02), biases 0, norms 1 and 0."""
+    config = model_config(**{**BASE, **case, "encoder": name})
+    torch.manual_seed(1)
+    for key, parameter in ENCODERS[name](config).named_parameters():
+        last = key.rsplit(".", 1)[-1]
+        if last == "gamma":
+            assert (parameter == 1).all(), key
+        elif last == "beta" or parameter.dim() == 1 or "conv_b" in key or "gate_b" in key:
+            assert (parameter == 0).all(), key
+        else:
+            assert abs(parameter.mean().item()) < 5 * 0.02 / parameter.numel() ** 0.5, key
+            assert abs(parameter.std().item() / 0.02 - 1) < 5 / (2 * parameter.numel()) ** 0.5, key

@@ -1,0 +1,60 @@
+"""The contract of an encoder."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.layers.layout import Layout, Queries
+
+
+class Encoder(nn.Module):
+    """Turns embedded tokens into hidden states. An entry of `ENCODERS` is a subclass, built from a `ModelConfig`.
+
+    A row's real tokens must not depend on other rows, and not on padding unless `reads_padding` says so.
+
+    Attributes:
+        config_class: the settings that only this encoder has; see `uer.config.Members`.
+        reads_padding: hidden states of real tokens depend on the row's padding, so it must be computed: the encoder
+            takes padded layouts only.
+        keeps_documents_apart: takes layouts with `starts`, whose rows have several documents.
+        activation_checkpointing: see `checkpoint_activations`.
+    """
+
+    config_class: ClassVar[type] = type(None)
+    reads_padding = False
+    keeps_documents_apart = False
+    activation_checkpointing = False
+
+    @classmethod
+    def problems(cls, config: ModelConfig) -> list[str]:
+        """Which settings this encoder cannot work with, a line each."""
+        return []
+
+    def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
+        """
+        Args:
+            embedded: (N, E) the tokens of `layout`.
+            layout: which of them form a row.
+            queries: the tokens whose hidden states are wanted; all when None. An encoder may compute less for the
+                others.
+
+        Returns:
+            (N, H), or (K, H) for `queries`. What stands at padding positions has no meaning.
+        """
+        raise NotImplementedError
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Whether to recompute inner values in the backward pass while training, instead of keeping them.
+
+        Raises:
+            UserError: this encoder cannot.
+        """
+        if on:
+            raise UserError(f"--activation_checkpointing: {type(self).__name__} cannot recompute its activations")
+
+
+def select(hidden: Tensor, queries: Queries | None) -> Tensor:
+    """(N, H) -> (K, H): the wanted tokens' rows; all of them where `queries` is None."""
+    return hidden if queries is None else hidden.index_select(0, queries.index)

@@ -1,0 +1,367 @@
+"""Which query may attend to which key, and how scaled-dot-product attention is called for it.
+
+A stack of layers makes one `View` for each forward; its attention layers project their tokens and hand them over:
+
+    layout      groups of equal length, no padding                     padding kept
+                q, k, v -> (rows, heads, length, head_size) a group     one group: (B, heads, S, head_size)
+
+    everything  no mask at all                                          the keys' padding is masked, (B, 1, 1, S)
+    causal      is_causal, no mask                                      is_causal, no mask: padding comes last
+    otherwise   a mask of (rows or 1, 1, queries, keys), which is added to the scores: 0 or HIDDEN
+
+Cross-attention and attention to a cache have unlike groups on both sides: their tokens are put back into (B, S, ...)
+rows first. Example of the rules, for the segments 1 1 2 2 of one row (x: may attend; a line is a query):
+
+    everything    causal     causal with prefix    window=2    two documents (starts 0 0 2 2)
+    x x x x       x . . .    x x . .               x x . .     x x . .
+    x x x x       x x . .    x x . .               x x x .     x x . .
+    x x x x       x x x .    x x x .               . x x x     . . x x
+    x x x x       x x x x    x x x x               . . x x     . . x x
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from uer.layers.cpu import usable
+from uer.layers.cpu.attention import cpu_attention
+from uer.layers.dropout import dropout
+from uer.layers.layout import Group, Layout, Queries
+
+# Added to the score of a key that a query may not attend to. As BERT's: its weight underflows to 0 in every precision,
+# and a row of nothing but padding still has finite numbers.
+HIDDEN = -10000.0
+
+# For each group, the attention scores (rows, heads, queries, keys) of the layer before; None in the first layer.
+Scores = list[Tensor] | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which keys of its row a query may attend to; padding is never among them.
+
+    Attributes:
+        causal: those up to its own position.
+        prefix: with `causal`, those of segment 1 as well (Dong et al., 2019, UniLM).
+        window: those at most window / 2 positions away (Beltagy et al., 2020, Longformer); 0 sets no limit.
+    """
+
+    causal: bool = False
+    prefix: bool = False
+    window: int = 0
+
+
+MASKS = {
+    "fully_visible": Rule(),
+    "causal": Rule(causal=True),
+    "causal_with_prefix": Rule(causal=True, prefix=True),
+}
+
+
+class Heads(NamedTuple):
+    """How projected vectors divide into attention heads.
+
+    The projections are heads * size wide for queries, kv_heads * size for keys and for values; each key and value head
+    serves heads / kv_heads query heads. `scale` multiplies the scores, a position bias included.
+    """
+
+    heads: int
+    kv_heads: int
+    size: int
+    scale: float
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens before, for generation: each forward appends those of its own tokens.
+
+    Attributes:
+        seg: (B, T) segment numbers of all tokens so far; None before the first forward.
+        starts: (B, T) as in `Layout`, or None.
+        packed: for each attention layer, in the order they run, keys and values (B, T, 2 * kv_heads * head_size); for
+            cross-attention those of the source, (B, S, ...), which are computed once.
+    """
+
+    seg: Tensor | None = None
+    starts: Tensor | None = None
+    packed: list[Tensor] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """T: the column of the row where the next token stands."""
+        return 0 if self.seg is None else self.seg.shape[1]
+
+    def extend(self, layout: Layout) -> Layout:
+        """The layout of all keys, once the tokens of `layout` (B, n) are appended."""
+        assert layout.index is None and layout.first == self.length, "new tokens need padded_layout(seg, starts, first)"
+        before = self.seg is not None
+        self.seg = torch.cat([self.seg, layout.seg], 1) if before else layout.seg
+        if layout.starts is not None:
+            self.starts = torch.cat([self.starts, layout.starts], 1) if before else layout.starts
+        return Layout(self.seg, [Group(0, *self.seg.shape)], starts=self.starts)
+
+
+class _Tokens(NamedTuple):
+    """The tokens of one side of a group: columns (rows or 1, length), segments and documents (rows, length) or None."""
+
+    columns: Tensor
+    seg: Tensor | None
+    documents: Tensor | None
+
+
+class View:
+    """What one forward's queries may attend to. Its arguments are read-only attributes.
+
+    Args:
+        rule: for cross-attention `Rule()`.
+        layout: the queries'.
+        memory: the keys', where they belong to another sequence (cross-attention); None where both are one.
+        bias: (1, heads, S queries, S keys) position bias for the longest row, or None.
+        wanted: the queries whose result is wanted; all tokens of `layout` when None.
+        cache: for generation; the keys are then those of all forwards with this cache.
+    """
+
+    def __init__(self, rule: Rule, layout: Layout, *, memory: Layout | None = None, bias: Tensor | None = None,
+                 wanted: Queries | None = None, cache: Cache | None = None) -> None:
+        assert memory is None or rule == Rule(), "cross-attention has no rule"
+        assert not rule.prefix or rule.causal
+        assert wanted is None or cache is None, "a cache needs the keys of all tokens, so all are computed"
+        self.rule, self.layout, self.memory, self.bias, self.wanted, self.cache = (
+            rule, layout, memory, bias, wanted, cache)
+        self.keys = memory or layout
+        if cache is not None and memory is None:
+            self.keys = cache.extend(layout)
+        self._layer = -1  # which layer's entry of the cache is next
+        self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
+        # Whether the rows of both sides are (B, length) matrices, because their groups do not correspond.
+        self._rectangular = memory is not None or layout.first > 0
+        if self._rectangular:
+            batch, length = layout.seg.shape if wanted is None else wanted.shape
+            self._query_groups, self._key_groups = [Group(0, batch, length)], [Group(0, *self.keys.seg.shape)]
+        else:
+            self._query_groups = layout.groups if wanted is None else wanted.groups
+            self._key_groups = layout.groups
+
+    def narrowed(self, wanted: Queries) -> "View":
+        """The same for some of the queries: what a last layer needs, whatever the rule."""
+        return View(self.rule, self.layout, memory=self.memory, bias=self.bias, wanted=wanted)
+
+    def select(self, hidden: Tensor) -> Tensor:
+        """(N, H) -> (Nq, H): the rows of the tokens that are queries."""
+        return hidden if self.wanted is None else hidden.index_select(0, self.wanted.index)
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Positions of the queries (Nq,) and of the keys that are projected in this forward (Nk,)."""
+        positions = self.layout.positions()
+        return self.select(positions), positions if self.memory is None else self.memory.positions()
+
+    def remember(self, project: Callable[[], Tensor]) -> Tensor:
+        """Keys and values of all keys: with a cache, the stored ones and those of the new tokens.
+
+        Args:
+            project: computes (Nk, 2 * kv_heads * head_size) keys and values; not called where a cache has all of them.
+
+        Returns:
+            The same, of all keys; rows of the cache are laid end to end, (B * T, ...).
+        """
+        if self.cache is None:
+            return project()
+        self._layer += 1
+        stored = self.cache.packed
+        if self._layer == len(stored):
+            stored.append(self.keys.scatter(project()) if self.memory is not None else self.layout.scatter(project()))
+        elif self.memory is None:
+            stored[self._layer] = torch.cat([stored[self._layer], self.layout.scatter(project())], 1)
+        return stored[self._layer].flatten(0, 1)
+
+    def attend(self, query: Tensor | None, packed: Tensor, heads: Heads, drop: float = 0.0, *, residual: bool = False,
+               scores: Scores = None) -> tuple[Tensor, Scores]:
+        """softmax(scale * (Q K^T + bias) + mask) V within each row.
+
+        Args:
+            query: (Nq, heads * size), or None where all tokens are queries and `packed` holds theirs before the keys.
+            packed: (Nk, 2 * kv_heads * size) keys and values side by side, as `remember` returns them.
+            heads: the sizes.
+            drop: probability of dropping an attention weight.
+            residual: whether `scores` are added to this layer's (He et al., 2020, RealFormer).
+            scores: with `residual`, the layer before's; None in the first layer.
+
+        Returns:
+            (Nq, heads * size), and with `residual` this layer's scores, else None.
+        """
+        if self._rectangular:
+            query, packed = self._to_rows(query, packed)
+        if self.bias is None and not residual and heads.kv_heads == heads.heads and usable(packed):
+            masks = {number: mask for number in range(len(self._key_groups))
+                     if (mask := self._mask(number, packed.dtype)) is not None}
+            output = cpu_attention(query, packed, self._key_groups, self._query_groups, masks, heads.heads,
+                                   heads.scale, drop)
+            return self._from_rows(output), None
+        parts, new_scores = [], []
+        for number in range(len(self._key_groups)):
+            part = _by_head(query, packed, self._query_groups[number], self._key_groups[number], heads)
+            if residual:
+                before = self._selected(scores[number], number) if scores else None
+                attended, score = _with_scores(*part, _add(self._added(number, packed.dtype, heads.scale), before),
+                                               heads, drop)
+                new_scores.append(score)
+            else:
+                attended = self._attend_group(number, *part, heads, drop)
+            parts.append(attended.transpose(1, 2).reshape(-1, heads.heads * heads.size))
+        return self._from_rows(parts[0] if len(parts) == 1 else torch.cat(parts)), new_scores or None
+
+    def _attend_group(self, number: int, query: Tensor, key: Tensor, value: Tensor, heads: Heads,
+                      drop: float) -> Tensor:
+        """(rows, heads, queries, size), keys and values likewise -> (rows, heads, queries, size)"""
+        causal = self.bias is None and self._is_causal(number)
+        mask = None if causal else self._added(number, value.dtype, heads.scale)
+        return F.scaled_dot_product_attention(query, key, value, mask, drop, is_causal=causal, scale=heads.scale,
+                                              enable_gqa=heads.kv_heads != heads.heads)
+
+    def _to_rows(self, query: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """Flat queries and keys -> the rows of (B, queries, ...) and of (B, keys, ...), laid end to end."""
+        query = self.layout.scatter(query) if self.wanted is None else self.wanted.scatter(query)
+        keys = packed if self.cache is not None else self.keys.scatter(packed).flatten(0, 1)
+        return query.flatten(0, 1), keys
+
+    def _from_rows(self, output: Tensor) -> Tensor:
+        """Undoes `_to_rows` for the result."""
+        if not self._rectangular:
+            return output
+        if self.wanted is not None:
+            return output.index_select(0, self.wanted.requests)
+        return output if self.layout.index is None else output.index_select(0, self.layout.index)
+
+    def _is_causal(self, number: int) -> bool:
+        """Whether "no key after the query" is all there is to a group's mask, with as many queries as keys."""
+        return (self.rule.causal and not self.rule.prefix and not self._limited(number) and not self._has_documents()
+                and self.wanted is None and not self._rectangular)
+
+    def _limited(self, number: int) -> bool:
+        """Whether the window is narrower than a group's rows."""
+        return self.rule.window > 0 and self.rule.window // 2 < self._key_groups[number].length - 1
+
+    def _has_documents(self) -> bool:
+        return self.keys.starts is not None and self.memory is None
+
+    def _added(self, number: int, dtype: torch.dtype, scale: float) -> Tensor | None:
+        """What is added to a group's scores: mask and scaled position bias, (rows or 1, heads or 1, queries, keys)."""
+        bias, length = None, self._key_groups[number].length
+        if self.bias is not None:
+            queries = length if self.wanted is None and not self._rectangular else self.bias.shape[2]
+            bias = self._selected(self.bias[:, :, :queries, :length], number) * scale
+        added = _add(self._mask(number, dtype), bias)
+        return None if added is None else added.to(dtype)
+
+    def _selected(self, matrix: Tensor, number: int) -> Tensor:
+        """(rows or 1, heads, length, keys) of all tokens -> (rows, heads, queries, keys) of the wanted ones."""
+        if self.wanted is None:
+            return matrix
+        columns = self._query_columns(number)  # (rows, queries)
+        if len(matrix) == 1:
+            return matrix[0].transpose(0, 1)[columns].transpose(1, 2)
+        index = columns[:, None, :, None].expand(-1, matrix.shape[1], -1, matrix.shape[3])
+        return matrix.gather(2, index)
+
+    def _mask(self, number: int, dtype: torch.dtype) -> Tensor | None:
+        """(rows or 1, 1, queries or 1, keys) of 0 and HIDDEN; None where a group's queries may attend to every key."""
+        if (number, dtype) in self._masks:
+            return self._masks[number, dtype]
+        allowed = self._allowed(number)
+        if allowed is None:
+            return None
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, HIDDEN)
+        self._masks[number, dtype] = mask[:, None]
+        return self._masks[number, dtype]
+
+    def _allowed(self, number: int) -> Tensor | None:
+        """(rows or 1, queries or 1, keys) bool: which keys may be attended to; None where all may."""
+        rule, key = self.rule, self._key_tokens(number)
+        allowed = None if key.seg is None or self._is_causal(number) else (key.seg > 0)[:, None, :]
+        limited, documents = self._limited(number), self._has_documents()
+        if not (rule.causal or limited or documents):
+            return allowed
+        query = self._query_tokens(number)
+        distance = key.columns[:, None, :] - query.columns[:, :, None]  # (rows or 1, queries, keys)
+        if rule.causal:
+            allowed = _both(allowed, distance <= 0)
+        if rule.prefix:
+            prefix = self._of_keys(self.keys.seg, number) == 1
+            allowed = allowed | prefix[:, None, :]
+        if limited:
+            allowed = _both(allowed, distance.abs() <= rule.window // 2)
+        if documents:
+            allowed = _both(allowed, query.documents[:, :, None] == key.documents[:, None, :])
+        return allowed
+
+    def _key_tokens(self, number: int) -> _Tokens:
+        """Segments are None where no key is padding."""
+        columns = torch.arange(self._key_groups[number].length, device=self.keys.seg.device)[None]
+        padded = self._rectangular or self.keys.index is None
+        return _Tokens(columns, self._of_keys(self.keys.seg, number) if padded else None,
+                       self._of_keys(self.keys.starts, number) if self._has_documents() else None)
+
+    def _of_keys(self, values: Tensor, number: int) -> Tensor:
+        """values (B, S) -> (rows, keys): those of a group."""
+        if self._rectangular:
+            return values
+        start, rows, length = self._key_groups[number]
+        return self.keys.gather(values)[start:start + rows * length].view(rows, length)
+
+    def _query_tokens(self, number: int) -> _Tokens:
+        """(rows or 1, queries) columns, (rows, queries) documents."""
+        documents = self._of_queries(self.layout.starts, number) if self._has_documents() else None
+        return _Tokens(self._query_columns(number), None, documents)
+
+    def _query_columns(self, number: int) -> Tensor:
+        """(rows, queries), or (1, queries) where all tokens are queries."""
+        length = self.layout.seg.shape[1] if self._rectangular else self._key_groups[number].length
+        if self.wanted is None:
+            return torch.arange(length, device=self.layout.seg.device)[None] + self.layout.first
+        start, rows, count = self._query_groups[number]
+        if self._rectangular:
+            return self.wanted.scatter(self.select(self.layout.columns())[:, None]).squeeze(-1)
+        tokens = self.wanted.index[start:start + rows * count] - self._key_groups[number].start
+        return (tokens % length).view(rows, count)
+
+    def _of_queries(self, values: Tensor, number: int) -> Tensor:
+        """values (B, S) -> (rows, queries): those of a group."""
+        if self._rectangular:
+            return values
+        start, rows, count = self._query_groups[number]
+        return self.select(self.layout.gather(values))[start:start + rows * count].view(rows, count)
+
+
+def _by_head(query: Tensor | None, packed: Tensor, query_group: Group, key_group: Group,
+             heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    """A group's query (rows, heads, queries, size), key and value (rows, kv_heads, keys, size)."""
+    query_width, key_width = heads.heads * heads.size, heads.kv_heads * heads.size
+    if query is None:
+        query, *others = packed.split([query_width, key_width, key_width], dim=-1)
+    else:
+        others = packed.split(key_width, dim=-1)
+    return tuple(part[start:start + rows * length].view(rows, length, -1, heads.size).transpose(1, 2)
+                 for part, (start, rows, length) in ((query, query_group), *((part, key_group) for part in others)))
+
+
+def _with_scores(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, heads: Heads,
+                 drop: float) -> tuple[Tensor, Tensor]:
+    """Attention by its formula, and its scores (rows, heads, queries, keys)."""
+    if heads.kv_heads != heads.heads:
+        key, value = (part.repeat_interleave(heads.heads // heads.kv_heads, dim=1) for part in (key, value))
+    scores = _add((query * heads.scale) @ key.transpose(-1, -2), added)
+    return dropout(scores.softmax(-1), drop) @ value, scores
+
+
+def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    if left is None or right is None:
+        return left if right is None else right
+    return left + right
+
+
+def _both(left: Tensor | None, right: Tensor) -> Tensor:
+    return right if left is None else left & right
