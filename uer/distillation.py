@@ -23,7 +23,7 @@ from uer.checkpoint import files as checkpoint
 from uer.config import DistillationConfig, ModelConfig
 from uer.convert.open import load_uer_weights
 from uer.errors import UserError
-from uer.flops import answer_bytes, answer_flops_per_token, parameter_count
+from uer.flops import teacher_bytes
 from uer.layers.distillation import SoftTargets
 from uer.model import Model, build_model
 from uer.registry import choose
@@ -58,13 +58,11 @@ class Teacher:
         """What it says of the batch's predictions."""
         return self.model.soft_targets(batch, self.config.soft_temperature, self.config.soft_alpha)
 
-    def line(self, seq_length: int, batch_tokens: int) -> str:
+    def line(self, batch_tokens: int) -> str:
         """For the plan: its size and what it costs, for micro-batches of `batch_tokens` slots."""
-        flops = answer_flops_per_token(self.model.config, self.model.vocab_size, seq_length)
-        memory = answer_bytes(self.model.config, self.model.vocab_size, batch_tokens)
-        return (f"teacher: {parameter_count(self.model.config, self.model.vocab_size):,} parameters, "
-                f"{self.config.teacher_model_path}, not trained; soft_alpha {self.config.soft_alpha:g}, "
-                f"soft_temperature {self.config.soft_temperature:g}; {flops / 1e6:.1f} MFLOP a token and "
+        memory = teacher_bytes(self.model.config, self.model.vocab_size, batch_tokens)
+        return (f"teacher: {self.model.num_parameters():,} parameters, {self.config.teacher_model_path}, not trained; "
+                f"soft_alpha {self.config.soft_alpha:g}, soft_temperature {self.config.soft_temperature:g}; "
                 f"{memory / 2**30:.2f} GiB a process, included in what follows")
 
 

@@ -1,13 +1,26 @@
-"""Sizes and costs of a model, by formula: no model is built."""
+"""Sizes and costs of a model. Parameters and operations are counted on torch's meta device, where tensors have shapes
+but no values, so they are right for every architecture; no model is filled.
+
+All layers of a stack cost the same, so models of one and of two layers are counted, and the rest is arithmetic.
+"""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from uer.config import ModelConfig
+from uer.data.batch import Batch, Rows
+from uer.data.processors import PROCESSORS, Processor
+from uer.data.processors.mlm import MlmConfig
+from uer.data.schema import INSTANCE, VocabInfo
+from uer.model import Unfilled, build_model, extrapolated
 
-PREDICTED_SHARE = 0.15
-FORWARD_SHARE = 1 / 3
-"""Of the operations of training: 2 of a weight's 6, and as much of attention's."""
+PREDICTED = 0.15
+"""Of the positions of a row, where its processor predicts masked tokens; for `activation_bytes`."""
+BACKWARD = 2
+"""The operations of a backward pass beside those of the forward pass: every matrix product has two gradients."""
 
 
 @dataclass(frozen=True)
@@ -50,66 +63,80 @@ def known_gpu(name: str) -> str | None:
     return next((known for known in GPUS if re.search(rf"(?<!\w){known}(?!\w)", name, re.IGNORECASE)), None)
 
 
-def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
-    """Floating-point operations of training on one token slot, forward and backward, with an MLM head on 15% of them.
+def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int, processor: Processor | None = None) -> float:
+    """Floating-point operations of training on one token slot of a full row, forward and backward.
 
-    6 * 12 H^2 L + 12 L H S + 0.15 * 6 (H^2 + H V), where 12 H^2 stands for a layer's 4 H^2 + 2 H F weights (3 H F
-    with a gated feed-forward): every weight costs 2 operations forward and 4 backward; attention costs 12 H S a layer.
+    Matrix products count, attention's included; of the last layer only what is computed for the predicted positions.
+    The first call imports parts of torch's compiler, which takes about two seconds.
+
+    Args:
+        config: the model, with its targets.
+        vocab_size: entries of the vocabulary.
+        seq_length: --seq_length.
+        processor: what makes the batches; mlm's when None.
     """
-    hidden, layers = config.hidden_size, config.layers_num
-    weights = layers * _layer_matrices(config)
-    head = hidden * config.emb_size + config.emb_size * vocab_size
-    if config.factorized_embedding_parameterization:
-        weights += config.emb_size * hidden
-    return 6.0 * weights + 12.0 * layers * hidden * seq_length + PREDICTED_SHARE * 6.0 * head
+    return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, seq_length, processor)
 
 
-def _layer_matrices(config: ModelConfig) -> int:
-    matrices = 3 if config.feed_forward == "gated" else 2
-    return 4 * config.hidden_size ** 2 + matrices * config.hidden_size * config.feedforward_size
+def forward_flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int,
+                            processor: Processor | None = None) -> float:
+    """Floating-point operations of a forward pass for one token slot; arguments as `flops_per_token`."""
+    processor = processor or _mlm(seq_length, vocab_size)
+    batch = example_batch(processor, rows=1)
+
+    def count(layers: int) -> float:
+        with Unfilled():
+            model = build_model(replace(config, layers_num=layers), vocab_size, unpad="off")
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(batch.to("meta"))
+        return counter.get_total_flops()
+
+    return extrapolated(count, config.layers_num) / batch.token_slots()
 
 
 def parameter_count(config: ModelConfig, vocab_size: int) -> int:
-    """How many numbers a transformer encoder with an MLM head trains; a tied weight counts once.
+    """How many numbers a model with its targets trains; a tied weight counts once.
 
     >>> parameter_count(ModelConfig(embedding=("word", "pos", "seg"), tie_weights=True), 21128)  # BERT-base
     102291080
     """
-    emb, hidden, feedforward = config.emb_size, config.hidden_size, config.feedforward_size
-    biased = not config.remove_transformer_bias
-    norm = 1 if config.layernorm == "t5" else 2
-    rows = {"word": vocab_size, "pos": config.max_seq_length, "seg": 3}
-    embedding = sum(rows.get(name, 0) for name in config.embedding) * emb
-    embedding += 0 if config.remove_embedding_layernorm else 2 * emb
-    inner = 2 if config.feed_forward == "gated" else 1
-    layer = _layer_matrices(config) + biased * (5 * hidden + inner * feedforward) + 2 * norm * hidden
-    encoder = layer * (1 if config.parameter_sharing else config.layers_num)
-    if config.factorized_embedding_parameterization:
-        encoder += (emb + 1) * hidden
-    if config.layernorm_positioning == "pre":
-        encoder += norm * hidden
-    if config.relative_position_embedding:
-        encoder += config.relative_attention_buckets_num * config.heads_num
-    head = (hidden + 1) * emb + 2 * emb + vocab_size
-    return embedding + encoder + head + (0 if config.tie_weights else vocab_size * emb)
+    def count(layers: int) -> int:
+        with Unfilled():
+            return build_model(replace(config, layers_num=layers), vocab_size).num_parameters()
+
+    return extrapolated(count, config.layers_num)
+
+
+def example_batch(processor: Processor, rows: int) -> Batch:
+    """A batch of full rows of zeros, for its shapes."""
+    lengths = processor.lengths()
+    columns = {}
+    for name, column in processor.schema().items():
+        shape = (rows,) if column.axis == INSTANCE else (rows, lengths[column.axis])
+        columns[name] = torch.zeros(shape, dtype=torch.int64)
+    sizes = {axis: torch.full((rows,), length) for axis, length in lengths.items()}
+    numbers = torch.arange(rows)
+    return processor.batch(Rows(columns, sizes, numbers, numbers))
+
+
+def _mlm(seq_length: int, vocab_size: int) -> Processor:
+    """The processor of masked language models, for a vocabulary of which only the size matters."""
+    special_ids = {role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask"))}
+    return PROCESSORS["mlm"](seq_length, MlmConfig(), {"src": VocabInfo("", max(vocab_size, 6), special_ids)})
 
 
 def activation_bytes(config: ModelConfig, tokens: int, vocab_size: int) -> int:
-    """An estimate of what `tokens` slots keep for the backward pass in fp32, attention scores not materialised.
+    """An estimate, for a transformer, of what `tokens` slots keep for the backward pass in fp32, attention scores not
+    materialised.
 
     A layer keeps about 8 vectors of the hidden size and 2 of the feed-forward's; the head keeps the logits of 15% of
     the slots and their gradient.
     """
     layer = 8 * config.hidden_size + 2 * config.feedforward_size
-    head = PREDICTED_SHARE * (2 * vocab_size + 3 * config.emb_size)
+    head = PREDICTED * (2 * vocab_size + 3 * config.emb_size)
     return round(4 * tokens * (layer * config.layers_num + head))
 
 
-def answer_flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
-    """Floating-point operations of a teacher's answer for one token slot: a forward pass with the MLM head."""
-    return FORWARD_SHARE * flops_per_token(config, vocab_size, seq_length)
-
-
-def answer_bytes(config: ModelConfig, vocab_size: int, tokens: int) -> int:
+def teacher_bytes(config: ModelConfig, vocab_size: int, tokens: int) -> int:
     """Memory that a teacher takes: its weights in fp32, and three matrices of the logits of `tokens` slots."""
-    return 4 * parameter_count(config, vocab_size) + round(12 * PREDICTED_SHARE * tokens * vocab_size)
+    return 4 * parameter_count(config, vocab_size) + round(12 * PREDICTED * tokens * vocab_size)

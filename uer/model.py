@@ -2,12 +2,13 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from uer.config import ModelConfig
 from uer.embeddings import EMBEDDINGS, EmbeddingSum
@@ -15,12 +16,15 @@ from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
-from uer.flops import parameter_count
 from uer.layers.distillation import SoftTargets
 from uer.layers.layout import Layout, Queries, document_starts, padded_layout, static_shapes, unpadded_layout
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, Metric
+
+SURELY_SMALL = 1 << 28
+"""Where layers x matrices and the embeddings together have fewer numbers, a model fits any machine."""
+Number = TypeVar("Number", int, float)
 
 # Scaled down by `deep_init`: what a layer adds to the residual stream.
 RESIDUAL_OUTPUTS = ("self_attn.final_linear.weight", "feed_forward.linear_2.weight")
@@ -312,18 +316,66 @@ def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
     return model
 
 
+def extrapolated(count: Callable[[int], Number], layers: int) -> Number:
+    """What `count` says of a number of layers, from what it says of one and of two: all layers count the same.
+
+    >>> extrapolated(lambda layers: 100 + 7 * layers, 24)
+    268
+    """
+    one = count(1)
+    return one if layers == 1 else one + (layers - 1) * (count(2) - one)
+
+
+class Unfilled(TorchFunctionMode):
+    """While in force, modules are made on the meta device, with shapes and without values: nothing is drawn.
+
+    `torch.device("meta")` alone would draw them by torch's decompositions, whose import takes two seconds.
+    """
+
+    FILLING = ("normal_", "uniform_", "zero_", "zeros_", "ones_", "fill_")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = torch.device("meta")
+
+    def __enter__(self) -> "Unfilled":
+        self.device.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self.device.__exit__(*error)
+
+    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        if getattr(func, "__name__", "") in self.FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _require_memory(config: ModelConfig, vocab_size: int) -> None:
     """
     Raises:
         UserError: this machine has less memory than the weights alone need; filling it would take minutes.
     """
-    count = parameter_count(config, vocab_size)
+    matrices = config.layers_num * config.hidden_size * (config.hidden_size + config.feedforward_size)
+    if matrices + (vocab_size + config.max_seq_length) * config.emb_size < SURELY_SMALL or _on_meta_device():
+        return
+
+    def numbers(layers: int) -> int:
+        with Unfilled():
+            return Backbone(replace(config, layers_num=layers), vocab_size).num_parameters()
+
+    count = extrapolated(numbers, config.layers_num)
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * count > present:
         raise UserError(f"a model of {count:,} parameters (layers_num {config.layers_num}, hidden_size "
                         f"{config.hidden_size}, feedforward_size {config.feedforward_size}, max_seq_length "
                         f"{config.max_seq_length}, vocabulary {vocab_size:,}) needs {4 * count / 2**30:,.0f} GiB for "
                         f"its weights; this machine has {present / 2**30:,.0f} GiB")
+
+
+def _on_meta_device() -> bool:
+    return torch.empty(0).device.type == "meta"
 
 
 def _embedding(config: ModelConfig, vocab_size: int) -> EmbeddingSum:

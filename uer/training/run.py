@@ -30,7 +30,7 @@ from uer.data.processors import PROCESSORS, Processor
 from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
-from uer.flops import activation_bytes, answer_bytes, answer_flops_per_token, flops_per_token, parameter_count
+from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -258,11 +258,12 @@ class Run:
 
     def _set_flops(self, precision: Precision, teacher: Teacher | None) -> None:
         """What the reports' MFU is computed from."""
-        sizes = self.data.vocab_size, self.data.seq_length
+        sizes = self.data.vocab_size, self.data.processor.seq_length, self.data.processor
         self.reporter.peak_flops = self.world.world_size * (
             self.config.peak_flops or peak_flops(self.world.device, precision.name))
-        self.reporter.flops_per_token = flops_per_token(self.settings.model, *sizes) + (
-            answer_flops_per_token(teacher.model.config, *sizes) if teacher else 0.0)
+        if self.reporter.peak_flops:  # counting takes seconds, for nothing where no peak is known
+            self.reporter.flops_per_token = flops_per_token(self.settings.model, *sizes) + (
+                forward_flops_per_token(teacher.model.config, *sizes) if teacher else 0.0)
 
     def _build_model(self, fresh: bool) -> Model:
         """The model with its first weights: drawn, or of `--pretrained_model_path`."""
@@ -328,11 +329,11 @@ class Run:
             tokens=parts.loader.tokens_per_epoch, seq_length=seq_length, global_batch=parts.loader.samples_per_step,
             total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
             activation_bytes=activation_bytes(model, token_slots, self.data.vocab_size)
-            + (answer_bytes(teacher.model.config, self.data.vocab_size, token_slots) if teacher else 0),
+            + (teacher_bytes(teacher.model.config, self.data.vocab_size, token_slots) if teacher else 0),
             rate=parts.rate, precision=parts.precision.describe(), peak_flops=parts.reporter.peak_flops,
             kernels=", ".join(kernels), devices=f"{self.world.world_size} x {device_name(self.world.device)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
-        taught = [teacher.line(seq_length, token_slots)] if teacher else []
+        taught = [teacher.line(token_slots)] if teacher else []
         for line in [*taught, *plan.lines(), *unheeded_masking(self.settings.masking, self.data)]:
             self.reporter.say(line)
 

@@ -20,6 +20,7 @@ class Plan:
     """Rows of an update, over all micro-batches and ranks."""
     total_steps: int
     flops_per_token: float
+    """Of training; 0 where it is not counted."""
     activation_bytes: int
     """Estimate for one micro-batch."""
     rate: Callable[[int], float]
@@ -41,13 +42,14 @@ class Plan:
         points = sorted({round(share * (self.total_steps - 1)) for share in (0.0, 0.05, 0.1, 0.5, 1.0)})
         rates = ", ".join(f"{self.rate(step):.2e} at {step + 1}" for step in points)
         peak = f" at a peak of {self.peak_flops / 1e12:.4g} TFLOP/s" if self.peak_flops else ""
+        memory = f"about {self.memory_bytes() / 2**30:.2f} GiB a process"
         flops = self.flops_per_token * self.total_steps * self.global_batch * self.seq_length
+        counted = f"{self.flops_per_token / 1e6:.1f} MFLOP a token, {flops:.2e} FLOP in all; " if flops else ""
         return [
             f"model: {self.parameters:,} parameters, {self.start}",
             f"data: {self.instances:,} instances, {self.tokens:,} tokens an epoch; {self.total_steps:,} steps of "
             f"{self.global_batch} x {self.seq_length} make {epochs:.2f} epochs",
-            f"compute: {self.flops_per_token / 1e6:.1f} MFLOP a token, {flops:.2e} FLOP in all; about "
-            f"{self.memory_bytes() / 2**30:.2f} GiB a process",
+            f"compute: {counted}{memory}",
             f"learning rate: {rates}",
             f"runs on: {self.devices}, {self.precision}{peak}; {self.kernels}",
         ]

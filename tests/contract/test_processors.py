@@ -1,0 +1,248 @@
+"""What every entry of PROCESSORS must do. A new entry needs a corpus and settings in CASES below, and all of it runs."""
+
+import os
+import random
+import signal
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tools.datasets import make_dataset, whole_batch
+from uer.config import DatasetConfig, MaskingConfig
+from uer.data import build
+from uer.data.batch import IGNORED
+from uer.data.loader import EvaluationLoader, Loader, open_processor
+from uer.data.processors import PROCESSORS
+from uer.data.schema import axes_of, schema_problem
+from uer.data.shards import Shard, build_shard
+from uer.targets import TARGETS
+from uer.tokenizers.char import CharTokenizer
+from uer.tokenizers.vocab import Vocab
+
+CHARACTERS = [chr(0x4E00 + number) for number in range(90)]
+SEQ_LENGTH = 13
+
+
+def lines(documents: int, longest: int = 40) -> str:
+    """A document a line, some of them blank."""
+    draw = random.Random(3)
+    return "".join("".join(draw.choices(CHARACTERS, k=draw.choice((0, 3, 9, draw.randrange(1, longest))))) + "\n"
+                   for _ in range(documents))
+
+
+def sentences(documents: int, longest: int = 15) -> str:
+    """A sentence a line, one or two blank lines between documents."""
+    draw = random.Random(4)
+    paragraphs = []
+    for _ in range(documents):
+        count = draw.choice((1, 1, 2, 4, 9))
+        paragraphs.append("".join("".join(draw.choices(CHARACTERS, k=draw.randrange(1, longest))) + "\n"
+                                  for _ in range(count)))
+    return "".join(paragraph + "\n" * draw.choice((1, 2)) for paragraph in paragraphs)
+
+
+# Each processor's name -> its corpus, and the settings of the cases that are run.
+CASES: dict[str, tuple] = {
+    "mlm": (lines, [{}, {"dup_factor": 3, "members": {"span_masking": True}}, {"members": {"full_sentences": True}}]),
+    "lm": (lines, [{}, {"members": {"full_sentences": True}}]),
+    "bilm": (lines, [{}]),
+    "bert": (sentences, [{"dup_factor": 2}, {"dynamic_masking": True, "members": {"short_seq_prob": 1.0}}]),
+    "albert": (sentences, [{"dup_factor": 2}, {"dynamic_masking": True, "members": {"span_masking": True}}]),
+}
+EVERY = [pytest.param(name, settings, id=f"{name} {number}") for name, (_, cases) in CASES.items()
+         for number, settings in enumerate(cases)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CharTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS[:-5]]))
+
+
+@pytest.fixture
+def make(tmp_path, tokenizer):
+    """Makes a dataset of a processor's example corpus."""
+    def made(name: str, settings: dict, documents: int = 120, path: str = "d.pt", **options):
+        corpus = tmp_path / f"{name}-{documents}.txt"
+        if not corpus.exists():
+            corpus.write_text(CASES[name][0](documents), encoding="utf-8")
+        return make_dataset(tmp_path / path, corpus, name, tokenizer, seq_length=SEQ_LENGTH, **settings, **options)
+    return made
+
+
+def test_every_entry_has_a_case():
+    assert CASES.keys() == PROCESSORS.keys(), "a new entry of PROCESSORS needs a corpus and settings in CASES"
+
+
+@pytest.mark.parametrize("name, settings", EVERY)
+def test_what_is_declared_is_what_is_stored(make, name, settings):
+    dataset = make(name, settings)
+    processor = open_processor([dataset], MaskingConfig())
+    schema, info = processor.schema(), dataset.info
+    assert schema_problem(schema) is None and schema == info.schema and processor.lengths() == info.lengths
+    assert set(processor.labels) <= set(TARGETS)
+    for axis in axes_of(schema):
+        lengths = np.diff(dataset.offsets[axis][:])
+        assert lengths.min() >= 1 and lengths.max() == info.lengths[axis]
+        assert dataset.columns[axis].max() < info.vocabs[schema[axis].vocab].size
+
+
+@pytest.mark.parametrize("name, settings", EVERY)
+def test_the_bytes_do_not_depend_on_the_number_of_processes(make, name, settings):
+    files = [make(name, settings, path=f"{count}.pt", processes_num=count, shard_bytes=300).path.read_bytes()
+             for count in (1, 3)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("name, settings", EVERY)
+def test_a_killed_run_goes_on_to_the_same_bytes(make, tmp_path, monkeypatch, name, settings):
+    whole = make(name, settings, path="whole.pt", shard_bytes=300).path.read_bytes()
+    child = os.fork()
+    if not child:  # a process of its own, which kills itself before its fourth shard
+        left, work_on = [1, 2, 3], build.build_shard
+
+        def build_some(*arguments):
+            if not left:
+                os.killpg(0, signal.SIGKILL)
+            left.pop()
+            return work_on(*arguments)
+
+        os.setpgid(0, 0)
+        build.build_shard = build_some
+        make(name, settings, path="killed.pt", shard_bytes=300)
+        os._exit(3)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not (tmp_path / "killed.pt").exists() and list(tmp_path.glob("killed.pt.work-*"))
+    assert make(name, settings, path="killed.pt", shard_bytes=300).path.read_bytes() == whole
+    assert not list(tmp_path.glob("killed.pt.work-*"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_shard_cuts_no_document(make, name):
+    """Small shards hold the same documents as a large one, in plain and in compressed files."""
+    whole, cut = (make(name, {}, path=f"{size}.pt", shard_bytes=size).info.counts for size in (1 << 20, 100))
+    assert whole["documents"] == cut["documents"] > 60 and whole["lines"] == cut["lines"]
+    assert whole["blank_lines"] == cut["blank_lines"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, name):
+    peaks = []
+    for size in (2 << 20, 8 << 20):
+        corpus = tmp_path / "corpus.txt"
+        text = CASES[name][0](200, longest=250)
+        corpus.write_text(text * (size // len(text.encode())), encoding="utf-8")
+        config = DatasetConfig(corpus_path=(str(corpus),), dataset_path=str(tmp_path / "d.pt"), data_processor=name,
+                               seq_length=256, dup_factor=1)
+        peaks.append(traced_peak(build.build_settings(config, {"src": tokenizer}), corpus, tmp_path))
+    assert peaks[1] < 1.3 * peaks[0], peaks
+
+
+def traced_peak(settings, corpus, folder) -> int:
+    """The most memory that numpy and Python held while one shard of the whole file was worked on."""
+    tracemalloc.start()
+    build_shard(Shard(0, 0, str(corpus), 0, corpus.stat().st_size), settings, folder, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("name, settings", EVERY)
+def test_a_batch_is_padded_on_the_right_and_labelled_inside(make, name, settings):
+    dataset = make(name, settings)
+    processor = open_processor([dataset], MaskingConfig())
+    batch = whole_batch(dataset)
+    assert set(batch.labels) == set(processor.labels)
+    sides = {"src": batch.src, **({"tgt": batch.tgt} if batch.tgt else {})}
+    for axis, side in sides.items():
+        assert side.values.shape == side.seg.shape == (len(dataset), processor.batch_lengths()[axis])
+        real = side.seg > 0
+        assert (real[:, :-1] >= real[:, 1:]).all() and real[:, 0].all()
+        assert (side.values[~real] == dataset.info.vocabs["src"].special_ids["pad"]).all()
+    for labels in batch.labels.values():
+        wanted, real = labels.wanted(), sides[labels.side].seg > 0
+        assert labels.values.dtype == torch.int64 and wanted.any()
+        inside = real if labels.positions is None else real.gather(1, labels.positions)
+        assert inside[wanted].all(), "a label lies on padding"
+
+
+@pytest.mark.parametrize("name, settings", EVERY)
+def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
+    """Trimming, filler rows, slices and counts treat every kind of labels as what it is."""
+    batch = whole_batch(make(name, settings)).rows(0, 7)
+    trimmed = batch.trimmed()
+    longest = int((batch.src.seg > 0).sum(1).max())
+    assert trimmed.src.values.shape == (7, longest)
+    for target, labels in trimmed.labels.items():
+        before = batch.labels[target]
+        assert labels.wanted().sum() == before.wanted().sum() == batch.counts()[target]
+        assert labels.values.shape[1] == (before.values.shape[1] if before.positions is not None else longest)
+    filling = torch.tensor([False, True, False, False, True, False, True])
+    emptied = batch.without(filling)
+    for target, labels in emptied.labels.items():
+        assert labels.values.shape == batch.labels[target].values.shape
+        assert (labels.values[filling] == IGNORED).all()
+        assert torch.equal(labels.values[~filling], batch.labels[target].values[~filling])
+    parts = [batch.rows(0, 3), batch.rows(3, 7)]
+    for target, count in batch.counts().items():
+        assert sum(part.counts()[target] for part in parts) == count
+    assert sum(part.real_tokens() for part in parts) == batch.real_tokens() == (batch.src.seg > 0).sum()
+
+
+@pytest.mark.parametrize("name, settings", EVERY)
+def test_what_a_sample_is_depends_on_nothing_but_its_number(make, name, settings):
+    """One rank, two ranks, micro-batches, a later start: the same rows with the same labels."""
+    dataset = make(name, settings)
+
+    def rows(**options):
+        loader = Loader([dataset], open_processor([dataset], MaskingConfig()), **options)
+        found = {}
+        for step in (5, 2):
+            for batch in loader.step(step):
+                tensors = (batch.src.values, batch.src.seg, *(part.values for part in batch.labels.values()))
+                for row, sample in enumerate(batch.samples.tolist()):
+                    found[sample] = [tensor[row].tolist() for tensor in tensors]
+        return found
+
+    alone = rows(batch_size=12)
+    ranks = {**rows(batch_size=3, rank=0, world_size=2, accumulation_steps=2),
+             **rows(batch_size=3, rank=1, world_size=2, accumulation_steps=2)}
+    assert alone == ranks and len(alone) == 24
+
+
+@pytest.mark.parametrize("name, settings", EVERY)
+def test_an_epoch_holds_every_instance_and_draws_anew(make, name, settings):
+    dataset = make(name, settings)
+    loader = Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=10)
+    versions = 1 if dataset.info.dynamic_masking else dataset.info.dup_factor
+    assert loader.samples_per_epoch == versions * len(dataset)
+    evaluated = EvaluationLoader([dataset], open_processor([dataset], MaskingConfig()), batch_size=10)
+    total = dict.fromkeys(open_processor([dataset], MaskingConfig()).labels, 0.0)
+    for batch in evaluated:
+        for target, count in batch.counts().items():
+            total[target] += count.item()
+    whole = whole_batch(dataset).counts()
+    for target, count in total.items():
+        assert count == pytest.approx(whole[target].item(), rel=0.02), target
+
+
+def texts(batch) -> Counter:
+    """How often each text occurs: a row's tokens in any order, those that are masked put back."""
+    src = batch.src.values.clone()
+    if "mlm" in batch.labels:
+        labels = batch.labels["mlm"]
+        for row, positions in enumerate(labels.wanted()):
+            src[row, labels.positions[row][positions]] = labels.values[row][positions]
+    return Counter(tuple(sorted(row[seg > 0].tolist())) for row, seg in zip(src, batch.src.seg))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
+    datasets = [make(name, {}, documents=count, path=f"{count}.pt") for count in (120, 80)]
+    versions = datasets[0].info.dup_factor
+    samples = versions * sum(map(len, datasets))
+    loader = Loader(datasets, open_processor(datasets, MaskingConfig()), batch_size=samples)
+    expected = texts(whole_batch(datasets[0])) + texts(whole_batch(datasets[1]))
+    assert texts(loader.step(0)[0]) == Counter({text: versions * count for text, count in expected.items()})
