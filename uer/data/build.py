@@ -12,7 +12,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
         UserError: bad input, a full disk, a killed worker. Started again, the same command goes on where it stopped.
     """
     start = time.monotonic()
+    for name in sorted(unheeded(dataset)):
+        note(f"note: --{name} has no effect with --data_processor {dataset.data_processor}")
     path = Path(dataset.dataset_path)
     path = path.resolve() if path.is_symlink() else path
     files = _corpus_files(dataset, path)
@@ -102,6 +104,12 @@ def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
         raise UserError(f"--corpus_path {' '.join(dataset.corpus_path)}: holds nothing but the dataset {path}")
     prepare_file(path, "--dataset_path")
     return files
+
+
+def unheeded(dataset: DatasetConfig) -> set[str]:
+    """The flags given that belong to other processors than the chosen one."""
+    own = getattr(PROCESSORS.get(dataset.data_processor), "config_class", type(None))
+    return dataset.members.keys() - {known.name for known in (fields(own) if own is not type(None) else ())}
 
 
 def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) -> BuildSettings:

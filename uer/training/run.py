@@ -239,7 +239,8 @@ class Run:
         graphed = self._is_graphed(model)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
         factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
-        loader, held_out = world.check(lambda: (self._build_loader(), self._build_dev_loader()))
+        placement = world.check(lambda: self._placement(reads_padding=model.encoder.reads_padding))
+        loader, held_out = world.check(lambda: (self._build_loader(placement), self._build_dev_loader(placement)))
         self._set_flops(precision, teacher)
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
@@ -282,23 +283,27 @@ class Run:
                 self.reporter.say(f"{path}: {line}")
         return model
 
-    def _build_loader(self) -> Loader:
+    def _build_loader(self, placement: dict[str, Any]) -> Loader:
         config, world = self.config, self.world
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
                       accumulation_steps=config.accumulation_steps, rank=world.rank, world_size=world.world_size,
                       seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
-                      **self._placement())
+                      **placement)
 
-    def _build_dev_loader(self) -> EvaluationLoader | None:
+    def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
         config, world = self.config, self.world
         if not self.data.dev and not config.dev_fraction:
             return None
         return EvaluationLoader(self.data.dev or self.data.train, self.data.processor, batch_size=config.batch_size,
                                 rank=world.rank, world_size=world.world_size, dev_fraction=config.dev_fraction,
-                                **self._placement())
+                                **placement)
 
-    def _placement(self) -> dict[str, Any]:
-        """Where the datasets lie and the batches are made; padding can be cut off where shapes need not be static."""
+    def _placement(self, reads_padding: bool) -> dict[str, Any]:
+        """Where the datasets lie and the batches are made.
+
+        Padding can be cut off where shapes need not be static, unless the encoder reads it: its hidden states would
+        depend on the longest row of a batch.
+        """
         device, wanted = self.world.device, self.config.dataset_device
         size = sum(dataset.nbytes for dataset in self.data.train + self.data.dev)
         on_gpu = device.type == "cuda"
@@ -307,7 +312,7 @@ class Run:
         fits = on_gpu and size < SHARE_FOR_DATA * torch.cuda.mem_get_info(device)[0]
         on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
         return {"device": device, "dataset_device": device if on_device else "cpu",
-                "trim": not on_gpu and not self.compiled}
+                "trim": not on_gpu and not self.compiled and not reads_padding}
 
     def _set_old_states_aside(self) -> None:
         """Make room for a new run under the name of an old one."""
