@@ -248,7 +248,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
                and optim.optimizer == "adamw" and model.num_parameters() < SMALL_MODEL
                and settings.parallel.sharding == "none" and not settings.parallel.activation_checkpointing)
     optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
-    factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
+    schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
     loader, held_out = world.check(lambda: (_build_loader(settings, world, data), _build_dev(settings, world, data)))
     vocab_size, seq_length = len(tokenizer.vocab), data[0].info.seq_length
     reporter.peak_flops = world.world_size * (config.peak_flops or peak_flops(world.device, precision.name))
@@ -256,7 +256,7 @@ def _assemble(settings: Settings, world: World, tokenizer: Tokenizer, data: list
         answer_flops_per_token(teacher.model.config, vocab_size, seq_length) if teacher else 0.0)
     return Parts(
         model=model, module=module, loader=loader, optimizer=optimizer,
-        rate=lambda step: optim.learning_rate * factor(step), set_rate=set_learning_rate, precision=precision,
+        rate=schedule, set_rate=set_learning_rate, precision=precision,
         reporter=reporter, saver=Saver(folder, model, optimizer, precision, world, json.dumps(identity), reporter.say),
         evaluate=(lambda: evaluate(forward, held_out, world, precision)) if held_out else None,
         decode=tokenizer.decode, graphed=graphed)
