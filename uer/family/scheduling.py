@@ -47,13 +47,13 @@ def next_to_start(waiting: Sequence[Cost], unfinished: Collection[str],
     Args:
         waiting: models that have not started, in the order of their starts.
         unfinished: names of the sizes that wait or run: a size does not start before its teacher is finished.
-        groups: the group with the fewest models is taken.
+        groups: of those with room, the group with the fewest models is taken.
     """
     cost = next((cost for cost in waiting if cost.waits_for not in unfinished), None)
     if cost is None:
         return None
-    group = min(groups, key=lambda group: len(group.running))
-    return (cost, group) if group.has_room(cost) else None
+    with_room = [group for group in groups if group.has_room(cost)]
+    return (cost, min(with_room, key=lambda group: len(group.running))) if with_room else None
 
 
 def elapsed_hours(costs: Sequence[Cost], devices: int, per_model: int) -> float:
