@@ -1,9 +1,9 @@
 """Child processes: order, failure, signals, and what is left of a killed run. The commands here are small stand-ins."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -156,16 +156,15 @@ def test_a_signal_has_children_save(tmp_path, said, number):
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told to its children on Linux only")
-def test_children_of_a_killed_run_save_and_the_next_start_waits_for_them(tmp_path, said, root):
-    driver = ("import sys; sys.path[:0] = sys.argv[1:3]\n"
-              "from pathlib import Path\nfrom test_runner import PATIENT, StandIn, cost, run\n"
-              "run(StandIn(Path(sys.argv[3]), {'a': [PATIENT]}), [cost('a')], [])")
-    parent = subprocess.Popen([sys.executable, "-c", driver, str(root), str(Path(__file__).parent), str(tmp_path)])
+@pytest.mark.skipif(sys.platform != "linux", reason="children get a signal when their parent dies on Linux only")
+def test_children_of_a_killed_run_save_and_the_next_start_waits_for_them(tmp_path, said):
+    family = StandIn(tmp_path, {"a": [PATIENT]})
+    parent = multiprocessing.get_context("fork").Process(target=run, args=(family, [cost("a")], []))
+    parent.start()
     while not (tmp_path / "a.started").exists():
         time.sleep(0.01)
     parent.kill()
-    parent.wait()
+    parent.join()
     with lock_folder(tmp_path, said.append):
         assert (tmp_path / "a.saved").exists()
 
