@@ -109,7 +109,7 @@ ANIMALS = (
     ("骏马", "青草", "草原上", "奔跑"),
 )
 
-# what is reviewed: its name, and the parts that can be praised or blamed
+# subject of a review: its name, and the parts that a review praises or criticizes
 REVIEWED = (
     ("酒店", ("房间", "前台", "早餐", "位置", "床铺")),
     ("餐馆", ("菜品", "服务员", "环境", "味道", "上菜速度")),
@@ -119,7 +119,8 @@ REVIEWED = (
     ("电脑", ("键盘", "散热", "屏幕", "速度", "声音")),
 )
 
-# Judgements, and what people then do. Reviews mix words of one side only, so that the words of a side end up alike.
+# Positive and negative words, and what people do then. A review has words of one kind only, so that a model learns
+# similar vectors for words of the same kind.
 PRAISE = ("很好", "不错", "出色", "舒服", "精彩", "完美", "超值", "棒极了",
           "优秀", "一流", "可靠", "讲究", "细致", "周到", "理想", "地道")
 BLAME = ("很差", "糟糕", "粗糙", "难受", "无聊", "劣质", "不值", "差极了",

@@ -2,11 +2,11 @@
 
     python3 corpora/make_demo_corpus.py
 
-The corpus has one document a line, as `--data_processor mlm` reads it. A document holds some sentences on one
-subject: a country, a province, a river, a season, an animal or a review. The held-out documents come from the
-same facts but none of them stands in the corpus. The task (`label`, `text_a`) tells praise from blame. Its training
-part uses only some of the judging words and its test part only the others, so a model does well on it only if it knows
-from pretraining which words belong together.
+The corpus has one document on each line, for `--data_processor mlm`. A document consists of a few sentences about one
+subject: a country, a province, a river, a season, an animal or a review. The held-out documents are made from the same
+facts, but none of them is in the corpus. The task (`label`, `text_a`) is to classify reviews as positive or negative.
+Its training part uses some of the positive and negative words and its test part the others, so a model does well only
+if it has learned in pretraining which words are similar.
 """
 
 import random
@@ -24,10 +24,10 @@ from uer.config import flag
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Where the demo's text goes, and how much of it."""
+    """The output files and their sizes."""
 
-    corpus_path: str = flag("corpora/demo_corpus.txt", "Corpus, one document a line.")
-    heldout_path: str = flag("corpora/demo_heldout.txt", "Held-out documents, one a line.")
+    corpus_path: str = flag("corpora/demo_corpus.txt", "The corpus, one document on each line.")
+    heldout_path: str = flag("corpora/demo_heldout.txt", "Held-out documents, one on each line.")
     task_dir: str = flag("corpora/demo_task", "Folder for train.tsv, dev.tsv and test.tsv.")
     documents: int = flag(8000, "Documents of the corpus.")
     heldout_documents: int = flag(400, "Held-out documents.")

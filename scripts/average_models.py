@@ -31,12 +31,12 @@ def main() -> None:
 
 
 def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
-    """The mean of each tensor, summed in double precision; two checkpoints are in memory at a time.
+    """The mean of each tensor, summed in float64; only two checkpoints are in memory at the same time.
 
-    Names that share one tensor in the first checkpoint share one in the result.
+    Names that share one tensor in the first checkpoint (tied weights) also share one in the result.
 
     Raises:
-        UserError: the checkpoints differ in their names or shapes, or one holds something else than real numbers.
+        UserError: the checkpoints differ in names or shapes, or a tensor is not of a floating-point type.
     """
     first = load_weights(paths[0])
     owner: dict[int, str] = {}

@@ -1,7 +1,7 @@
-"""Time an epoch of fine-tuning beside a plain PyTorch loop that pads every row to seq_length, as UER-py's does.
+"""Time an epoch of fine-tuning, compared with a plain PyTorch loop that pads every row to seq_length, as UER-py does.
 
-Both train the same model on the same rows on the same threads, in turn (A B A B); the medians' ratio is what counts.
---compile on adds our loop with torch.compile, and says how much longer its first updates take.
+Both train the same model on the same rows with the same threads, alternately (A B A B); compare the ratio of the
+medians. --compile on adds our loop with torch.compile, and prints how much longer its first updates take.
 """
 
 import json
@@ -46,11 +46,11 @@ class BenchmarkConfig:
     train_path: str = flag(REQUIRED, "Training examples of a classifier.", path="read")
     config_path: str = flag("models/bert/tiny_config.json", "JSON file of the model's settings.", path="read")
     batch_size: int = flag(32, "Rows of an update.")
-    seq_length: int = flag(128, "Longest row in tokens.")
+    seq_length: int = flag(128, "Maximum length of a row in tokens.")
     steps: int = flag(40, "Updates of one measurement; an epoch's time is scaled from them.")
     rounds: int = flag(3, "Measurements of each.")
     threads: int = flag(2, "CPU threads.")
-    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+    device: str = flag("auto", "Where to compute; auto: on CUDA if there is a GPU.", choices=("auto", "cpu", "cuda"))
     compile: str = flag("off", "on: time our loop with torch.compile too.", choices=("on", "off"))
 
     def problems(self) -> list[str]:
@@ -59,7 +59,7 @@ class BenchmarkConfig:
 
 
 class PlainLayer(nn.Module):
-    """A BERT layer as PyTorch's tutorials write it."""
+    """A BERT layer without any optimization."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

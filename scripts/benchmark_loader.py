@@ -1,13 +1,13 @@
-"""Speed of masked batches on one core: ours beside transformers' DataCollatorForLanguageModeling, on the same rows.
+"""Speed of making masked batches on one core, compared with transformers' DataCollatorForLanguageModeling.
 
     python3 scripts/benchmark_loader.py
     python3 scripts/benchmark_loader.py --dataset_path dataset.pt --batch_size 32
 
-Both run in this process in turns, A B A B; the figures are medians, by the clock and by the processor's time, which
-says more where other programs want the same cores. The collator gets its rows as lists in memory with
-`special_tokens_mask` made beforehand, the fastest way of using it; ours reads them from the mapped file in epoch order.
-Then: the time from opening a dataset to its first batch, in a new process without its imports, for a small file and a
-large one. Prints a table, then one JSON line for each figure.
+Both run in this process on the same rows, alternately (A B A B). The results are medians of wall time and of CPU time;
+CPU time is more reliable when other programs use the same cores. The collator gets its rows as lists in memory with
+`special_tokens_mask` computed beforehand, which is the fastest way to use it; ours reads them from the memory-mapped
+file in epoch order. Then it measures the time from opening a dataset to its first batch in a new process, without
+imports, for a small and a large file. Prints tables, then one JSON line for each result.
 """
 
 import dataclasses
@@ -44,13 +44,13 @@ VOCAB_SIZE = 21128
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is timed, how often."""
+    """The data, and the number of measurements."""
 
     dataset_path: str | None = flag(None, "A dynamically masked mlm dataset; random rows are made when there is none.",
                                     path="read")
     seq_length: int = flag(128, "Length of the rows that are made; 60% of them are full.")
     batch_size: int = flag(64, "Rows of a batch.")
-    rounds: int = flag(5, "How often each side is timed.")
+    rounds: int = flag(5, "Number of measurements of each side.")
     small_rows: int = flag(20_000, "Rows of the small file.")
     large_rows: int = flag(1_000_000, "Rows of the large file.")
 
@@ -136,7 +136,7 @@ def collator_batches(dataset: TokenDataset, batch_size: int) -> Iterator[dict[st
 
 
 def timed(work: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Batches a second, by the clock and by the processor's time; each side once in each round."""
+    """Batches a second of wall time and of CPU time; each side is measured once in each round."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for round_number in range(rounds + 1):
         for name, (call, batches) in work.items():
@@ -148,7 +148,7 @@ def timed(work: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dic
 
 
 def first_batch(path: Path, batch_size: int) -> float:
-    """Seconds from opening a dataset to its first batch, in a process that did nothing before."""
+    """Seconds from opening a dataset to its first batch, in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_first_batch, (str(path), batch_size))
 

@@ -1,11 +1,11 @@
-"""Whole commands side by side on one corpus, and the memory of ours on ever larger ones.
+"""Time and memory of preprocess.py, compared with other programs on one corpus, and its memory on larger corpora.
 
     python3 scripts/benchmark_preprocess.py --corpus_path corpus.txt --vocab_path models/google_zh_vocab.txt
 
-Sides, in turns, A B A B, medians: our preprocess.py; `tokenizers` (Hugging Face's Rust library) encoding the same lines
-with as many threads and writing the ids to a file; with --uer_path also the original UER-py's preprocess.py there.
-Then the corpus is repeated into temporary files of --sizes MB, and the largest memory of any of our processes is shown
-for each. Prints tables, then one JSON line for each figure.
+The sides run alternately (A B A B), and the results are medians: our preprocess.py; `tokenizers` (Hugging Face's Rust
+library), which encodes the same lines with the same number of threads and writes the ids to a file; and with --uer_path
+the original UER-py's preprocess.py. Then the corpus is repeated into temporary files of --sizes MB, and the peak memory
+of our largest process is shown for each. Prints tables, then one JSON line for each result.
 """
 
 import json
@@ -32,7 +32,7 @@ from uer.errors import UserError
 from uer.reading import require_regular
 
 ROOT = Path(__file__).resolve().parent.parent
-# Nothing large is imported here: a child's peak memory begins at its parent's.
+# This script imports nothing large, because a child process starts with the memory of its parent.
 TOKENIZERS_SIDE = """
 import sys
 import numpy as np
@@ -48,12 +48,12 @@ with open(target, "wb") as file, open(corpus, encoding="utf-8", errors="replace"
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is timed, how often, on what."""
+    """The corpus, and the number of measurements."""
 
     corpus_path: str = flag(REQUIRED, "A plain text file in UTF-8, one document a line.", path="read")
     vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary file.", path="read")
     processes_num: int = flag(2, "Worker processes, or threads, of each side.")
-    rounds: int = flag(3, "How often each side is timed.")
+    rounds: int = flag(3, "Number of measurements of each side.")
     uer_path: str | None = flag(None, "A checkout of the original UER-py, to time it too (with this Python).",
                                 path="read")
     sizes: tuple[int, ...] = flag((20, 200, 2000), "Corpora for the memory table, in MB.")
@@ -65,7 +65,7 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """One command's time, peak memory and output."""
+    """Time, peak memory and output of one command."""
 
     seconds: float
     peak_bytes: int
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def time_sides(config: BenchmarkConfig, folder: Path, size: int) -> list[dict]:
-    """Time every side in turns; print the table."""
+    """Time all sides alternately; print the table."""
     corpus, vocab = os.path.abspath(config.corpus_path), os.path.abspath(config.vocab_path)
     ours = folder / "ours.pt"
     sides: dict[str, Callable[[], Run]] = {
@@ -141,7 +141,7 @@ def measure_memory(config: BenchmarkConfig, folder: Path) -> list[dict]:
 
 
 def our_command(corpus: str, vocab: str, dataset: Path, processes: int) -> list[str]:
-    """The command line; the original's is the same but for the script."""
+    """The command line; that of the original differs only in the script."""
     return [sys.executable, str(ROOT / "preprocess.py"), "--corpus_path", corpus, "--vocab_path", vocab,
             "--dataset_path", str(dataset), "--processes_num", str(processes), "--seq_length", "128",
             "--dynamic_masking", "--data_processor", "mlm"]
@@ -167,7 +167,7 @@ def run(command: list[str], cwd: str | None = None, **environment: str) -> Run:
 
 
 def repeat(source: Path, target: Path, size: int) -> int:
-    """Write `source` over and over, in whole lines, until `size` bytes are reached; -> the bytes written."""
+    """Write the lines of `source` repeatedly until `size` bytes are reached; returns the number of bytes written."""
     written = 0
     with open(target, "wb") as out:
         while written < size:

@@ -1,10 +1,10 @@
-"""Speed of BERT tokenization on one core: ours beside `tokenizers`, Hugging Face's Rust library, on the same text.
+"""Speed of BERT tokenization on one core, compared with `tokenizers`, Hugging Face's Rust library, on the same text.
 
     python3 scripts/benchmark_tokenizer.py --corpus_path corpus.txt --vocab_path models/google_zh_vocab.txt
 
-Both run in this process in turns, A B A B; the figures are medians, of wall time and of this process' CPU time, which
-other work on the machine disturbs less. Ours is also timed without its memory of words ("cold": a new tokenizer, as at
-the start of a command). Prints a table, then one JSON line for each figure.
+Both run in this process alternately (A B A B). The results are medians of wall time and of CPU time;
+other programs on the machine change CPU time less. Ours is also timed without its cache of words ("cold": a new
+tokenizer, as at the start of a command). Prints a table, then one JSON line for each result.
 """
 
 import json
@@ -35,12 +35,12 @@ from uer.tokenizers.fetch import ensure_vocab
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is timed, how often."""
+    """The text, and the number of measurements."""
 
     corpus_path: str = flag(REQUIRED, "A text file in UTF-8.", path="read")
     vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary file.", path="read")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
-    rounds: int = flag(3, "How often each side is timed.")
+    rounds: int = flag(3, "Number of measurements of each side.")
 
     def problems(self) -> list[str]:
         return outside(self, rounds=(1, 1000))
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def share_of_equal_lines(ours: tuple[np.ndarray, np.ndarray], theirs: list) -> float:
-    """How many lines have the same ids on both sides; the two differ in words of over 100 characters, for one."""
+    """The part of lines with the same ids on both sides; they differ, for example, in words of over 100 characters."""
     ids, offsets = ours
     equal = sum(part.tolist() == other.ids for part, other in zip(np.split(ids, offsets[1:-1]), theirs))
     return equal / max(len(theirs), 1)

@@ -1,17 +1,17 @@
-"""Speed of a training step: ours beside transformers' BertForMaskedLM, in turns in one process, A B A B, medians.
+"""Speed of a training step, compared with transformers' BertForMaskedLM: alternately in one process, medians.
 
     python3 scripts/benchmark_training.py --sizes tiny mini --seq_lengths 128 --fills 1.0 0.5
     python3 scripts/benchmark_training.py --sizes tiny --profile_steps 8
     python3 scripts/benchmark_training.py --devices cuda --precisions bf16 --sizes tiny base --compile on
 
 Both do the whole update: batch, forward, backward, AdamW. Ours takes its batches from its loader; transformers gets
-them made beforehand. `--fills 0.5` gives rows of which half the positions are padding on average, as in a corpus of
-short documents. With `--uer_path DIR`, a checkout of the original, its pretrain.py and ours also run as commands on
-`--corpus_path`, in turns, and the tokens/s of their own report lines are compared.
+batches that were made beforehand. With `--fills 0.5`, half of the positions are padding on average, as in a corpus of
+short documents. With `--uer_path DIR`, a checkout of the original UER-py, its pretrain.py and ours also run as commands
+on `--corpus_path`, alternately, and the tokens/s that they report are compared.
 
-The floor of a step is the FLOPs of all its slots divided by what matrix products reach on this device; a side that
-computes nothing for padding may be below it. `--profile_steps` tells where the time of a CPU step goes. Prints a table,
-then one JSON line for each figure.
+The floor of a step is the FLOPs of all its tokens, padding included, divided by the speed of a matrix product on this
+device; a side that computes nothing for padding may be faster. `--profile_steps` shows which operations take how much
+of a step on the CPU. Prints a table, then one JSON line for each result.
 """
 
 import dataclasses
@@ -63,24 +63,24 @@ KINDS = {"_CpuAttention": "attention", "_BlockedCrossEntropy": "output layer and
          "_CpuDropout": "dropout", "Optimizer.": "optimizer", "aten::mm": "matrix products of the layers",
          "aten::addmm": "matrix products of the layers", "aten::gelu": "gelu", "aten::native_layer_norm": "norm",
          "aten::embedding": "embedding"}
-"""What the profiler's names begin with, and what they are called here."""
+"""Beginning of an event's name in the profiler -> the name shown here."""
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is timed, how often."""
+    """The models, and the number of measurements."""
 
     sizes: tuple[str, ...] = flag(("tiny", "mini"), "Names of models/bert/NAME_config.json.")
     seq_lengths: tuple[int, ...] = flag((128,), "Lengths of the rows.")
-    fills: tuple[float, ...] = flag((1.0,), "Mean share of real tokens in a row.")
+    fills: tuple[float, ...] = flag((1.0,), "Mean part of a row that is not padding, such as 0.5.")
     batch_size: int = flag(64, "Rows of a batch.")
     devices: tuple[str, ...] = flag(("cpu",), "Where to compute.", choices=("cpu", "cuda"))
-    precisions: tuple[str, ...] = flag(("fp32",), "Arithmetic.", choices=("fp32", "bf16", "fp16"))
+    precisions: tuple[str, ...] = flag(("fp32",), "Precision.", choices=("fp32", "bf16", "fp16"))
     compile: str = flag("off", "torch.compile, for both.", choices=("on", "off"))
-    rounds: int = flag(5, "How often each side is timed.")
-    seconds: float = flag(2.0, "About how long a side is timed in a round.")
-    profile_steps: int = flag(0, "Updates to look into afterwards: where the time of a CPU step goes; 0 for none.")
-    uer_path: str | None = flag(None, "A checkout of the original UER-py, to be run as a command.", path="read")
+    rounds: int = flag(5, "Number of measurements of each side.")
+    seconds: float = flag(2.0, "Approximate seconds of one measurement.")
+    profile_steps: int = flag(0, "Number of updates to profile on the CPU afterwards; 0: none.")
+    uer_path: str | None = flag(None, "A checkout of the original UER-py, for a comparison of commands.", path="read")
     corpus_path: str | None = flag(None, "Corpus for --uer_path.", path="read")
     vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary for --uer_path.", path="read")
     command_steps: int = flag(30, "Steps of each command of --uer_path.")
@@ -105,7 +105,7 @@ class Case:
 
 
 Side = Callable[[int], None]
-"""Does so many updates and returns when they are done."""
+"""Does this number of updates and returns when they are done."""
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def compare(case: Case, config: BenchmarkConfig) -> dict[str, Any]:
-    """Time both sides of a case in turns."""
+    """Time both sides of a case alternately."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = our_trainer(case, config, Path(folder))
         theirs = transformers_side(case, config, trainer.parts.loader)
@@ -193,13 +193,14 @@ def our_trainer(case: Case, config: BenchmarkConfig, folder: Path) -> Trainer:
                     dataset_device=world.device, trim=case.device == "cpu")
     reporter = Reporter(LogConfig(), world, train.total_steps)
     saver = Saver(StateFolder(train.output_model_path, 1), model, optimizer, precision, world, "{}", reporter.say)
-    rate = OptimConfig().learning_rate
-    return Trainer(Parts(model, forward, loader, optimizer, lambda step: rate, set_learning_rate, precision, reporter,
-                         saver), train, world)
+    learning_rate = OptimConfig().learning_rate
+    parts = Parts(model, forward, loader, optimizer, lambda step: learning_rate, set_learning_rate, precision, reporter,
+                  saver)
+    return Trainer(parts, train, world)
 
 
 def write_random(path: Path, rows: int, seq_length: int, fill: float) -> Path:
-    """Random rows with `fill` of their positions real on average: full ones where it is 1, else of unlike lengths."""
+    """Random rows: on average, a part `fill` of their positions are tokens and the others padding."""
     generator = np.random.default_rng(7)
     lengths = np.full(rows, seq_length)
     if fill < 1.0:
@@ -251,7 +252,7 @@ def transformers_side(case: Case, config: BenchmarkConfig, loader: Loader) -> Si
 
 
 def labelled(batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    """Our batch as transformers wants it: labels at every position, -100 where nothing is predicted."""
+    """Our batch in transformers' format: labels (B, S) at every position, -100 where nothing is predicted."""
     labels = torch.full_like(batch.src, -100)
     labels.scatter_(1, batch.targets["mlm_positions"], batch.targets["mlm_labels"])
     kept = {"input_ids": batch.src.clone(), "attention_mask": (batch.seg > 0).long(), "labels": labels}
@@ -281,7 +282,7 @@ def timed(sides: dict[str, Side], rounds: int, seconds: float) -> dict[str, floa
 
 
 def profiled(trainer: Trainer, steps: int) -> dict[str, float]:
-    """Milliseconds of an update by `KINDS`; what a custom function of ours calls counts as its own."""
+    """Milliseconds of an update by `KINDS`; operations that a custom function of ours calls count for that function."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -294,7 +295,7 @@ def profiled(trainer: Trainer, steps: int) -> dict[str, float]:
 
 
 def kind_of(event: Any) -> str:
-    """The kind of the outermost of an event and its callers that has one."""
+    """The kind of an event: that of its outermost caller that has one."""
     kind = "everything else"
     while event is not None:
         kind = next((name for start, name in KINDS.items() if event.name.startswith(start)), kind)
@@ -303,7 +304,7 @@ def kind_of(event: Any) -> str:
 
 
 def matmul_rate(device: str, precision: str) -> float:
-    """Operations a second of a large matrix product, the best of some."""
+    """FLOPs a second of a large matrix product: the fastest of several."""
     size = 8192 if device == "cuda" else 1024
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
@@ -318,7 +319,7 @@ def matmul_rate(device: str, precision: str) -> float:
 
 
 def check_checkout(config: BenchmarkConfig) -> None:
-    """What can be said of --uer_path before anything is timed."""
+    """Check the flags of --uer_path before anything is timed."""
     if not config.corpus_path:
         raise UserError("--uer_path needs --corpus_path")
     if config.command_steps < 6:
@@ -332,7 +333,7 @@ def check_checkout(config: BenchmarkConfig) -> None:
 
 
 def compare_commands(size: str, config: BenchmarkConfig) -> dict[str, Any]:
-    """Run the original's two commands and ours, which have the same flags, in turns."""
+    """Run the original's two commands and ours, which have the same flags, alternately."""
     places = {"uer": ROOT, "original": Path(config.uer_path).resolve()}
     rates: dict[str, list[float]] = {name: [] for name in places}
     with tempfile.TemporaryDirectory() as folder:
@@ -374,7 +375,7 @@ def command(place: Path, script: str, *arguments: str, vocab_path: str) -> str:
 
 
 def last_line(output: str) -> str:
-    """What a program said last, where Python names its error."""
+    """The last line of a program's output, where Python prints an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1] if lines else "it printed nothing"
 

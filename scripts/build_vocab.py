@@ -1,9 +1,9 @@
-"""Build a vocabulary from a corpus: special tokens first, then entries from the commonest to the rarest.
+"""Build a vocabulary from a corpus: special tokens first, then the other entries by falling frequency.
 
     python3 scripts/build_vocab.py --corpus_path corpora/book.txt --output_path models/book_vocab.txt --tokenizer char
 
-`char` counts characters, `space` counts what stands between spaces, `bert` trains WordPiece through the `tokenizers`
-library on BERT's words. Equal counts are ordered by code point, so that the same corpus always gives the same file.
+`char` counts characters, `space` counts the words between spaces, `bert` trains WordPiece on BERT's words with the
+`tokenizers` library. Entries with equal counts are sorted by code point, so the same corpus always gives the same file.
 """
 
 import sys
@@ -27,26 +27,26 @@ from uer.paths import File, files_behind
 from uer.tokenizers.vocab import read_special_tokens, special_entries
 
 MOST_WORKERS = 1024
-MAX_COUNTED_WORDS = 4_000_000  # words that occurred once are forgotten beyond this many different ones
+MAX_COUNTED_WORDS = 4_000_000  # with more different words than this, words with count 1 are dropped
 
 
 @dataclass(frozen=True)
 class BuildVocabConfig:
-    """What is counted, and which entries are kept."""
+    """The corpus, and which entries the vocabulary keeps."""
 
     corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.", path="read")
     output_path: str = flag(REQUIRED, "Where the vocabulary is written.", path="write")
     tokenizer: str | None = flag(None, "What an entry is (default: char).", choices=("char", "space", "bert"))
     delimiter: str | None = flag(None, "UER-py's name for --tokenizer.", choices=("char", "space"))
-    vocab_size: int = flag(0, "Most entries, special tokens included; 0: no limit (21128 for bert).")
-    min_count: int = flag(1, "An entry occurs at least this often.")
+    vocab_size: int = flag(0, "Largest number of entries, special tokens included; 0: no limit (bert: 21128).")
+    min_count: int = flag(1, "Smallest count of an entry in the corpus.")
     do_lower_case: bool = flag(True, "Lower-case and strip accents (bert only).")
     workers_num: int = flag(1, "Processes that count; below 4 million different words the vocabulary does not depend "
                                "on it (bert: the library chooses its threads).")
 
     @property
     def kind(self) -> str:
-        """What an entry is, by whichever flag it was named."""
+        """The value of --tokenizer or --delimiter."""
         return self.tokenizer or self.delimiter or "char"
 
     def problems(self) -> list[str]:
@@ -81,10 +81,10 @@ def main() -> None:
 
 
 def count(kind: str, paths: tuple[str, ...], workers: int) -> Counter[str]:
-    """How often each character ("char") or word ("space") occurs, counted by so many processes.
+    """Count each character ("char") or word ("space") of the corpus in `workers` processes.
 
-    Each process reads the corpus and counts its part of it: reading is quick beside counting, and no text has to be
-    sent from one process to another.
+    Each process reads the whole corpus and counts its part of it: reading is much faster than counting, and no text
+    has to be sent from one process to another.
     """
     counter = count_chars if kind == "char" else count_words
     if workers == 1:
@@ -97,10 +97,12 @@ def count(kind: str, paths: tuple[str, ...], workers: int) -> Counter[str]:
 
 
 def count_chars(paths: tuple[str, ...], part: int = 0, parts: int = 1) -> Counter[str]:
-    """How often each character occurs; ASCII control characters, spaces and U+FFFD (damage) are left out.
+    """Count each character; ASCII control characters, spaces and U+FFFD (damaged text) are left out.
 
     Args:
-        part, parts: only every `parts`-th piece of the corpus, from piece `part` on.
+        paths: the corpus.
+        part: number of the first piece of the corpus that is counted.
+        parts: after it, every `parts`-th piece is counted.
     """
     counts = np.zeros(0x110000, np.int64)
     for text in islice(read_texts(paths), part, None, parts):
@@ -112,7 +114,7 @@ def count_chars(paths: tuple[str, ...], part: int = 0, parts: int = 1) -> Counte
 
 
 def count_words(paths: tuple[str, ...], part: int = 0, parts: int = 1) -> Counter[str]:
-    """How often each word between spaces occurs; `part` and `parts` as in `count_chars`."""
+    """Count each word between spaces; `part` and `parts` as in `count_chars`."""
     counts: Counter[str] = Counter()
     for text in islice(read_texts(paths), part, None, parts):
         counts.update(text.split())
@@ -122,7 +124,7 @@ def count_words(paths: tuple[str, ...], part: int = 0, parts: int = 1) -> Counte
 
 
 def commonest(counts: Counter[str], special: list[str], config: BuildVocabConfig) -> list[str]:
-    """Entries from the commonest to the rarest, as many as `vocab_size` leaves room for."""
+    """Entries by falling frequency, at most `vocab_size` together with the special tokens."""
     entries = sorted((entry for entry, count in counts.items() if count >= config.min_count and entry not in special),
                      key=lambda entry: (-counts[entry], entry))
     return entries[:config.vocab_size - len(special)] if config.vocab_size else entries

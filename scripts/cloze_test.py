@@ -1,7 +1,8 @@
 """Fill in the masked words of sentences with a pretrained checkpoint, without converting it.
 
---text "中国的首都是[MASK]京。" prints the likeliest words. --test_path reads a sentence a line: where it has no [MASK],
-one token is masked at random and the model's answer is compared with it; --prediction_path takes the answers.
+--text "中国的首都是[MASK]京。" prints the most likely words. --test_path is a file with one sentence on each line; in a
+sentence without [MASK], one random token is masked, and the predictions are compared with it. The predictions are
+written to --prediction_path.
 """
 
 import itertools
@@ -36,14 +37,14 @@ class Flags:
     """The flags of this script."""
 
     text: str | None = flag(None, f"A sentence with {MASK} in it.")
-    test_path: str | None = flag(None, "A file with a sentence a line.", path="read")
-    prediction_path: str | None = flag(None, "Where the answers to --test_path are written, tab-separated.",
+    test_path: str | None = flag(None, "A file with one sentence on each line.", path="read")
+    prediction_path: str | None = flag(None, "Where the predictions for --test_path are written (TSV).",
                                        path="write")
-    topn: int | None = flag(None, "How many words are shown for each mask (default: 10).")
+    topn: int | None = flag(None, "Number of words shown for each mask (default: 10).")
     topk: int | None = flag(None, "Another name for --topn.")
     batch_size: int = flag(64, "Sentences of a batch.")
-    seq_length: int = flag(128, "Longest row in tokens; of longer sentences the part around the mask is read.")
-    seed: int = flag(7, "Seed of the masked places.")
+    seq_length: int = flag(128, "Maximum length in tokens; of a longer sentence, the part around the mask is read.")
+    seed: int = flag(7, "Seed of the random masks.")
 
     def problems(self) -> list[str]:
         found = [] if self.text or self.test_path else ["--text or --test_path is needed"]
@@ -110,7 +111,7 @@ def _answer_file(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
 
 
 def _table_rows(cloze: Cloze, answers: Sequence[Guess], tokenizer: Tokenizer) -> Iterator[str]:
-    """A line for each mask: the masked row, the mask's place, what stood there, guesses with probabilities."""
+    """One line for each mask: masked sentence, position, original token, predictions with probabilities."""
     tokens = tokenizer.vocab.tokens
     text = tokenizer.decode(cloze.ids[1:-1])
     answer = "" if cloze.answer is None else tokens[cloze.answer]

@@ -5,21 +5,21 @@
         --task_dirs data/chnsenticorp data/book_review data/ocnli --length_task_path data/chnsenticorp/train.tsv \\
         --seeds 1 2 3 --learning_rate 3e-4
 
-All sides get the same files, start checkpoint, config, vocabulary and seeds; each runs as a command of its own, in
-turns. Without --uer_path, or beside it, --variants compares settings of ours, such as "use_adv" or
-"learning_rate=1e-3,warmup=0.2". --dropout 0 takes one source of chance away.
+All sides get the same files, initial checkpoint, config, vocabulary and seeds; each run is a separate command, and the
+sides alternate. With or without --uer_path, --variants compares settings of ours, such as "use_adv" or
+"learning_rate=1e-3,warmup=0.2". --dropout 0 removes one source of randomness.
 
-A folder of --task_dirs holds train and dev files: .tsv as UER-py's, or .json / .jsonl lines as CLUE's, which the
-original cannot read. Both sides read copies with whole numbers as labels.
+A folder of --task_dirs contains train and dev files: .tsv in UER-py's format, or .json / .jsonl lines in CLUE's, which
+the original cannot read. Both sides read copies in which the labels are whole numbers.
 
---length_task_path makes a task in which length tells something about the class, from the texts of a classification
-file. Of every text's label and of five length groups, drawn from --task_seed, a class is made: `label * 5 + group`.
-Texts of a label are joined until they are long enough and cut to N(m, 0.1) * (seq_length - 2) characters, where m is
-0.2, 0.35, 0.5, 0.65 or 0.8 as the group says. The lengths of neighbouring groups overlap, so that a group is guessed
-right 64% of the time at best; the label has to be read from the text.
+--length_task_path makes a task from the texts of a classification file, in which the length of a text depends on its
+class. A class is a label of the file together with one of five length groups, drawn from --task_seed: `label * 5 +
+group`. Texts of a label are joined until they are long enough, and cut to N(m, 0.1) * (seq_length - 2) characters,
+where m is 0.2, 0.35, 0.5, 0.65 or 0.8, depending on the group. The lengths of neighbouring groups overlap, so the group
+can be predicted with an accuracy of 64% at most; the label depends on the text only.
 
 The accuracy of a run is that of its best epoch on dev, as both scripts report it. Prints a table, then one JSON line
-for each side of each task. The differences are ours minus the other side's with the same seed.
+for each side of each task. A difference is our accuracy minus the other side's with the same seed.
 """
 
 import json
@@ -56,7 +56,7 @@ ACCURACY = {"original": re.compile(r"Acc\. \(Correct/Total\): ([\d.]+) \((\d+)/(
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What is compared on which tasks."""
+    """The sides, the tasks and the settings of the trainings."""
 
     pretrained_model_path: str = flag(REQUIRED, "Checkpoint that every training starts from.", path="read")
     config_path: str = flag("models/bert/tiny_config.json", "JSON file of the model's settings.", path="read")
@@ -65,14 +65,14 @@ class CompareConfig:
     variants: tuple[str, ...] = flag((), "Other settings of ours: flags without dashes, such as "
                                          "use_adv or learning_rate=1e-3,warmup=0.2.")
     task_dirs: tuple[str, ...] = flag((), "Folders with train and dev files of a classification task.", path="read")
-    length_task_path: str | None = flag(None, "Classification file to make a task from in which length is informative.",
+    length_task_path: str | None = flag(None, "Classification file for the task in which length depends on the class.",
                                         path="read")
-    task_seed: int = flag(7, "Seed of that task, and of the rows that are taken.")
-    train_rows: int = flag(0, "Rows of a training file that are taken; 0 takes all.")
-    dev_rows: int = flag(0, "Rows of a dev file that are taken; 0 takes all.")
+    task_seed: int = flag(7, "Seed of that task, and of the choice of rows.")
+    train_rows: int = flag(0, "Number of rows of a training file that are used; 0: all.")
+    dev_rows: int = flag(0, "Number of rows of a dev file that are used; 0: all.")
     seeds: tuple[int, ...] = flag((1, 2, 3), "Seeds of the trainings; the paired difference needs two.")
     batch_size: int = flag(32, "Rows of an update.")
-    seq_length: int = flag(128, "Longest row in tokens.")
+    seq_length: int = flag(128, "Maximum length of a row in tokens.")
     epochs_num: int = flag(3, "Passes over the training examples.")
     learning_rate: float = flag(3e-4, "Peak learning rate.")
     dropout: float | None = flag(None, "Dropout probability (default: the config file's).")
@@ -94,14 +94,14 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a task: labels as numbers, texts, second texts where there are any."""
+    """Rows of a task: labels as numbers, texts, and second texts in a task of pairs."""
 
     labels: list[int]
     texts: list[str]
     seconds: list[str] | None = None
 
     def write(self, path: Path) -> None:
-        """As UER-py's TSV."""
+        """Write a TSV in UER-py's format."""
         columns: dict[str, list[str]] = {"label": list(map(str, self.labels)), "text_a": self.texts}
         if self.seconds is not None:
             columns["text_b"] = self.seconds
@@ -111,7 +111,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Run:
-    """What one training came to."""
+    """The result of one training."""
 
     accuracy: float
     last_accuracy: float
@@ -159,7 +159,7 @@ def sides_of(config: CompareConfig) -> dict[str, list[str] | None]:
 
 
 def check(config: CompareConfig) -> None:
-    """What can be found out before the first training.
+    """Check the flags before the first training.
 
     Raises:
         UserError: a file is missing, or --uer_path is no checkout.
@@ -252,7 +252,7 @@ def length_task(table: Table, config: CompareConfig) -> tuple[Rows, Rows]:
 
 def run_all(config: CompareConfig, sides: dict[str, list[str] | None], folder: Path,
             model_config: Path) -> dict[str, list[Run]]:
-    """Every side once for each seed, in turns."""
+    """Run all sides alternately, once for each seed."""
     runs: dict[str, list[Run]] = {name: [] for name in sides}
     for seed in config.seeds:
         for name, words in sides.items():
@@ -262,7 +262,7 @@ def run_all(config: CompareConfig, sides: dict[str, list[str] | None], folder: P
 
 
 def train_once(config: CompareConfig, words: list[str] | None, seed: int, folder: Path, model_config: Path) -> Run:
-    """One training as a command of its own; the flags are those that both sides have."""
+    """One training as a separate command, with flags that both sides have."""
     place = Path(config.uer_path).resolve() if words is None else ROOT
     command = [sys.executable, str(SCRIPT), "--pretrained_model_path", absolute(config.pretrained_model_path),
                "--config_path", str(model_config), "--vocab_path", absolute(config.vocab_path),
@@ -290,13 +290,13 @@ def absolute(path: str) -> str:
 
 
 def last_line(output: str) -> str:
-    """What a program said last, where Python names its error."""
+    """The last line of a program's output, where Python prints an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1] if lines else "it printed nothing"
 
 
 def compare(task: str, config: CompareConfig, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
-    """One record for each side: accuracy in percent, and ours minus its own."""
+    """One record for each side: its accuracy in percent, and our accuracy minus it."""
     records = []
     ours = [100 * run.accuracy for run in runs["ours"]]
     for name, done in runs.items():

@@ -39,18 +39,18 @@ VOCAB_ROWS = ("embedding.word.embedding.weight", "tgt_embedding.word.embedding.w
 
 @dataclass(frozen=True)
 class ExtendVocabConfig:
-    """What is added, and where the results go."""
+    """The entries to add, and the output files."""
 
     vocab_path: str = flag(REQUIRED, "The vocabulary to extend.", path="read")
     tokenizer: str = flag("bert", "How text becomes tokens.", family="tokenizer")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
-    add_path: str | None = flag(None, "File of entries to add, one a line.", path="read")
+    add_path: str | None = flag(None, "File of entries to add, one on each line.", path="read")
     add_tokens: tuple[str, ...] = flag((), "Entries to add.")
     output_vocab_path: str | None = flag(None, "Where the extended vocabulary is written.", path="write")
     pretrained_model_path: str | None = flag(None, "Checkpoint that gets new rows.", path="read")
     output_model_path: str | None = flag(None, "Where the extended checkpoint is written.", path="write")
     corpus_path: tuple[str, ...] = flag((), "Text for --suggest: files, globs or folders.", path="read")
-    suggest: int = flag(0, "Print this many of the corpus' commonest unknown characters and words, and add nothing.")
+    suggest: int = flag(0, "Print this many of the corpus' most frequent unknown characters and words; add nothing.")
 
     def problems(self) -> list[str]:
         found = []
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def print_suggestions(tokenizer: Tokenizer, paths: tuple[str, ...], limit: int) -> None:
-    """Print the commonest unknown pieces, `entry<TAB>count` a line as `--add_path` reads it, and the rate on stderr."""
+    """Print the most frequent unknown pieces as lines `entry<TAB>count` for `--add_path`, and totals on stderr."""
     unknown: Counter[str] = Counter()
     tokens = missing = 0
     for text in read_texts(paths):
@@ -106,7 +106,7 @@ def print_suggestions(tokenizer: Tokenizer, paths: tuple[str, ...], limit: int) 
 
 
 def warn_of_unreachable(tokenizer: Tokenizer, added: list[str]) -> None:
-    """Name the new entries that no text can become, such as `"北京"` for BERT, which splits ideographs."""
+    """Warn of new entries that the tokenizer never produces, such as `"北京"` with BERT, which splits ideographs."""
     unreachable = [entry for entry in added
                    if not entry.startswith("##") and tokenizer.tokenize(entry) != [entry]]
     if unreachable:
@@ -127,7 +127,7 @@ def extend_checkpoint(source: str, target: str, tokenizer: Tokenizer, added: lis
     if not names:
         raise UserError(f"{source}: no parameter with a row for each entry ({', '.join(VOCAB_ROWS)})")
     pieces = [known_pieces(tokenizer, entry) for entry in added]
-    extended: dict[int, Tensor] = {}  # by memory: tied parameters stay tied
+    extended: dict[int, Tensor] = {}  # data pointer -> new tensor, so that tied parameters stay tied
     for name in names:
         rows = state[name]
         if len(rows) != len(tokenizer.vocab):
@@ -142,12 +142,12 @@ def extend_checkpoint(source: str, target: str, tokenizer: Tokenizer, added: lis
 
 
 def known_pieces(tokenizer: Tokenizer, entry: str) -> list[int]:
-    """Ids, but [UNK], that `entry` is tokenized into so far."""
+    """Ids that `entry` is tokenized into with the old vocabulary, without [UNK]."""
     return [index for index in tokenizer.encode(entry.removeprefix("##") or entry) if index != tokenizer.vocab.unk_id]
 
 
 def with_new_rows(rows: "Tensor", pieces: list[list[int]]) -> "Tensor":
-    """`rows`, (V, ...), and behind them the mean of `rows[ids]` for each `ids` of `pieces`: (V + len(pieces), ...)."""
+    """Append to `rows` (V, ...) the mean of `rows[ids]` for each `ids` in `pieces`: (V + len(pieces), ...)."""
     import torch
 
     exact = rows.double()

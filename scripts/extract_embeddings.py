@@ -1,4 +1,4 @@
-"""Write a checkpoint's word vectors: as text (word2vec's format, "entries width" and an entry a line) or as .npy.
+"""Write a checkpoint's word vectors: as text in word2vec's format, or as .npy.
 
 The rows of a .npy file are in the vocabulary's order.
 """
@@ -33,7 +33,7 @@ class Flags:
     load_model_path: str = flag(REQUIRED, "UER checkpoint, or a Hugging Face folder.", path="read")
     vocab_path: str | None = flag(None, f"Vocabulary of the model (default: its folder's, else {DEFAULT_VOCAB}).",
                                   path="read")
-    word_embedding_path: str = flag(REQUIRED, "Where the vectors are written; a name in .npy gives an array.",
+    word_embedding_path: str = flag(REQUIRED, "Where the vectors are written; as an array if the name ends in .npy.",
                                     path="write")
 
 
@@ -64,7 +64,7 @@ def _usual_vocab(path: str) -> str:
 
 
 def write_text(path: Path, tokens: Sequence[str], vectors: np.ndarray) -> None:
-    """A line "entries width", then "entry x1 x2 ..." with every digit that float32 has."""
+    """word2vec's format: a line "entries width", then lines "entry x1 x2 ..." with all digits of float32."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.write(f"{vectors.shape[0]} {vectors.shape[1]}\n")
         for start in range(0, len(tokens), ROWS_AT_ONCE):

@@ -29,7 +29,7 @@ from uer.finetuning.heads import SentenceEncoder
 from uer.reading import require_regular
 from uer.tokenizers import Tokenizer
 
-LINES_AT_ONCE = 4096  # are sorted by length, so that a batch has little padding
+LINES_AT_ONCE = 4096  # lines that are sorted by length together, so that batches have little padding
 POOLINGS = ("first", "last", "mean", "max")
 
 
@@ -37,13 +37,13 @@ POOLINGS = ("first", "last", "mean", "max")
 class Flags:
     """The flags of this script."""
 
-    test_path: str = flag(REQUIRED, "A file with a sentence a line.", path="read")
+    test_path: str = flag(REQUIRED, "A file with one sentence on each line.", path="read")
     prediction_path: str = flag(REQUIRED, "Where the vectors are written: a .npy array, float32, (lines, width).",
                                 path="write")
-    pooling: str = flag("first", "How a sentence becomes one vector.", choices=POOLINGS)
-    whitening_size: int | None = flag(None, "Whiten the vectors, and keep so many of their dimensions.")
+    pooling: str = flag("first", "How hidden states become one vector.", choices=POOLINGS)
+    whitening_size: int | None = flag(None, "Whiten the vectors and keep this many dimensions.")
     batch_size: int = flag(64, "Sentences of a batch.")
-    seq_length: int = flag(128, "Longest row in tokens, [CLS] and [SEP] included; longer sentences are cut.")
+    seq_length: int = flag(128, "Maximum length in tokens, with [CLS] and [SEP]; longer sentences are cut.")
 
     def problems(self) -> list[str]:
         found = [f"--{name} must be at least {least}" for name, least in (("batch_size", 1), ("seq_length", 3))
@@ -98,7 +98,7 @@ def count_lines(path: str) -> int:
 
 
 def open_array(path: Path, rows: int, width: int) -> np.memmap:
-    """A new .npy file of float32, to be filled row by row; its blocks are reserved.
+    """A new .npy file of float32, which is filled row by row; its disk space is reserved.
 
     Writing to a mapped file whose blocks the disk has no room for would end the process by a signal.
 
@@ -114,7 +114,7 @@ def open_array(path: Path, rows: int, width: int) -> np.memmap:
 
 @torch.no_grad()
 def features(model: SentenceEncoder, tokenizer: Tokenizer, flags: Flags) -> Iterator[tuple[int, np.ndarray]]:
-    """(first line, vectors) of one piece of the file after the other."""
+    """(index of the first line, vectors) for each block of lines."""
     device = next(model.parameters()).device
     with open(flags.test_path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
         start = 0
@@ -127,7 +127,7 @@ def features(model: SentenceEncoder, tokenizer: Tokenizer, flags: Flags) -> Iter
 
 
 def whiten(array: np.ndarray, path: Path, size: int) -> None:
-    """Replace the array's file by one of `size` columns: (x - mean) @ U / sqrt(variances), in pieces."""
+    """Replace the array's file by one with `size` columns: (x - mean) @ U / sqrt(variances), block by block."""
     pieces = range(0, len(array), LINES_AT_ONCE)
     mean = sum(array[start:start + LINES_AT_ONCE].sum(0, dtype=np.float64) for start in pieces) / len(array)
     centred = (array[start:start + LINES_AT_ONCE] - mean for start in pieces)

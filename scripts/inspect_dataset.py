@@ -1,4 +1,4 @@
-"""Show what a dataset holds: its settings, lengths and tokens, and samples as the trainer will see them.
+"""Show the contents of a dataset: its settings, lengths and tokens, and samples as the trainer will see them.
 
     python3 scripts/inspect_dataset.py dataset.pt --vocab_path models/google_zh_vocab.txt
 
@@ -36,13 +36,13 @@ BUCKETS = 8
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """What is shown."""
+    """The datasets, and how much of them is shown."""
 
     dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", positional=True,
                                          path="read")
     vocab_path: str | None = flag(None, "Vocabulary file, to show tokens as text.", path="read")
-    samples_num: int = flag(3, "How many samples are decoded.")
-    tokens_num: int = flag(20, "How many of the commonest tokens are listed.")
+    samples_num: int = flag(3, "Number of samples to show.")
+    tokens_num: int = flag(20, "Number of most frequent tokens to list.")
     seed: int = flag(7, "Seed of the order and of dynamic masks, as for pretrain.py.")
 
     def problems(self) -> list[str]:
@@ -74,7 +74,7 @@ def metadata_lines(dataset: TokenDataset) -> list[str]:
 
 
 def length_lines(dataset: TokenDataset) -> list[str]:
-    """Histogram of instance lengths, and how much of a batch will be padding."""
+    """Histogram of instance lengths, and the expected part of padding in a batch."""
     size, stored, tokens = dataset.info.seq_length, len(dataset), len(dataset.tokens)
     counts = np.zeros(size + 1, np.int64)
     for piece in pieces(dataset.offsets, overlap=1):
@@ -92,7 +92,7 @@ def length_lines(dataset: TokenDataset) -> list[str]:
 
 
 def token_lines(dataset: TokenDataset, entries: list[str], shown: int) -> list[str]:
-    """How many entries occur, the commonest of them, and the share of unknown tokens."""
+    """Number of different tokens, the most frequent ones, and the part of unknown tokens."""
     counts = np.zeros(len(entries), np.int64)
     for piece in pieces(dataset.tokens):
         found = np.bincount(piece, minlength=len(entries))
@@ -108,7 +108,7 @@ def token_lines(dataset: TokenDataset, entries: list[str], shown: int) -> list[s
 
 
 def pieces(array: np.ndarray | Offsets, overlap: int = 0) -> Iterator[np.ndarray]:
-    """A mapped column in pieces that fit into memory; each begins with the last `overlap` values of the one before."""
+    """A memory-mapped column in pieces; each piece starts with the last `overlap` values of the piece before."""
     for start in range(0, max(len(array) - overlap, 0), VALUES_AT_ONCE):
         yield array[start:start + VALUES_AT_ONCE + overlap]
 
@@ -142,7 +142,7 @@ def sample_lines(dataset: TokenDataset, entries: list[str], masking: MaskingConf
 
 
 def joined(tokens: list[str]) -> str:
-    """Tokens as text: single characters side by side, others set apart by spaces."""
+    """Tokens as text: single characters without spaces between them, other tokens between spaces."""
     text = ""
     for token in tokens:
         apart = len(token) > 1 or (token.isascii() and token.isalnum())

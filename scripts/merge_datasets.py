@@ -28,7 +28,7 @@ MUST_AGREE = ("processor", "seq_length", "vocab_fingerprint", "vocab_size", "tok
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """What is joined, and where it goes."""
+    """The datasets, and the output file."""
 
     dataset_path: tuple[str, ...] = flag(REQUIRED, "Datasets made by preprocess.py.", positional=True, path="read")
     output_path: str = flag(REQUIRED, "Where the joined dataset is written.", path="write")
@@ -76,12 +76,12 @@ def check_agreement(first: TokenDataset, other: TokenDataset) -> None:
 
 
 def joined(arrays: list[np.ndarray]) -> Column:
-    """Columns one after another."""
+    """The concatenation of columns."""
     return Column(arrays[0].dtype, sum(map(len, arrays)), (piece for array in arrays for piece in pieces(array)))
 
 
 def shifted_offsets(datasets: list[TokenDataset]) -> Iterator[np.ndarray]:
-    """Offsets of the whole: each dataset's own, moved by the tokens before it."""
+    """Offsets of the merged dataset: each dataset's offsets plus the number of tokens before it."""
     earlier = 0
     for dataset in datasets:
         for start in range(0, len(dataset), VALUES_AT_ONCE):
@@ -91,7 +91,7 @@ def shifted_offsets(datasets: list[TokenDataset]) -> Iterator[np.ndarray]:
 
 
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """A mapped column in pieces that fit into memory."""
+    """A memory-mapped column in pieces that fit into memory."""
     for start in range(0, len(array), VALUES_AT_ONCE):
         yield array[start:start + VALUES_AT_ONCE]
 

@@ -1,4 +1,4 @@
-"""Draw one or several runs from the JSON lines that they wrote: loss, figures on held-out data, learning rate, speed.
+"""Draw the curves of one or several runs from their metrics files: loss, held-out metrics, learning rate, speed.
 
     python3 scripts/plot_training.py --metrics_path run_a.jsonl run_b.jsonl --output_path training.png
 
@@ -30,7 +30,7 @@ PANELS = {"loss": "loss (mean of the interval)", "accuracy": "accuracy", "f1": "
 OTHER_NAMES = {"acc": "accuracy", "train_loss": "loss"}
 STYLES = {"train": {"linestyle": "-"}, "eval": {"linestyle": "--"}, "test": {"linestyle": "none", "marker": "x"}}
 WORDS = {"train": "", "eval": " held out", "test": " test"}
-# What tells the runs of one file apart.
+# Settings that distinguish the runs in one file.
 SETTINGS = ("fold", "seed", "batch_size", "learning_rate", "epochs_num")
 FORMATS = ("png", "pdf", "svg", "jpg")
 MOST_NAMES = 12  # in a legend
@@ -38,12 +38,12 @@ MOST_NAMES = 12  # in a legend
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """Which runs, and where the picture goes."""
+    """The runs, and the output file."""
 
     metrics_path: tuple[str, ...] = flag(REQUIRED, "Files that were written with --metrics_path, or a grid's results.",
                                          path="read")
     output_path: str = flag("training.png", "The picture.", path="write")
-    skip_steps: int = flag(0, "Leave out what comes before this step (the first losses are large).")
+    skip_steps: int = flag(0, "Leave out the steps before this one (the first losses are large).")
 
     def problems(self) -> list[str]:
         known = picture_format(self.output_path) in FORMATS
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def picture_format(path: str) -> str:
-    """By the name's ending; png without one."""
+    """The format that the file name's suffix names; png if there is none."""
     return Path(path).suffix[1:].lower() or "png"
 
 
@@ -74,15 +74,15 @@ def require_matplotlib() -> None:
 
 
 def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
-    """The records of a file by step; of a step that a resumed run did again, the last.
+    """The records of a file, sorted by step; of a step that a resumed run repeated, the last record.
 
     Returns:
-        Records with `kind` (train, eval, test, or grid for a trial of a grid), `run` (the settings that tell the
-        file's runs apart, as text), `step` or `epoch`, and figures.
+        Records with `kind` (train, eval, test, or grid for a trial of a grid), `run` (the settings that distinguish
+        the runs in the file, as text), `step` or `epoch`, and metrics.
 
     Raises:
-        UserError: the file is missing or holds no reports; the line that is not JSON, unless it is the last one, which
-            a killed run may leave unfinished.
+        UserError: the file is missing or has no reports, or a line is not JSON; the last line may be incomplete,
+            because the run may have been killed.
     """
     lines = read_bytes(path, "--metrics_path").decode("utf-8", "replace").removesuffix("\n").split("\n")
     found: dict[tuple, dict[str, Any]] = {}
@@ -101,23 +101,23 @@ def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
 
 
 def _records(line: dict[str, Any]) -> list[dict[str, Any]]:
-    """What one line says: of pretraining, of fine-tuning by step or by epoch, or of a trial of a grid.
+    """The records of one line: a report of pretraining, a step or an epoch of fine-tuning, or a trial of a grid.
 
     Raises:
         KeyError, TypeError, ValueError: the line is none of these.
     """
-    figures = {OTHER_NAMES.get(name, name): value for name, value in line.items()}
+    metrics = {OTHER_NAMES.get(name, name): value for name, value in line.items()}
     settings = {name: line[name] for name in SETTINGS if name in line}
     if "kind" in line:
         settings.pop("learning_rate", None)  # changes with the step
-        record = {**figures, "run": settings, "step": int(line["step"])}
+        record = {**metrics, "run": settings, "step": int(line["step"])}
         return [{**record, "kind": {"dev": "eval"}.get(line["kind"], line["kind"])}]
     if "key" in line:
         if line["score"] is None:  # a trial that diverged
             return []
         return [{**line, "score": float(line["score"]), "kind": "grid", "run": settings}]
-    figures.pop("learning_rate", None)
-    record = {**figures, "run": settings, "epoch": int(line["epoch"])}
+    metrics.pop("learning_rate", None)
+    record = {**metrics, "run": settings, "epoch": int(line["epoch"])}
     if line["set"] == "test":
         return [{**record, "kind": "test"}]
     loss = {"loss": record.pop("loss")}
@@ -133,7 +133,7 @@ def _name_runs(records: list[dict[str, Any]]) -> None:
 
 
 def labels(paths: Sequence[str]) -> list[str]:
-    """What tells the runs apart: file names without their endings, with as many folders as it takes.
+    """Different names for the runs: file names without suffixes, with as many folders as necessary.
 
     >>> labels(["out/tiny/stage1.metrics.jsonl", "out/mini/stage1.metrics.jsonl"])
     ['tiny/stage1', 'mini/stage1']
@@ -147,7 +147,7 @@ def labels(paths: Sequence[str]) -> list[str]:
 
 
 def draw(runs: dict[str, list[dict[str, Any]]], output_path: str) -> None:
-    """The picture of some runs, by `read_metrics`.
+    """Write a picture of the runs.
 
     Raises:
         UserError: curves and grids are mixed, or some curves go by steps and others by epochs only.
@@ -169,7 +169,7 @@ def draw(runs: dict[str, list[dict[str, Any]]], output_path: str) -> None:
 
 
 def _draw_curves(pyplot: Any, runs: dict[str, list[dict[str, Any]]], every: list[dict[str, Any]]) -> Any:
-    """One panel for each figure, one colour for each run; held-out figures are dashed, those on test are crosses."""
+    """One panel for each metric, one colour for each run; dashed: held-out data, crosses: test data."""
     axis = next((axis for axis in ("step", "epoch") if all(axis in record for record in every)), None)
     if axis is None:
         raise UserError("--metrics_path: some of the files count steps and others epochs; draw them one by one")

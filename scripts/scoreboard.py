@@ -1,4 +1,4 @@
-"""Run the grids of tasks by models that a small JSON file lists, and show the figures beside the published ones."""
+"""Fine-tune the models of a JSON file on its tasks, and show their scores and the published ones in a table."""
 
 import sys
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class ScoreboardConfig:
     scoreboard_path: str = flag(REQUIRED, "JSON file with the keys tasks, models, grid, seeds, flags.", path="read")
     output_dir: str = flag("scoreboard", "Folder for scoreboard.md, .csv, .png and the trials' files.",
                            path="write_folder")
-    run: bool = flag(True, "false: only collect the trials that are finished.")
+    run: bool = flag(True, "false: only collect the finished trials.")
     chart: bool = flag(True, "false: no PNG.")
-    parallel_trials: int = flag(0, "Trials that run at once; 0 is one for each GPU, or one for each CPU core up to 4.")
-    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+    parallel_trials: int = flag(0, "Trials that run at once; 0: one for each GPU, or for each CPU core up to 4.")
+    device: str = flag("auto", "Where to compute; auto: on CUDA if there is a GPU.", choices=("auto", "cpu", "cuda"))
 
     def writes(self) -> list[File]:
         """The table and the picture."""

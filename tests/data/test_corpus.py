@@ -5,6 +5,7 @@ import gzip
 import lzma
 import os
 import random
+import sys
 
 import pytest
 
@@ -86,19 +87,19 @@ def test_zstd_is_read_or_the_missing_package_is_named(tmp_path):
     try:
         stream, raw = open_text(file)
     except UserError as error:
-        assert "pip install zstandard" in str(error)
+        assert "pip install backports.zstd" in str(error)
     else:
         stream.close()
         raw.close()
 
 
 def test_zstd_frames_and_their_damage(tmp_path):
-    zstandard = pytest.importorskip("zstandard")
+    zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     frames = TEXT[:999], b"", TEXT[999:]
-    (tmp_path / "text").write_bytes(b"".join(map(zstandard.compress, frames)))
+    (tmp_path / "text").write_bytes(b"".join(map(zstd.compress, frames)))
     (file,) = find_files([str(tmp_path / "text")])
     assert b"".join(block for block, _ in read_blocks(file)) == TEXT
-    for damaged in (zstandard.compress(TEXT)[:-20], zstandard.compress(TEXT) + b"garbage"):
+    for damaged in (zstd.compress(TEXT)[:-20], zstd.compress(TEXT) + b"garbage"):
         (tmp_path / "text").write_bytes(damaged)
         with pytest.raises(UserError, match=r"text: damaged zstd data"):
             list(read_blocks(find_files([str(tmp_path / "text")])[0]))

@@ -60,8 +60,8 @@ def test_fewer_devices_keep_the_batch(devices, expected):
     assert devices * expected[0] * expected[1] == 512
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(UserError, match="--global_batch_size 512 cannot be shared evenly by 3 devices"):
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(UserError, match="--global_batch_size 512 cannot be divided evenly by 3 devices"):
         Stage(128, 10, 512, 64, 1e-4).split(3)
 
 

@@ -1,4 +1,4 @@
-"""AdamW against the original's trajectory and its own formulas; Adafactor against transformers'."""
+"""AdamW against UER-py's trajectory and its own formulas; Adafactor against transformers."""
 
 import copy
 import functools
@@ -141,6 +141,8 @@ def test_adafactor_follows_transformers(capturable):
 
 
 class Small(nn.Module):
+    """Names as in the models: a tied weight, layer norms with `gamma` or `weight`, a gated CNN, a recurrent layer."""
+
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(5, 3)
@@ -149,21 +151,29 @@ class Small(nn.Module):
         self.layer_norm = nn.Module()
         self.layer_norm.gamma = nn.Parameter(torch.ones(3))
         self.layer_norm.beta = nn.Parameter(torch.zeros(3))
+        self.layer_norm.weight = nn.Parameter(torch.ones(3))
+        self.conv_b = nn.Parameter(torch.zeros(3))
+        self.gate_b = nn.Parameter(torch.zeros(3))
+        self.rnn = nn.GRU(3, 2)
         self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
 
 
 def test_groups_own_every_parameter_once():
     model = Small()
-    decayed, kept = parameter_groups(model)
-    assert decayed["weight_decay"] == 0.01 and kept["weight_decay"] == 0.0
-    assert decayed["params"] == [model.linear.weight]
-    assert len(kept["params"]) == 4
-    with pytest.raises(AssertionError, match=r"no group owns: linear.weight"):
-        check_ownership(model, [kept])
-    with pytest.raises(AssertionError, match=r"own twice: linear.weight"):
-        check_ownership(model, [decayed, kept, decayed])
+    decayed, undecayed = parameter_groups(model)
+    assert decayed["weight_decay"] == 0.01 and undecayed["weight_decay"] == 0.0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(parameter)] for parameter in decayed["params"]} == {
+        "linear.weight", "conv_b", "gate_b", "rnn.weight_ih_l0", "rnn.weight_hh_l0"}
+    assert {names[id(parameter)] for parameter in undecayed["params"]} == {
+        "linear.bias", "output.bias", "layer_norm.gamma", "layer_norm.beta", "layer_norm.weight", "rnn.bias_ih_l0",
+        "rnn.bias_hh_l0"}
+    with pytest.raises(AssertionError, match=r"no group owns: .*linear.weight"):
+        check_ownership(model, [undecayed])
+    with pytest.raises(AssertionError, match=r"own twice: .*linear.weight"):
+        check_ownership(model, [decayed, undecayed, decayed])
     with pytest.raises(AssertionError, match="not trainable"):
-        check_ownership(model, [decayed, kept, {"params": [model.frozen]}])
+        check_ownership(model, [decayed, undecayed, {"params": [model.frozen]}])
 
 
 @pytest.mark.gpu
@@ -193,7 +203,7 @@ def test_adamw_is_the_same_on_cuda_and_in_a_graph():
 
 
 def test_no_optimizer_brings_torchs_compiler_along(monkeypatch):
-    """The decorator of some of torch's methods imports the compiler, which takes seconds: none of them is called."""
+    """Some of torch's methods have a decorator that imports `torch._dynamo`, which takes seconds; none is called."""
     def refusing(method):
         @functools.wraps(inspect.unwrap(method))
         def refuse(*_, **__):

@@ -88,9 +88,9 @@ def build(folder: Path, loader: ToyLoader | None = None, precision: str = "fp32"
     own = OPTIMIZERS[optimizer](parameter_groups(model), lr=0.01)
     reporter = Reporter(LogConfig(metrics_path=str(folder / "metrics.jsonl")), world, config.total_steps)
     optim = OptimConfig(learning_rate=0.01)
-    factor = SCHEDULES["linear"](optim, config.total_steps)
+    schedule = SCHEDULES["linear"](optim, config.total_steps)
     saver = Saver(StateFolder(config.output_model_path, 2), model, own, chosen, world, "{}", reporter.say)
-    parts = Parts(model, StepModule(model), loader or ToyLoader(), own, lambda step: 0.01 * factor(step),
+    parts = Parts(model, StepModule(model), loader or ToyLoader(), own, schedule,
                   set_learning_rate, chosen, reporter, saver, decode=lambda ids: " ".join(map(str, ids)))
     return Trainer(parts, config, world)
 
@@ -117,7 +117,7 @@ def test_rates_equal_the_golden_schedule_under_accumulation(tmp_path, golden):
     table = json.loads((golden / "lr_schedules.json").read_text())
     wanted = table["lr_used_at_step_1_to_20"]["linear"]
     trainer = build(tmp_path, ToyLoader(accumulation=2), accumulation_steps=2, total_steps=20)
-    trainer.parts.rate = SCHEDULES["linear"](OptimConfig(warmup=table["warmup"]), 20)
+    trainer.parts.rate = SCHEDULES["linear"](OptimConfig(learning_rate=table["base_lr"], warmup=table["warmup"]), 20)
     seen: list[float] = []
     trainer.parts.set_rate = lambda optimizer, rate: seen.append(rate) or set_learning_rate(optimizer, rate)
     trainer.train()

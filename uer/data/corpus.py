@@ -4,14 +4,13 @@ What a line means is `lines`' matter; this module only knows bytes and the line 
 """
 
 import glob
-import io
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from uer.errors import UserError
 
@@ -32,7 +31,7 @@ class CorpusFile:
     size: int
     time: int
     compression: str
-    """gzip, bzip2, xz, zstd; empty for plain text."""
+    """gzip, bzip2, xz or zstd; "" for plain text."""
 
 
 @dataclass(frozen=True)
@@ -112,47 +111,20 @@ def open_text(file: CorpusFile) -> tuple[BinaryIO, BinaryIO]:
 
 
 def _open_zstd(file: CorpusFile, raw: BinaryIO) -> BinaryIO:
+    """With Python's own module (from 3.14 on), or the same module as a package.
+
+    The package zstandard is not used: its readers do not notice a file that ends inside a frame.
+    """
     try:
-        from compression import zstd  # Python 3.14
+        from compression import zstd
     except ImportError:
-        pass
-    else:
-        return zstd.ZstdFile(raw)
-    try:
-        import zstandard
-    except ImportError:
-        raw.close()
-        raise UserError(f"--corpus_path {file.path}: reading .zst needs the package zstandard "
-                        "(pip install zstandard)") from None
-    return _ZstdFrames(raw, zstandard.ZstdDecompressor())
-
-
-class _ZstdFrames(io.RawIOBase):
-    """Frames one after another; unlike zstandard's own reader it notices a file that ends inside one."""
-
-    FED_BYTES = 1 << 12  # little at a time: a few bytes may stand for megabytes
-
-    def __init__(self, raw: BinaryIO, library: Any):
-        self._raw = raw
-        self._library = library
-        self._frame: Any = None
-        self._unused = b""
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes of text, about `size`; none at the end."""
-        parts: list[bytes] = []
-        while sum(map(len, parts)) < size:
-            data = self._unused or self._raw.read(self.FED_BYTES)
-            self._unused = b""
-            if not data:
-                if self._frame is not None:
-                    raise EOFError("it ends before its last frame does")
-                break
-            self._frame = self._frame or self._library.decompressobj()
-            parts.append(self._frame.decompress(data))
-            if self._frame.eof:
-                self._unused, self._frame = self._frame.unused_data, None
-        return b"".join(parts)
+        try:
+            from backports import zstd
+        except ImportError:
+            raw.close()
+            raise UserError(f"--corpus_path {file.path}: reading .zst needs Python 3.14 or the package backports.zstd "
+                            "(pip install backports.zstd)") from None
+    return zstd.ZstdFile(raw)
 
 
 def read_blocks(file: CorpusFile) -> Iterator[tuple[bytes, int]]:

@@ -1,4 +1,7 @@
-"""What a model card says beside the recipe that the conversion finds: data counts, curve, commands."""
+"""The parts of a model card that describe the training: data counts, loss curve and commands.
+
+The conversion adds the recipe, which it finds in the checkpoint.
+"""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,18 +22,18 @@ def card_notes(recipe: Recipe, corpus_path: Sequence[str], infos: Mapping[int, D
 
     Args:
         recipe: the stages.
-        corpus_path: what was preprocessed; only names are told, not folders.
-        infos: of the dataset of each length.
-        metrics: each stage's JSON lines.
-        commands: what was run.
-        root: the repository, left out of the commands' paths.
-        picture: name of the curves' picture that will lie beside the card, if any.
-        teacher: whom the model learned from, if anyone.
+        corpus_path: what was preprocessed; the card has file names only, no folders.
+        infos: sequence length -> counts of its dataset.
+        metrics: the metrics file of each stage, in JSON lines.
+        commands: the commands that were run.
+        root: the repository's folder; it is removed from paths in the commands.
+        picture: file name of the loss curve's picture beside the card; "" if there is none.
+        teacher: description of the teacher; "" if there is none.
     """
     parts = ["## Data", "", *_data(corpus_path, infos)]
     if teacher:
-        parts += ["## Teacher", "", f"In every stage the model learned, beside the labels, from the predictions of a "
-                  f"finished larger model with the same vocabulary: {teacher}.", ""]
+        parts += ["## Teacher", "", "In every stage the model was trained with the labels and with the predictions of "
+                  f"a finished larger model with the same vocabulary: {teacher}.", ""]
     parts += ["## Loss", ""]
     for number, (stage, path) in enumerate(zip(recipe.stages, metrics), start=1):
         parts += [f"Stage {number}, {stage.total_steps:,} steps of {stage.rows} x {stage.seq_length} tokens:", "",
@@ -53,9 +56,10 @@ def _data(corpus_path: Sequence[str], infos: Mapping[int, DatasetInfo]) -> list[
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The report records of a run in the order of their steps.
+    """The training reports of a run, sorted by step.
 
-    A run that was killed and resumed has some steps twice: the later record counts. A torn last line is left out.
+    A run that was killed and resumed reports some steps twice: the later report is used. An incomplete last line is
+    ignored.
     """
     records: dict[int, dict[str, Any]] = {}
     if not path.exists():
@@ -83,12 +87,11 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shown_command(argv: Sequence[str], root: Path) -> str:
-    """A command as a person types it in the repository's root; of absolute paths only the name is told.
+    """A command as one types it in the repository's root; other absolute paths are shortened to their file names.
 
     Args:
-        argv: the Python that runs it, or `torchrun` and its arguments, in one word; then the script and its flags.
-        root: the repository.
+        argv: the Python interpreter, the script and its flags.
+        root: the repository's folder.
     """
-    launcher = argv[0] if argv[0].startswith("torchrun ") else "python3"
     words = [word.removeprefix(f"{root}/") for word in argv[1:]]
-    return f"{launcher} {shlex.join(Path(word).name if word.startswith('/') else word for word in words)}"
+    return f"python3 {shlex.join(Path(word).name if word.startswith('/') else word for word in words)}"

@@ -1,4 +1,4 @@
-"""Flags of `scripts/pretrain_family.py`; a number for each stage where several are allowed."""
+"""Flags of `scripts/pretrain_family.py`. A flag that takes several numbers takes one for each stage."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,65 +10,66 @@ from uer.paths import File, files_behind
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """What is made of what, and where."""
+    """Sizes, corpus and output folder."""
 
     sizes: tuple[str, ...] = flag(("all",), "Sizes: all (24), tiny, mini, small, medium, base, 8/512, L-8_H-512, or\n"
-                                            "the path of a JSON file of models/bert's kind.")
-    corpus_path: tuple[str, ...] = flag((), "Text files, globs or folders; one document a line.", path="read")
-    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary; a known name is fetched when missing.",
+                                            "the path of a JSON file like those in models/bert.")
+    corpus_path: tuple[str, ...] = flag((), "Text files, globs or folders; one document on each line.", path="read")
+    vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary; a known one is downloaded when it is missing.",
                            path="read")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
-    output_dir: str = flag("family", "Everything is written here; the same command goes on where it stopped.",
+    output_dir: str = flag("family", "Everything is written here; the same command continues where it stopped.",
                            path="write_folder")
     name_prefix: str = flag("chinese_roberta", "Folders of the finished models are called <name_prefix>_<size>.")
     dry_run: bool = flag(False, "Print the plan and do nothing.")
-    show_commands: bool = flag(False, "Print the commands that are left to run and do nothing.")
+    show_commands: bool = flag(False, "Print the commands that are left to run, and do nothing. To train one model\n"
+                                            "on several machines, run its pretrain.py commands under torchrun.")
 
     def problems(self) -> list[str]:
         found = []
         if not self.corpus_path and not self.dry_run:
-            found.append("--corpus_path is required (only --dry_run does without)")
+            found.append("--corpus_path is required (it is optional with --dry_run only)")
         if "/" in self.name_prefix or not self.name_prefix:
-            found.append("--name_prefix must be a part of a folder's name")
+            found.append("--name_prefix must be the beginning of a folder's name, without a slash")
         return found
 
     def reads(self) -> list[File]:
-        """The corpus, and the sizes that are JSON files."""
+        """Input files: the corpus, and the sizes that are JSON files."""
         return [*(File("--corpus_path", path) for path in files_behind(self.corpus_path)),
                 *(File("--sizes", size) for size in self.sizes if size.endswith(".json"))]
 
     def writes(self) -> list[File]:
-        """What stands in the folder under the names that this command gives."""
-        made = (p for pattern in ("family.json", "launch.json", "datasets/*", "logs/*", "*/stage*", "*/curve*",
+        """Files in the output folder that this command may overwrite."""
+        made = (p for pattern in ("family.json", "datasets/*", "logs/*", "*/stage*", "*/curve*",
                                   f"{self.name_prefix}_*/*") for p in Path(self.output_dir).glob(pattern))
         return [File("--output_dir", str(path)) for path in made if path.is_file()]
 
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """The recipe's numbers; what is not given is the recipe's."""
+    """Settings of the recipe; those that are not given keep the recipe's value."""
 
     PER_STAGE: ClassVar[tuple[str, ...]] = ("seq_length", "total_steps", "global_batch_size", "batch_size",
                                             "learning_rate")
     SINGLE: ClassVar[tuple[str, ...]] = ("scheduler", "warmup", "lr_decay", "dropout", "max_grad_norm",
                                          "whole_word_masking", "full_sentences", "document_attention", "seed")
 
-    recipe: str = flag("uer", "uer: as published. modern: see uer/family/recipe.py.", choices=("uer", "modern"))
-    seq_length: tuple[int, ...] = flag((), "Tokens of a row, for each stage (both recipes: 128 512).")
+    recipe: str = flag("uer", "uer: the published one. modern: see uer/family/recipe.py.", choices=("uer", "modern"))
+    seq_length: tuple[int, ...] = flag((), "Sequence length of each stage (both recipes: 128 512).")
     total_steps: tuple[int, ...] = flag((), "Updates of each stage (uer: 1000000 250000).")
-    global_batch_size: tuple[int, ...] = flag((), "Rows of an update over all devices, for each stage (uer: 512 128);\n"
-                                                  "kept by accumulation where there are fewer devices.")
-    batch_size: tuple[int, ...] = flag((), "Rows that a device computes at once, at most (uer: 64 16).")
+    global_batch_size: tuple[int, ...] = flag((), "Sequences of an update on all devices, for each stage (uer: 512\n"
+                                                  "128); with fewer devices, gradients are accumulated.")
+    batch_size: tuple[int, ...] = flag((), "Largest micro-batch of a device, in sequences (uer: 64 16).")
     learning_rate: tuple[float, ...] = flag((), "Peak learning rate of each stage (uer: 1e-4 5e-5).")
     scheduler: str | None = flag(None, "Learning-rate schedule.", family="scheduler")
-    warmup: float | None = flag(None, "Share of a stage in which the rate rises.")
-    lr_decay: float | None = flag(None, "Share of a stage in which the rate falls (tri_stage, trapezoidal).")
+    warmup: float | None = flag(None, "Part of a stage for the warmup, such as 0.1.")
+    lr_decay: float | None = flag(None, "Part of a stage for the decay (schedulers tri_stage and trapezoidal).")
     dropout: float | None = flag(None, "Dropout probability.")
-    max_grad_norm: float | None = flag(None, "Clip the gradient to this norm; 0, as in both recipes, does not clip.")
-    whole_word_masking: bool | None = flag(None, "Mask whole words (jieba's segmentation).")
-    full_sentences: bool | None = flag(None, "Join documents before cutting them into rows: no padding.")
-    document_attention: bool | None = flag(None, "Attend inside each document of a row only.")
-    seed: int | None = flag(None, "Seed of initial weights, order, masks and dropout.")
+    max_grad_norm: float | None = flag(None, "Clip the gradient to this norm; 0 (both recipes): no clipping.")
+    whole_word_masking: bool | None = flag(None, "Mask whole words (segmented by jieba).")
+    full_sentences: bool | None = flag(None, "Concatenate documents and cut sequences without padding.")
+    document_attention: bool | None = flag(None, "Tokens attend to their own document only.")
+    seed: int | None = flag(None, "Seed of initial weights, data order, masks and dropout.")
 
     def problems(self) -> list[str]:
         return [f"--{name} must be positive" for name in self.PER_STAGE if any(n <= 0 for n in getattr(self, name))]
@@ -76,10 +77,10 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class TeachingConfig(DistillationConfig):
-    """Whom small models learn from while they are pretrained."""
+    """The teacher that small models learn from while they are pretrained (distillation)."""
 
-    teacher: str | None = flag(None, "A size that is trained first, and that every smaller one learns from, in\n"
-                                     "all stages; --teacher_model_path names a checkpoint from elsewhere instead.")
+    teacher: str | None = flag(None, "A size that is trained first; every smaller size learns from it in all stages.\n"
+                                     "Use --teacher_model_path for a checkpoint from elsewhere.")
 
     def problems(self) -> list[str]:
         if self.teacher and self.teacher_model_path:
@@ -91,33 +92,31 @@ class TeachingConfig(DistillationConfig):
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """What it runs on, and what the plan reckons with."""
+    """The devices, and what the plan assumes about them."""
 
-    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
-    device_name: str | None = flag(None, "Reckon with this GPU instead of those at hand, such as H100.")
-    device_count: int = flag(0, "GPUs to use, or to reckon with; 0 is all that are at hand, or 8 named ones.")
-    gpus_per_model: int = flag(0, "GPUs that train one model together; 0 is all.")
-    parallel_models: str = flag("auto", "Models that one GPU trains at once; auto: as many as it takes to fill it.")
-    torchrun: str = flag("", "Train every model under torchrun with these arguments, such as '--nnodes 2\n"
-                             "--nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500'. The same command on\n"
-                             "every machine, on one shared folder, with --node_rank 1, 2, ... among them on all but\n"
-                             "the first (or Slurm's SLURM_NODEID).")
-    peak_flops: float = flag(0.0, "Operations a second that one device can do, such as 125e12 (default: of a\n"
-                                  "known GPU in the precision of the training, else measured).")
-    memory_gib: float = flag(0.0, "Memory of one device (default: as the device says, or a known GPU has).")
-    mfu: float | None = flag(None, "Share of the device's peak that training reaches (default: what is assumed for\n"
-                                   "each width).")
-    price_per_hour: float = flag(0.0, "Price of one device for an hour.")
-    processes_num: int = flag(0, "Processes of preprocess.py; 0 is one for each CPU core.")
-    save_checkpoint_steps: int = flag(0, "Updates between checkpoints; 0 is a tenth of the stage.")
-    report_steps: int = flag(0, "Updates between report lines; 0 is a thousandth of the stage, at least 10.")
-    report_seconds: float = flag(60.0, "Seconds between lines on the terminal.")
-    dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
-    precision: str = flag("auto", "Arithmetic; auto is bf16 where the GPU has it.",
+    device: str = flag("auto", "Where to train; auto: on CUDA GPUs if there are any.", choices=("auto", "cpu", "cuda"))
+    device_name: str | None = flag(None, "Plan for this GPU, such as H100, instead of this machine's (with\n"
+                                         "--dry_run or --show_commands).")
+    device_count: int = flag(0, "Number of GPUs; 0: all GPUs of this machine, or 8 of --device_name.")
+    gpus_per_model: int = flag(0, "GPUs that train one model together; 0: all.")
+    parallel_models: str = flag("auto", "Models that one GPU trains at the same time; auto: as many as fill it.")
+    torchrun: str = flag("", "Removed: use --show_commands, and run its commands under torchrun.")
+    peak_flops: float = flag(0.0, "Peak FLOPs a second of one device, such as 125e12 (default: known for many\n"
+                                  "GPUs, otherwise measured).")
+    memory_gib: float = flag(0.0, "Memory of one device in GiB (default: the device's own).")
+    mfu: float | None = flag(None, "Model FLOPs utilization: the share of the peak that training reaches (default:\n"
+                                   "an assumption for each hidden size).")
+    price_per_hour: float = flag(0.0, "Price of one device for one hour.")
+    processes_num: int = flag(0, "Processes of preprocess.py; 0: one for each CPU core.")
+    save_checkpoint_steps: int = flag(0, "Updates between checkpoints; 0: a tenth of the stage.")
+    report_steps: int = flag(0, "Updates between reports; 0: a thousandth of the stage, at least 10.")
+    report_seconds: float = flag(60.0, "Seconds between progress lines on the terminal.")
+    dev_fraction: float = flag(0.0, "Part of the dataset that is held out for evaluation, such as 0.01.")
+    precision: str = flag("auto", "Precision of the training; auto: bf16 if the GPU supports it.",
                           choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = flag("auto", "torch.compile.", choices=("auto", "on", "off"))
-    no_check: bool = flag(False, "Do not compare the converted models' logits with transformers' (which then need not\n"
-                                 "be installed).")
+    no_check: bool = flag(False, "Do not compare the logits of converted models with transformers (which then need\n"
+                                 "not be installed).")
 
     def problems(self) -> list[str]:
         found = []
@@ -125,9 +124,10 @@ class MachineConfig:
                      "price_per_hour", "memory_gib"):
             if getattr(self, name) < 0:
                 found.append(f"--{name} must not be negative")
-        if self.torchrun and (self.gpus_per_model or self.device_count or self.parallel_models not in ("auto", "1")):
-            found.append("--torchrun says how many processes train a model, one model at a time; leave out "
-                         "--gpus_per_model, --device_count and --parallel_models")
+        if self.torchrun:
+            found.append("--torchrun was removed. Print the commands with --show_commands (--device_name and "
+                         "--device_count say for how many GPUs) and run each pretrain.py command under torchrun on "
+                         "every machine; or start one family on each machine, with other --sizes and --output_dir")
         if self.peak_flops and self.peak_flops < LEAST_PEAK_FLOPS:
             found.append(PEAK_FLOPS_PROBLEM)
         if self.mfu is not None and not 0.0 < self.mfu <= 1.0:

@@ -1,35 +1,34 @@
-"""The devices that a plan reckons with: those at hand, or named ones."""
+"""The devices that a plan is made for: those of this machine, or those that `--device_name` names."""
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from uer.errors import UserError
 from uer.family.config import MachineConfig
-from uer.family.nodes import Torchrun
 from uer.flops import GPUS, known_gpu
 from uer.runtime.precision import TYPES, Precision, automatic
 
 NAMED_COUNT = 8
 PROBE_SIZES = {"cpu": 768, "cuda": 8192}
 PROBE_TYPES = {"fp32": torch.float32, **TYPES}
-MEASURED = "its peak is what a matrix product reaches just now"
+MEASURED = "measured just now with a matrix product"
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Equal devices.
+    """One or more devices of the same kind.
 
     Attributes:
-        name: as a person calls them.
+        name: for the plan, such as "H100" or "CPU of 8 cores".
         kind: cuda or cpu.
-        count: how many.
-        peak_flops: operations a second of one of them; 0 when unknown.
-        memory_bytes: of one of them; 0 when unknown.
-        note: where the figures are from.
-        precision: fp32, bf16 or fp16, which the peak is of; "" when unknown.
+        count: number of devices.
+        peak_flops: floating-point operations a second of one device; 0 when unknown.
+        memory_bytes: memory of one device; 0 when unknown.
+        note: where the peak comes from.
+        precision: the precision of the peak: fp32, bf16 or fp16; "" when unknown.
     """
 
     name: str
@@ -45,7 +44,7 @@ def find_devices(config: MachineConfig) -> Devices:
     """The devices of the plan.
 
     Raises:
-        UserError: a name that is not known, or more GPUs than there are.
+        UserError: the name is unknown, or there are fewer GPUs than asked for.
     """
     if config.device_name:
         return named_devices(config.device_name, config.device_count or NAMED_COUNT, config)
@@ -54,8 +53,8 @@ def find_devices(config: MachineConfig) -> Devices:
         raise UserError("--device cuda: torch sees no GPU on this machine")
     if not count:
         if config.device_count > 1:
-            raise UserError(f"--device_count {config.device_count}: this machine has no GPU (--device_name plans for "
-                            "another one)")
+            raise UserError(f"--device_count {config.device_count}: this machine has no GPU (to plan for other "
+                            "devices, give --device_name and --dry_run)")
         return _at_hand(f"CPU of {os.cpu_count()} cores", "cpu", 1, _host_memory(), config)
     if config.device_count > count:
         raise UserError(f"--device_count {config.device_count}: this machine has {count} GPUs")
@@ -64,7 +63,7 @@ def find_devices(config: MachineConfig) -> Devices:
 
 
 def _at_hand(name: str, kind: str, count: int, memory: int, config: MachineConfig) -> Devices:
-    """Devices of this machine: the peak is the user's, or a known GPU's, or measured."""
+    """Devices of this machine: their peak is given by `--peak_flops`, known for this GPU, or measured."""
     precision = Precision(config.precision, torch.device(kind)).name
     known = known_gpu(name) if kind == "cuda" else None
     peak = config.peak_flops or (GPUS[known].peak_flops(precision) if known else 0.0)
@@ -72,27 +71,11 @@ def _at_hand(name: str, kind: str, count: int, memory: int, config: MachineConfi
                    _note(config) if peak else MEASURED, precision)
 
 
-def spread(devices: Devices, torchrun: Torchrun) -> Devices:
-    """The devices of all machines: a GPU for each of torchrun's processes, or an equal part of a machine's CPU.
-
-    Raises:
-        UserError: there are fewer GPUs than processes on this machine.
-    """
-    count = torchrun.nodes * torchrun.processes
-    if devices.kind == "cpu":
-        return replace(devices, name=f"1/{torchrun.processes} of a {devices.name}" if torchrun.processes > 1
-                       else devices.name, count=count, peak_flops=devices.peak_flops / torchrun.processes,
-                       memory_bytes=devices.memory_bytes // torchrun.processes)
-    if torchrun.processes > devices.count:
-        raise UserError(f"--torchrun: --nproc_per_node {torchrun.processes}, but this machine has {devices.count} GPUs")
-    return replace(devices, count=count)
-
-
 def named_devices(name: str, count: int, config: MachineConfig | None = None) -> Devices:
-    """Devices that are not at hand.
+    """Devices that `--device_name` names; they need not be in this machine.
 
     Raises:
-        UserError: the name is not in the table, and --peak_flops and --memory_gib do not say what it stands for.
+        UserError: the name is not in the table, and --peak_flops and --memory_gib are not both given.
     """
     config = config or MachineConfig()
     known = next((known for known in GPUS if known.lower() == name.lower()), None)
@@ -118,7 +101,7 @@ def _memory_bytes(config: MachineConfig) -> int:
 
 
 def measured_flops(kind: str, precision: str = "fp32", seconds: float = 0.3) -> float:
-    """Operations a second of a matrix product in this precision, the best of some tries."""
+    """FLOPs a second of a matrix product in this precision: the fastest of those that fit into `seconds`."""
     size = PROBE_SIZES[kind]
     left, right = (torch.rand(size, size, device=kind).to(PROBE_TYPES[precision]) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""The plan of a family, as a table that a person reads before paying for it."""
+"""The plan of a family: what every size and the whole will cost, as a table. Nothing is trained for it."""
 
 import dataclasses
 import textwrap
@@ -9,19 +9,19 @@ from uer.errors import UserError
 from uer.family.config import MachineConfig
 from uer.family.costs import Cost, cost_of, devices_per_model
 from uer.family.devices import Devices
-from uer.family.lanes import elapsed_hours, start_order
 from uer.family.recipe import Recipe
+from uer.family.scheduling import elapsed_hours, start_order
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
 from uer.flops import GPUS, known_gpu
 
-WORTH_SAYING = 0.9
+WORTH_SAYING = 0.9  # another setting is recommended if it takes less than this part of the time
 WIDTH = 100
 
 
 @dataclass(frozen=True)
 class FamilyPlan:
-    """Every size's cost, and the whole."""
+    """The cost of every size, and the totals."""
 
     recipe: Recipe
     devices: Devices
@@ -32,21 +32,21 @@ class FamilyPlan:
 
     @property
     def per_model(self) -> int:
-        """Devices that train one model together."""
+        """Number of devices that train one model together."""
         return devices_per_model(self.devices, self.config)
 
     @property
     def hours(self) -> float:
-        """From the first start to the last end, if nothing stops it."""
+        """Estimated hours from the first start to the last end."""
         return elapsed_hours(self.costs, self.devices.count, self.per_model)
 
     @property
     def price(self) -> float:
-        """All devices are paid for until the last one is free."""
+        """Of all devices, from the first start to the last end."""
         return self.hours * self.devices.count * self.config.price_per_hour
 
     def lines(self, done: Sequence[str] = ()) -> list[str]:
-        """The plan as it is printed.
+        """The lines of the printed plan.
 
         Args:
             done: names of the sizes that are finished.
@@ -97,27 +97,27 @@ class FamilyPlan:
             lines[1] += (f", {self.hours * devices.count:,.0f} device hours, {self.price:,.0f} at "
                           f"{self.config.price_per_hour:g} an hour")
         if not self.config.mfu:
-            lines.append("MFU is assumed for each width, not measured; --mfu says what your machine reaches (report "
-                         "lines show it)")
+            lines.append("MFU is assumed for each hidden size, not measured; set --mfu to what the reports of "
+                         "pretrain.py show on your machine")
         crowded = [cost.size.name for cost in self.costs
                    if devices.memory_bytes and cost.memory_bytes > 0.9 * devices.memory_bytes]
         if crowded:
-            lines.append(f"memory: {', '.join(crowded)} may not fit; give a smaller --batch_size (accumulation keeps "
-                         "the batch)")
+            lines.append(f"memory: {', '.join(crowded)} may not fit; give a smaller --batch_size (gradients are "
+                         "then accumulated)")
         return lines
 
     def _teaching_line(self) -> str:
         taught = [cost for cost in self.costs if cost.teacher_flops]
-        return (f"teacher: {self.teaching.describe()}; {len(taught)} smaller sizes learn from it in every stage, and "
-                f"its answers are {sum(cost.teacher_flops for cost in taught):.2e} FLOP and "
-                f"{hours(sum(cost.teacher_hours for cost in taught))} of the sums above")
+        return (f"teacher: {self.teaching.describe()}; {len(taught)} smaller sizes learn from it in every stage; its "
+                f"forward passes are {sum(cost.teacher_flops for cost in taught):.2e} FLOP and "
+                f"{hours(sum(cost.teacher_hours for cost in taught))} of the totals above")
 
     def _advice(self) -> list[str]:
-        """What would be faster."""
+        """Settings that would be faster."""
         return [*self._precision_advice(), *self._division_advice()]
 
     def _precision_advice(self) -> list[str]:
-        """On a GPU without bf16, --precision auto is fp32; its tensor cores want fp16."""
+        """On a GPU without bf16, --precision auto is fp32, and fp16 is faster."""
         devices, known = self.devices, known_gpu(self.devices.name)
         asked = self.config.precision != "auto" or self.config.peak_flops
         if devices.kind != "cuda" or devices.precision != "fp32" or asked or not known:
@@ -128,8 +128,8 @@ class FamilyPlan:
         return [f"{known} has no bf16, so --precision auto is fp32; --precision fp16 would take {hours(other.hours)}"]
 
     def _division_advice(self) -> list[str]:
-        """Whether one device for each model would be faster, which is so where models are small or many."""
-        if self.per_model == 1 or self.config.torchrun:
+        """Whether one device for each model would be faster, as it often is for small or many models."""
+        if self.per_model == 1:
             return []
         try:
             alone = dataclasses.replace(self.config, gpus_per_model=1)
@@ -140,10 +140,10 @@ class FamilyPlan:
         if other.hours > WORTH_SAYING * self.hours:
             return []
         return [f"with --gpus_per_model 1 it would take {hours(other.hours)}: each model on a GPU of its own, several "
-                "small ones on one"]
+                "small models on one GPU"]
 
     def start_lines(self) -> list[str]:
-        """Which sizes share a device."""
+        """The order of the trainings, and which sizes share a device."""
         order = start_order(self.costs)
         shared = [cost.size.name for cost in order if cost.at_once > 1]
         lines = textwrap.wrap(f"order: {', '.join(cost.size.name for cost in order)}", WIDTH)
@@ -154,10 +154,11 @@ class FamilyPlan:
 
 def make_plan(sizes: Sequence[Size], recipe: Recipe, vocab_size: int, devices: Devices,
               config: MachineConfig, teaching: Teaching | None = None) -> FamilyPlan:
-    """Reckon every size.
+    """The plan for these sizes.
 
     Raises:
-        UserError: devices and rows that cannot be shared out, or rows that are longer than a model's positions.
+        UserError: the devices or the rows of a batch cannot be divided evenly, or sequences are longer than a model's
+            position embedding.
     """
     longest = max(stage.seq_length for stage in recipe.stages)
     for size in sizes:
@@ -184,7 +185,7 @@ def count(value: float) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width: the first two to the left, the others to the right."""
+    """Lines of a table: the first two columns are left-aligned, the others right-aligned."""
     widths = [max(len(row[column].removesuffix("  done")) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -1,22 +1,23 @@
-"""The stages of pretraining and their numbers; every one of them can be overridden on the command line.
+"""The stages of pretraining and their settings; each setting has a flag that overrides it.
 
-`uer` is the recipe of the published family: 1,000,000 updates of 8 x 64 rows of 128 tokens at 1e-4, then 250,000 of
-8 x 16 rows of 512 at 5e-5, linear warmup over a tenth and linear decay to 0, single tokens masked anew in every epoch.
+`uer` is the recipe of the published family: 1,000,000 updates of 8 x 64 sequences of 128 tokens with the peak learning
+rate 1e-4, then 250,000 updates of 8 x 16 sequences of 512 tokens with 5e-5; linear warmup over a tenth of the steps,
+linear decay to 0; single tokens are masked, and every epoch has new masks.
 
 `modern` changes the recipe, not the model:
 
 | what                           | flag                                         | source                          |
 |--------------------------------|----------------------------------------------|---------------------------------|
 | whole words are masked         | `--whole_word_masking`                       | Cui et al., 2019, 1906.08101    |
-| rows without padding           | preprocess.py `--full_sentences`             | Liu et al., 2019, 1907.11692    |
+| sequences without padding      | preprocess.py `--full_sentences`             | Liu et al., 2019, 1907.11692    |
 | attention inside each document | pretrain.py `--document_attention`           | Krell et al., 2021, 2107.02027  |
-| rise, hold, fall               | `--scheduler trapezoidal`, `--lr_decay 0.2`  | Hägele et al., 2024, 2405.18392 |
+| warmup, constant, decay        | `--scheduler trapezoidal`, `--lr_decay 0.2`  | Hägele et al., 2024, 2405.18392 |
 | 4 x the batch, 1/8 the updates | batch and steps                              | Liu et al., 2019, 1907.11692    |
-| rate x 2 = sqrt(4)             | `--learning_rate`                            | You et al., 2019, 1904.00962    |
+| learning rate x 2 = sqrt(4)    | `--learning_rate`                            | You et al., 2019, 1904.00962    |
 
-The numbers are arXiv's. Half the rows of `uer`: where documents are short, rows without padding hold as many more
-tokens as that. The rate rises over 2,500 updates; a run of a few thousand updates needs a larger share, such as
-`--warmup 0.1`: BENCHMARKS.md says what a rise of 48 updates did.
+Sources are given by their arXiv numbers. `modern` trains on half as many sequences as `uer`: when documents are short,
+a sequence without padding holds about twice as many tokens. Its warmup takes 2,500 updates; a run of only a few
+thousand updates needs a larger part, such as `--warmup 0.1` (BENCHMARKS.md shows the effect of a warmup of 48 updates).
 """
 
 import dataclasses
@@ -34,14 +35,14 @@ from uer.json_files import json_text, read_json_object
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the runs of pretrain.py that make a model.
+    """One run of pretrain.py; a model is made by one run after another.
 
     Attributes:
-        seq_length: tokens of a row.
-        total_steps: updates.
-        rows: rows of an update, over all devices and micro-batches.
-        batch_size: rows that a device computes at once, at most.
-        learning_rate: peak rate.
+        seq_length: tokens of a sequence.
+        total_steps: optimizer updates.
+        rows: sequences of an update, on all devices and in all micro-batches together.
+        batch_size: largest number of sequences in a micro-batch of one device.
+        learning_rate: peak learning rate.
     """
 
     seq_length: int
@@ -52,28 +53,28 @@ class Stage:
 
     @property
     def tokens(self) -> int:
-        """Token slots that the stage computes, padding included."""
+        """Tokens of the whole stage, padding included."""
         return self.seq_length * self.total_steps * self.rows
 
     def split(self, devices: int) -> tuple[int, int]:
-        """(rows of a micro-batch, micro-batches of an update) that keep `rows` the same on so many devices.
+        """(batch size of a device, accumulation steps), so that an update on `devices` devices has `rows` sequences.
 
         >>> Stage(128, 1000, 512, 64, 1e-4).split(8), Stage(128, 1000, 512, 64, 1e-4).split(2)
         ((64, 1), (64, 4))
 
         Raises:
-            UserError: the rows cannot be shared out evenly.
+            UserError: `rows` is not divisible by `devices`.
         """
         if self.rows % devices:
-            raise UserError(f"--global_batch_size {self.rows} cannot be shared evenly by {devices} devices")
-        share = self.rows // devices
-        batch_size = max(rows for rows in range(1, min(self.batch_size, share) + 1) if share % rows == 0)
-        return batch_size, share // batch_size
+            raise UserError(f"--global_batch_size {self.rows} cannot be divided evenly by {devices} devices")
+        rows = self.rows // devices  # of one device
+        batch_size = max(size for size in range(1, min(self.batch_size, rows) + 1) if rows % size == 0)
+        return batch_size, rows // batch_size
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model of the family is pretrained."""
+    """How every model of the family is pretrained."""
 
     name: str
     stages: tuple[Stage, ...]
@@ -97,10 +98,10 @@ RECIPES = {
 
 
 def build_recipe(config: RecipeConfig) -> Recipe:
-    """The named recipe with the command line's numbers in place of its own.
+    """The named recipe, with the settings of the command line in place of its own.
 
     Raises:
-        UserError: lists that do not have one number for each stage, or numbers that cannot work.
+        UserError: the lists of the command line do not have one number for each stage.
     """
     base = RECIPES[config.recipe]
     changes = {name: getattr(config, name) for name in RecipeConfig.SINGLE if getattr(config, name) is not None}
@@ -112,7 +113,7 @@ def _stages(base: Recipe, config: RecipeConfig) -> tuple[Stage, ...]:
     counts = {len(values) for values in lists.values()} or {len(base.stages)}
     if len(counts) > 1:
         given = ", ".join(f"--{name} {len(values)}" for name, values in lists.items())
-        raise UserError(f"one number is needed for each stage, but there are different counts of them: {given}")
+        raise UserError(f"one number is needed for each stage, but the flags have different counts: {given}")
     count = counts.pop()
     if count > len(base.stages):
         missing = [name for name in RecipeConfig.PER_STAGE if name not in lists]
@@ -129,14 +130,14 @@ def _stages(base: Recipe, config: RecipeConfig) -> tuple[Stage, ...]:
 
 
 def check_recipe_file(path: Path, settings: dict[str, Any]) -> None:
-    """Write what a folder's models are made of, or check that an earlier start wrote the same.
+    """Write the settings of a family to its folder, or check that they equal those of an earlier start.
 
     Args:
-        path: the file of the output folder that remembers it.
+        path: `family.json` in the output folder.
         settings: recipe, corpus and vocabulary.
 
     Raises:
-        UserError: the folder holds a family made otherwise; the message names what differs.
+        UserError: the folder holds a family with other settings; the message names the first difference.
     """
     now = json.loads(json_text(settings))
     if not path.exists():
@@ -146,7 +147,7 @@ def check_recipe_file(path: Path, settings: dict[str, Any]) -> None:
     before = read_json_object(path)
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            raise UserError(f"{path}: this folder's family was begun with other settings: {name} was "
+            raise UserError(f"{path}: the family in this folder was started with other settings: {name} was "
                             f"{_shown(before.get(name))} and is now {_shown(now.get(name))}; name another --output_dir")
 
 
@@ -155,7 +156,7 @@ def _shown(value: Any) -> str:
 
 
 def settings_of(recipe: Recipe, **sources: Any) -> dict[str, Any]:
-    """What makes two families equal: the recipe but for the share of a device, and what they are made from."""
+    """The settings that decide the result: the recipe without the devices' batch size, and the sources."""
     settings = dataclasses.asdict(recipe)
     for stage in settings["stages"]:
         del stage["batch_size"]
@@ -163,10 +164,10 @@ def settings_of(recipe: Recipe, **sources: Any) -> dict[str, Any]:
 
 
 def corpus_facts(paths: tuple[str, ...]) -> dict[str, Any]:
-    """Names and size of the corpus' files.
+    """File names and total size of the corpus.
 
     Raises:
-        UserError: one is missing.
+        UserError: a file is missing.
     """
     files = find_files(paths)
     return {"files": [Path(file.path).name for file in files], "bytes": sum(file.size for file in files)}

@@ -1,4 +1,4 @@
-"""Names of sizes -> architectures: `tiny`, `8/512`, `L-8_H-512`, `all`, or the path of a JSON file of one's own."""
+"""Names of sizes -> architectures: `tiny`, `8/512`, `L-8_H-512`, `all`, or the path of a JSON file."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ class Size:
     """One model of the family.
 
     Attributes:
-        name: `L-8_H-512`; names its files.
-        config_path: its JSON file.
-        config: what the file says.
+        name: such as `L-8_H-512`; part of its files' names.
+        config_path: the JSON file.
+        config: the settings in the file.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Size:
 
 
 def resolve(names: Sequence[str], config_folder: Path, read: Callable[[str], ModelConfig]) -> list[Size]:
-    """The sizes that are asked for, each once, in the order they are named.
+    """The sizes with these names, each once, in the order of the names.
 
     Args:
         names: as on the command line.
-        config_folder: where `L-8_H-512_config.json` and its kin lie.
+        config_folder: the folder of `L-8_H-512_config.json` and the other sizes' files.
         read: reads a JSON file.
 
     Raises:
-        UserError: a name that is no size, or two files of one name.
+        UserError: a name is not a size, or two files would have the same name.
     """
     sizes: dict[str, Size] = {}
     for path in (path for name in names for path in _config_paths(name, config_folder)):

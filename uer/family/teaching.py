@@ -1,4 +1,4 @@
-"""Which sizes learn from which teacher while they are pretrained: `--teacher`, or a checkpoint from elsewhere."""
+"""Distillation in pretraining: the teacher, and which sizes learn from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ from uer.flops import parameter_count
 
 @dataclass(frozen=True)
 class Teaching:
-    """A teacher, and how much it counts.
+    """A teacher and the settings of the distillation.
 
     Attributes:
-        size: its architecture; a name of the family, or the file's.
-        model_path: its weights; None where the family trains it.
-        parameters: sizes with fewer learn from it.
+        size: its name and architecture.
+        model_path: its weights; None if the teacher is a size of this family.
+        parameters: its number of parameters; sizes with fewer parameters learn from it.
+        soft_alpha: weight of the distillation loss.
+        soft_temperature: temperature of both models' logits in the distillation loss.
     """
 
     size: Size
@@ -34,11 +36,11 @@ class Teaching:
         return parameter_count(size.config, vocab_size) < self.parameters
 
     def waits_for(self) -> str:
-        """The size whose end its pupils wait for; none where the teacher is there already."""
+        """Name of the size that has to be finished before its students start; "" for a checkpoint from elsewhere."""
         return "" if self.model_path else self.size.name
 
     def facts(self) -> dict[str, Any]:
-        """What a family remembers of it."""
+        """What `family.json` says about the teacher."""
         path = Path(self.model_path) if self.model_path else None
         return {"teacher": {"file": path.name, "bytes": path.stat().st_size} if path else self.size.name,
                 "soft_alpha": self.soft_alpha, "soft_temperature": self.soft_temperature}
@@ -50,17 +52,18 @@ class Teaching:
 
 def build_teaching(config: TeachingConfig, recipe: Recipe, vocab_size: int, config_folder: Path,
                    read: Callable[[str], ModelConfig], must_exist: bool) -> Teaching | None:
-    """The teacher that the command line asks for, if any.
+    """The teacher of the command line; None if there is none.
 
     Args:
         config: the flags.
-        recipe: its rows must not be longer than the teacher's positions.
+        recipe: its sequences must not be longer than the teacher's position embedding.
         vocab_size: entries of the vocabulary.
-        config_folder, read: see `uer.family.sizes.resolve`.
-        must_exist: whether a named checkpoint has to be there; a plan does without.
+        config_folder: see `uer.family.sizes.resolve`.
+        read: see `uer.family.sizes.resolve`.
+        must_exist: whether the file of `--teacher_model_path` must exist; `--dry_run` does not need it.
 
     Raises:
-        UserError: no such size or file, or one that does not fit.
+        UserError: there is no such size or file, or the teacher's position embedding is too short.
     """
     if config.teacher:
         found = resolve((config.teacher,), config_folder, read)

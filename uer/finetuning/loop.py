@@ -180,7 +180,7 @@ class Updater:
         self.model, self.task, self.settings, self.world, self.pad_id = model, task, settings, world, pad_id
         self.precision, self.progress, optim = precision, progress or Progress(world), settings.optim
         self.optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate)
-        self.rate = SCHEDULES[optim.scheduler](optim, total_steps)
+        self.schedule = SCHEDULES[optim.scheduler](optim, total_steps)
         self.total_steps = total_steps
         self.step = 0
 
@@ -222,8 +222,8 @@ class Updater:
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the last update."""
-        return self.settings.optim.learning_rate * self.rate(max(0, self.step - 1))
+        """The learning rate of the last update."""
+        return self.schedule(max(0, self.step - 1))
 
     def _over_ranks(self, total: Tensor) -> float:
         return float(self.world.sum_(total.clone()))
@@ -249,7 +249,7 @@ class Updater:
             loss = adversarial_gradients(self.model, self.settings.adversarial, backward)
         else:
             loss = backward()
-        set_learning_rate(self.optimizer, self.settings.optim.learning_rate * self.rate(self.step))
+        set_learning_rate(self.optimizer, self.schedule(self.step))
         self.optimizer.step()
         self.step += 1
         return loss

@@ -1,4 +1,4 @@
-"""Optimizers, the groups of parameters they own, and learning-rate schedules."""
+"""Optimizers, their parameter groups, and learning-rate schedules."""
 
 import torch
 
@@ -11,10 +11,10 @@ OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor}
 __all__ = ["OPTIMIZERS", "Adafactor", "AdamW", "check_ownership", "parameter_groups", "set_learning_rate"]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group this rate; one that lives in a tensor (`capturable`) is overwritten in place."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of every parameter group. A tensor (`capturable`) is overwritten in place."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(learning_rate)
         else:
-            group["lr"] = rate
+            group["lr"] = learning_rate

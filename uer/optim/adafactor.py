@@ -1,7 +1,7 @@
-"""Adafactor with a given learning rate: a matrix's second moments are kept as one row and one column.
+"""Adafactor with the schedule's learning rate: the second moments of a matrix are stored as one row and one column.
 
-Shazeer and Stern, 2018, https://arxiv.org/abs/1804.04235; as UER-py uses it: the rate comes from the schedule, no
-scaling by the parameter's size, no first moment.
+Shazeer and Stern, 2018, https://arxiv.org/abs/1804.04235, with UER-py's settings: no relative step sizes, no scaling by
+the parameter's size, no first moment.
 """
 
 from collections.abc import Iterable
@@ -20,9 +20,9 @@ class Adafactor(Optimizer):
         params, capturable: see `uer.optim.base`.
         lr: learning rate.
         eps: added to the squared gradients.
-        clip_threshold: an update whose root mean square is larger is scaled down to it.
-        decay_rate: the second moments' decay is 1 - step^decay_rate.
-        weight_decay: decoupled, taken off before the update.
+        clip_threshold: an update with a larger root mean square is scaled down to it.
+        decay_rate: the decay of the second moments is 1 - step^decay_rate.
+        weight_decay: decoupled weight decay, applied before the update.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, eps: float = 1e-30, clip_threshold: float = 1.0,
@@ -38,7 +38,7 @@ class Adafactor(Optimizer):
     def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient, state = parameter.grad, self.state[parameter]
         if not state:
-            # A tensor, so that a CUDA graph counts too; float32 counts exactly to 16 million, where the decay is 1.
+            # A tensor, so that a CUDA graph increments it; float32 is exact up to 16 million steps.
             state["step"] = torch.zeros((), device=parameter.device)
             if parameter.dim() >= 2:
                 state["exp_avg_sq_row"] = torch.zeros_like(gradient.mean(dim=-1))
@@ -46,26 +46,31 @@ class Adafactor(Optimizer):
             else:
                 state["exp_avg_sq"] = torch.zeros_like(gradient)
         state["step"] += 1
-        fresh = state["step"] ** group["decay_rate"]
-        update = _inverse_root(state, gradient.square().add_(group["eps"]), fresh).mul_(gradient)
+        weight = state["step"] ** group["decay_rate"]
+        update = _inverse_root(state, gradient.square().add_(group["eps"]), weight).mul_(gradient)
         excess = update.square().mean().sqrt() / group["clip_threshold"]
         if group["weight_decay"]:
             parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
         parameter.sub_(update.mul_(group["lr"] / excess.clamp(min=1.0)))
 
 
-def _inverse_root(state: dict[str, Tensor], squares: Tensor, fresh: Tensor) -> Tensor:
-    """Take the squared gradients into the second moments; returns 1 / sqrt(second moments), the gradient's shape.
+def _inverse_root(state: dict[str, Tensor], squares: Tensor, weight: Tensor) -> Tensor:
+    """Update the moving averages with the squared gradients, and return 1 / sqrt(second moments).
 
-    A matrix's moments are approximated by row * column / mean(row).
+    The second moments of a matrix are approximated by row * column / mean(row): with row averages (1, 3) and column
+    averages (2, 4), they are ((1, 2), (3, 6)).
 
     Args:
-        squares: squared gradients, (..., rows, columns) or (size,).
-        fresh: their weight in the moving average, 0-dim.
+        state: the moving averages: of rows (..., R) and of columns (..., C), or of each element (size,).
+        squares: squared gradients, (..., R, C) or (size,).
+        weight: their weight in the moving average, 0-dim.
+
+    Returns:
+        A tensor with the shape of `squares`.
     """
     if "exp_avg_sq" in state:
-        return state["exp_avg_sq"].lerp_(squares, fresh).rsqrt()
-    row = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1), fresh)
-    column = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2), fresh)
+        return state["exp_avg_sq"].lerp_(squares, weight).rsqrt()
+    row = state["exp_avg_sq_row"].lerp_(squares.mean(dim=-1), weight)  # (..., R)
+    column = state["exp_avg_sq_col"].lerp_(squares.mean(dim=-2), weight)  # (..., C)
     row = row / row.mean(dim=-1, keepdim=True)
-    return row.rsqrt().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)
+    return row.rsqrt().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)  # (..., R, 1) * (..., 1, C)

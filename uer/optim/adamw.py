@@ -2,14 +2,15 @@
 
     m = beta1 * m + (1 - beta1) * gradient
     v = beta2 * v + (1 - beta2) * gradient^2
-    parameter = parameter - rate * m / (sqrt(v) + eps)
-    parameter = parameter - rate * weight_decay * parameter
+    parameter = parameter - learning_rate * m / (sqrt(v) + eps)
+    parameter = parameter - learning_rate * weight_decay * parameter
 
-torch's fused kernel reads and writes each tensor once, on the CPU and on CUDA, but computes another variant. Two facts
-turn it into this one:
-- its bias corrections are 1 - beta^step: with step = infinity they are exactly 1;
-- it decays before the update: (1 - r w) p - r u. Ours is (1 - r w)(p - r u), the same with the rate r (1 - r w) in
-  front of u.
+torch's fused kernel reads and writes each tensor once, on the CPU and on CUDA, but it computes another variant.
+Two changes of its arguments make it compute this one. With learning rate r, weight decay w, parameter p and
+u = m / (sqrt(v) + eps):
+- its bias corrections are 1 - beta^step, which is exactly 1 for step = infinity;
+- it applies the weight decay before the update, (1 - r w) p - r u; ours is (1 - r w)(p - r u). Both are equal when the
+  kernel gets the learning rate r' = r (1 - r w), and the weight decay w' = w / (1 - r w), so that r' w' = r w.
 
 Decoupled weight decay: Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101
 """
@@ -26,9 +27,9 @@ from uer.optim.base import Optimizer
 class AdamW(Optimizer):
     """AdamW without bias correction.
 
-    A step does not depend on how many came before, so the state is the two moments and nothing else.
+    A step does not depend on the number of steps before it, so the state of a parameter is its two moments only.
     torch's `GradScaler` may set `grad_scale` and `found_inf` (0-dim tensors) before `step`: the kernel then divides the
-    gradients, or leaves everything as it was, without the host looking.
+    gradients by `grad_scale`, or changes nothing if `found_inf` is 1. This needs no host-device synchronisation.
 
     Args:
         params, capturable: see `uer.optim.base`.
@@ -49,7 +50,7 @@ class AdamW(Optimizer):
             _fused_update(group, rows, self._infinity(device), grad_scale, found_inf)
 
     def _rows(self, group: dict[str, Any]) -> dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]]:
-        """(parameter, gradient, m, v) of a group, by device and kind of number."""
+        """(parameter, gradient, m, v) of each parameter of a group, by device and dtype."""
         rows: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]] = {}
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -69,21 +70,22 @@ class AdamW(Optimizer):
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor: the update is elementwise, so the parts need not know of one another."""
+    """This rank's shard of a sharded tensor: the update is elementwise, so each rank updates its shard alone."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _fused_update(group: dict[str, Any], rows: list[tuple[Tensor, ...]], infinity: Tensor, grad_scale: Tensor | None,
                   found_inf: Tensor | None) -> None:
     parameters, gradients, first, second = map(list, zip(*rows))
-    rate, decay = group["lr"], group["weight_decay"]
-    if not isinstance(rate, Tensor):
-        kept = 1.0 - rate * decay
-        rate, decay = rate * kept, decay / kept
+    learning_rate, decay = group["lr"], group["weight_decay"]
+    if not isinstance(learning_rate, Tensor):
+        remaining = 1.0 - learning_rate * decay
+        learning_rate, decay = learning_rate * remaining, decay / remaining
     elif decay:
-        # The kernel takes no tensor for the decay: p decays by r w (1 - r w) instead of r w, 1e-12 of p at rate 1e-4.
-        rate = rate * (1.0 - rate * decay)
+        # The kernel takes no tensor as weight decay, so p decays by r w (1 - r w) instead of r w: the difference is
+        # 1e-12 of p at the learning rate 1e-4.
+        learning_rate = learning_rate * (1.0 - learning_rate * decay)
     beta1, beta2 = group["betas"]
-    torch._fused_adamw_(parameters, gradients, first, second, [], [infinity] * len(rows), lr=rate, beta1=beta1,
-                        beta2=beta2, weight_decay=decay, eps=group["eps"], amsgrad=False, maximize=False,
+    torch._fused_adamw_(parameters, gradients, first, second, [], [infinity] * len(rows), lr=learning_rate,
+                        beta1=beta1, beta2=beta2, weight_decay=decay, eps=group["eps"], amsgrad=False, maximize=False,
                         grad_scale=grad_scale, found_inf=found_inf)

@@ -1,4 +1,4 @@
-"""Which parameters an optimizer owns, and which of them decay."""
+"""Parameter groups: which parameters an optimizer updates, and which of them have weight decay."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,19 +6,21 @@ from typing import Any
 from torch import nn
 
 WEIGHT_DECAY = 0.01
-NOT_DECAYED = ("bias", "gamma", "beta")
+NOT_DECAYED = ("bias", "gamma", "beta", "layer_norm")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = WEIGHT_DECAY) -> list[dict[str, Any]]:
-    """Two groups: parameters that decay, and those whose name holds `bias`, `gamma` or `beta`, which do not.
+    """Two groups, as in UER-py: one with weight decay, and one without it.
 
-    A parameter with several names (a tied weight) is taken once, under its first. Frozen parameters are left out.
+    No weight decay for parameters whose name contains `bias`, `gamma`, `beta` or `layer_norm`: so for the weight of a
+    T5 or RMS layer norm and for `bias_ih_l0` of a recurrent layer, but not for `conv_b` of a gated CNN. A parameter
+    with several names (a tied weight) is taken once, under its first name. Frozen parameters are left out.
     """
-    decayed, kept = [], []
+    decayed, undecayed = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (kept if any(part in name for part in NOT_DECAYED) else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+            (undecayed if any(part in name for part in NOT_DECAYED) else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     check_ownership(model, groups)
     return groups

@@ -238,13 +238,13 @@ class Run:
         module = world.wrap(forward, accumulating=config.accumulation_steps > 1)
         graphed = self._is_graphed(model)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
-        factor = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
+        schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         placement = world.check(lambda: self._placement(reads_padding=model.encoder.reads_padding))
         loader, held_out = world.check(lambda: (self._build_loader(placement), self._build_dev_loader(placement)))
         self._set_flops(precision, teacher)
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
-            rate=lambda step: optim.learning_rate * factor(step), set_rate=set_learning_rate, precision=precision,
+            rate=schedule, set_rate=set_learning_rate, precision=precision,
             reporter=self.reporter,
             saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say),
             evaluate=(lambda: evaluate(forward, held_out, world, precision, model.perplexities)) if held_out else None,
