@@ -29,10 +29,10 @@ from uer.data.shards import Account, Recipe, Shard, build_shard, read_account
 from uer.data.summary import Progress, Summary, peak_memory
 from uer.data.word_starts import WordFinder, import_jieba
 from uer.data.work_folder import WorkFolder
-from uer.data.workers import run_jobs
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.registry import choose
+from uer.runtime.processes import run_jobs
 from uer.terminal import printable
 from uer.tokenizers.base import Tokenizer
 
@@ -173,14 +173,14 @@ class _Build:
                 raise UserError(f"--corpus_path {file.path}: the file was changed while it was read")
         return peak
 
-    def _start_task(self, still_wanted: Callable[[], None]) -> Callable[[Shard], int]:
+    def _start_task(self, worker: int) -> Callable[[Shard], int]:
         """In a worker: load what it needs; -> a function that works on one shard and returns the peak memory so far."""
         recipe = self._recipe
         words = WordFinder(recipe.tokenizer, recipe.user_dict) if recipe.whole_word_masking else None
 
         def work(shard: Shard) -> int:
             try:
-                build_shard(shard, recipe, self._folder, words, still_wanted)
+                build_shard(shard, recipe, self._folder, words)
             except DamagedLine as error:
                 line = lines_before(self._files[shard.file], shard.start) + error.line
                 raise UserError(f"{error.path}: line {line}: {error.reason}") from None

@@ -6,7 +6,7 @@ marker, written last, says that it is finished, and holds the account of what wa
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,7 @@ class Account:
         self.places += [[file, line, kind] for line, kind in cleaner.places[:free]]
 
 
-def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | None,
-                still_wanted: Callable[[], None] = lambda: None) -> Account:
+def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | None) -> Account:
     """Work on one shard: write its column files, then its marker.
 
     Args:
@@ -130,7 +129,6 @@ def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | 
         recipe: what it becomes.
         folder: the work folder.
         words: finds word starts, when the recipe wants them.
-        still_wanted: called between blocks; raises to give up.
     """
     account = Account(start=shard.start, stop=shard.stop)
     with _ColumnFiles(folder, shard.name, [*recipe.columns(), "starts"]) as files:
@@ -138,7 +136,6 @@ def build_shard(shard: Shard, recipe: Recipe, folder: Path, words: WordFinder | 
         for number, path, blocks in shard.parts():
             cleaner = LineCleaner(path, recipe.encoding_errors, recipe.text_field)
             for data, unfinished in _chunks(blocks, recipe, opens_file=shard.start == 0 or number > shard.file):
-                still_wanted()
                 work.add(cleaner.clean(data, unfinished), unfinished and not recipe.text_field)
             account.include_lines(number, cleaner)
         work.finish(account)
