@@ -1,8 +1,9 @@
-"""One run at a time writes under an output path."""
+"""One run at a time writes under an output path or works in a folder."""
 
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -11,36 +12,41 @@ from uer.files import make_folder
 
 PATIENCE_SECONDS = 10.0
 """How long the ranks of a killed run may take to notice that it is gone."""
+RETRY_SECONDS = 0.1
 
 
-class OutputLock:
-    """Holds `<output>.lock` until `release`, or until the process ends, however it ends.
+class Lock:
+    """Holds the lock file `path` until `release`, or until the process and those that share the lock end, however.
 
-        with OutputLock("models/model.bin"):
-            ...
+        with Lock("models/family/.lock", "--output_dir models/family: another run is working there") as lock:
+            subprocess.Popen(command, pass_fds=(lock.fileno(),))  # the child holds it too, as forked processes do
 
-    A file of that name that has content is somebody's own: it is locked, but neither changed nor removed.
+    The file is removed at the end. One that has content is somebody's own: it is locked, but neither changed nor
+    removed. On a file system without locks nothing is locked.
 
     Args:
-        output: the file, folder or beginning of names that is written.
-        flag: the flag that names it, for the message.
-        patience: seconds to wait for another run.
+        path: the lock file; its folder is made.
+        refusal: what the error says where somebody else holds it.
+        patience: seconds to wait for whoever holds it; None for `PATIENCE_SECONDS`.
+        on_wait: called once when there is somebody to wait for.
 
     Raises:
-        UserError: another run holds it.
+        UserError: somebody else still holds it after `patience` seconds, or the file cannot be written.
     """
 
-    def __init__(self, output: str | os.PathLike, flag: str = "--output_model_path",
-                 patience: float | None = None) -> None:
-        output = Path(os.path.abspath(output))
-        self._path = output.with_name(f"{output.name}.lock")
+    def __init__(self, path: str | os.PathLike, refusal: str, patience: float | None = None,
+                 on_wait: Callable[[], None] = lambda: None) -> None:
+        self._path = Path(os.path.abspath(path))
         self._file: IO[bytes] | None = None
-        make_folder(output.parent)
-        until = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
+        make_folder(self._path.parent)
+        until, waiting = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience), False
         while not self._take():
             if time.monotonic() > until:
-                raise UserError(f"{flag} {output}: another run is writing there")
-            time.sleep(0.1)
+                raise UserError(refusal)
+            if not waiting:
+                on_wait()
+            waiting = True
+            time.sleep(RETRY_SECONDS)
 
     def _take(self) -> bool:
         try:
@@ -60,16 +66,43 @@ class OutputLock:
         file.close()
         return False
 
+    def fileno(self) -> int:
+        """The descriptor that a child process has to inherit (`pass_fds`) to hold the lock too."""
+        assert self._file is not None, "the lock was released"
+        return self._file.fileno()
+
     def release(self) -> None:
-        """Let others write."""
+        """Let others take it."""
         if self._file is not None:
             if os.fstat(self._file.fileno()).st_size == 0:
                 self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> "OutputLock":
+    def __enter__(self) -> "Lock":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+class OutputLock(Lock):
+    """The lock `<output>.lock` of a file, a folder, or all files whose names begin with `output`.
+
+        with OutputLock("models/model.bin"):
+            ...
+
+    Args:
+        output: what is written.
+        flag: the flag that names it, for the message.
+        patience: seconds to wait for another run.
+
+    Raises:
+        UserError: another run holds it.
+    """
+
+    def __init__(self, output: str | os.PathLike, flag: str = "--output_model_path",
+                 patience: float | None = None) -> None:
+        output = Path(os.path.abspath(output))
+        super().__init__(output.with_name(f"{output.name}.lock"), f"{flag} {output}: another run is writing there",
+                         patience)
