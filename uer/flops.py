@@ -2,8 +2,12 @@
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from uer.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 PREDICTED_SHARE = 0.15
 FORWARD_SHARE = 1 / 3
@@ -48,6 +52,16 @@ def known_gpu(name: str) -> str | None:
     (None, 'L40S')
     """
     return next((known for known in GPUS if re.search(rf"(?<!\w){known}(?!\w)", name, re.IGNORECASE)), None)
+
+
+def peak_flops(device: "torch.device", precision: str) -> float:
+    """Dense operations a second of a known GPU in fp32, bf16 or fp16; 0 for other devices."""
+    if device.type != "cuda":
+        return 0.0
+    import torch
+
+    known = known_gpu(torch.cuda.get_device_name(device))
+    return GPUS[known].peak_flops(precision) if known else 0.0
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int) -> float:

@@ -15,12 +15,13 @@ from uer.family.config import MachineConfig
 from uer.family.costs import Cost, assumed_mfu, cost_of
 from uer.family.devices import Devices, find_devices, named_devices
 from uer.family.lanes import Lanes, elapsed_hours, start_order
-from uer.family.plan import hours, make_plan
+from uer.family.plan import make_plan
 from uer.family.recipe import RECIPES, Recipe, Stage
 from uer.family.sizes import resolve
 from uer.family.teaching import Teaching
 from uer.flops import known_gpu, parameter_count
 from uer.model import build_model
+from uer.text import hours
 
 VOCAB = 21128
 H100 = named_devices("h100", 8)
@@ -186,10 +187,6 @@ def test_a_crowded_gpu_is_warned_of(sizes):
     recipe = Recipe("x", (Stage(512, 10, 512, 512, 1e-4),))
     plan = make_plan(sizes[-1:], recipe, VOCAB, named_devices("T4", 1), MachineConfig())
     assert any("may not fit" in line for line in plan.lines())
-
-
-def test_hours_are_shown_in_the_unit_that_suits_them():
-    assert [hours(value) for value in (0.001, 0.2, 30.26, 100)] == ["4 s", "12 min", "30.3 h", "4.2 days"]
 
 
 def test_a_gpu_without_bf16_is_reckoned_in_fp32(sizes):

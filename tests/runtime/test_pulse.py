@@ -2,7 +2,7 @@
 
 import pytest
 
-from uer.runtime.launch import is_timeout
+from uer.runtime.failures import is_timeout
 from uer.runtime.pulse import Pulse, judge
 
 

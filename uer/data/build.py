@@ -26,12 +26,13 @@ from uer.data.line_cleaner import DamagedLine
 from uer.data.processors import PLANNED, PROCESSORS
 from uer.data.shard_plan import ShardPlan, lines_before, usual_shard_bytes
 from uer.data.shards import Account, Recipe, Shard, build_shard, read_account
-from uer.data.summary import Progress, Summary, peak_memory
+from uer.data.summary import Progress, Summary
 from uer.data.word_starts import WordFinder, import_jieba
 from uer.data.work_folder import WorkFolder
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.registry import choose
+from uer.runtime.memory import peak_host_bytes
 from uer.runtime.processes import run_jobs
 from uer.terminal import printable
 from uer.tokenizers.base import Tokenizer
@@ -84,7 +85,7 @@ def build_dataset(dataset: DatasetConfig, masking: MaskingConfig, tokenizer: Tok
         if error.filename is None and error.errno is not None:
             raise UserError(f"{path}: {error.strerror}") from None
         raise
-    summary.peak_memory = max(summary.peak_memory, peak_memory())
+    summary.peak_memory = max(summary.peak_memory, peak_host_bytes())
     summary.seconds = time.monotonic() - start
     return summary
 
@@ -184,7 +185,7 @@ class _Build:
             except DamagedLine as error:
                 line = lines_before(self._files[shard.file], shard.start) + error.line
                 raise UserError(f"{error.path}: line {line}: {error.reason}") from None
-            return peak_memory()
+            return peak_host_bytes()
 
         return work
 

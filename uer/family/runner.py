@@ -21,9 +21,9 @@ from uer.errors import UserError
 from uer.family.costs import Cost
 from uer.family.lanes import Lane, Lanes, first_ready, start_order
 from uer.family.nodes import Launch, read_launch
-from uer.family.plan import hours
 from uer.family.work import FIRST_PORT, Step, Workshop
 from uer.json_files import parse_json
+from uer.text import hours
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.5

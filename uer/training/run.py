@@ -29,7 +29,14 @@ from uer.data.processors import PROCESSORS
 from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
-from uer.flops import activation_bytes, answer_bytes, answer_flops_per_token, flops_per_token, parameter_count
+from uer.flops import (
+    activation_bytes,
+    answer_bytes,
+    answer_flops_per_token,
+    flops_per_token,
+    parameter_count,
+    peak_flops,
+)
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -44,7 +51,7 @@ from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.vocab import Vocab
 from uer.training import preflight
 from uer.training.evaluation import evaluate
-from uer.training.report import Reporter, peak_flops
+from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
 from uer.training.trainer import Parts, StepModule, Trainer
 
