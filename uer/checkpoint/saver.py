@@ -1,5 +1,6 @@
 """Checkpoints of a run in progress: a copy is taken between two updates and written while training goes on."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uer.checkpoint import files as checkpoint
+from uer.checkpoint.settings import write_settings
 from uer.checkpoint.state import FORMAT_VERSION, BackgroundWriter, StateFolder
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
@@ -111,6 +113,7 @@ class Saver:
 
     def _write(self, step: int, state: dict[str, Any], with_weights: bool) -> None:
         if with_weights:
-            checkpoint.write(state["model"], self.folder.weights_path(step))
+            path = self.folder.weights_path(step)
+            checkpoint.write(state["model"], path, lambda: write_settings(path, step, json.loads(self.settings)))
         checkpoint.write(state, self.folder.state_path(step))
         self.folder.prune()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.checkpoint import files as checkpoint
+from uer.checkpoint.settings import ENDING
 from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING
 from uer.json_files import parse_json
@@ -55,12 +56,13 @@ class StateFolder:
 
     def tidy(self) -> None:
         """Remove what a killed run left unfinished."""
-        unfinished = re.compile(re.escape(self.output.name) + r"(-|\.state-)\d+" + TEMPORARY_ENDING)
+        names = rf"(-\d+({re.escape(ENDING)})?|\.state-\d+)"
+        unfinished = re.compile(re.escape(self.output.name) + names + TEMPORARY_ENDING)
         for path in existing(self.output.parent, unfinished):
             path.unlink(missing_ok=True)
 
     def set_aside(self) -> list[int]:
-        """Rename the states of an earlier run, lest a new one under the same name mistake them for its own."""
+        """Rename the states of an earlier run, so that a new one under the same name does not take them for its own."""
         steps = self.steps()
         for step in steps:
             path = self.state_path(step)

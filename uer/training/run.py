@@ -11,6 +11,7 @@ import torch
 
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
+from uer.checkpoint.settings import settings_path, write_settings
 from uer.checkpoint.state import StateFolder, check_settings
 from uer.config import (
     DistillationConfig,
@@ -237,6 +238,8 @@ def _finish_again(path: Path, found: Any, reporter: Reporter) -> None:
         again = f"; it was not there whole ({error}) and is written again from {found[1]}"
         checkpoint.require_finite(found[0]["model"], found[1])
         checkpoint.write(found[0]["model"], path)
+    if again or not settings_path(path).exists():
+        write_settings(path, found[0]["step"], json.loads(found[0]["settings"]))
     reporter.say(f"finished already: {path} (--resume never starts anew){again}")
 
 
