@@ -268,7 +268,7 @@ def test_reports_and_checkpoints_come_at_their_steps(tmp_path):
 def test_world_of_one_is_plain():
     world = World(0, 1, 0, torch.device("cpu"), ParallelConfig())
     assert world.is_main and world.any(True) and not world.any(False)
-    assert world.share({"a": 1}) == {"a": 1}
+    assert world.broadcast({"a": 1}) == {"a": 1}
     with pytest.raises(UserError, match="bad"):
         world.agree("bad")
     assert replace(world, rank=1).is_main is False

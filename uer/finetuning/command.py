@@ -223,7 +223,7 @@ def open_state(command: Command, bench: Trials, **more: Any) -> TrainingState:
 
 
 def prepare_output(command: Command) -> None:
-    """What cannot be written must not be found out after the training."""
+    """See that every output can be written, before the training."""
     log, path = command.log, command.finetune.output_model_path
     for written in (weights_path(path), settings_path(path), vocab_path(path), state_path(weights_path(path))):
         prepare_file(written, "--output_model_path")
@@ -233,7 +233,7 @@ def prepare_output(command: Command) -> None:
 
 
 def describe_data(bench: Trials) -> None:
-    """One line for each file, so that nothing is left out in silence."""
+    """Log one line for each file, with the number of examples that were left out."""
     for name, examples in (("train", bench.train), ("dev", bench.dev), ("test", bench.test)):
         if examples is None:
             continue

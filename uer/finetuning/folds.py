@@ -70,7 +70,7 @@ def _rank(rank_info: launch.RankInfo, command: Command) -> int:
 
 def run_folds(command: Command, bench: Trials, state: TrainingState,
               writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[float]]:
-    """One training for each fold; for every example what the model says that did not see it, and the folds' scores."""
+    """One training for each fold; the output for every example, of the model that did not see it, and the scores."""
     config, settings = command.finetune, command.settings(command.finetune.seed, bench.save_best_by)
     folds = fold_of(len(bench.train), config.folds_num, config.seed)
     outputs: list[np.ndarray] = [np.empty(0)] * len(bench.train)

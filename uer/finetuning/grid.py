@@ -1,4 +1,4 @@
-"""All settings of a grid on shared data: trials run at once in worker processes, and a stopped grid goes on.
+"""Runs every setting of a grid: trials share the data and run in worker processes; a stopped grid continues.
 
 Every finished trial is one JSON line in the results file, written before the next begins. Its key is a hash of all that
 decides its figures (data, pretrained weights, settings), so a line is used again only where it says the same thing.
@@ -43,7 +43,7 @@ CPU_THREADS = torch.get_num_threads()  # of this machine, or as OMP_NUM_THREADS 
 
 
 def results_path(command: Command, config: GridConfig) -> Path:
-    """Where the trials' lines are kept."""
+    """The file of the trials' lines."""
     return Path(config.results_path or grid_results_path(command.finetune.output_model_path))
 
 
@@ -82,7 +82,7 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
 
 
 def _locks(command: Command, config: GridConfig, path: Path) -> list[OutputLock]:
-    """Nobody else writes these trials' lines, or the model that is kept."""
+    """Locks of the results file and of the model, so that no other command writes them."""
     prepare_file(path, "--results_path")
     locks = [_lock(path)]
     try:
@@ -131,7 +131,7 @@ def _waiting(plans: Sequence[Plan], results: dict[str, dict[str, Any]]) -> list[
 
 def _restore_best(bench: Trials, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
                   keeper: Keeper) -> None:
-    """The best trial's model is at the output, whatever was there: where it is not, that trial is run once more."""
+    """See that the best trial's model is at the output; where it is not, run that trial once more."""
     best = keeper.best()
     if not config.save_model or best is None or kept_trial(command.finetune.output_model_path) == best["key"]:
         return
@@ -149,13 +149,13 @@ def _default_workers(device: torch.device) -> int:
 
 def _set_threads(device: torch.device) -> None:
     """Every trial on a CPU computes with the same number of threads, however many trials run at once: sums of floats
-    depend on it, and the kept model must not."""
+    depend on it, and the model that is kept must not depend on --parallel_trials."""
     if device.type == "cpu":
         torch.set_num_threads(max(1, CPU_THREADS // min(MOST_CPU_WORKERS, CPU_THREADS)))
 
 
 def run_plan(bench: Trials, command: Command, config: GridConfig, plan: Plan, path: Path) -> dict[str, Any]:
-    """One trial; its model lies beside the results file under its key until the keeper has decided.
+    """One trial; its model is saved beside the results file under its key until the keeper has compared it.
 
     A trial that diverges has a record without figures: the grid goes on, and its model is never kept.
     """

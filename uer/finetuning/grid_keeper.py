@@ -1,4 +1,4 @@
-"""Which of a grid's models is kept, and where the others are until it is known."""
+"""Keeps the best model of a grid and its records; until a trial is compared, its model has a name of its own."""
 
 import glob
 import logging
@@ -52,7 +52,7 @@ class Keeper:
         return -record["score"], self.order[record["key"]]
 
     def take(self, record: dict[str, Any]) -> None:
-        """A finished trial: its model first, so that a kill between the two leaves nothing that a line promises."""
+        """Record a finished trial: its model is moved before its line is written, so no line is without its model."""
         best = self.best()
         if self.save_model and not record["diverged"]:
             is_best = best is None or self._sort_key(record) < self._sort_key(best)
@@ -66,7 +66,7 @@ class Keeper:
                     record["seed"], outcome, seconds_text(record["seconds"]), duration(self._seconds_left(record)))
 
     def _seconds_left(self, record: dict[str, Any]) -> float:
-        """By the mean seconds of an epoch in the trials so far."""
+        """An estimate from the mean time of an epoch in the trials so far."""
         self._epochs_done += record["epochs_num"]
         self._seconds += record["seconds"]
         self._epochs_left -= record["epochs_num"]
@@ -79,7 +79,7 @@ def trial_model(path: Path, key: str) -> Path:
 
 
 def move_model(source: Path, destination: str | None) -> None:
-    """The three files of a saved model to their final names, or away; its settings name the vocabulary's file."""
+    """Move the three files of a saved model to `destination`, or remove them; the settings name the vocabulary."""
     names = [source, settings_path(source), vocab_path(source)]
     if destination is None:
         for name in names:
@@ -106,7 +106,7 @@ def kept_trial(output: str) -> str | None:
 
 
 def clear_away(path: Path) -> None:
-    """Remove what a stopped grid leaves behind: a last line cut short, and the models of trials under way."""
+    """Remove what a stopped grid leaves behind: an incomplete last line, and models of unfinished trials."""
     if path.exists():
         unfinished = path.read_bytes().rpartition(b"\n")[2]
         os.truncate(path, path.stat().st_size - len(unfinished))

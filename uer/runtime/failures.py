@@ -1,4 +1,4 @@
-"""What an exception in a rank means: an error of the user, a bug, or only the consequence of another rank's failure."""
+"""Classifies an exception in a rank: an error of the user, a bug, or a consequence of another rank's failure."""
 
 import contextlib
 import traceback
@@ -10,13 +10,13 @@ import torch
 from uer.errors import UserError
 
 
-def _know_nothing(error: BaseException) -> str:
+def _no_explanation(error: BaseException) -> str:
     return ""
 
 
-# What this process knows of a failed communication, such as which rank did not answer; "" where nothing. Set by
-# `uer.runtime.parallel`, which connects the ranks.
-explain: Callable[[BaseException], str] = _know_nothing
+# Explains a failed communication, such as which rank did not answer; "" where the cause is not known.
+# `uer.runtime.parallel`, which connects the ranks, sets it.
+explain: Callable[[BaseException], str] = _no_explanation
 
 
 class SharedError(UserError):
@@ -41,7 +41,7 @@ class Failure:
 
 
 def describe(error: BaseException) -> Failure:
-    """What the parent has to know of a rank's exception."""
+    """What the parent process has to know of a rank's exception."""
     if isinstance(error, UserError):
         return Failure(3, 2, str(error), user=True)
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
@@ -59,8 +59,8 @@ def describe(error: BaseException) -> Failure:
 
 @contextlib.contextmanager
 def as_user_errors() -> Iterator[None]:
-    """Raise a `UserError` of one line for an exception that `describe` takes for an error of the user, such as a lack
-    of memory; others pass through."""
+    """Turn exceptions that `describe` counts as errors of the user, such as a lack of memory, into a `UserError` of
+    one line; others pass through."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -71,7 +71,7 @@ def as_user_errors() -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the GPU had no room for a tensor."""
+    """Whether the memory of the machine or the GPU was too small for a tensor."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
@@ -83,7 +83,7 @@ def is_timeout(error: BaseException) -> bool:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether this exception says that another rank went away, so that the cause has to be looked for there."""
+    """Whether this exception says that another rank ended, so that the cause is there."""
     text = str(error).lower()
     signs = ("connection closed by peer", "connection reset", "gloo", "nccl", "broken pipe", "socket")
     return isinstance(error, (RuntimeError, ConnectionError)) and any(sign in text for sign in signs)

@@ -1,13 +1,13 @@
-"""Which processes a command has to be, and starting them: the same training code runs in one process or in many.
+"""Decides which ranks a command runs on this machine, starts them and watches them.
 
-Four ways lead to a `RankInfo` (a process's rank and the address where the ranks meet):
+There are four ways to a `RankInfo` (a process's rank and the address of rank 0):
 - no flag and no such variable: one process;
 - `--world_size 4 --gpu_ranks 0 1 2 3`: this command starts the ranks named, one process each;
 - `torchrun --nproc_per_node 4 pretrain.py ...`: it sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT;
 - `srun python3 pretrain.py ...`: Slurm sets SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID; the address of rank 0 is
   MASTER_ADDR and MASTER_PORT where given, else the first machine of SLURM_JOB_NODELIST and a port from SLURM_JOB_ID.
 
-Started ranks are watched: when one fails, its error is shown once and the others are ended within seconds.
+The command watches the ranks it starts: when one fails, its error is shown once and the others end within seconds.
 """
 
 import multiprocessing
@@ -59,7 +59,7 @@ class RankInfo:
 
 
 def local_ranks(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[RankInfo]:
-    """The processes this command has to run; one of them, not `spawned`, is the command itself.
+    """The ranks that this command has to run; one that is not `spawned` is the command itself.
 
     Raises:
         UserError: the flags and the environment contradict one another.
@@ -74,7 +74,7 @@ def local_ranks(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> 
         raise UserError(f"--world_size {config.world_size} needs --gpu_ranks, the ranks that run on this machine "
                         f"(all of them: --gpu_ranks {' '.join(map(str, range(config.world_size)))})")
     host, port = _rank_0_address(config.master_ip)
-    if len(config.gpu_ranks) == config.world_size:  # all of them are here: no other run must meet them
+    if len(config.gpu_ranks) == config.world_size:  # no other run can have a free port of this machine
         host, port = "localhost", _free_port()
     return [RankInfo(rank, config.world_size, local_rank, len(config.gpu_ranks), host, port, spawned=True)
             for local_rank, rank in enumerate(config.gpu_ranks)]
@@ -124,7 +124,7 @@ def run(rank_infos: list[RankInfo], worker: Callable[..., int], *arguments: Any)
     """Run `worker(rank_info, *arguments)` in every rank of this machine; returns the exit status.
 
     Raises:
-        UserError: one was raised in a rank.
+        UserError: a rank raised it.
     """
     if not rank_infos[0].spawned:
         return _run_here(rank_infos[0], worker, *arguments)
@@ -207,7 +207,7 @@ def _watch(ranks: list[_Rank]) -> int:
 
 
 def _collect(rank: _Rank) -> bool:
-    """Take a rank's message or notice its death; whether it has failed."""
+    """Receive a rank's failure or find that it has died; returns whether it has failed."""
     if rank.failure is None and rank.process.exitcode is not None:
         try:
             rank.failure = rank.pipe.recv() if rank.pipe.poll() else None
@@ -222,7 +222,7 @@ def _collect(rank: _Rank) -> bool:
 
 
 def _end(ranks: list[_Rank]) -> None:
-    """Give the other ranks a moment to say why they failed, then kill what is left: it may hang in a collective."""
+    """Give the other ranks `GRACE_SECONDS` to report why they failed, then kill them: they may hang in a collective."""
     until = time.monotonic() + GRACE_SECONDS
     alive = [rank for rank in ranks if rank.process.is_alive()]
     for rank in alive:

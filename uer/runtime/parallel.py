@@ -2,8 +2,8 @@
 
     world = connect(rank_info, config)
     module = world.wrap(model)
-    world.sum_(tensor)              # in place, over all ranks
-    world.agree(problem)            # an error on any rank is an error on every rank
+    world.sum_(tensor)              # all-reduce, in place
+    world.agree(problem)            # an error on any rank is raised on every rank
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.runtime import failures
 from uer.runtime.failures import SharedError
+from uer.runtime.heartbeat import Heartbeat
 from uer.runtime.launch import RankInfo
 from uer.runtime.memory import limit_cached_kernels
-from uer.runtime.pulse import Pulse
-from uer.runtime.rendezvous import meet, start_pulse
+from uer.runtime.rendezvous import meet, start_heartbeat
 from uer.runtime.sharding import distribute_like, is_sharded, local_part, shard
 from uer.runtime.trees import put_back_tensors, take_out_tensors
 
@@ -42,7 +42,7 @@ class World:
     local_rank: int
     device: torch.device
     config: ParallelConfig
-    pulse: Pulse | None = None
+    heartbeat: Heartbeat | None = None
 
     @property
     def is_main(self) -> bool:
@@ -66,11 +66,11 @@ class World:
         return bool(flag.item())
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Return when every rank has called this."""
         self.any(False)
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's value, a plain Python object, on every rank."""
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, a Python object that can be pickled, on every rank."""
         if self.world_size == 1:
             return value
         self._enter()
@@ -78,12 +78,12 @@ class World:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def share_tensors(self, tree: Any) -> Any:
+    def broadcast_tensors(self, tree: Any) -> Any:
         """Rank 0's nested dictionaries of CPU tensors on every rank; the others pass None."""
         if self.world_size == 1:
             return tree
         tensors: list[Tensor] = []
-        skeleton, shapes = self.share((take_out_tensors(tree, tensors), [(t.shape, t.dtype) for t in tensors])
+        skeleton, shapes = self.broadcast((take_out_tensors(tree, tensors), [(t.shape, t.dtype) for t in tensors])
                                       if self.is_main else None)
         received = tensors if self.is_main else [torch.empty(shape, dtype=dtype) for shape, dtype in shapes]
         for tensor in received:
@@ -123,7 +123,7 @@ class World:
         return result
 
     def wrap(self, module: nn.Module, accumulating: bool = False) -> nn.Module:
-        """Make `module`'s backward pass average gradients over the ranks, as `--sharding` says.
+        """Apply DistributedDataParallel or `fully_shard`, as `--sharding` says: the backward pass averages gradients.
 
         Args:
             accumulating: several micro-batches make an update; torch's static graph has to see its first backward pass
@@ -154,7 +154,7 @@ class World:
         return self.norm(parameter.grad for parameter in parameters if parameter.grad is not None)
 
     def norm(self, tensors: Iterable[Tensor]) -> Tensor:
-        """The Euclidean norm of all tensors, 0-dim, on the device; every rank has to ask for that of sharded ones."""
+        """The Euclidean norm of all tensors, 0-dim, on the device; a collective operation where some are sharded."""
         tensors = list(tensors)
         parts = [local_part(tensor) for tensor in tensors]
         parts = [part for part in parts if part.numel()]
@@ -165,18 +165,18 @@ class World:
             norm = self.sum_(norm.square().to(self.device)).sqrt()
         return norm.to(self.device)
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """A sharded tensor put together (every rank has to ask); others as they are."""
+    def full_tensor(self, tensor: Tensor) -> Tensor:
+        """A sharded tensor put together (a collective operation); others as they are."""
         return tensor.full_tensor() if is_sharded(tensor) else tensor
 
-    def part(self, tensor: Tensor, like: Tensor) -> Tensor:
+    def distribute(self, tensor: Tensor, like: Tensor) -> Tensor:
         """`tensor`, whole and the same on every rank, laid out as `like` is."""
         if is_sharded(like) and tensor.shape == like.shape:
             return distribute_like(tensor, like)
         return tensor.to(like.device)
 
     def identity(self, tensor: Tensor) -> tuple:
-        """Equal for tensors that are the same memory."""
+        """A value that is equal for tensors that share their memory."""
         local = local_part(tensor)
         return (local.data_ptr(), tensor.shape) if local.numel() else (id(tensor), tensor.shape)
 
@@ -184,17 +184,17 @@ class World:
         """Overwrite every tensor of `parameters` with its namesake in `state`."""
         with torch.no_grad():
             for name, tensor in parameters.items():
-                tensor.copy_(self.part(state[name], tensor))
+                tensor.copy_(self.distribute(state[name], tensor))
 
     def _enter(self) -> None:
-        """Count a collective operation: the ranks that have entered fewer are behind."""
-        if self.pulse is not None:
-            self.pulse.calls += 1
+        """Count a collective operation: a rank that has entered fewer than the others is behind them."""
+        if self.heartbeat is not None:
+            self.heartbeat.calls += 1
 
     def close(self) -> None:
-        """Leave the others, when all is done."""
-        if self.pulse is not None:
-            self.pulse.stop()
+        """End the process group, at the end of a run."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
         if self.world_size > 1 or self.config.sharding == "fsdp":
             dist.destroy_process_group()
 
@@ -222,21 +222,21 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
                             timeout=timeout)
     present = world.sum_(torch.ones((), device=device))
     assert int(present.item()) == rank_info.world_size, f"{present} of {rank_info.world_size} ranks answered"
-    return _with_pulse(world, rank_info, timeout) if rank_info.world_size > 1 else world
+    return _with_heartbeat(world, rank_info, timeout) if rank_info.world_size > 1 else world
 
 
-def _with_pulse(world: World, rank_info: RankInfo, timeout: timedelta) -> World:
-    """`world` with a pulse, which tells after a timeout which rank did not answer."""
-    pulse = start_pulse(rank_info, timeout)
-    world.barrier()  # every pulse has beaten once
+def _with_heartbeat(world: World, rank_info: RankInfo, timeout: timedelta) -> World:
+    """`world` with a heartbeat, which tells after a timeout which rank did not answer."""
+    heartbeat = start_heartbeat(rank_info, timeout)
+    world.barrier()  # every rank has written its first beat
     seconds = int(timeout.total_seconds())
 
     def explain(error: BaseException) -> str:
-        who = pulse.diagnose() if failures.is_timeout(error) else ""
+        who = heartbeat.diagnose() if failures.is_timeout(error) else ""
         return f"waited {seconds} s (--collective_timeout) for another rank: {who}" if who else ""
 
     failures.explain = explain
-    return replace(world, pulse=pulse)
+    return replace(world, heartbeat=heartbeat)
 
 
 def _device(rank_info: RankInfo, config: ParallelConfig) -> torch.device:

@@ -1,4 +1,4 @@
-"""How ranks find one another: a key-value store at rank 0's address, which the others wait for and sign in at."""
+"""Connects the ranks: rank 0 hosts a key-value store, where every rank writes its number and waits for the others."""
 
 import os
 import threading
@@ -7,8 +7,8 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from uer.errors import UserError
+from uer.runtime.heartbeat import Heartbeat
 from uer.runtime.launch import RankInfo
-from uer.runtime.pulse import Pulse
 
 NOTICE_SECONDS = 10
 """After so long a line says who is waited for."""
@@ -59,11 +59,11 @@ def _await_all(store: dist.Store, rank_info: RankInfo, seconds: float) -> None:
             print(f"waiting for rank {names}", flush=True)
 
 
-def start_pulse(rank_info: RankInfo, timeout: timedelta) -> Pulse:
-    """This rank's pulse, over a connection of its own: the process group's may be waiting when it is needed."""
+def start_heartbeat(rank_info: RankInfo, timeout: timedelta) -> Heartbeat:
+    """This rank's heartbeat, over a connection of its own: the process group's may be waiting when it is needed."""
     store = dist.TCPStore(rank_info.host, rank_info.port, None, is_master=False, timeout=timeout,
                           wait_for_workers=False)
-    return Pulse(dist.PrefixStore(_prefix(), store), rank_info.rank, rank_info.world_size)
+    return Heartbeat(dist.PrefixStore(_prefix(), store), rank_info.rank, rank_info.world_size)
 
 
 def _prefix() -> str:

@@ -118,7 +118,7 @@ def _pretrain_under(folder: StateFolder, world: World, settings: Settings, repor
     teacher = world.check(lambda: _load_teacher(settings, world, tokenizer.vocab, data, reporter))
     identity = run_identity(settings, world, tokenizer, data, teacher)
     found = world.check(lambda: _find_state(settings, world, folder, identity, reporter))
-    step = world.share(found[0]["step"] if found else 0)
+    step = world.broadcast(found[0]["step"] if found else 0)
     if step >= settings.train.total_steps:
         world.check(lambda: _finish_again(folder.weights_path(step), found, reporter))
         return 0
