@@ -13,7 +13,7 @@ from uer.api.weights import DEFAULT_VOCAB
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import open as convert_open
 from uer.convert.open import folder_of, is_hugging_face
-from uer.convert.recipe import state_name
+from uer.convert.recipe import record_names
 from uer.convert.tokenizer_files import read_tokenizer
 from uer.model_settings import model_settings
 from uer.paths import File, existing
@@ -38,8 +38,8 @@ class CheckpointFlags:
         return []
 
     def reads(self) -> list[File]:
-        """The usual vocabulary, and the training state beside the checkpoint."""
-        beside = existing(Path(self.path).parent, state_name(self.path))
+        """The usual vocabulary, and what lies beside the checkpoint (settings, training state)."""
+        beside = existing(Path(self.path).parent, record_names(self.path))
         return [File("--vocab_path", DEFAULT_VOCAB), *(File("--load_model_path", str(path)) for path in beside)]
 
     @property
@@ -49,8 +49,8 @@ class CheckpointFlags:
 
 
 def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
-    """A model's weights under UER's names, and the settings of --config_path, of its training state or its folder, or
-    as its tensors tell.
+    """A model's weights under UER's names, and the settings of --config_path, of the files beside it or of its folder,
+    or as its tensors tell.
 
     Args:
         flags: which checkpoint.

@@ -17,7 +17,7 @@ from uer.convert import BERT, bert, names
 from uer.convert.card import CardFacts, model_card
 from uer.convert.files import FOLDER_FILES
 from uer.convert.folder import TokenizerFacts, tied_output, write_folder
-from uer.convert.recipe import Stage, recorded_stages, state_name
+from uer.convert.recipe import Stage, record_names, recorded_stages
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, PROBLEM_TYPES
@@ -57,7 +57,7 @@ class ExportFlags:
 
     def reads(self) -> list[File]:
         """What lies beside the checkpoint (settings, vocabulary, training state), and the usual vocabulary."""
-        beside = existing(Path(self.input_model_path).parent, state_name(self.input_model_path))
+        beside = existing(Path(self.input_model_path).parent, record_names(self.input_model_path))
         files = [*model_files(self.input_model_path), *beside, *([] if self.vocab_path else [Path(DEFAULT_VOCAB)])]
         return [File("--input_model_path", str(path)) for path in files]
 

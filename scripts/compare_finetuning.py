@@ -43,6 +43,7 @@ from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.finetuning.readers import Table, read_table
+from uer.json_files import read_json_object
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = Path("finetune") / "run_classifier.py"
@@ -175,10 +176,7 @@ def check(config: CompareConfig) -> None:
 
 def write_config(config: CompareConfig, folder: Path) -> Path:
     """The model's settings with --dropout in them, which both sides read."""
-    try:
-        content = json.loads(Path(config.config_path).read_text(encoding="utf-8-sig"))
-    except ValueError:
-        raise UserError(f"--config_path {config.config_path}: not JSON") from None
+    content = read_json_object(config.config_path, "--config_path")
     if config.dropout is not None:
         content["dropout"] = config.dropout
     path = folder / "config.json"

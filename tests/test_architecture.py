@@ -123,7 +123,7 @@ def bad_habits(path: Path) -> list[str]:
         "a star import": any(imported == "*" for _, imported in imports(tree)),
         "only uer/cli.py reads arguments":
             name != "uer.cli" and any(is_part(module, "argparse") for module in modules),
-        "only uer/runtime/parallel.py speaks to other ranks": name != "uer.runtime.parallel" and distributed}
+        "only uer/runtime speaks to other ranks": not is_part(name, "uer.runtime") and distributed}
     return [habit for habit, found in checks.items() if found]
 
 

@@ -446,7 +446,8 @@ def test_full_logs_are_named(place, monkeypatch, flag):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     monkeypatch.chdir(place)
-    monkeypatch.setattr("uer.training.report.prepare_file", lambda *arguments: None)
+    for module in ("logs", "metrics_writer"):
+        monkeypatch.setattr(f"uer.runtime.{module}.prepare_file", lambda *arguments: None)
     done = run(*PRETRAIN.split(), "--output_model_path", "out/log", "--report_steps", "1", flag, "/dev/full")
     assert done.status == 2 and done.err.count("\n") == 1, done.err
     assert done.err.startswith(f"error: {flag}") and "No space left" in done.err

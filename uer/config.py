@@ -308,9 +308,10 @@ class TrainConfig:
         return found
 
     def writes(self) -> list[File]:
-        """The checkpoints of this run, and all training states under its name, where there are such files already."""
+        """The checkpoints of this run, the settings beside them and all training states under its name, where there are
+        such files already."""
         output = Path(self.output_model_path)
-        kept = re.compile(rf"{re.escape(output.name)}(?:-(\d+)|\.state-\d+(?:\.old)?)")
+        kept = re.compile(rf"{re.escape(output.name)}(?:-(\d+)(?:\.settings\.json)?|\.state-\d+(?:\.old)?)")
         found = []
         for path in existing(output.parent, kept):
             step = int(kept.fullmatch(path.name)[1] or 0)

@@ -1,4 +1,4 @@
-"""Writing files: a final name only ever holds a whole file, and what cannot be written is found out before the work.
+"""Writes files atomically: a final name never has an incomplete file. Checks early that outputs can be written.
 
 The folder of an output is made where it is missing.
 """

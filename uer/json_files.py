@@ -65,20 +65,20 @@ def parse_json(text: str | bytes, path: str | os.PathLike, line: int = 0, half_p
     Raises:
         UserError: it is no JSON, nested deeper than `DEEPEST`, or has half of a surrogate pair.
     """
-    place = f"{os.fspath(path)}:{line}" if line else os.fspath(path)
+    where = f"{os.fspath(path)}:{line}" if line else os.fspath(path)
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        where = place if line else f"{place}:{error.lineno}"
-        raise UserError(f"{where}: not JSON: {error.msg}") from None
+        at = where if line else f"{where}:{error.lineno}"
+        raise UserError(f"{at}: not JSON: {error.msg}") from None
     except ValueError as error:  # bytes that are not UTF-8, a number of thousands of digits
-        raise UserError(f"{place}: not JSON: {error}") from None
+        raise UserError(f"{where}: not JSON: {error}") from None
     except RecursionError:
-        raise UserError(f"{place}: JSON nested too deeply") from None
+        raise UserError(f"{where}: JSON nested too deeply") from None
     if _deeper_than(content, DEEPEST):
-        raise UserError(f"{place}: JSON nested too deeply: more than {DEEPEST} levels")
+        raise UserError(f"{where}: JSON nested too deeply: more than {DEEPEST} levels")
     if not half_pairs:
-        _refuse_half_pairs(text, content, place, bool(line))
+        _refuse_half_pairs(text, content, where, bool(line))
     return content
 
 
@@ -105,7 +105,7 @@ def _deeper_than(content: Any, levels: int) -> bool:
     return bool(level)
 
 
-def _refuse_half_pairs(text: str | bytes, content: Any, place: str, one_line: bool) -> None:
+def _refuse_half_pairs(text: str | bytes, content: Any, where: str, one_line: bool) -> None:
     """
     Raises:
         UserError: a string has half of a surrogate pair; names the line of the first escape that may be it.
@@ -118,5 +118,5 @@ def _refuse_half_pairs(text: str | bytes, content: Any, place: str, one_line: bo
     if not one_line:
         halves = re.finditer(r"(\\u[dD][89abAB]..)?(\\u[dD][c-fC-F]..)?", text)
         first = next((match for match in halves if bool(match[1]) != bool(match[2])), found)
-        place += f":{text.count(chr(10), 0, first.start()) + 1}"
-    raise UserError(f"{place}: a string holds half of a surrogate pair, which is no character")
+        where += f":{text.count(chr(10), 0, first.start()) + 1}"
+    raise UserError(f"{where}: a string holds half of a surrogate pair, which is no character")

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from uer.checkpoint import files as checkpoint
+from uer.checkpoint.settings import settings_path, write_settings
 from uer.config import ModelConfig, OptimConfig
 from uer.convert import BERT
 from uer.convert.card import CardFacts, model_card
@@ -112,6 +113,10 @@ def test_recipe_follows_the_stages(tmp_path: Path) -> None:
     (tmp_path / "two.bin.state-50").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"state-50"):
         recorded_stages(tmp_path / "two.bin-50")
+    write_settings(tmp_path / "two.bin-50", 50, stages[0].settings)  # tells the same without the state
+    assert recorded_stages(tmp_path / "two.bin-50") == stages
+    settings_path(tmp_path / "two.bin-50").rename(settings_path(tmp_path / "renamed.bin"))
+    assert [stage.checkpoint for stage in recorded_stages(tmp_path / "renamed.bin")] == ["renamed.bin", "one.bin-100"]
 
 
 def test_card_says_what_is_known_and_no_more() -> None:

@@ -24,6 +24,7 @@ from uer.data.build import build_dataset
 from uer.data.store import open_dataset
 from uer.errors import UserError
 from uer.runtime import lock
+from uer.text import in_bytes
 from uer.tokenizers import BertTokenizer, Vocab
 
 SHARD_BYTES = 3000
@@ -315,7 +316,7 @@ def test_the_summary_says_what_was_lost_and_what_is_unknown(tmp_path, small_toke
     assert "damaged lines: 15 not UTF-8, replaced" in text and "damaged lines: 1 NUL bytes, dropped" in text
     assert "a.txt: line 5: not UTF-8, replaced" in text and "and 6 more" in text
     assert "commonest unknown: ☃ 3  鑫 2  龘 1  𠀀 1\n" in text
-    assert forecast.in_bytes((tmp_path / "d.pt").stat().st_size) in text
+    assert in_bytes((tmp_path / "d.pt").stat().st_size) in text
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):

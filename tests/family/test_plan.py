@@ -13,12 +13,14 @@ from uer.errors import UserError
 from uer.family.config import MachineConfig
 from uer.family.costs import assumed_mfu, cost_of
 from uer.family.devices import Devices, find_devices, named_devices
-from uer.family.plan import hours, make_plan
+from uer.family.plan import make_plan
 from uer.family.recipe import RECIPES, Recipe, Stage
 from uer.family.sizes import resolve
 from uer.family.teaching import Teaching
-from uer.flops import known_gpu, parameter_count
+from uer.flops import parameter_count
+from uer.hardware import known_gpu
 from uer.model import build_model
+from uer.text import hours
 
 VOCAB = 21128
 H100 = named_devices("h100", 8)

@@ -1,6 +1,10 @@
 """A grid finishes what is left of it, and says which setting is best."""
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from uer.finetuning.command import parse_with
 from uer.finetuning.config import GridConfig
 from uer.finetuning.tasks.classification import Classification
 from uer.runtime.lock import OutputLock
+from uer.runtime.processes import start_method
 
 
 def run(tiny, **changes) -> list[dict]:
@@ -80,6 +85,50 @@ def test_workers_give_the_same_figures(tiny):
     together = run(tiny, epochs_num_list=(1,), seeds=(1, 2), results_path=tiny.path("together.jsonl"),
                    parallel_trials=2)
     assert figures(alone) == figures(together)
+
+
+@pytest.mark.skipif(start_method() != "fork", reason="a patched function reaches forked workers only")
+def test_a_worker_that_dies_is_named_with_its_trial_and_the_grid_goes_on(tiny, monkeypatch):
+    def die(*given):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    flags = {"epochs_num_list": (1,), "parallel_trials": 2}
+    message = r"was killed by SIGKILL .*while it worked on batch \d+, rate 0.01, 1 epochs, seed .*1 runs one trial"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+        patch.setattr(grid, "run_plan", die)
+        run(tiny, **flags)
+    assert len(run(tiny, **flags)) == 2
+
+
+@pytest.mark.skipif(start_method() != "fork", reason="a patched function reaches forked workers only")
+def test_the_workers_of_a_killed_grid_end(tiny, monkeypatch):
+    def tell_and_wait(*given):
+        (tiny.folder / f"{os.getpid()}.worker").touch()
+        time.sleep(60)
+
+    monkeypatch.setattr(grid, "run_plan", tell_and_wait)
+    flags = {"epochs_num_list": (1,), "parallel_trials": 2, "output_model_path": tiny.path("killed/model.bin")}
+    process = multiprocessing.get_context("fork").Process(target=lambda: run(tiny, **flags))
+    process.start()
+    _wait_for(lambda: len(list(tiny.folder.glob("*.worker"))) == 2)
+    process.kill()
+    process.join()
+    _wait_for(lambda: not any(_runs(path.stem) for path in tiny.folder.glob("*.worker")))
+
+
+def _runs(process: str) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _wait_for(condition, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
 
 
 def test_the_table_shows_spread_and_collapse():

@@ -9,7 +9,7 @@ import pytest
 from uer.checkpoint.files import load_weights, save_weights
 from uer.errors import UserError
 from uer.finetuning import command as run
-from uer.finetuning import grid, grid_results, loop
+from uer.finetuning import grid, grid_keeper, grid_results, loop
 from uer.finetuning.command import finetune, parse_with
 from uer.finetuning.config import GridConfig
 from uer.finetuning.folds import cross_validate
@@ -242,8 +242,8 @@ def test_ties_are_decided_by_the_settings_in_whatever_order_trials_finish(tiny, 
 
 
 @pytest.mark.parametrize("owner, name, call", [
-    (loop, "predict", 2), (grid, "_move_model", 1), (grid.os, "replace", 4), (grid.os, "replace", 7),
-    (grid, "append_lines", 1), (grid, "append_lines", 3)])
+    (loop, "predict", 2), (grid_keeper, "move_model", 1), (grid_keeper.os, "replace", 4),
+    (grid_keeper.os, "replace", 7), (grid_keeper, "append_lines", 1), (grid_keeper, "append_lines", 3)])
 def test_a_killed_grid_keeps_the_same_model(tiny, monkeypatch, owner, name, call):
     records = run_grid(tiny, "whole")
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -116,7 +116,7 @@ def test_a_killed_rank_takes_the_others_down(playground):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_stopped_rank_is_named(playground):
-    """Rank 0 holds the store that the ranks' pulses are in, and so is the harder case."""
+    """Rank 0 holds the store that the ranks' heartbeats are in, and so is the harder case."""
     job = playground.start("m", total_steps=100000, report_steps=5, world_size=2, gpu_ranks=(0, 1),
                            collective_timeout=1)
     job.wait_for(lambda: "tokens/s" in job.output)

@@ -10,7 +10,7 @@ from uer.config import LogConfig, ParallelConfig
 from uer.errors import UserError
 from uer.runtime.launch import RankInfo
 from uer.runtime.parallel import connect
-from uer.training.report import Reporter, Sums, averages, duration, report_line
+from uer.training.report import Reporter, Sums, averages, report_line
 from uer.training.run_summary import Plan
 
 FIGURES = {"loss": 7.012, "acc": 0.0456, "grad_norm": 0.5, "tokens_per_second": 9512.331,
@@ -24,11 +24,6 @@ def test_the_line_begins_as_the_original_one():
     assert line.endswith("| 1:02:05 left")
     assert "MFU" not in line and "skipped" not in line
     assert "| MFU 41.5%| 3 updates skipped|" in report_line(1, 2, {**FIGURES, "mfu": 0.415, "skipped": 3})
-
-
-@pytest.mark.parametrize("seconds, text", [(0.4, "0:00:00"), (61, "0:01:01"), (90061, "1 days 1:01:01")])
-def test_durations(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_sums_divide_after_adding():

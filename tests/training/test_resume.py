@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from uer.checkpoint import files as checkpoint
+from uer.checkpoint.settings import read_settings
 
 STEPS = {"total_steps": 12, "save_checkpoint_steps": 4, "report_steps": 3}
 
@@ -22,6 +23,7 @@ PHASES = {
     "a report, before the first checkpoint": ({"call": "uer.training.report:Reporter.record"}, 0),
     "the first weights": ({"rename_to": "killed-5"}, 0),
     "weights": ({"rename_to": "killed-10"}, 5),
+    "the settings of weights without a name": ({"rename_to": "killed-15.settings.json"}, 10),
     "between the weights and the state": ({"call": "uer.checkpoint.files:write", "path": "killed.state-20"}, 15),
     "an evaluation": ({"call": "uer.training.trainer:Trainer._evaluate", "count": 3}, None),
     "a state": ({"rename_to": "killed.state-35"}, 30),
@@ -40,7 +42,7 @@ def test_killed_in_every_phase_leaves_no_trace(playground):
         states = [int(path.name.split("-")[-1]) for path in playground.folder.glob("killed.state-*[0-9]")]
         assert newest is None or max(states, default=0) == newest, phase
         half_written |= {phase} if list(playground.folder.glob("*.tmp")) else set()
-    assert {"the first weights", "weights", "a state"} <= half_written
+    assert {"the first weights", "weights", "the settings of weights without a name", "a state"} <= half_written
     job = playground.run("killed", **flags)
     assert "resumed after step" in job.output
     assert final_weights(playground, "killed", 60) == final_weights(playground, "whole", 60)
@@ -50,6 +52,8 @@ def test_killed_in_every_phase_leaves_no_trace(playground):
              playground.figures("killed") + playground.figures("killed", "eval")}
     assert again == whole
     assert not list(playground.folder.glob("*.tmp"))
+    for step in range(5, 61, 5):
+        assert read_settings(playground.folder / f"killed-{step}") == read_settings(playground.folder / f"whole-{step}")
     assert len(list(playground.folder.glob("killed.state-*"))) == len(list(playground.folder.glob("whole.state-*")))
 
 
@@ -71,7 +75,9 @@ def test_signals_save_first_and_have_a_status(playground, number, ranks):
 def test_states_are_pruned_and_weights_kept(playground):
     playground.run("m", **{**STEPS, "save_checkpoint_steps": 3}, keep_checkpoints=2)
     names = sorted(path.name for path in playground.folder.glob("m*") if "log" not in path.name)
-    assert names == ["m-12", "m-3", "m-6", "m-9", "m.jsonl", "m.state-12", "m.state-9"]
+    assert names == [
+        "m-12", "m-12.settings.json", "m-3", "m-3.settings.json", "m-6", "m-6.settings.json", "m-9",
+        "m-9.settings.json", "m.jsonl", "m.state-12", "m.state-9"]
 
 
 def test_a_finished_run_says_so_and_does_nothing(playground):
@@ -80,6 +86,10 @@ def test_a_finished_run_says_so_and_does_nothing(playground):
     job = playground.run("m", **STEPS)
     assert "finished already" in job.output and "tokens/s" not in job.output
     assert before == {path: path.stat().st_mtime_ns for path in playground.folder.glob("m*-*")}
+    settings = (playground.folder / "m-12.settings.json").read_text()
+    (playground.folder / "m-12.settings.json").unlink()
+    playground.run("m", **STEPS)
+    assert (playground.folder / "m-12.settings.json").read_text() == settings
 
 
 def test_a_damaged_newest_state_falls_back(playground):
@@ -134,6 +144,7 @@ def test_a_state_is_plain_tensors_and_json(playground):
     state = torch.load(playground.folder / "m.state-12", weights_only=True)
     assert state["step"] == 12
     assert json.loads(state["settings"])["learning_rate"] == 1e-2
+    assert read_settings(playground.folder / "m-12")["settings"] == json.loads(state["settings"])
     weights = checkpoint.load_weights(playground.folder / "m-12")
     assert set(weights) == set(state["model"])
     assert all(set(moments) == {"exp_avg", "exp_avg_sq"} for moments in state["optimizer"].values())

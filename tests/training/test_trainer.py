@@ -178,7 +178,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
     with pytest.raises(UserError, match="not finite after step 4"):
         trainer.train()
     trainer.parts.saver.finish()
-    assert [path.name for path in sorted(tmp_path.glob("m*-*"))] == ["m-2", "m.state-2"]
+    assert [path.name for path in sorted(tmp_path.glob("m*-*"))] == ["m-2", "m-2.settings.json", "m.state-2"]
 
 
 def test_the_norm_of_nothing_is_zero():
@@ -260,14 +260,15 @@ def test_reports_and_checkpoints_come_at_their_steps(tmp_path):
     assert {"loss", "grad_norm", "learning_rate", "epoch", "tokens_per_second", "real_tokens_per_second",
             "seconds_left", "memory_gib", "skipped"} <= set(lines[0])
     assert lines[0]["epoch"] == pytest.approx(0.5)
-    assert sorted(path.name for path in tmp_path.glob("m-*")) == ["m-11", "m-4", "m-8"]
+    assert sorted(path.name for path in tmp_path.glob("m-*")) == [
+        f"m-{step}{ending}" for step in (11, 4, 8) for ending in ("", ".settings.json")]
     assert trainer_module.STOP_CHECK_EVERY["cpu"] == 1
 
 
 def test_world_of_one_is_plain():
     world = World(0, 1, 0, torch.device("cpu"), ParallelConfig())
     assert world.is_main and world.any(True) and not world.any(False)
-    assert world.share({"a": 1}) == {"a": 1}
+    assert world.broadcast({"a": 1}) == {"a": 1}
     with pytest.raises(UserError, match="bad"):
         world.agree("bad")
     assert replace(world, rank=1).is_main is False

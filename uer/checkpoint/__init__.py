@@ -1,1 +1,1 @@
-"""Checkpoint files and training states: reading, writing in the background, going on after a stop."""
+"""Checkpoint files, the settings beside them and training states: reading, writing in the background, resuming."""

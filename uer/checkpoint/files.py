@@ -11,7 +11,7 @@ record against its checksum first, so that a damaged file is refused rather than
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from uer.checkpoint.outline import check_claims, check_directory
 from uer.errors import UserError
-from uer.files import atomic_path
+from uer.files import atomic_path, flush_to_disk
 from uer.reading import require_regular
 
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -148,15 +148,22 @@ def _copy(content: Any, seen: dict[tuple, Tensor]) -> Any:
     return content
 
 
-def write(content: Any, path: str | os.PathLike) -> None:
+def write(content: Any, path: str | os.PathLike, before_rename: Callable[[], None] | None = None) -> None:
     """`torch.save` next to `path`, flush, rename.
+
+    Args:
+        before_rename: called when the content is on disk, but not yet under its name.
 
     Raises:
         OSError: the disk is full or the like; it names `path`.
     """
     try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            torch.save(content, file)
+        with atomic_path(path) as temporary:
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+            if before_rename is not None:
+                flush_to_disk(temporary)
+                before_rename()
     except (OSError, RuntimeError) as error:
         # torch hides what the operating system said behind its own complaint.
         reason = error if isinstance(error, OSError) else error.__context__

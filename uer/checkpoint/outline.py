@@ -1,6 +1,6 @@
-"""What a `torch.save` file promises to hold, found out without allocating a single tensor.
+"""Checks what a `torch.save` file says it holds, without allocating a tensor.
 
-torch believes what such a file says of itself: a record of three gigabytes in a small archive is unpacked, a storage
+torch trusts what such a file says of itself: a record of three gigabytes in a small archive is unpacked, a storage
 that claims more numbers than its record has is read beyond its end, a tensor of a few stored numbers and a stride of 0
 has any shape. Here the claims are compared with the size of the file first. This reads the archive's directory and
 the pickle, in which every class and function is replaced by an inert one, so nothing of the file is ever run.
@@ -106,7 +106,7 @@ class _Mapping(dict):
 
 
 class _Storage:
-    """A run of stored numbers: its record, and how many numbers of how many bytes it claims."""
+    """A storage: its record, and how many elements of how many bytes it claims."""
 
     def __init__(self, kind: str, key: Any, count: Any) -> None:
         self.key = str(key)
@@ -172,8 +172,8 @@ def _check_claims(outline: Any, held: Mapping[str, int] | None, path: Path, size
 
 def _fits(tensor: _Tensor, storage: _Storage) -> bool:
     """Whether the tensor's elements lie in its storage, and are no more than the storage has."""
-    places = (tensor.offset, *_tuple(tensor.shape), *_tuple(tensor.stride))
-    if not all(type(place) is int and place >= 0 for place in places):
+    numbers = (tensor.offset, *_tuple(tensor.shape), *_tuple(tensor.stride))
+    if not all(type(number) is int and number >= 0 for number in numbers):
         return False
     if len(tensor.shape) != len(tensor.stride):
         return False

@@ -1,5 +1,6 @@
-"""Checkpoints of a run in progress: a copy is taken between two updates and written while training goes on."""
+"""Saves checkpoints during training: the state is copied between two updates and written while training continues."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from uer.checkpoint import files as checkpoint
+from uer.checkpoint.settings import write_settings
 from uer.checkpoint.state import FORMAT_VERSION, BackgroundWriter, StateFolder
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
 
 
 class Saver:
-    """Takes and restores a run's whole state.
+    """Saves and restores the whole state of a run.
 
     Args:
         model: the bare model, whose names are UER's.
@@ -54,21 +56,22 @@ class Saver:
             self._pending = f"saved {path}: training waited {stalled:.2f} s, written in "
 
     def poll(self) -> None:
-        """Tell of a checkpoint that has become whole; raise what went wrong with it."""
+        """Report a checkpoint that has been written; raise the error if it could not be."""
         if self._writer.poll():
             self._tell()
 
     def finish(self) -> None:
-        """Return when the checkpoint in work, if any, is on disk."""
+        """Return when the checkpoint that is being written, if any, is on disk."""
         self._writer.wait()
         self._tell()
 
     def restore(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Put back a state that rank 0 has read; returns it, on every rank."""
-        shared = self.world.share_tensors(state)
+        """Restore a state that rank 0 has read; returns it, on every rank."""
+        shared = self.world.broadcast_tensors(state)
         self.world.load_(dict(self.model.state_dict()), shared["model"])
         for name, parameter in self.model.named_parameters():
-            kept = {key: self.world.part(value, parameter) for key, value in shared["optimizer"].get(name, {}).items()}
+            saved = shared["optimizer"].get(name, {})
+            kept = {key: self.world.distribute(value, parameter) for key, value in saved.items()}
             if kept:
                 self.optimizer.state[parameter] = kept
         if self.precision.scale is not None and shared["scale"]:
@@ -96,7 +99,7 @@ class Saver:
                 **checkpoint.to_host(tensors)}
 
     def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Sharded tensors are put together and moved to the host one at a time; others stay as they are."""
+        """Full tensors: sharded ones are put together and moved to the host one at a time; others stay as they are."""
         if self.world.config.sharding == "none":
             return dict(state)
         whole: dict[str, Tensor] = {}
@@ -104,13 +107,14 @@ class Saver:
         for name, tensor in state.items():
             key = self.world.identity(tensor)
             if key not in seen:
-                together = self.world.whole(tensor)  # every rank takes part, one keeps it
+                together = self.world.full_tensor(tensor)  # every rank takes part, one keeps it
                 seen[key] = together.to("cpu") if self.world.is_main else together.new_empty(0)
             whole[name] = seen[key]
         return whole
 
     def _write(self, step: int, state: dict[str, Any], with_weights: bool) -> None:
         if with_weights:
-            checkpoint.write(state["model"], self.folder.weights_path(step))
+            path = self.folder.weights_path(step)
+            checkpoint.write(state["model"], path, lambda: write_settings(path, step, json.loads(self.settings)))
         checkpoint.write(state, self.folder.state_path(step))
         self.folder.prune()

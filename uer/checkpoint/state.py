@@ -1,9 +1,9 @@
-"""Training states: what a killed run needs to go on as if it had not been, in `<output_model_path>.state-<step>`.
+"""Training states, `<output_model_path>.state-<step>`: all that a run needs to continue with the same results.
 
 A state is one file of plain tensors, numbers and JSON text, readable weights-only: the step, the model and the
-optimizer's state by parameter name, the loss scale, the sums of the report in progress, and the settings that make a
-run what it is. Nothing in it depends on the number of ranks, and neither its size nor the cost of reading it on the
-step. Random state is a function of (seed, step); the generator's own is kept for completeness.
+optimizer's state by parameter name, the loss scale, the sums since the last report, and the settings that identify the
+run. Nothing in it depends on the number of ranks; its size and the time to read it do not grow with the step. Random
+state is a function of (seed, step); the generator's own is kept for completeness.
 """
 
 import json
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.checkpoint import files as checkpoint
+from uer.checkpoint.settings import ENDING
 from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING
 from uer.json_files import parse_json
@@ -40,7 +41,7 @@ class StateFolder:
         return self.output.with_name(f"{self.output.name}.state-{step}")
 
     def steps(self) -> list[int]:
-        """The steps there are states of, newest first."""
+        """The steps whose states exist, newest first."""
         prefix = f"{self.output.name}.state-"
         if not self.output.parent.is_dir():
             return []
@@ -55,12 +56,13 @@ class StateFolder:
 
     def tidy(self) -> None:
         """Remove what a killed run left unfinished."""
-        unfinished = re.compile(re.escape(self.output.name) + r"(-|\.state-)\d+" + TEMPORARY_ENDING)
+        names = rf"(-\d+({re.escape(ENDING)})?|\.state-\d+)"
+        unfinished = re.compile(re.escape(self.output.name) + names + TEMPORARY_ENDING)
         for path in existing(self.output.parent, unfinished):
             path.unlink(missing_ok=True)
 
     def set_aside(self) -> list[int]:
-        """Rename the states of an earlier run, lest a new one under the same name mistake them for its own."""
+        """Rename the states of an earlier run, so that a new one under the same name does not take them for its own."""
         steps = self.steps()
         for step in steps:
             path = self.state_path(step)
@@ -68,7 +70,7 @@ class StateFolder:
         return steps
 
     def find(self, resume: str, say: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
-        """The state to go on from, as `--resume` asks; a damaged newest one falls back to the one before.
+        """The state to continue from, as `--resume` says. Where the newest is damaged, the one before it is used.
 
         Raises:
             UserError: the state that was named, or every state there is, is damaged.
@@ -105,14 +107,14 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
-    """A state continues only the run it belongs to. A setting that one of the two does not know contradicts nothing.
+    """See that a state belongs to this run. A setting that only one of the two has is not compared.
 
     Args:
         saved: the state's settings, as JSON.
         now: this run's.
 
     Raises:
-        UserError: they contradict one another; the message names the fields.
+        UserError: a setting differs; the message names each.
     """
     before = parse_json(saved, path, half_pairs=True) if isinstance(saved, str) else None
     if not isinstance(before, dict):

@@ -5,7 +5,7 @@
     files            reading and writing the files of both worlds
     tokenizer_files  a vocabulary as transformers' tokenizer files
     card             the model card
-    recipe           what a training state tells the card
+    recipe           what the files beside a checkpoint tell of its training
     folder           configuration, weights and tokenizer as one Hugging Face folder
     open             a model of either world by its path, under UER's names
 

@@ -117,13 +117,13 @@ def load_uer_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: str) -> ModelConfig:
-    """The settings of a UER checkpoint, of its training state where there is one, else as its tensors tell.
+    """The settings of a UER checkpoint, as the files beside it tell, else as its tensors do.
 
     Args:
         stages: `recorded_stages` of it.
 
     Raises:
-        UserError: there is no state, and it is no BERT or its number of heads cannot be told.
+        UserError: nothing is recorded, and it is no BERT or its number of heads cannot be told.
     """
     if stages:
         return stages[0].model()
@@ -131,7 +131,7 @@ def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: 
 
 
 def open_checkpoint(path: str | os.PathLike, config: ModelConfig | None) -> tuple[dict[str, Tensor], ModelConfig]:
-    """Weights under UER's names, and the settings: `config`, or those of the training state, or as the tensors tell.
+    """Weights under UER's names, and the settings: `config`, or as the files beside it tell, or as its tensors do.
 
     Raises:
         UserError: it cannot be read, or nothing tells its settings and it is no BERT.

@@ -1,7 +1,8 @@
-"""How a model was trained, as far as the training state beside its checkpoint tells.
+"""How a model was trained, as far as the files beside its checkpoint tell.
 
-`models/x.bin-1000` has its state in `models/x.bin.state-1000`, while that is kept. A second stage names the checkpoint
-that it started from, whose state may be there as well.
+`models/x.bin-1000` has its settings in `models/x.bin-1000.settings.json`; where that is absent (older checkpoints), in
+the training state `models/x.bin.state-1000`, while that is kept. A second stage names the checkpoint that it started
+from, whose settings may be there as well.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uer.checkpoint.settings import read_settings, settings_path
 from uer.checkpoint.state import read_state
 from uer.config import ModelConfig
 from uer.errors import UserError
@@ -74,30 +76,47 @@ class Stage:
                               for name, value in self.settings.items() if name in names})
 
 
-def state_name(checkpoint: str | os.PathLike) -> re.Pattern[str]:
-    """What the training state beside a checkpoint is called; a pattern that matches nothing where it is no step's."""
-    match = re.fullmatch(r"(.+)-(\d+)", Path(checkpoint).name)
-    return re.compile(re.escape(f"{match[1]}.state-{match[2]}") if match else r"(?!)")
+def record_names(checkpoint: str | os.PathLike) -> re.Pattern[str]:
+    """What the files beside a checkpoint are called that tell how it was trained: its settings, its training state."""
+    state = _state_path(Path(checkpoint))
+    names = [settings_path(checkpoint).name, *([state.name] if state else [])]
+    return re.compile("|".join(map(re.escape, names)))
+
+
+def _state_path(checkpoint: Path) -> Path | None:
+    """Where the training state of a checkpoint is, or was; None for a name that is no step's."""
+    match = re.fullmatch(r"(.+)-(\d+)", checkpoint.name)
+    return checkpoint.with_name(f"{match[1]}.state-{match[2]}") if match else None
 
 
 def recorded_stages(checkpoint: str | os.PathLike) -> list[Stage]:
-    """The runs that led to a checkpoint, newest first; empty where no state stands beside it.
+    """The runs that led to a checkpoint, newest first; empty where nothing beside it tells.
 
     Raises:
-        UserError: there is a state, but it is damaged.
+        UserError: there is a settings file or a state, but it is damaged.
     """
     stages: list[Stage] = []
     path: Path | None = Path(checkpoint)
     while path is not None and len(stages) < STAGES:
-        match = re.fullmatch(r"(.+)-(\d+)", path.name)
-        beside = path.with_name(f"{match[1]}.state-{match[2]}") if match else None
-        if beside is None or not beside.is_file():
+        stage = _stage(path)
+        if stage is None:
             break
-        state = read_state(beside)
-        stages.append(Stage(path.name, int(state["step"]), _settings(state, beside)))
+        stages.append(stage)
         before = stages[-1].settings.get("pretrained_model_path")
         path = Path(before) if before else None
     return stages
+
+
+def _stage(path: Path) -> Stage | None:
+    """What the settings file beside a checkpoint tells, or its training state where there is no such file."""
+    recorded = read_settings(path)
+    if recorded is not None:
+        return Stage(path.name, recorded["step"], recorded["settings"])
+    state_path = _state_path(path)
+    if state_path is None or not state_path.is_file():
+        return None
+    state = read_state(state_path)
+    return Stage(path.name, int(state["step"]), _settings(state, state_path))
 
 
 def _settings(state: Mapping[str, Any], path: Path) -> dict[str, Any]:

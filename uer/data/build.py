@@ -27,13 +27,14 @@ from uer.data.processors import PLANNED, PROCESSORS, Processor
 from uer.data.schema import INSTANCE, VocabInfo
 from uer.data.shard_plan import ShardPlan, lines_before, usual_shard_bytes
 from uer.data.shards import Account, BuildSettings, Shard, build_shard, read_account
-from uer.data.summary import Progress, Summary, peak_memory
+from uer.data.summary import Progress, Summary
 from uer.data.word_starts import WordFinder, import_jieba
 from uer.data.work_folder import WorkFolder
-from uer.data.workers import run_jobs
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.registry import choose
+from uer.runtime.memory import peak_host_bytes
+from uer.runtime.processes import run_jobs
 from uer.terminal import printable
 from uer.tokenizers.base import Tokenizer
 
@@ -88,7 +89,7 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
         if error.filename is None and error.errno is not None:
             raise UserError(f"{path}: {error.strerror}") from None
         raise
-    summary.peak_memory = max(summary.peak_memory, peak_memory())
+    summary.peak_memory = max(summary.peak_memory, peak_host_bytes())
     summary.seconds = time.monotonic() - start
     return summary
 
@@ -203,18 +204,18 @@ class _Build:
                 raise UserError(f"--corpus_path {file.path}: the file was changed while it was read")
         return peak
 
-    def _start_task(self, still_wanted: Callable[[], None]) -> Callable[[Shard], int]:
+    def _start_task(self, worker: int) -> Callable[[Shard], int]:
         """In a worker: load what it needs; -> a function that works on one shard and returns the peak memory so far."""
         settings = self._settings
         words = WordFinder(settings.tokenizers["src"], settings.user_dict) if settings.processor.stores_words else None
 
         def work(shard: Shard) -> int:
             try:
-                build_shard(shard, settings, self._folder, words, still_wanted)
+                build_shard(shard, settings, self._folder, words)
             except DamagedLine as error:
                 line = lines_before(self._files[shard.file], shard.start) + error.line
                 raise UserError(f"{error.path}: line {line}: {error.reason}") from None
-            return peak_memory()
+            return peak_host_bytes()
 
         return work
 

@@ -12,6 +12,7 @@ from uer.data.processors.base import Lines, Ragged
 from uer.data.schema import SENTENCES
 from uer.data.shards import BuildSettings, tokenized
 from uer.errors import UserError
+from uer.text import in_bytes
 
 SAMPLE_BYTES = 1 << 17
 FEW_LINES = 20  # a smaller sample says nothing about the format
@@ -87,12 +88,3 @@ def require_space(dataset_path: Path, dataset_bytes: int, present: int) -> None:
     if needed > free:
         raise UserError(f"--dataset_path {dataset_path}: this needs about {in_bytes(needed)} while it is made "
                         f"({in_bytes(dataset_bytes)} in the end) and the disk has {in_bytes(free)} left")
-
-
-def in_bytes(size: float) -> str:
-    """1234567 -> "1.2 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

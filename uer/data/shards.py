@@ -133,8 +133,7 @@ class Account:
         self.places += [[file, line, kind] for line, kind in cleaner.places[:free]]
 
 
-def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None,
-                still_wanted: Callable[[], None] = lambda: None) -> Account:
+def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None) -> Account:
     """Work on one shard: write its column files, then its marker.
 
     Args:
@@ -142,7 +141,6 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
         settings: what it becomes.
         folder: the work folder.
         words: finds word starts, when the processor wants them.
-        still_wanted: called between blocks; raises to give up.
     """
     account = Account(start=shard.start, stop=shard.stop)
     names = [*settings.column_types(), *(f"{axis}.starts" for axis in settings.axes())]
@@ -151,7 +149,6 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
         for number, path, blocks in shard.parts(settings.processor.corpus.document_end):
             cleaner = LineCleaner(path, settings.encoding_errors, settings.text_field, settings.field_counts)
             for data, unfinished in _chunks(blocks, settings, opens_file=shard.start == 0 or number > shard.file):
-                still_wanted()
                 work.add(cleaner.clean(data, unfinished), unfinished and not _reads_whole_lines(settings))
             work.end_file()
             account.include_lines(number, cleaner)

@@ -1,6 +1,5 @@
 """What preprocessing tells its user: how far it is, and what came out."""
 
-import resource
 import shutil
 import sys
 import time
@@ -10,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from uer.data.estimate import in_bytes
 from uer.data.shards import COUNTS, Account
+from uer.text import in_bytes, in_time
 
 SECONDS_BETWEEN_LINES = 10
 SHOWN_PLACES = 10
@@ -152,17 +151,3 @@ def unknown_characters(pieces: Counter[str], entries: dict[str, int]) -> list[tu
 def _visible(text: str) -> str:
     """`text`, with a code point's number in place of what a terminal would not show."""
     return "".join(char if char.isprintable() and not char.isspace() else f"U+{ord(char):04X}" for char in text)
-
-
-def in_time(seconds: float) -> str:
-    """75 -> "1 min 15 s"; 4000 -> "1 h 6 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def peak_memory() -> int:
-    """Bytes of memory this process has held at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

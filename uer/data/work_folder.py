@@ -1,4 +1,4 @@
-"""The folder beside a dataset in the making: where finished shards wait, so that a killed run can go on."""
+"""The folder beside an unfinished dataset that keeps finished shards, so that a killed run can continue."""
 
 import glob
 import hashlib
@@ -15,7 +15,7 @@ from uer.runtime.lock import OutputLock
 class WorkFolder:
     """`<dataset>.work-<hash of the command's inputs>`; the dataset's lock is held while a run uses it.
 
-    The hash covers everything that decides what the shards hold, so another command never mistakes them for its own.
+    The hash covers everything that decides what the shards hold, so no other command uses them.
     """
 
     def __init__(self, dataset_path: Path, inputs: dict[str, Any]):
@@ -30,7 +30,7 @@ class WorkFolder:
 
     def __exit__(self, *error: object) -> None:
         if self.path.is_dir() and not os.listdir(self.path):
-            self.remove()  # nothing was begun: there is nothing to go on with
+            self.remove()  # nothing was begun, so nothing can be continued
         self._lock.release()
 
     def size(self) -> int:

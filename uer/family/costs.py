@@ -16,10 +16,10 @@ from uer.family.teaching import Teaching
 from uer.flops import (
     GPUS,
     activation_bytes,
-    teacher_bytes,
-    forward_flops_per_token,
     flops_per_token,
+    forward_flops_per_token,
     parameter_count,
+    teacher_bytes,
 )
 
 # Model FLOPs utilization (MFU), the share of its peak that a GPU reaches, of an H100 with micro-batches of 64 x 128, by

@@ -8,7 +8,7 @@ import torch
 
 from uer.errors import UserError
 from uer.family.config import MachineConfig
-from uer.flops import GPUS, known_gpu
+from uer.hardware import GPUS, known_gpu
 from uer.runtime.precision import TYPES, Precision, automatic
 
 NAMED_COUNT = 8

@@ -13,7 +13,8 @@ from uer.family.recipe import Recipe
 from uer.family.scheduling import elapsed_hours, start_order
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
-from uer.flops import GPUS, known_gpu
+from uer.hardware import GPUS, known_gpu
+from uer.text import count, hours
 
 WORTH_SAYING = 0.9  # another setting is recommended if it takes less than this part of the time
 WIDTH = 100
@@ -167,21 +168,6 @@ def make_plan(sizes: Sequence[Size], recipe: Recipe, vocab_size: int, devices: D
                             f"(max_seq_length in {size.config_path})")
     costs = tuple(cost_of(size, recipe, vocab_size, devices, config, teaching) for size in sizes)
     return FamilyPlan(recipe, devices, config, vocab_size, costs, teaching)
-
-
-def hours(value: float) -> str:
-    """0.2 -> 12 min, 30.26 -> 30.3 h, 100 -> 4.2 days"""
-    if value < 1.0:
-        return f"{value * 60:.0f} min" if value * 60 >= 1 else f"{value * 3600:.0f} s"
-    return f"{value:.1f} h" if value < 72 else f"{value / 24:.1f} days"
-
-
-def count(value: float) -> str:
-    """65_536_000_000 -> 65.5 billion"""
-    for unit, name in ((1e9, "billion"), (1e6, "million")):
-        if value >= unit:
-            return f"{value / unit:.1f} {name}"
-    return f"{value:,.0f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

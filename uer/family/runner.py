@@ -16,11 +16,11 @@ from typing import Any
 from uer.errors import UserError
 from uer.family.commands import FIRST_PORT, Command, FamilyFolder
 from uer.family.costs import Cost
-from uer.family.plan import hours
 from uer.family.scheduling import DeviceGroup, device_groups, next_to_start, start_order
 from uer.json_files import parse_json
 from uer.runtime.lock import Lock
 from uer.runtime.processes import death_note, death_signal, signal_name
+from uer.text import hours
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 300.0

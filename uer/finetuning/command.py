@@ -25,10 +25,13 @@ from uer.finetuning.task import Task
 from uer.finetuning.trials import Trials
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
+from uer.runtime.logs import set_up_logging
+from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World, connect
-from uer.training.report import BarHandler, LogFile, MetricsWriter
 
-logger = logging.getLogger("uer.finetuning")
+LOGGER = "uer.finetuning"
+PREFIX = "[%(asctime)s]"  # of every line
+logger = logging.getLogger(LOGGER)
 
 SHARED_SECTIONS = (ModelConfig, TokenizerConfig, OptimConfig, AdversarialConfig, LogConfig, ParallelConfig)
 
@@ -78,25 +81,14 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
 
 def finetune(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
     """The whole script of a task."""
-    command = parse_command(description, task_class, argv)
-    status = launch.run(launch.local_ranks(command.parallel), _rank, command)
+    run_ranks(_rank, parse_command(description, task_class, argv))
+
+
+def run_ranks(rank: Callable[[launch.RankInfo, Command], int], command: Command) -> None:
+    """Run `rank(rank_info, command)` in every rank of this machine; exits where one fails."""
+    status = launch.run(launch.local_ranks(command.parallel), rank, command)
     if status:
         sys.exit(status)
-
-
-def set_up_logging(config: LogConfig, is_main: bool) -> None:
-    """Lines to the terminal and to --log_path; other ranks than the first say nothing."""
-    root = logging.getLogger("uer.finetuning")
-    root.handlers.clear()
-    root.propagate = False
-    root.setLevel(logging.DEBUG if is_main else logging.CRITICAL)
-    targets: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
-    if config.log_path and is_main:
-        targets.append((LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
-    for handler, level in targets:
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
-        handler.setLevel(level)
-        root.addHandler(handler)
 
 
 @contextmanager
@@ -115,7 +107,7 @@ def outputs_of(command: Command, world: World, prepare: Callable[[], None]) -> I
     try:
         world.check(lambda: prepare() if world.is_main else None)
         lock = world.check(lambda: OutputLock(weights) if world.is_main else None)
-        set_up_logging(command.log, world.is_main)
+        set_up_logging(command.log, LOGGER, PREFIX, world.is_main)
         writer = world.check(lambda: MetricsWriter(command.log) if world.is_main else None)
         yield writer
     finally:
@@ -125,17 +117,35 @@ def outputs_of(command: Command, world: World, prepare: Callable[[], None]) -> I
             lock.release()
 
 
-def _rank(place: launch.RankInfo, command: Command) -> int:
-    world = connect(place, command.parallel)
-    with outputs_of(command, world, lambda: prepare_output(command)) as writer:
-        bench = world.check(lambda: Trials.open(command.task_class, command.task_config, command.finetune,
-                                                   command.model, command.tokenizer, world))
-        describe_data(bench)
-        state = open_state(command, bench)
-        trials = run_seeds(command, bench, state, writer)
-        report(bench, trials, command.finetune.output_model_path)
+def open_trials(command: Command, world: World) -> Trials:
+    """What the trainings of a command share; every rank has to call."""
+    return world.check(lambda: Trials.open(command.task_class, command.task_config, command.finetune, command.model,
+                                           command.tokenizer, world))
+
+
+@contextmanager
+def opened(rank_info: launch.RankInfo, command: Command, prepare: Callable[[Command], None],
+           **identity: Any) -> Iterator[tuple[Trials, TrainingState, MetricsWriter | None]]:
+    """Everything that a rank trains with, from the process group to the training state; closed when the block ends
+    well, and then the state is removed: there is nothing to go on with.
+
+    Args:
+        prepare: see `outputs_of`.
+        identity: see `open_state`.
+    """
+    world = connect(rank_info, command.parallel)
+    with outputs_of(command, world, lambda: prepare(command)) as writer:
+        trials = open_trials(command, world)
+        describe_data(trials)
+        state = open_state(command, trials, **identity)
+        yield trials, state, writer
         state.remove()
     world.close()
+
+
+def _rank(rank_info: launch.RankInfo, command: Command) -> int:
+    with opened(rank_info, command, prepare_output) as (bench, state, writer):
+        report(bench, run_seeds(command, bench, state, writer), command.finetune.output_model_path)
     return 0
 
 
@@ -213,7 +223,7 @@ def open_state(command: Command, bench: Trials, **more: Any) -> TrainingState:
 
 
 def prepare_output(command: Command) -> None:
-    """What cannot be written must not be found out after the training."""
+    """See that every output can be written, before the training."""
     log, path = command.log, command.finetune.output_model_path
     for written in (weights_path(path), settings_path(path), vocab_path(path), state_path(weights_path(path))):
         prepare_file(written, "--output_model_path")
@@ -223,7 +233,7 @@ def prepare_output(command: Command) -> None:
 
 
 def describe_data(bench: Trials) -> None:
-    """One line for each file, so that nothing is left out in silence."""
+    """Log one line for each file, with the number of examples that were left out."""
     for name, examples in (("train", bench.train), ("dev", bench.dev), ("test", bench.test)):
         if examples is None:
             continue

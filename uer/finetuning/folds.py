@@ -13,11 +13,10 @@ from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import subset
 from uer.finetuning.command import (
     Command,
-    describe_data,
-    open_state,
-    outputs_of,
+    opened,
     parse_with,
     prepare_output,
+    run_ranks,
     run_trial,
     spread,
 )
@@ -30,8 +29,7 @@ from uer.finetuning.resume import TrainingState
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.trials import Trials
 from uer.runtime import launch
-from uer.runtime.parallel import connect
-from uer.training.report import MetricsWriter
+from uer.runtime.metrics_writer import MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -44,9 +42,7 @@ def fold_of(examples_num: int, folds_num: int, seed: int) -> np.ndarray:
 def cross_validate(description: str, argv: Sequence[str] | None = None) -> None:
     """The whole script."""
     command, _ = parse_with(description, Classification, (), argv, CrossValidationConfig)
-    status = launch.run(launch.local_ranks(command.parallel), _rank, command)
-    if status:
-        raise SystemExit(status)
+    run_ranks(_rank, command)
 
 
 def _prepare(command: Command) -> None:
@@ -58,29 +54,23 @@ def _prepare(command: Command) -> None:
         prepare_file(command.finetune.train_features_path, "--train_features_path")
 
 
-def _rank(place: launch.RankInfo, command: Command) -> int:
-    world, config = connect(place, command.parallel), command.finetune
-    with outputs_of(command, world, lambda: _prepare(command)) as writer:
-        bench = world.check(lambda: Trials.open(command.task_class, command.task_config, config, command.model,
-                                                   command.tokenizer, world))
+def _rank(rank_info: launch.RankInfo, command: Command) -> int:
+    config = command.finetune
+    with opened(rank_info, command, _prepare, folds_num=config.folds_num) as (bench, state, writer):
         if len(bench.train) < config.folds_num:
             raise UserError(f"{config.train_path}: {len(bench.train)} examples for --folds_num {config.folds_num}")
-        describe_data(bench)
-        state = open_state(command, bench, folds_num=config.folds_num)
         outputs, scores = run_folds(command, bench, state, writer)
         logger.info("%d folds, %s: %s", config.folds_num, bench.save_best_by, spread(scores))
         logger.info("All examples, each by the model that did not see it: %s",
                     describe(bench.task.metrics(outputs, bench.train)))
-        if world.is_main and config.train_features_path:
+        if bench.world.is_main and config.train_features_path:
             save_features(config.train_features_path, np.stack(outputs))
-        state.remove()
-    world.close()
     return 0
 
 
 def run_folds(command: Command, bench: Trials, state: TrainingState,
               writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[float]]:
-    """One training for each fold; for every example what the model says that did not see it, and the folds' scores."""
+    """One training for each fold; the output for every example, of the model that did not see it, and the scores."""
     config, settings = command.finetune, command.settings(command.finetune.seed, bench.save_best_by)
     folds = fold_of(len(bench.train), config.folds_num, config.seed)
     outputs: list[np.ndarray] = [np.empty(0)] * len(bench.train)

@@ -1,4 +1,4 @@
-"""What a grid's trials came to: the lines of its results file, and a table of them."""
+"""The results of a grid's trials: the lines of its results file, and a table of them."""
 
 import math
 from pathlib import Path
@@ -43,10 +43,10 @@ def table(records: list[dict[str, Any]]) -> list[str]:
     rows = summarise(records)
     name = records[0]["score_name"]
     lines = [f"| batch | rate | epochs | dev {name} | spread | test {name} | |", "|---:|---:|---:|---:|---|---:|---|"]
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         score, low, high, test = (number_text(row[key]) for key in ("score", "low", "high", "test"))
         spread = f"{low} to {high}" if row["seeds"] > 1 else ""
-        notes = ["best"] * (place == 0 and row["score"] is not None) + ["collapsed to one label"] * row["collapsed"]
+        notes = ["best"] * (number == 0 and row["score"] is not None) + ["collapsed to one label"] * row["collapsed"]
         notes += [f"{row['diverged']} of {row['seeds']} diverged"] * (row["diverged"] > 0)
         lines.append(f"| {row['batch_size']} | {row['learning_rate']:g} | {row['epochs_num']} | {score} | "
                      f"{spread} | {test if row['test'] is not None else ''} | {', '.join(notes)} |")
@@ -54,7 +54,7 @@ def table(records: list[dict[str, Any]]) -> list[str]:
 
 
 def number_text(value: float | None) -> str:
-    """Four places; a dash for a training that diverged."""
+    """Four decimals; a dash for a training that diverged."""
     return "-" if value is None else f"{value:.4f}"
 
 
@@ -77,9 +77,9 @@ def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                      "score": score, "low": low, "high": high, "test": median(tests) if tests else None,
                      "collapsed": any(record["collapsed"] for record in group),
                      "diverged": sum(record.get("diverged", False) for record in group)})
-    return sorted(rows, key=_place_of_row)
+    return sorted(rows, key=_sort_key)
 
 
-def _place_of_row(row: dict[str, Any]) -> tuple[float, int, int, float]:
+def _sort_key(row: dict[str, Any]) -> tuple[float, int, int, float]:
     score = -math.inf if row["score"] is None else row["score"]
     return -score, -row["epochs_num"], row["batch_size"], row["learning_rate"]

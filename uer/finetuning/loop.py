@@ -24,7 +24,7 @@ from uer.finetuning.ranks import gather_outputs, sum_gradients
 from uer.finetuning.task import Task
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
-from uer.runtime.launch import SharedError
+from uer.runtime.failures import SharedError
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
 

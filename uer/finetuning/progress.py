@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World
-from uer.training.report import MetricsWriter, duration
+from uer.text import duration, seconds_text
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -198,10 +199,3 @@ def describe(metrics: Mapping[str, float]) -> str:
         counts = f" ({metrics['correct']}/{metrics['total']})" if name == "accuracy" and "correct" in metrics else ""
         words.append(f"{name} {value:.4f}{counts}")
     return ", ".join(words)
-
-
-def seconds_text(seconds: float) -> str:
-    """`0.42 s`, `37 s`, `1:02:05`"""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    return f"{seconds:.0f} s" if seconds < 100 else duration(seconds)

@@ -1,4 +1,4 @@
-"""What fine-tuning's ranks say to one another, by sums alone (see `uer.runtime.parallel.World`)."""
+"""Collective operations of fine-tuning: sums of gradients, gathered outputs (see `uer.runtime.parallel.World`)."""
 
 import numpy as np
 import torch

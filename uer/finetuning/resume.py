@@ -42,7 +42,7 @@ class TrainingState:
     def __init__(self, path: Path, identity: str, world: World, resume: str) -> None:
         self.path, self.identity, self.world = path, identity, world
         found = self._find(resume) if world.is_main else None
-        found = world.share_tensors(found or {"finished": {}, "running": {}})
+        found = world.broadcast_tensors(found or {"finished": {}, "running": {}})
         self._finished: dict[str, Any] = dict(found["finished"])
         self._running: Mapping[str, Any] = found["running"]
 

@@ -17,11 +17,12 @@ from uer.finetuning.compilation import compile_errors, compile_model, is_compile
 from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.heads import initialise_head
 from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
-from uer.finetuning.progress import Progress, seconds_text
+from uer.finetuning.progress import Progress
 from uer.finetuning.saved_model import load_pretrained, pretrained_hash, save_finetuned
 from uer.finetuning.task import Task, TextToRows
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
+from uer.text import seconds_text
 from uer.tokenizers import build_tokenizer
 from uer.training.run_summary import device_name
 

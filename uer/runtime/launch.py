@@ -1,13 +1,13 @@
-"""Which processes a command has to be, and starting them: the same training code runs in one process or in many.
+"""Decides which ranks a command runs on this machine, starts them and watches them.
 
-Four ways lead to a `RankInfo` (a process's rank and where the others meet):
-- nothing said: one process;
+There are four ways to a `RankInfo` (a process's rank and the address of rank 0):
+- no flag and no such variable: one process;
 - `--world_size 4 --gpu_ranks 0 1 2 3`: this command starts the ranks named, one process each;
 - `torchrun --nproc_per_node 4 pretrain.py ...`: it sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT;
-- `srun python3 pretrain.py ...`: Slurm sets SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID; the meeting place is
+- `srun python3 pretrain.py ...`: Slurm sets SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID; the address of rank 0 is
   MASTER_ADDR and MASTER_PORT where given, else the first machine of SLURM_JOB_NODELIST and a port from SLURM_JOB_ID.
 
-Started ranks are watched: when one fails, its error is shown once and the others are ended within seconds.
+The command watches the ranks it starts: when one fails, its error is shown once and the others end within seconds.
 """
 
 import multiprocessing
@@ -16,9 +16,7 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,34 +25,26 @@ import torch
 
 from uer.config import ParallelConfig
 from uer.errors import UserError
+from uer.runtime.failures import Failure, SharedError, as_user_errors, describe
+from uer.runtime.processes import death_note, die_with_parent, start_method
 
 GRACE_SECONDS = 2.0
-PARENT_CHECK_SECONDS = 0.5
 SLURM_FIRST_PORT = 20000
 LARGEST_PORT = 65535
 CLEAN_STATUSES = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
-def _know_nothing(error: BaseException) -> str:
-    return ""
-
-
-# What this process knows of a failed communication, such as which rank did not answer; "" where nothing. Set by
-# `uer.runtime.parallel`, which connects the ranks.
-explain: Callable[[BaseException], str] = _know_nothing
-
-
-class SharedError(UserError):
-    """A user's error that every rank knows of: rank 0 shows it."""
-
-
 @dataclass(frozen=True)
 class RankInfo:
-    """One process of a run: `local_rank` numbers the `local_size` processes of a machine (1 where that is not known);
-    rank 0 listens at `host` and `port`.
+    """One process of a run.
 
-    `store_exists`: something outside (torchrun's agent) already listens there.
-    `may_see_one_gpu`: the scheduler may show each process no GPU but its own.
+    Attributes:
+        rank: its number among the `world_size` processes.
+        local_rank: its number among the `local_size` processes of its machine (1 where that is not known).
+        host, port: where rank 0 listens.
+        store_exists: something outside (torchrun's agent) already listens there.
+        may_see_one_gpu: the scheduler may show each process no GPU but its own.
+        spawned: a command starts it; otherwise it is the command itself.
     """
 
     rank: int = 0
@@ -69,7 +59,7 @@ class RankInfo:
 
 
 def local_ranks(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> list[RankInfo]:
-    """The processes this command has to run; one of them, not `spawned`, is the command itself.
+    """The ranks that this command has to run; one that is not `spawned` is the command itself.
 
     Raises:
         UserError: the flags and the environment contradict one another.
@@ -83,29 +73,29 @@ def local_ranks(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> 
     if not config.gpu_ranks:
         raise UserError(f"--world_size {config.world_size} needs --gpu_ranks, the ranks that run on this machine "
                         f"(all of them: --gpu_ranks {' '.join(map(str, range(config.world_size)))})")
-    host, port = _meeting_place(config.master_ip)
-    if len(config.gpu_ranks) == config.world_size:  # all of them are here: no other run must meet them
+    host, port = _rank_0_address(config.master_ip)
+    if len(config.gpu_ranks) == config.world_size:  # no other run can have a free port of this machine
         host, port = "localhost", _free_port()
     return [RankInfo(rank, config.world_size, local_rank, len(config.gpu_ranks), host, port, spawned=True)
             for local_rank, rank in enumerate(config.gpu_ranks)]
 
 
 def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> RankInfo:
-    place = RankInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")),
-                  int(env.get("LOCAL_WORLD_SIZE", "1")), env.get("MASTER_ADDR", "localhost"),
-                  int(env.get("MASTER_PORT", "29500")),
-                  store_exists=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
-    if config.world_size not in (1, place.world_size):
-        raise UserError(f"--world_size {config.world_size} contradicts torchrun's WORLD_SIZE {place.world_size}; "
+    rank_info = RankInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")),
+                         int(env.get("LOCAL_WORLD_SIZE", "1")), env.get("MASTER_ADDR", "localhost"),
+                         int(env.get("MASTER_PORT", "29500")),
+                         store_exists=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    if config.world_size not in (1, rank_info.world_size):
+        raise UserError(f"--world_size {config.world_size} contradicts torchrun's WORLD_SIZE {rank_info.world_size}; "
                         "leave the flag out")
-    return place
+    return rank_info
 
 
 def _from_slurm(env: Mapping[str, str]) -> RankInfo:
     first = env.get("MASTER_ADDR") or first_host(env.get("SLURM_JOB_NODELIST", "localhost"))
     port = env.get("MASTER_PORT") or SLURM_FIRST_PORT + int(env.get("SLURM_JOB_ID", "0")) % 10000
     return RankInfo(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")),
-                 int(env.get("SLURM_NTASKS_PER_NODE", "1")), first, int(port), may_see_one_gpu=True)
+                    int(env.get("SLURM_NTASKS_PER_NODE", "1")), first, int(port), may_see_one_gpu=True)
 
 
 def first_host(nodes: str) -> str:
@@ -116,7 +106,7 @@ def first_host(nodes: str) -> str:
     return prefix + rest.split("]")[0].split(",")[0].split("-")[0]
 
 
-def _meeting_place(master_ip: str) -> tuple[str, int]:
+def _rank_0_address(master_ip: str) -> tuple[str, int]:
     address = master_ip.removeprefix("tcp://")
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) <= LARGEST_PORT:
@@ -130,66 +120,53 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run(where: list[RankInfo], worker: Callable[..., int], *arguments: Any) -> int:
-    """Run `worker(place, *arguments)` in every place; returns the exit status.
-
-    Spawned ranks begin as forks on machines without CUDA (no second import of torch), as fresh processes otherwise.
+def run(rank_infos: list[RankInfo], worker: Callable[..., int], *arguments: Any) -> int:
+    """Run `worker(rank_info, *arguments)` in every rank of this machine; returns the exit status.
 
     Raises:
-        UserError: one was raised in a rank.
+        UserError: a rank raised it.
     """
-    if not where[0].spawned:
-        return _run_here(where[0], worker, *arguments)
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    if not rank_infos[0].spawned:
+        return _run_here(rank_infos[0], worker, *arguments)
+    context = multiprocessing.get_context(start_method(torch.cuda.is_available()))
     sys.stdout.flush()
     sys.stderr.flush()
     ranks = []
-    for place in where:
+    for rank_info in rank_infos:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_rank_main, args=(theirs, worker, place, arguments), name=f"rank {place.rank}")
+        process = context.Process(target=_rank_main, args=(theirs, worker, rank_info, arguments),
+                                  name=f"rank {rank_info.rank}")
         process.start()
         theirs.close()
-        ranks.append(_Rank(place.rank, process, ours))
+        ranks.append(_Rank(rank_info.rank, process, ours))
     return _watch(ranks)
 
 
-def _run_here(place: RankInfo, worker: Callable[..., int], *arguments: Any) -> int:
+def _run_here(rank_info: RankInfo, worker: Callable[..., int], *arguments: Any) -> int:
     try:
-        return worker(place, *arguments)
+        with as_user_errors():
+            return worker(rank_info, *arguments)
     except SharedError as error:
-        if place.rank == 0:
+        if rank_info.rank == 0:
             raise
         return describe(error).status
-    except (RuntimeError, MemoryError) as error:
-        failure = describe(error)
-        if failure.user:
-            raise UserError(failure.message) from None
-        raise
 
 
 @dataclass
 class _Rank:
+    """A process that this one started: its rank, the end of the pipe that its error comes through, and that error."""
+
     number: int
     process: Any
     pipe: Any
-    failure: "_Failure | None" = None
+    failure: Failure | None = None
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why a rank ended. `weight` orders causes before consequences (a rank whose peer is gone fails too)."""
-
-    weight: int
-    status: int
-    message: str
-    user: bool = False
-
-
-def _rank_main(pipe: Any, worker: Callable[..., int], place: RankInfo, arguments: tuple) -> None:
-    """The life of a spawned rank. Its error travels to the parent, which prints it once."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+def _rank_main(pipe: Any, worker: Callable[..., int], rank_info: RankInfo, arguments: tuple) -> None:
+    """What a spawned rank does. It sends its error to the parent, which prints it once."""
+    die_with_parent()
     try:
-        status, failure = worker(place, *arguments), None
+        status, failure = worker(rank_info, *arguments), None
     except SystemExit as leaving:
         status, failure = int(leaving.code or 0), None
     except KeyboardInterrupt:
@@ -203,49 +180,6 @@ def _rank_main(pipe: Any, worker: Callable[..., int], place: RankInfo, arguments
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # at once: a communication library's thread must not keep a finished rank from ending
-
-
-def _end_with(parent: int) -> None:
-    """A rank whose parent was killed must not train on unseen."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)
-
-
-def describe(error: BaseException) -> _Failure:
-    """What the parent has to know of a rank's exception."""
-    if isinstance(error, UserError):
-        return _Failure(3, 2, str(error), user=True)
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
-        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        return _Failure(3, 2, message, user=True)
-    if is_out_of_memory(error):
-        return _Failure(3, 2, f"out of memory: {str(error).strip() or 'nothing is left'}; a smaller --batch_size or "
-                        "model needs less", user=True)
-    reason = explain(error)
-    if reason:
-        return _Failure(3, 2, reason, user=True)
-    text = "".join(traceback.format_exception(error))
-    return _Failure(1 if is_lost_peer(error) else 2, 1, text)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the GPU had no room for a tensor."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-
-
-def is_timeout(error: BaseException) -> bool:
-    """Whether this exception says that another rank did not answer in time."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("timed out" in text or "timeout" in text)
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether this exception says that another rank went away, so that the cause has to be looked for there."""
-    text = str(error).lower()
-    signs = ("connection closed by peer", "connection reset", "gloo", "nccl", "broken pipe", "socket")
-    return isinstance(error, (RuntimeError, ConnectionError)) and any(sign in text for sign in signs)
 
 
 def _watch(ranks: list[_Rank]) -> int:
@@ -273,7 +207,7 @@ def _watch(ranks: list[_Rank]) -> int:
 
 
 def _collect(rank: _Rank) -> bool:
-    """Take a rank's message or notice its death; whether it has failed."""
+    """Receive a rank's failure or find that it has died; returns whether it has failed."""
     if rank.failure is None and rank.process.exitcode is not None:
         try:
             rank.failure = rank.pipe.recv() if rank.pipe.poll() else None
@@ -281,23 +215,21 @@ def _collect(rank: _Rank) -> bool:
             rank.failure = None
         code = rank.process.exitcode
         if rank.failure is None and code < 0:
-            name = signal.Signals(-code).name
-            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            rank.failure = _Failure(4, 1, f"rank {rank.number} was killed by {name}{hint}")
+            rank.failure = Failure(4, 1, f"rank {rank.number} {death_note(code)}")
         elif rank.failure is None and code not in CLEAN_STATUSES:
-            rank.failure = _Failure(2, code, f"it ended with status {code}")
+            rank.failure = Failure(2, code, f"it {death_note(code)}")
     return rank.failure is not None
 
 
 def _end(ranks: list[_Rank]) -> None:
-    """Give the other ranks a moment to say why they failed, then kill what is left: it may hang in a collective."""
+    """Give the other ranks `GRACE_SECONDS` to report why they failed, then kill them: they may hang in a collective."""
     until = time.monotonic() + GRACE_SECONDS
     alive = [rank for rank in ranks if rank.process.is_alive()]
     for rank in alive:
         rank.process.join(max(0.0, until - time.monotonic()))
     for rank in alive:
         if rank.process.is_alive():
-            rank.failure = _Failure(0, 1, f"rank {rank.number} was ended")
+            rank.failure = Failure(0, 1, f"rank {rank.number} was ended")
             rank.process.kill()
             rank.process.join()
         else:
@@ -305,6 +237,7 @@ def _end(ranks: list[_Rank]) -> None:
 
 
 def _verdict(ranks: list[_Rank]) -> int:
+    """The exit status, once all ranks have ended; shows the failure that caused the others."""
     failures = [rank.failure for rank in ranks if _collect(rank)]
     if not failures:
         return max(rank.process.exitcode or 0 for rank in ranks)

@@ -1,7 +1,7 @@
 """Arithmetic of a run: fp32 (TF32 on CUDA), bf16 or fp16 under autocast, and fp16's loss scale.
 
-All decisions about a step's gradients are tensors on the device, so that no step waits for the host, and are written in
-place, so that a CUDA graph can repeat them.
+All decisions about a step's gradients are tensors on the device, so that no step waits for the host, and are updated
+in place, so that a CUDA graph can repeat them.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class Precision:
         return torch.autocast(self.device.type, dtype=TYPES[self.name])
 
     def describe(self) -> str:
-        """As the plan names it."""
+        """Its name in the summary at the start of a run."""
         return "fp32 (TF32 matrix products)" if self.name == "fp32" and self.device.type == "cuda" else self.name
 
 

@@ -3,7 +3,6 @@
     | 100/1000 steps| 9512.33 tokens/s| loss    7.01| acc: 0.046| lr 1.00e-04| ... | 0:01:12 left
 """
 
-import json
 import logging
 import sys
 import time
@@ -16,13 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uer.config import LogConfig
-from uer.errors import UserError
-from uer.files import prepare_file
-from uer.flops import GPUS, known_gpu
+from uer.runtime.logs import set_up_logging
+from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World
+from uer.text import duration
 
 logger = logging.getLogger("uer")
-LEVELS = {"ERROR": logging.ERROR, "INFO": logging.INFO, "DEBUG": logging.DEBUG, "NOTSET": logging.NOTSET}
 
 
 METRIC = "metric "  # how the keys of collected metrics begin
@@ -131,7 +129,7 @@ class Reporter:
         self.peak_flops = 0.0
         """Operations a second of all devices together; 0 when unknown."""
         if world.is_main:
-            _set_up_logging(config)
+            set_up_logging(config)
             self._writer = MetricsWriter(config)
 
     def start(self, first_step: int) -> None:
@@ -171,50 +169,6 @@ class Reporter:
             self._writer.close()
 
 
-class MetricsWriter:
-    """Figures for machines: JSON lines, TensorBoard and Weights & Biases, each where the settings ask for it.
-
-    Raises:
-        UserError: a file cannot be written, or a package is missing.
-    """
-
-    def __init__(self, config: LogConfig) -> None:
-        self._path = config.metrics_path
-        self._board = _open_board(config.tensorboard_dir)
-        self._wandb = _open_wandb(config.wandb_project)
-        self._file = _open_metrics(self._path)
-
-    def write(self, kind: str, step: int, figures: Mapping[str, Any], facts: Mapping[str, Any], tag: str = "") -> None:
-        """One record.
-
-        Args:
-            kind: "train", "eval" or "test".
-            facts: what the JSON line says beside the figures; no scalars.
-            tag: put before the scalars' names, where a command trains several models.
-        """
-        if self._file is not None:
-            line = json.dumps({"kind": kind, "step": step, **facts, **figures}, ensure_ascii=False) + "\n"
-            try:
-                self._file.write(line.encode())
-            except OSError as error:
-                raise UserError(f"--metrics_path {self._path}: {error.strerror}") from None
-        scalars = {f"{tag}{kind}/{name}": value for name, value in figures.items() if isinstance(value, (int, float))}
-        if self._board is not None:
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log({**scalars, f"{tag}step": step})
-
-    def close(self) -> None:
-        """Flush everything."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-
-
 def report_line(step: int, total_steps: int, figures: dict[str, float]) -> str:
     """UER-py's line, then what it did not tell."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
@@ -231,89 +185,3 @@ def report_line(step: int, total_steps: int, figures: dict[str, float]) -> str:
         parts.append(f" {figures['skipped']:.0f} updates skipped")
     parts.append(f" {duration(figures['seconds_left'])} left")
     return "| " + "|".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """3725 -> 1:02:05"""
-    whole = round(seconds)
-    days, hours = divmod(whole // 3600, 24)
-    clock = f"{hours}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return f"{days} days {clock}" if days else clock
-
-
-def memory_gib(device: torch.device) -> float:
-    """Peak memory of this process: on its GPU, else the resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 2**30
-
-
-def peak_flops(device: torch.device, precision: str) -> float:
-    """Dense operations a second of a known GPU in fp32, bf16 or fp16; 0 for other devices."""
-    known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return GPUS[known].peak_flops(precision) if known else 0.0
-
-
-class BarHandler(logging.Handler):
-    """Prints lines without tearing the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
-
-
-class LogFile(logging.FileHandler):
-    """A log that cannot be written to, as on a full disk, ends the run with one line."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """What `emit` calls while it handles an exception."""
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            raise UserError(f"--log_path {self.baseFilename}: {error.strerror}") from None
-        super().handleError(record)
-
-
-def _set_up_logging(config: LogConfig) -> None:
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    line = logging.Formatter("[%(asctime)s %(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S")
-    wanted: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
-    if config.log_path:
-        prepare_file(config.log_path, "--log_path")
-        wanted.append((LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
-    for handler, level in wanted:
-        handler.setFormatter(line)
-        handler.setLevel(LEVELS[level])
-        logger.addHandler(handler)
-
-
-def _open_metrics(path: str | None) -> Any:
-    if path is None:
-        return None
-    prepare_file(path, "--metrics_path")
-    return open(path, "ab", buffering=0)  # a line is one write: a kill leaves no half of one in a buffer
-
-
-def _open_board(folder: str | None) -> Any:
-    if folder is None:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # an optional dependency
-    except ImportError:
-        raise UserError("--tensorboard_dir needs the package tensorboard: pip install tensorboard") from None
-    return SummaryWriter(folder)
-
-
-def _open_wandb(project: str | None) -> Any:
-    if project is None:
-        return None
-    try:
-        import wandb  # an optional dependency
-    except ImportError:
-        raise UserError("--wandb_project needs the package wandb: pip install wandb") from None
-    return wandb.init(project=project)

@@ -12,6 +12,7 @@ import torch
 
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
+from uer.checkpoint.settings import settings_path, write_settings
 from uer.checkpoint.state import StateFolder, check_settings
 from uer.config import (
     DistillationConfig,
@@ -31,6 +32,7 @@ from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
+from uer.hardware import peak_flops
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -44,7 +46,7 @@ from uer.tokenizers import build_tokenizer
 from uer.tokenizers.base import Tokenizer
 from uer.training import preflight
 from uer.training.evaluation import evaluate
-from uer.training.report import Reporter, peak_flops
+from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
 from uer.training.trainer import Parts, StepModule, Trainer
 
@@ -172,7 +174,7 @@ class Run:
         teacher = world.check(self._load_teacher)
         identity = run_identity(self.settings, world, self.data, teacher)
         found = world.check(lambda: self._find_state(identity))
-        step = world.share(found[0]["step"] if found else 0)
+        step = world.broadcast(found[0]["step"] if found else 0)
         if step >= config.total_steps:
             world.check(lambda: self._finish_again(self.folder.weights_path(step), found))
             return 0
@@ -225,6 +227,8 @@ class Run:
             again = f"; it was not there whole ({error}) and is written again from {found[1]}"
             checkpoint.require_finite(found[0]["model"], found[1])
             checkpoint.write(found[0]["model"], path)
+        if again or not settings_path(path).exists():
+            write_settings(path, found[0]["step"], json.loads(found[0]["settings"]))
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
 
     def _assemble(self, identity: dict[str, Any], teacher: Teacher | None, fresh: bool) -> Parts:

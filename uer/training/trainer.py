@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from uer.checkpoint.saver import Saver
 from uer.config import TrainConfig
+from uer.runtime.memory import memory_gib
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
 from uer.training.cuda_graph import GraphedUpdate
-from uer.training.report import Clock, Reporter, Sums, averages, memory_gib
+from uer.training.report import Clock, Reporter, Sums, averages
 from uer.training.skipped_updates import SkipWatch, dump_batches, lost_weights_message, stop_message
 
 STOP_CHECK_EVERY = {"cpu": 1, "cuda": 10}

@@ -1,9 +1,9 @@
-"""Which rank keeps the others waiting: judged by two looks at every rank's pulse."""
+"""Which rank keeps the others waiting: judged by two looks at every rank's heartbeat."""
 
 import pytest
 
-from uer.runtime.launch import is_timeout
-from uer.runtime.pulse import Pulse, judge
+from uer.runtime.failures import is_timeout
+from uer.runtime.heartbeat import Heartbeat, judge
 
 
 @pytest.mark.parametrize("before, after, waiting, told", [
@@ -39,25 +39,25 @@ class _Store(dict):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("uer.runtime.pulse.INTERVAL", 0.02)
+    monkeypatch.setattr("uer.runtime.heartbeat.INTERVAL", 0.02)
 
 
-def test_a_rank_without_a_pulse_is_named(quick):
-    store = _Store({"pulse 1": "3 17"})
-    pulse = Pulse(store, 0, 2)
-    pulse.calls = 17
-    assert pulse.diagnose().startswith("rank 1 does not run")
-    pulse.stop()
-    assert int(store["pulse 0"].split()[0]) > 0
+def test_a_rank_without_a_heartbeat_is_named(quick):
+    store = _Store({"heartbeat 1": "3 17"})
+    heartbeat = Heartbeat(store, 0, 2)
+    heartbeat.calls = 17
+    assert heartbeat.diagnose().startswith("rank 1 does not run")
+    heartbeat.stop()
+    assert int(store["heartbeat 0"].split()[0]) > 0
 
 
 def test_a_store_that_does_not_answer_is_rank_0(quick, monkeypatch):
-    store = _Store({"pulse 0": "3 17"})
-    pulse = Pulse(store, 1, 2)
+    store = _Store({"heartbeat 0": "3 17"})
+    heartbeat = Heartbeat(store, 1, 2)
     store.hangs = True
-    monkeypatch.setattr("uer.runtime.pulse.LOOKS", -20)
-    assert pulse.diagnose().startswith("rank 0 does not run")
-    pulse.stop()
+    monkeypatch.setattr("uer.runtime.heartbeat.LOOKS", -20)
+    assert heartbeat.diagnose().startswith("rank 0 does not run")
+    heartbeat.stop()
 
 
 def test_timeouts_are_told_from_other_failures():

@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional as F
 from uer.config import ParallelConfig
 from uer.runtime.launch import RankInfo
-from uer.runtime.parallel import CACHED_KERNELS, connect
+from uer.runtime.memory import CACHED_KERNELS
+from uer.runtime.parallel import connect
 
 for capacity in (None, "1024"):
     print("capacity", capacity, flush=True)

@@ -1,8 +1,9 @@
-"""Which rank keeps the others waiting: every rank tells a shared store once a second that it runs, and how far it is.
+"""Which rank keeps the others waiting: every rank writes to a shared store, twice a second, that it runs and how many
+collective operations it has entered.
 
-When a collective operation times out, the healthy ranks are the ones that fail. What they say is only that somebody
-did not answer; the store tells who: a rank whose pulse has stopped (its process is stopped, or its machine is gone),
-else the one that is behind the others.
+When a collective operation times out, the healthy ranks are the ones that fail. Their error says only that some rank
+did not answer. The store tells which: a rank whose heartbeat has stopped (its process is stopped, or its machine cannot
+be reached), else the rank that has entered fewer operations than the others.
 """
 
 import contextlib
@@ -13,11 +14,11 @@ from typing import Any, Protocol
 
 INTERVAL = 0.5
 LOOKS = 3
-"""How many intervals a pulse is watched for before it is called silent."""
+"""After so many intervals without a beat a heartbeat counts as stopped."""
 
 
 class Store(Protocol):
-    """What is asked of torch's stores."""
+    """The methods of torch's stores that are used here."""
 
     def set(self, key: str, value: str) -> None:
         """Write."""
@@ -29,8 +30,8 @@ class Store(Protocol):
         """Read; waits for keys that are missing."""
 
 
-class Pulse:
-    """One rank's pulse, beaten by a thread of its own.
+class Heartbeat:
+    """One rank's heartbeat, which a thread of its own writes.
 
     Attributes:
         calls: collective operations that this rank has entered so far; whoever starts one adds to it.
@@ -41,16 +42,16 @@ class Pulse:
         self._store, self._rank, self._world_size = store, rank, world_size
         self._over = threading.Event()
         self._beat(0)
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more."""
+        """End the thread."""
         self._over.set()
         self._thread.join(INTERVAL)
 
     def diagnose(self) -> str:
-        """Which ranks do not answer, in words; "" where the store tells nothing. Takes two seconds, four at most.
+        """Which ranks do not answer, as text; "" where the store does not tell. Takes two seconds, four at most.
 
         The store lives in rank 0's process: when it does not answer, rank 0 does not.
         """
@@ -72,7 +73,7 @@ class Pulse:
                 return
 
     def _beat(self, number: int) -> None:
-        self._store.set(f"pulse {self._rank}", f"{number} {self.calls}")
+        self._store.set(f"heartbeat {self._rank}", f"{number} {self.calls}")
 
     def _look(self) -> str:
         with contextlib.suppress(RuntimeError):
@@ -84,22 +85,22 @@ class Pulse:
 
     def _read(self) -> dict[int, tuple[int, int]]:
         """rank -> (beats, calls)"""
-        values = self._store.multi_get([f"pulse {rank}" for rank in range(self._world_size)])
+        values = self._store.multi_get([f"heartbeat {rank}" for rank in range(self._world_size)])
         return {rank: tuple(map(int, value.split())) for rank, value in enumerate(values)}
 
     def _judge(self, before: Mapping[int, Any], after: Mapping[int, Any]) -> str:
         return judge(before, after, [rank for rank in after if rank == self._rank or self._is_waiting(rank)])
 
     def _is_waiting(self, rank: int) -> bool:
-        """Whether a rank has itself found out that somebody is missing; then its pulse may end at any time."""
+        """Whether a rank has itself found that another one is missing; then its heartbeat may end at any time."""
         return self._store.check([f"waiting {rank}"])
 
 
 def judge(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]], waiting: list[int]) -> str:
-    """Two looks at every rank's (beats, calls) -> who is to blame, in words; "" where nobody stands out.
+    """Every rank's (beats, calls) at two moments -> the ranks that caused the timeout, as text; "" where none did.
 
     Args:
-        waiting: ranks that are not to blame, since they wait themselves.
+        waiting: ranks that did not cause it, since they wait themselves.
     """
     others = [rank for rank in after if rank not in waiting]
     silent = [rank for rank in others if before[rank][0] == after[rank][0]]

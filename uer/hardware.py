@@ -1,0 +1,58 @@
+"""GPUs as they are sold: operations a second, memory."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU is sold as.
+
+    Attributes:
+        half: dense bf16 or fp16 operations a second, summed in fp32.
+        single: those of fp32 matrix products, in TF32 where the GPU has it.
+        memory_gib: the smallest that is sold under the name.
+        bf16: whether it computes in bf16; --precision auto takes fp32 where it does not.
+    """
+
+    half: float
+    single: float
+    memory_gib: float
+    bf16: bool = True
+
+    def peak_flops(self, precision: str) -> float:
+        """Operations a second in fp32, bf16 or fp16."""
+        return self.single if precision == "fp32" else self.half
+
+
+# By a word of the name that CUDA gives the device.
+GPUS = {
+    "H200": Gpu(989e12, 495e12, 141), "H100": Gpu(989e12, 495e12, 80), "H800": Gpu(989e12, 495e12, 80),
+    "H20": Gpu(148e12, 74e12, 96), "A100": Gpu(312e12, 156e12, 40), "A800": Gpu(312e12, 156e12, 80),
+    "A40": Gpu(150e12, 75e12, 48), "A30": Gpu(165e12, 82e12, 24), "A10": Gpu(125e12, 62.5e12, 24),
+    "L40S": Gpu(362e12, 183e12, 48), "L40": Gpu(181e12, 90.5e12, 48), "L4": Gpu(121e12, 60e12, 24),
+    "RTX 4090": Gpu(165e12, 82.6e12, 24), "RTX 3090": Gpu(71e12, 35.6e12, 24),
+    "V100": Gpu(125e12, 15.7e12, 16, bf16=False), "T4": Gpu(65e12, 8.1e12, 16, bf16=False)}
+
+
+def known_gpu(name: str) -> str | None:
+    """The key of `GPUS` that is a word of a device's name: "NVIDIA A100-SXM4-80GB" -> "A100"; None where there is none.
+
+    >>> known_gpu("NVIDIA RTX A1000"), known_gpu("NVIDIA L40S")
+    (None, 'L40S')
+    """
+    return next((known for known in GPUS if re.search(rf"(?<!\w){known}(?!\w)", name, re.IGNORECASE)), None)
+
+
+def peak_flops(device: "torch.device", precision: str) -> float:
+    """Dense operations a second of a known GPU in fp32, bf16 or fp16; 0 for other devices."""
+    if device.type != "cuda":
+        return 0.0
+    import torch  # a plan for named GPUs does without it
+
+    known = known_gpu(torch.cuda.get_device_name(device))
+    return GPUS[known].peak_flops(precision) if known else 0.0

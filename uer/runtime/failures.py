@@ -1,0 +1,89 @@
+"""Classifies an exception in a rank: an error of the user, a bug, or a consequence of another rank's failure."""
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from uer.errors import UserError
+
+
+def _no_explanation(error: BaseException) -> str:
+    return ""
+
+
+# Explains a failed communication, such as which rank did not answer; "" where the cause is not known.
+# `uer.runtime.parallel`, which connects the ranks, sets it.
+explain: Callable[[BaseException], str] = _no_explanation
+
+
+class SharedError(UserError):
+    """A user's error that every rank knows of: rank 0 shows it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank ended.
+
+    Attributes:
+        weight: orders causes before consequences (a rank whose peer is gone fails too); the heaviest is shown.
+        status: the exit status of the command.
+        message: one line, or a traceback.
+        user: it is an error of the user, to be shown as one line.
+    """
+
+    weight: int
+    status: int
+    message: str
+    user: bool = False
+
+
+def describe(error: BaseException) -> Failure:
+    """What the parent process has to know of a rank's exception."""
+    if isinstance(error, UserError):
+        return Failure(3, 2, str(error), user=True)
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return Failure(3, 2, message, user=True)
+    if is_out_of_memory(error):
+        return Failure(3, 2, f"out of memory: {str(error).strip() or 'nothing is left'}; a smaller --batch_size or "
+                       "model needs less", user=True)
+    reason = explain(error)
+    if reason:
+        return Failure(3, 2, reason, user=True)
+    text = "".join(traceback.format_exception(error))
+    return Failure(1 if is_lost_peer(error) else 2, 1, text)
+
+
+@contextlib.contextmanager
+def as_user_errors() -> Iterator[None]:
+    """Turn exceptions that `describe` counts as errors of the user, such as a lack of memory, into a `UserError` of
+    one line; others pass through."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        failure = describe(error)
+        if failure.user:
+            raise UserError(failure.message) from None
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or the GPU was too small for a tensor."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether this exception says that another rank did not answer in time."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("timed out" in text or "timeout" in text)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether this exception says that another rank ended, so that the cause is there."""
+    text = str(error).lower()
+    signs = ("connection closed by peer", "connection reset", "gloo", "nccl", "broken pipe", "socket")
+    return isinstance(error, (RuntimeError, ConnectionError)) and any(sign in text for sign in signs)

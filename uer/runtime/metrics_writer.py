@@ -1,0 +1,80 @@
+"""A run's metrics for machines: JSON lines (`--metrics_path`), TensorBoard, Weights & Biases."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from uer.config import LogConfig
+from uer.errors import UserError
+from uer.files import prepare_file
+
+
+class MetricsWriter:
+    """Writes to JSON lines, TensorBoard and Weights & Biases, each where the settings ask for it.
+
+    Raises:
+        UserError: a file cannot be written, or a package is missing.
+    """
+
+    def __init__(self, config: LogConfig) -> None:
+        self._path = config.metrics_path
+        self._board = _open_board(config.tensorboard_dir)
+        self._wandb = _open_wandb(config.wandb_project)
+        self._file = _open_metrics(self._path)
+
+    def write(self, kind: str, step: int, metrics: Mapping[str, Any], facts: Mapping[str, Any], tag: str = "") -> None:
+        """One record.
+
+        Args:
+            kind: "train", "eval" or "test".
+            facts: what the JSON line says beside the metrics; no scalars.
+            tag: put before the scalars' names, where a command trains several models.
+        """
+        if self._file is not None:
+            line = json.dumps({"kind": kind, "step": step, **facts, **metrics}, ensure_ascii=False) + "\n"
+            try:
+                self._file.write(line.encode())
+            except OSError as error:
+                raise UserError(f"--metrics_path {self._path}: {error.strerror}") from None
+        scalars = {f"{tag}{kind}/{name}": value for name, value in metrics.items() if isinstance(value, (int, float))}
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log({**scalars, f"{tag}step": step})
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _open_metrics(path: str | None) -> Any:
+    if path is None:
+        return None
+    prepare_file(path, "--metrics_path")
+    return open(path, "ab", buffering=0)  # a line is one write: a kill leaves no half of one in a buffer
+
+
+def _open_board(folder: str | None) -> Any:
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # an optional dependency
+    except ImportError:
+        raise UserError("--tensorboard_dir needs the package tensorboard: pip install tensorboard") from None
+    return SummaryWriter(folder)
+
+
+def _open_wandb(project: str | None) -> Any:
+    if project is None:
+        return None
+    try:
+        import wandb  # an optional dependency
+    except ImportError:
+        raise UserError("--wandb_project needs the package wandb: pip install wandb") from None
+    return wandb.init(project=project)

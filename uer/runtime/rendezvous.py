@@ -1,0 +1,71 @@
+"""Connects the ranks: rank 0 hosts a key-value store, where every rank writes its number and waits for the others."""
+
+import os
+import threading
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from uer.errors import UserError
+from uer.runtime.heartbeat import Heartbeat
+from uer.runtime.launch import RankInfo
+
+NOTICE_SECONDS = 10
+"""After so long a line says who is waited for."""
+
+
+def meet(rank_info: RankInfo, timeout: timedelta) -> dist.Store:
+    """The store that all ranks share, once every rank has connected to it.
+
+    Raises:
+        UserError: the port is taken, rank 0 cannot be reached, or a rank did not come within `timeout`.
+    """
+    where = f"{rank_info.host}:{rank_info.port}"
+    notice = threading.Timer(NOTICE_SECONDS, print, [f"rank {rank_info.rank} waits for rank 0 at {where}"],
+                             {"flush": True})
+    notice.start()
+    try:
+        store = dist.TCPStore(rank_info.host, rank_info.port, rank_info.world_size, is_master=rank_info.rank == 0
+                              and not rank_info.store_exists, timeout=timeout, wait_for_workers=False)
+    except (RuntimeError, ValueError) as error:
+        if "in use" in str(error).lower():
+            raise UserError(f"--master_ip: the port of {where} is in use; name another one") from None
+        seconds = f"{timeout.total_seconds():.0f} s"
+        raise UserError(f"rank {rank_info.rank} could not reach rank 0 at {where} within {seconds} (--master_ip, "
+                        "--collective_timeout)") from None
+    finally:
+        notice.cancel()
+    store = dist.PrefixStore(_prefix(), store)
+    store.set(f"rank {rank_info.rank}", "here")
+    _await_all(store, rank_info, timeout.total_seconds())
+    return store
+
+
+def _await_all(store: dist.Store, rank_info: RankInfo, seconds: float) -> None:
+    missing, waited = list(range(rank_info.world_size)), 0.0
+    while missing:
+        patience = min(NOTICE_SECONDS, seconds - waited)
+        try:
+            store.wait([f"rank {rank}" for rank in missing], timedelta(seconds=max(patience, 0.1)))
+            return
+        except RuntimeError:
+            waited += patience
+            missing = [rank for rank in missing if not store.check([f"rank {rank}"])]
+        names = ", ".join(map(str, missing))
+        if missing and waited >= seconds:
+            raise UserError(f"no answer from rank {names} of {rank_info.world_size} within {seconds:.0f} s "
+                            "(--collective_timeout); is it running, and can it reach --master_ip?")
+        if missing and rank_info.rank == min(set(range(rank_info.world_size)) - set(missing)):
+            print(f"waiting for rank {names}", flush=True)
+
+
+def start_heartbeat(rank_info: RankInfo, timeout: timedelta) -> Heartbeat:
+    """This rank's heartbeat, over a connection of its own: the process group's may be waiting when it is needed."""
+    store = dist.TCPStore(rank_info.host, rank_info.port, None, is_master=False, timeout=timeout,
+                          wait_for_workers=False)
+    return Heartbeat(dist.PrefixStore(_prefix(), store), rank_info.rank, rank_info.world_size)
+
+
+def _prefix() -> str:
+    """Keeps the keys of torchrun's restarts apart, which share a store."""
+    return f"uer-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
