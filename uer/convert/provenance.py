@@ -1,4 +1,4 @@
-"""How a model was trained, as far as the training state beside its checkpoint tells.
+"""Provenance: how a model was trained, as far as the training state beside its checkpoint tells; for its model card.
 
 `models/x.bin-1000` has its state in `models/x.bin.state-1000`, while that is kept. A second stage names the checkpoint
 that it started from, whose state may be there as well.
