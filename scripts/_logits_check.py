@@ -188,10 +188,10 @@ def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], 
     kind = getattr(package, architecture.classes[head])
     model = kind(kind.config_class(**config_json))
     report = model.load_state_dict(dict(weights), strict=False)
-    missing = [name for name in report.missing_keys
-               if name not in table.duplicates and not name.endswith(table.buffers)]
-    tied = {row.hugging_face for row in table.tied_rows(head)} if config_json["tie_word_embeddings"] else set()
-    missing = [name for name in missing if name not in tied]
+    shared = set()
+    if config_json.get("tie_word_embeddings", True):
+        shared = {*table.duplicates, *(row.hugging_face for row in table.tied_rows(head))}
+    missing = [name for name in report.missing_keys if name not in shared and not name.endswith(table.buffers)]
     if missing or report.unexpected_keys:
         raise UserError(f"transformers {package.__version__}: missing: {some(missing) or 'none'}; unknown to it: "
                         f"{some(report.unexpected_keys) or 'none'}")

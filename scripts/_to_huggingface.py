@@ -171,7 +171,7 @@ def _export_folder(source: Source, folder: str, with_check: bool) -> None:
     assert tokenizer is not None
     vocab = tokenizer.vocab
     facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case)
-    config = _config_json(source, {"pad_id": vocab.pad_id})
+    config = _config_json(source, {"pad_id": vocab.pad_id, "cls_id": vocab.cls_id, "sep_id": vocab.sep_id})
     if source.saved and source.saved.task in PROBLEM_TYPES:
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:

@@ -10,6 +10,7 @@ from _conversion import print_model, require_layers, resolve_head
 from uer.checkpoint.files import save_weights
 from uer.config import flag
 from uer.convert import Architecture, names
+from uer.convert.folder import with_copies
 from uer.convert.hugging_face_files import FOLDER_FILES, HuggingFaceModel, read_hugging_face, write_json
 from uer.convert.open import HuggingFaceSource, convert_hugging_face, folder_of
 from uer.convert.settings import labels_of
@@ -89,8 +90,11 @@ def _check(source: HuggingFaceSource) -> None:
     else:
         content = architecture.config_json(config, vocab_size, source.head,
                                            labels=labels_of({}, source.converted.sizes.get("labels", 0), source.path))
-        theirs = check.open_weights({name: tensor for name, tensor in source.model.weights.items()
-                                     if name not in source.converted.left_out}, content, architecture, source.head)
+        weights = {name: tensor for name, tensor in source.model.weights.items()
+                   if name not in source.converted.left_out}
+        if not config.tie_weights:
+            weights = with_copies(weights, architecture.names)
+        theirs = check.open_weights(weights, content, architecture, source.head)
     src, seg = check.sample_batch(vocab_size, config.max_seq_length, None)
     ours = check.our_logits(check.UerModel(source.path, architecture, source.head, config, source.converted.weights,
                                            source.converted.sizes, content), src, seg)

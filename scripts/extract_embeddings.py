@@ -15,7 +15,8 @@ from _checkpoint import DEFAULT_VOCAB
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.convert.open import WORD_EMBEDDING, folder_of, is_hugging_face, load_uer_weights
+from uer.convert.names import WORD_EMBEDDING
+from uer.convert.open import folder_of, is_hugging_face, load_uer_weights
 from uer.convert.tokenizer_files import vocab_file
 from uer.errors import UserError
 from uer.files import atomic_path

@@ -1,6 +1,7 @@
 """Renaming by the table: golden keys, both directions, older names, and what is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +106,22 @@ def test_the_other_side_s_names_are_recognised() -> None:
         from_uer(theirs, BERT, "mlm", "x")
     with pytest.raises(UserError, match="already those of UER"):
         from_hugging_face(random_uer(), BERT, "mlm", "x")
+
+
+@pytest.mark.parametrize(("name", "tensor", "message"), [
+    ("attn.c_attn.weight", torch.zeros(6, 17), r"has shape \[6, 17\], .* implies \[6, 18\] \(UER's hidden x hidden\)"),
+    ("attn.c_attn.bias", torch.zeros(15), r"has shape \[15\], .* implies \[18\] \(UER's hidden\)"),
+    ("mlp.c_fc.weight", torch.zeros(13, 6), r"has shape \[13, 6\], .* implies \[6, 13\]"),
+    ("mlp.c_fc.weight", torch.tensor(1.0), r"has shape \[\], .* implies \[6, 13\]"),
+    ("attn.c_attn.bias", torch.zeros(18, dtype=torch.int32), "holds torch.int32"),
+])
+def test_a_changed_tensor_that_does_not_fit_is_named(name: str, tensor: Tensor, message: str) -> None:
+    """GPT-2 of width 6 and feed-forward 13: the message has the shape that Hugging Face's tensor should have."""
+    table, generator = ARCHITECTURES["gpt2"].names, torch.Generator().manual_seed(1)
+    sizes = {"vocab": 19, "hidden": 6, "positions": 11, "feedforward": 13}
+    weights = {name: torch.randn([sizes[dimension] for dimension in row.shape.split()], generator=generator)
+               for row in table.rows({"encoder": 2}, "") for name in row.names("uer")}
+    theirs = from_uer(weights, table, "lm", "x").weights
+    name = f"transformer.h.1.{name}"
+    with pytest.raises(UserError, match=f"{re.escape(name)} {message}"):
+        from_hugging_face({**theirs, name: tensor}, table, "lm", "x")

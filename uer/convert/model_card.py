@@ -51,6 +51,7 @@ class ModelCardFacts:
 _USES = {
     "mlm": ("fill-mask", "pretrained as a masked-language model", "中国的首都是[MASK]京。"),
     "bert": ("fill-mask", "pretrained with masked words and sentence pairs", "中国的首都是[MASK]京。"),
+    "albert": ("fill-mask", "pretrained with masked words and the order of sentences", "中国的首都是[MASK]京。"),
     "text_classification": ("text-classification", "fine-tuned to classify texts", "这本书很好看。"),
     "token_classification": ("token-classification", "fine-tuned to label tokens", "她住在北京。"),
     "extractive_qa": ("question-answering", "fine-tuned to find answers in a text", ""),

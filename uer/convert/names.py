@@ -19,6 +19,9 @@ from uer.errors import UserError
 
 Side = Literal["uer", "hugging_face"]
 
+WORD_EMBEDDING = "embedding.word.embedding.weight"
+"""UER's name of it, in every model that has one."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -206,12 +209,12 @@ def measure(weights: Mapping[str, Tensor], table: NameTable, source: Side, path:
 def fitting_heads(weights: Mapping[str, Tensor], table: NameTable, source: Side) -> list[str]:
     """The heads of which the checkpoint has every tensor."""
     return [head for head, rows in table.heads.items()
-            if has_rows(weights, (row for row in rows if not row.tied_to), source)]
+            if has_rows(weights, rows, source)]
 
 
 def has_rows(weights: Mapping[str, Tensor], rows: Iterable[Row], side: Side) -> bool:
-    """Whether a checkpoint has every tensor of these rows."""
-    return all(name in weights for row in rows for name in row.names(side))
+    """Whether a checkpoint has every tensor of these rows; those that are tied may be left out."""
+    return all(name in weights for row in rows if not row.tied_to for name in row.names(side))
 
 
 def fits(weights: Mapping[str, Tensor], table: NameTable, side: Side) -> bool:

@@ -17,12 +17,12 @@ from uer.config import ModelConfig
 from uer.convert import names
 from uer.convert.architectures import ARCHITECTURES, Architecture
 from uer.convert.hugging_face_files import WEIGHT_FILES, HuggingFaceModel, read_hugging_face
+from uer.convert.names import WORD_EMBEDDING
 from uer.convert.provenance import Stage, recorded_stages
 from uer.errors import UserError
 
 # What a checkpoint is taken for where neither settings nor names tell.
 USUAL = ARCHITECTURES["bert"]
-WORD_EMBEDDING = "embedding.word.embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,20 @@ def find_architecture(model: HuggingFaceModel, path: str) -> Architecture:
     """
     kind = model.config.get("model_type")
     if kind is None:
-        return next((known for known in ARCHITECTURES.values()
-                     if names.fits(names.tidy(model.weights, known.names), known.names, "hugging_face")), USUAL)
+        return _architecture_of(model.weights) or USUAL
     if kind not in ARCHITECTURES:
         raise UserError(f"{path}: model_type is {kind}; only {', '.join(ARCHITECTURES)} can be converted")
     return ARCHITECTURES[kind]
+
+
+def _architecture_of(weights: Mapping[str, Tensor]) -> Architecture | None:
+    """The architecture whose names in Hugging Face these are, or those of the body at least; None where none is."""
+    tidied = {known.name: names.tidy(weights, known.names) for known in ARCHITECTURES.values()}
+    whole = [known for known in ARCHITECTURES.values()
+             if names.fits(tidied[known.name], known.names, "hugging_face")]
+    partly = [known for known in ARCHITECTURES.values()
+              if names.has_rows(tidied[known.name], known.names.body, "hugging_face")]
+    return next(iter(whole + partly), None)
 
 
 def fitting_head(weights: Mapping[str, Tensor], architecture: Architecture, config: Mapping[str, Any]) -> str:
@@ -127,12 +136,12 @@ def load_uer_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     if is_hugging_face(path):
         return open_hugging_face(path).converted.weights
     weights = load_weights(path)
-    for architecture in ARCHITECTURES.values():
-        table = architecture.names
-        tidied = names.tidy(weights, table)
-        if names.has_rows(tidied, table.body, "hugging_face"):
-            return names.from_hugging_face(tidied, table, fitting_head(tidied, architecture, {}), str(path)).weights
-    return weights
+    architecture = _architecture_of(weights)
+    if architecture is None:
+        return weights
+    tidied = names.tidy(weights, architecture.names)
+    head = fitting_head(tidied, architecture, {})
+    return names.from_hugging_face(tidied, architecture.names, head, str(path)).weights
 
 
 def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: str) -> ModelConfig:

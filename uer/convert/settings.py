@@ -30,6 +30,7 @@ class Setting:
         size: the dimension of the name table (or the number of layers) that measures it: the weights decide, and
             settings that contradict them are an error.
         only: "write": the setting is not looked at where a model is read; "read": it is not written.
+        default: Hugging Face's value where config.json leaves the setting out or has null; None is none.
         heads: where given, the row is for these heads alone.
 
     >>> write_settings([Setting("dropout", "hidden_dropout_prob"), Setting("", "use_cache", must=True)],
@@ -44,6 +45,7 @@ class Setting:
     must: Any = ANY
     size: str = ""
     only: Literal["", "read", "write"] = ""
+    default: Any = None
     heads: tuple[str, ...] = ()
 
     def is_for(self, head: str) -> bool:
@@ -136,7 +138,7 @@ def read_settings(settings: Iterable[Setting], content: Mapping[str, Any], path:
 
     Args:
         settings: the rows.
-        content: config.json's; a setting that is absent or null says nothing.
+        content: config.json's; a setting that is absent or null has the row's default, or says nothing.
         path: the model's, for the messages.
         model: what the architecture is called.
 
@@ -145,7 +147,7 @@ def read_settings(settings: Iterable[Setting], content: Mapping[str, Any], path:
     """
     told: dict[str, Any] = {}
     for row in settings:
-        value = content.get(row.hugging_face)
+        value = row.default if content.get(row.hugging_face) is None else content[row.hugging_face]
         if value is None or row.only == "write" or row.size:
             continue
         if row.must is not ANY and value != row.must:

@@ -125,3 +125,8 @@ class Architecture:
                 raise UserError(f"{path}: {reason}; give the model's settings (--config_path, or Hugging Face's "
                                 "config.json beside the weights)")
         return {name: value for name, value in found.items() if name in ModelConfig.__dataclass_fields__}
+
+
+def inputs_with_segments(src: Tensor, seg: Tensor) -> dict[str, Tensor]:
+    """src, seg (B, S) -> the same for BertModel and its like: segments 0 and 1, and a mask that is 0 at padding."""
+    return {"input_ids": src, "token_type_ids": (seg - 1).clamp(min=0), "attention_mask": (seg > 0).long()}

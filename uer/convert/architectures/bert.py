@@ -3,14 +3,10 @@
 The heads: `mlm` (masked-language model), `bert` (that and next-sentence prediction), and the fine-tuned ones.
 """
 
-from torch import Tensor
-
-from uer.convert.architectures.base import Architecture
+from uer.convert.architectures.base import Architecture, inputs_with_segments
 from uer.convert.changes import DropRows
-from uer.convert.names import NameTable, Row, Stack, layer_norm, linear
+from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
 from uer.convert.settings import Names, Setting, probability, uer_only, whole_number
-
-WORD_EMBEDDING = "embedding.word.embedding.weight"
 
 _MLM = (
     *linear("target.mlm.linear_1", "cls.predictions.transform.dense", "hidden hidden"),
@@ -91,11 +87,6 @@ _SETTINGS = (
 )
 
 
-def inputs(src: Tensor, seg: Tensor) -> dict[str, Tensor]:
-    """src, seg (B, S) -> the same for BertModel: its segments are 0 and 1, and a mask says where padding is."""
-    return {"input_ids": src, "token_type_ids": (seg - 1).clamp(min=0), "attention_mask": (seg > 0).long()}
-
-
 BERT = Architecture(
     name="bert",
     title="BERT",
@@ -109,5 +100,5 @@ BERT = Architecture(
         "extractive_qa": "BertForQuestionAnswering",
     },
     outputs={"bert": {"mlm": "prediction_logits", "sp": "seq_relationship_logits"}, "mlm": {"mlm": "logits"}},
-    inputs=inputs,
+    inputs=inputs_with_segments,
 )
