@@ -13,7 +13,7 @@ from uer.api.weights import DEFAULT_VOCAB
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import open as convert_open
 from uer.convert.open import folder_of, is_hugging_face
-from uer.convert.recipe import record_names
+from uer.convert.provenance import record_names
 from uer.convert.tokenizer_files import read_tokenizer
 from uer.model_settings import model_settings
 from uer.paths import File, existing
@@ -58,7 +58,7 @@ def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) ->
             that were given there change what the checkpoint tells.
 
     Raises:
-        UserError: it cannot be read, or is no BERT and --config_path is not given.
+        UserError: it cannot be read, or nothing tells its settings and --config_path is not given.
     """
     config = given if given and flags.config_path else model_settings(flags.config_path)
     weights, config = convert_open.open_checkpoint(flags.path, config)

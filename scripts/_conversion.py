@@ -1,35 +1,32 @@
-"""What both ways of a BERT share: between UER and Hugging Face, there and back. Not a command."""
+"""What both directions of a conversion share: from UER to Hugging Face, and back. Not a command."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from uer.config import ModelConfig
-from uer.convert import BERT, names
-from uer.convert.open import pretrained_head
+from uer.convert import Architecture, names
 from uer.errors import UserError
 
 
-def resolve_type(given: str | None, weights: Mapping[str, Tensor], side: names.Side, path: str) -> str:
-    """The head that --type names, or the one that the weights hold where the flag is left out.
+def resolve_head(given: str | None, weights: Mapping[str, Tensor], architecture: Architecture, side: names.Side,
+                 path: str) -> str:
+    """The head that --type names, or the pretrained one that the weights hold where the flag is left out.
 
     Raises:
-        UserError: --type bert for a model that was pretrained without next-sentence prediction.
+        UserError: --type needs a target that the model was not pretrained with.
     """
-    if given is not None:
-        require_type(weights, given, side, path)
-    return given or pretrained_head(weights, side)
-
-
-def require_type(weights: Mapping[str, Tensor], head: str, side: names.Side, path: str) -> None:
-    """
-    Raises:
-        UserError: --type bert for a model that was pretrained without next-sentence prediction.
-    """
-    fitting = names.fitting_heads(weights, BERT, side)
-    if head == "bert" and "mlm" in fitting and "bert" not in fitting:
-        raise UserError(f"{path}: --type bert needs the layers of next-sentence prediction, which it has not "
-                        f"({BERT.heads['bert'][0].name(side)}); --type mlm fits")
+    fitting = [head for head in architecture.outputs if head in
+               names.fitting_heads(weights, architecture.names, side)]
+    if given is None:
+        return fitting[0] if fitting else [*architecture.outputs][-1]
+    if fitting and given in architecture.outputs and given not in fitting:
+        missing = next(name for row in architecture.names.heads[given] for name in row.names(side)
+                       if name not in weights and not row.tied_to)
+        raise UserError(f"{path}: --type {given} needs the layers of the targets "
+                        f"{' and '.join(architecture.targets(given))}, but {missing} is missing; --type {fitting[0]} "
+                        "fits")
+    return given
 
 
 def require_layers(given: int | None, found: int, path: str) -> None:
@@ -46,4 +43,4 @@ def print_model(path: str, config: ModelConfig, converted: names.Conversion, hea
     print(f"{path}: {config.layers_num} layers, hidden {config.hidden_size}, {config.heads_num} heads, feed-forward "
           f"{config.feedforward_size}, {config.hidden_act}, vocabulary {converted.sizes['vocab']}, head {head}")
     if converted.left_out:
-        print(f"left out, no place under this head: {names.some(converted.left_out)}")
+        print(f"left out, not a part of this head: {names.some(converted.left_out)}")

@@ -1,4 +1,4 @@
-"""The way of a BERT from UER to Hugging Face. What the scripts of that direction share; not a command."""
+"""From UER to Hugging Face. What the scripts of that direction share; not a command."""
 
 import contextlib
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from typing import Any
 
 import _logits_check as check
 from _checkpoint import DEFAULT_VOCAB
-from _conversion import print_model, require_layers, resolve_type
+from _conversion import print_model, require_layers, resolve_head
 from torch import Tensor
 
 from uer.checkpoint.files import load_weights, save_weights
 from uer.config import ModelConfig, TokenizerConfig, flag
-from uer.convert import BERT, bert, names
-from uer.convert.card import CardFacts, model_card
-from uer.convert.files import FOLDER_FILES
-from uer.convert.folder import TokenizerFacts, tied_output, write_folder
-from uer.convert.recipe import Stage, record_names, recorded_stages
+from uer.convert import Architecture, names
+from uer.convert.folder import TokenizerFacts, with_copies, write_folder
+from uer.convert.hugging_face_files import FOLDER_FILES
+from uer.convert.model_card import ModelCardFacts, model_card
+from uer.convert.provenance import Stage, record_names, recorded_stages
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, PROBLEM_TYPES
@@ -70,14 +70,14 @@ class ExportFlags:
 
 @dataclass(frozen=True)
 class Source:
-    """A UER checkpoint and what is known of it; `head` is a key of `BERT.heads`."""
+    """A UER checkpoint and what is known of it; `head` is a key of `architecture.classes`."""
 
     path: str
+    architecture: Architecture
     head: str
     weights: Mapping[str, Tensor]
     converted: names.Conversion
     config: ModelConfig
-    tied: bool
     tokenizer: TokenizerConfig
     saved: SavedModel | None = None
     labels: tuple[str, ...] = ()
@@ -90,11 +90,13 @@ class Source:
         return self.converted.sizes["vocab"]
 
 
-def export(flags: ExportFlags, head: str | None) -> None:
+def export(architecture: Architecture, flags: ExportFlags, head: str | None) -> None:
     """Convert, check, and only then put the files in place.
 
     Args:
-        head: a key of `BERT.heads`; None is the pretrained head that the weights hold.
+        architecture: which kind of model it is.
+        flags: where it is, and where it goes.
+        head: a key of `architecture.classes`; None is the pretrained head that the weights hold.
 
     Raises:
         UserError: whatever is wrong with the input, or logits that differ; nothing is written then.
@@ -103,11 +105,11 @@ def export(flags: ExportFlags, head: str | None) -> None:
         for path, flag_name in ((flags.output_dir, "--output_dir"), (flags.output_model_path, "--output_model_path")):
             if path:
                 locks.enter_context(OutputLock(path, flag_name))
-        _export(flags, head)
+        _export(architecture, flags, head)
 
 
-def _export(flags: ExportFlags, head: str | None) -> None:
-    source = read_source(flags, head)
+def _export(architecture: Architecture, flags: ExportFlags, head: str | None) -> None:
+    source = read_source(architecture, flags, head)
     print_model(source.path, source.config, source.converted, source.head)
     if flags.output_dir:
         _export_folder(source, flags.output_dir, not flags.no_check)
@@ -115,8 +117,8 @@ def _export(flags: ExportFlags, head: str | None) -> None:
         _export_weights(source, flags.output_model_path or "pytorch_model.bin", not flags.no_check)
 
 
-def read_source(flags: ExportFlags, head: str | None) -> Source:
-    """The checkpoint, converted, with its settings: those of --config_path, of the files beside it, or BERT's usual."""
+def read_source(architecture: Architecture, flags: ExportFlags, head: str | None) -> Source:
+    """The checkpoint, converted, with its settings: of --config_path, of files beside it, or as its tensors tell."""
     saved = load_settings(flags.input_model_path) if head in HEAD_TASKS else None
     known = [task.name for task in HEAD_TASKS.get(head, ())]
     if saved and saved.task not in known:
@@ -126,19 +128,17 @@ def read_source(flags: ExportFlags, head: str | None) -> Source:
     if any(name.startswith("crf.") for name in weights):
         raise UserError(f"{path}: decodes with a conditional random field (--crf_target), which Hugging Face's token "
                         "classification does not have: the converted model would give other tags")
-    head = head if head in HEAD_TASKS else resolve_type(head, weights, "uer", path)
-    converted = names.from_uer(weights, BERT, head, path)
-    require_layers(flags.layers_num, converted.sizes["layers"], path)
+    head = head if head in HEAD_TASKS else resolve_head(head, weights, architecture, "uer", path)
+    converted = names.from_uer(weights, architecture.names, head, path)
     stages = _stages(path)
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
-    tied = tied_output(converted.weights, BERT, head)
-    config = bert.model_config(converted.sizes, base, bert.TARGETS.get(head, ("mlm",)), tied, path)
-    if head == "text_classification" and config.pooling != "first":
-        raise UserError(f"{path}: pooling is {config.pooling}, but Hugging Face's BERT classifies by the first token")
+    tied = names.is_tied(converted.weights, architecture.names, head, "hugging_face")
+    require_layers(flags.layers_num, converted.sizes.get("layers", flags.layers_num), path)
+    config = architecture.model_config(converted.sizes, base, head, tied, path)
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
     lower = True if flags.do_lower_case is None else flags.do_lower_case
     tokenizer = TokenizerConfig(vocab_path=flags.vocab_path or DEFAULT_VOCAB, do_lower_case=lower)
-    return Source(path, head, weights, converted, config, tied, tokenizer, saved, labels, stages,
+    return Source(path, architecture, head, weights, converted, config, tokenizer, saved, labels, stages,
                   _read_notes(flags.card_notes_path))
 
 
@@ -167,42 +167,49 @@ def _labels(saved: SavedModel | None, count: int, path: str) -> tuple[str, ...]:
 
 
 def _export_folder(source: Source, folder: str, with_check: bool) -> None:
-    head, tokenizer = source.head, _tokenizer(source, required=True)
+    tokenizer = _tokenizer(source, required=True)
     assert tokenizer is not None
     vocab = tokenizer.vocab
     facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case)
-    config = bert.hugging_face_config(source.config, source.vocab_size, head, vocab.pad_id, source.tied, source.labels)
+    config = _config_json(source, {"pad_id": vocab.pad_id, "cls_id": vocab.cls_id, "sep_id": vocab.sep_id})
     if source.saved and source.saved.task in PROBLEM_TYPES:
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
-        write_folder(temporary, source.converted.weights, BERT, head, config, facts)
+        write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config, facts,
+                     source.config.max_seq_length)
         checked = ""
         if with_check:
             check.check_tokenizer(temporary, tokenizer)
-            checked = _check(source, head, tokenizer, check.open_folder(temporary, head))
-        card = model_card(_card_facts(source, head, folder, tokenizer, checked))
+            checked = _check(source, config, tokenizer, check.open_folder(temporary, source.architecture, source.head))
+        card = model_card(_card_facts(source, folder, tokenizer, checked))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         written = sorted(path.name for path in temporary.iterdir())
     print(f"written: {folder}: {', '.join(written)}")
 
 
 def _export_weights(source: Source, path: str, with_check: bool) -> None:
-    head = source.head
-    config = bert.hugging_face_config(source.config, source.vocab_size, head, tied=source.tied, labels=source.labels)
+    config, weights = _config_json(source, {}), source.converted.weights
+    if not source.config.tie_weights:
+        weights = with_copies(weights, source.architecture.names)
     with atomic_path(path) as temporary:
-        save_weights(source.converted.weights, temporary)
+        save_weights(weights, temporary)
         if with_check:
-            tokenizer = _tokenizer(source, required=False)
-            _check(source, head, tokenizer, check.open_weights(load_weights(temporary), config, head))
+            theirs = check.open_weights(load_weights(temporary), config, source.architecture, source.head)
+            _check(source, config, _tokenizer(source, required=False), theirs)
     print(f"written: {path}")
-    if not source.tied:
+    if not source.config.tie_weights:
         print("the output layer has weights of its own: config.json needs \"tie_word_embeddings\": false")
 
 
-def _check(source: Source, head: str, tokenizer: Tokenizer | None, model: Any) -> str:
+def _config_json(source: Source, special_ids: Mapping[str, int]) -> dict[str, Any]:
+    return source.architecture.config_json(source.config, source.vocab_size, source.head, special_ids, source.labels)
+
+
+def _check(source: Source, config: Mapping[str, Any], tokenizer: Tokenizer | None, theirs: Any) -> str:
     src, seg = check.sample_batch(source.vocab_size, source.config.max_seq_length, tokenizer)
-    ours = check.our_logits(source.config, source.vocab_size, source.weights, head, src, seg)
-    line = check.require_equal(ours, check.their_logits(model, src, seg), seg, source.path)
+    ours = check.our_logits(check.UerModel(source.path, source.architecture, source.head, source.config,
+                                           source.weights, source.converted.sizes, config), src, seg)
+    line = check.require_equal(ours, check.their_logits(theirs, source.architecture, src, seg), seg, source.path)
     print(f"checked: {line}")
     return line
 
@@ -222,17 +229,18 @@ def _tokenizer(source: Source, required: bool) -> Tokenizer | None:
     return None
 
 
-def _card_facts(source: Source, head: str, folder: str, tokenizer: Tokenizer, checked: str) -> CardFacts:
+def _card_facts(source: Source, folder: str, tokenizer: Tokenizer, checked: str) -> ModelCardFacts:
     tokens = tokenizer.vocab.tokens
     ideographs = sum(is_ideograph(token) for token in tokens if len(token) == 1)
-    tied = {row.hugging_face for row in BERT.heads[head] if row.tied_to} if source.tied else set()
+    tied_rows = source.architecture.names.tied_rows(source.head) if source.config.tie_weights else []
+    tied = {row.hugging_face for row in tied_rows}
     parameters = sum(tensor.numel() for name, tensor in source.converted.weights.items() if name not in tied)
     sentence = f"The conversion was checked: {checked}." if checked else "The conversion was not checked."
-    return CardFacts(name=Path(folder).absolute().name, head=head, config=source.config, vocab_size=source.vocab_size,
-                     parameters=parameters, do_lower_case=tokenizer.do_lower_case,
-                     chinese=ideographs > len(tokens) // 5, source=Path(source.path).name, stages=source.stages,
-                     labels=source.labels, fine_tuning=_fine_tuning(source.saved), check=sentence,
-                     notes=source.card_notes)
+    return ModelCardFacts(
+        name=Path(folder).absolute().name, architecture=source.architecture, head=source.head, config=source.config,
+        vocab_size=source.vocab_size, parameters=parameters, do_lower_case=tokenizer.do_lower_case,
+        chinese=ideographs > len(tokens) // 5, source=Path(source.path).name, stages=source.stages,
+        labels=source.labels, fine_tuning=_fine_tuning(source.saved), check=sentence, notes=source.card_notes)
 
 
 def _fine_tuning(saved: SavedModel | None) -> dict[str, Any]:
@@ -241,7 +249,7 @@ def _fine_tuning(saved: SavedModel | None) -> dict[str, Any]:
     rows = {label: training[name] for name, label in FINE_TUNING.items() if training.get(name) is not None}
     if training.get("pretrained_model_path"):
         rows["Started from"] = Path(training["pretrained_model_path"]).name
-    figures = {name: figure for name, figure in training.get("dev", {}).items() if isinstance(figure, float)}
-    if figures:
-        rows["On dev"] = ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
+    metrics = {name: value for name, value in training.get("dev", {}).items() if isinstance(value, float)}
+    if metrics:
+        rows["On dev"] = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     return rows

@@ -1,17 +1,19 @@
-"""The way of a BERT from Hugging Face to UER. What the scripts of that direction share; not a command."""
+"""From Hugging Face to UER. What the scripts of that direction share; not a command."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import _logits_check as check
-from _conversion import print_model, require_layers, resolve_type
+from _conversion import print_model, require_layers, resolve_head
 
 from uer.checkpoint.files import save_weights
 from uer.config import flag
-from uer.convert import BERT, bert, names
-from uer.convert.files import FOLDER_FILES, HuggingFaceModel, read_hugging_face, write_json
+from uer.convert import Architecture, names
+from uer.convert.folder import with_copies
+from uer.convert.hugging_face_files import FOLDER_FILES, HuggingFaceModel, read_hugging_face, write_json
 from uer.convert.open import HuggingFaceSource, convert_hugging_face, folder_of
+from uer.convert.settings import labels_of
 from uer.convert.tokenizer_files import read_tokenizer, read_tokens
 from uer.errors import UserError
 from uer.files import atomic_path
@@ -50,49 +52,56 @@ class FinetunedImportFlags(ImportFlags):
         return [File("--output_model_path", str(path)) for path in model_files(self.output_model_path)[1:]]
 
 
-def bring_back(flags: ImportFlags, head: str | None) -> None:
+def import_model(architecture: Architecture, flags: ImportFlags, head: str | None) -> None:
     """Convert from Hugging Face to UER, check, and only then put the files in place.
 
     Args:
-        head: a key of `BERT.heads`; None is the pretrained head that the weights hold.
+        architecture: which kind of model it is.
+        flags: where it is, and where it goes.
+        head: a key of `architecture.classes`; None is the pretrained head that the weights hold.
 
     Raises:
         UserError: whatever is wrong with the input, or logits that differ; nothing is written then.
     """
     with OutputLock(flags.output_model_path):
-        _bring_back(flags, head)
+        _import_model(architecture, flags, head)
 
 
-def _bring_back(flags: ImportFlags, head: str | None) -> None:
+def _import_model(architecture: Architecture, flags: ImportFlags, head: str | None) -> None:
     path = flags.input_model_path
     found = read_hugging_face(path)
-    model = HuggingFaceModel(names.tidy(found.weights, BERT), found.config)
-    bert.from_hugging_face_config(model.config, path)  # what is no BERT is said before what its heads are
-    head = head if head in HEAD_TASKS else resolve_type(head, model.weights, "hugging_face", path)
-    source = convert_hugging_face(model, path, head)
-    require_layers(flags.layers_num, source.converted.sizes["layers"], path)
+    architecture.told(found.config, path)  # another architecture is an error of its own, before what its heads are
+    model = HuggingFaceModel(names.tidy(found.weights, architecture.names), found.config)
+    if head not in HEAD_TASKS:
+        head = resolve_head(head, model.weights, architecture, "hugging_face", path)
+    source = convert_hugging_face(model, architecture, path, head)
+    require_layers(flags.layers_num, source.config.layers_num, path)
     print_model(path, source.config, source.converted, head)
     if not flags.no_check:
-        _check_back(source)
-    _write_back(flags, source)
+        _check(source)
+    _write(flags, source)
 
 
-def _check_back(source: HuggingFaceSource) -> None:
-    path, head, config, converted = source.path, source.head, source.config, source.converted
-    vocab_size = converted.sizes["vocab"]
-    if Path(path).is_dir() and source.model.config:
-        theirs = check.open_any_folder(Path(path), head)
+def _check(source: HuggingFaceSource) -> None:
+    config, architecture, vocab_size = source.config, source.architecture, source.converted.sizes["vocab"]
+    content = source.model.config
+    if Path(source.path).is_dir() and content:
+        theirs = check.open_any_folder(Path(source.path), architecture, source.head)
     else:
-        content = bert.hugging_face_config(config, vocab_size, head, tied=config.tie_weights,
-                                           labels=("",) * converted.sizes.get("labels", 0))
-        theirs = check.open_weights({name: tensor for name, tensor in source.model.weights.items()
-                                     if name not in converted.left_out}, content, head)
+        content = architecture.config_json(config, vocab_size, source.head,
+                                           labels=labels_of({}, source.converted.sizes.get("labels", 0), source.path))
+        weights = {name: tensor for name, tensor in source.model.weights.items()
+                   if name not in source.converted.left_out}
+        if not config.tie_weights:
+            weights = with_copies(weights, architecture.names)
+        theirs = check.open_weights(weights, content, architecture, source.head)
     src, seg = check.sample_batch(vocab_size, config.max_seq_length, None)
-    ours = check.our_logits(config, vocab_size, converted.weights, head, src, seg)
-    print(f"checked: {check.require_equal(ours, check.their_logits(theirs, src, seg), seg, path)}")
+    ours = check.our_logits(check.UerModel(source.path, architecture, source.head, config, source.converted.weights,
+                                           source.converted.sizes, content), src, seg)
+    print(f"checked: {check.require_equal(ours, check.their_logits(theirs, architecture, src, seg), seg, source.path)}")
 
 
-def _write_back(flags: ImportFlags, source: HuggingFaceSource) -> None:
+def _write(flags: ImportFlags, source: HuggingFaceSource) -> None:
     head, config = source.head, source.config
     if flags.output_vocab_path:
         tokens = read_tokens(source.folder)
@@ -108,7 +117,8 @@ def _write_back(flags: ImportFlags, source: HuggingFaceSource) -> None:
     else:
         save_weights(source.converted.weights, flags.output_model_path)
     print(f"written: {flags.output_model_path}")
-    print("the segment embedding has a new first row, zeros, which belongs to padding and is never read")
+    if "embedding.seg.embedding.weight" in source.converted.weights:
+        print("the segment embedding has a new first row, zeros, which belongs to padding and is never read")
     if head not in HEAD_TASKS and not config.tie_weights:
         print("the output layer has weights of its own: the model's settings need tie_weights false")
 

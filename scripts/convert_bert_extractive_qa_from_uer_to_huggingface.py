@@ -11,11 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from _to_huggingface import ExportFlags, export
 
 from uer import cli
+from uer.convert import ARCHITECTURES
 
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (ExportFlags,))
-    export(flags, "extractive_qa")
+    export(ARCHITECTURES["bert"], flags, "extractive_qa")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _to_uer import ImportFlags, bring_back
+from _to_uer import ImportFlags, import_model
 
 from uer import cli
 from uer.config import flag
+from uer.convert import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Flags(ImportFlags):
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    bring_back(flags, flags.type)
+    import_model(ARCHITECTURES["bert"], flags, flags.type)
 
 
 if __name__ == "__main__":

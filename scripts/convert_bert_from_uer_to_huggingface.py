@@ -13,6 +13,7 @@ from _to_huggingface import ExportFlags, export
 
 from uer import cli
 from uer.config import flag
+from uer.convert import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Flags(ExportFlags):
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    export(flags, flags.type)
+    export(ARCHITECTURES["bert"], flags, flags.type)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _to_uer import FinetunedImportFlags, bring_back
+from _to_uer import FinetunedImportFlags, import_model
 
 from uer import cli
+from uer.convert import ARCHITECTURES
 
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (FinetunedImportFlags,))
-    bring_back(flags, "text_classification")
+    import_model(ARCHITECTURES["bert"], flags, "text_classification")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from _checkpoint import DEFAULT_VOCAB
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.convert import BERT
+from uer.convert.names import WORD_EMBEDDING
 from uer.convert.open import folder_of, is_hugging_face, load_uer_weights
 from uer.convert.tokenizer_files import vocab_file
 from uer.errors import UserError
@@ -39,7 +39,7 @@ class Flags:
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    weights, name = load_uer_weights(flags.load_model_path), BERT.body[0].uer
+    weights, name = load_uer_weights(flags.load_model_path), WORD_EMBEDDING
     if name not in weights or weights[name].dim() != 2:
         raise UserError(f"{flags.load_model_path}: has no matrix {name}; its names are not UER's")
     vectors = weights[name].float().numpy()

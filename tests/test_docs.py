@@ -8,10 +8,9 @@ import torch
 
 from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
-from uer.convert.bert import hugging_face_config
+from uer.convert import ARCHITECTURES
 from uer.convert.folder import TokenizerFacts, write_folder
 from uer.convert.names import from_uer
-from uer.convert.open import BERT
 from uer.finetuning.labels import LabelSet
 from uer.finetuning.saved_model import save_finetuned
 from uer.finetuning.task import TextToRows
@@ -38,8 +37,10 @@ def folder(tmp_path, monkeypatch, root):
     save_finetuned(tmp_path / "models/finetuned_model.bin", task.build(CONFIG, len(tokens)).state_dict(), task, CONFIG,
                    TextToRows(BertTokenizer(vocab, True), 128), {})
     (tmp_path / "chinese_roberta_L-2_H-128").mkdir()
-    write_folder(tmp_path / "chinese_roberta_L-2_H-128", from_uer(weights, BERT, "mlm", "it").weights, BERT, "mlm",
-                 hugging_face_config(CONFIG, len(tokens), "mlm"), TokenizerFacts(tokens, vocab.special_tokens, True))
+    bert = ARCHITECTURES["bert"]
+    write_folder(tmp_path / "chinese_roberta_L-2_H-128", from_uer(weights, bert.names, "mlm", "it").weights, bert.names,
+                 "mlm", bert.config_json(CONFIG, len(tokens), "mlm"),
+                 TokenizerFacts(tokens, vocab.special_tokens, True), CONFIG.max_seq_length)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

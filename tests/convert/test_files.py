@@ -11,10 +11,10 @@ from safetensors import safe_open
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.settings import settings_path, write_settings
 from uer.config import ModelConfig, OptimConfig
-from uer.convert import BERT
-from uer.convert.card import CardFacts, model_card
-from uer.convert.files import read_hugging_face, write_json, write_safetensors
-from uer.convert.recipe import recorded_stages
+from uer.convert import ARCHITECTURES
+from uer.convert.hugging_face_files import read_hugging_face, write_json, write_safetensors
+from uer.convert.model_card import ModelCardFacts, model_card
+from uer.convert.provenance import recorded_stages
 from uer.convert.tokenizer_files import read_tokens, write_tokenizer
 from uer.errors import UserError
 from uer.files import atomic_folder
@@ -22,6 +22,7 @@ from uer.tokenizers import BertTokenizer, Vocab
 
 SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
            "mask_token": "[MASK]"}
+BERT = ARCHITECTURES["bert"]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "北", "京", "token", "##s", "cafe", "，", "\u2028"]
 
 
@@ -97,7 +98,7 @@ def test_rust_tokenizer_reads_our_description(tmp_path: Path, lower: bool) -> No
     assert read_tokens(tmp_path) == TOKENS
 
 
-def test_recipe_follows_the_stages(tmp_path: Path) -> None:
+def test_provenance_follows_the_stages(tmp_path: Path) -> None:
     for name, step, before in (("one.bin", 100, None), ("two.bin", 50, str(tmp_path / "one.bin-100"))):
         settings = {**asdict(ModelConfig(heads_num=3, hidden_act="relu")), **asdict(OptimConfig(learning_rate=1e-4)),
                     "total_steps": 1000000, "pretrained_model_path": before, "seed": 0}
@@ -121,15 +122,16 @@ def test_recipe_follows_the_stages(tmp_path: Path) -> None:
 
 def test_card_says_what_is_known_and_no_more() -> None:
     config = ModelConfig(layers_num=2, hidden_size=128, heads_num=2, feedforward_size=512)
-    card = model_card(CardFacts("my_model", "mlm", config, 21128, 3204872, True, True, "x.bin"))
+    card = model_card(ModelCardFacts("my_model", BERT, "mlm", config, 21128, 3204872, True, True, "x.bin"))
     assert card.startswith("---\nlanguage: zh\n") and "# my_model\n" in card
     assert "| Parameters | 3,204,872 |" in card and 'pipeline("fill-mask", model="my_model")' in card
     assert "Nothing is recorded beside `x.bin`" in card
-    labelled = CardFacts("c", "text_classification", config, 50, 9, False, False, "y.bin", labels=("a|b", "c"))
+    labelled = ModelCardFacts("c", BERT, "text_classification", config, 50, 9, False, False, "y.bin",
+                              labels=("a|b", "c"))
     assert "language" not in model_card(labelled) and "| Labels | 2 (a\\|b, c) |" in model_card(labelled)
 
 
-@pytest.mark.parametrize("head", list(BERT.heads))
+@pytest.mark.parametrize("head", list(BERT.classes))
 def test_card_s_example_is_python(head: str) -> None:
-    card = model_card(CardFacts("m", head, ModelConfig(), 5, 9, True, True, "x.bin"))
+    card = model_card(ModelCardFacts("m", BERT, head, ModelConfig(), 5, 9, True, True, "x.bin"))
     compile(card.split("```python\n")[1].split("```")[0], "example", "exec")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uer.checkpoint.files import load_into, load_weights, save_weights
 from uer.config import ModelConfig
-from uer.convert.files import read_hugging_face
+from uer.convert.hugging_face_files import read_hugging_face
 from uer.errors import UserError
 from uer.model import build_model
 
@@ -162,7 +162,7 @@ def test_failed_check_leaves_everything_as_it_was(run_script: Run, golden: Path,
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--type", "bert"], "--type bert needs the layers of next-sentence prediction.*--type mlm fits"),
+    (["--type", "bert"], "--type bert needs the layers of the targets mlm and sp, but target.sp.*; --type mlm fits"),
     (["--type", "mlm", "--layers_num", "12"], "layers_num is 12, but .* has 2 layers"),
     (["--type", "mlm", "--config_path", "models/bert/mini_config.json"], "layers_num is 4, but .* has 2 layers"),
     (["--type", "mlm", "--output_dir", "TMP/x", "--vocab_path", "TMP/v.txt"], r"v.txt has 97 entries, but .* 21128"),
@@ -193,6 +193,21 @@ def test_a_config_that_does_not_fit_is_refused(run_script: Run, tmp_path: Path, 
     with pytest.raises(UserError, match=message):
         run_script(TO_UER, "--input_model_path", folder, "--output_model_path", tmp_path / "uer.bin", "--type", "mlm")
     assert not (tmp_path / "uer.bin").exists()
+
+
+def test_untied_weights_alone_have_the_output_bias_twice(run_script: Run, tmp_path: Path) -> None:
+    """transformers 5 does not share the two names where the output layer is untied."""
+    theirs = random_folder(tmp_path / "theirs", tie_word_embeddings=False)
+    run_script(TO_UER, "--input_model_path", theirs, "--output_model_path", tmp_path / "uer.bin",
+               "--output_config_path", tmp_path / "uer.json")
+    printed = run_script(TO_HUGGING_FACE, "--input_model_path", tmp_path / "uer.bin", "--output_model_path",
+                         tmp_path / "back.bin", "--config_path", tmp_path / "uer.json")
+    weights = load_weights(tmp_path / "back.bin")
+    assert "checked: on " in printed and "tie_word_embeddings" in printed
+    assert torch.equal(weights["cls.predictions.decoder.bias"], weights["cls.predictions.bias"])
+    (tmp_path / "config.json").write_text((theirs / "config.json").read_text())
+    printed = run_script(TO_UER, "--input_model_path", tmp_path / "back.bin", "--output_model_path", tmp_path / "2.bin")
+    assert "checked: on " in printed and same(load_weights(tmp_path / "2.bin"), load_weights(tmp_path / "uer.bin"))
 
 
 def test_half_precision_is_kept(run_script: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
-from uer.convert.files import read_hugging_face
+from uer.convert.hugging_face_files import read_hugging_face
 from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.heads import Classifier, Tagger

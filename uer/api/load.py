@@ -17,7 +17,7 @@ from uer.convert.open import (
     open_hugging_face,
     vocab_size,
 )
-from uer.convert.recipe import recorded_stages
+from uer.convert.provenance import recorded_stages
 from uer.convert.tokenizer_files import read_tokenizer
 from uer.errors import UserError
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from uer.checkpoint.files import load_into
 from uer.config import ModelConfig, TokenizerConfig
-from uer.convert import BERT, names
+from uer.convert import names
+from uer.convert.open import USUAL
 from uer.errors import UserError
 from uer.finetuning.heads import SentenceEncoder
 from uer.model import Backbone, build_model
@@ -53,7 +54,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Modul
 
 def has_mlm_head(weights: Mapping[str, Tensor]) -> bool:
     """Whether UER weights have the head of the masked-language model."""
-    return "mlm" in names.fitting_heads(weights, BERT, "uer")
+    return "mlm" in names.fitting_heads(weights, USUAL.names, "uer")
 
 
 def pretrained_model(config: ModelConfig, vocab_size: int, weights: Mapping[str, Tensor], path: str) -> Backbone:

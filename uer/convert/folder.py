@@ -8,14 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from uer.convert.files import write_json, write_safetensors
+from uer.convert.hugging_face_files import write_json, write_safetensors
 from uer.convert.names import NameTable, is_tied
 from uer.convert.tokenizer_files import write_tokenizer
-
-
-def tied_output(weights: Mapping[str, Tensor], table: NameTable, head: str) -> bool:
-    """Whether the output layer of Hugging Face weights is the word embedding (true where there is no such layer)."""
-    return all(is_tied(weights, row, "hugging_face", table) for row in table.heads[head] if row.tied_to)
 
 
 def stored_weights(weights: Mapping[str, Tensor], table: NameTable, head: str) -> dict[str, Tensor]:
@@ -23,9 +18,14 @@ def stored_weights(weights: Mapping[str, Tensor], table: NameTable, head: str) -
 
     An untied one needs its bias under both names, because transformers 5 shares the two only together with the weight.
     """
-    if tied_output(weights, table, head):
-        tied = {row.hugging_face for row in table.heads[head] if row.tied_to}
+    if is_tied(weights, table, head, "hugging_face"):
+        tied = {row.hugging_face for row in table.tied_rows(head)}
         return {name: tensor for name, tensor in weights.items() if name not in tied}
+    return with_copies(weights, table)
+
+
+def with_copies(weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
+    """The weights, and those under a second name that transformers does not share where the output layer is untied."""
     copies = {copy: weights[home].clone() for copy, home in table.duplicates.items() if home in weights}
     return {**weights, **copies}
 
@@ -35,7 +35,7 @@ class TokenizerFacts:
     """The tokenizer of a model.
 
     Attributes:
-        tokens: the vocabulary; an entry's place is its number.
+        tokens: the vocabulary; an entry's line is its number.
         special_tokens: role -> entry, as in special_tokens_map.json.
         do_lower_case: whether text is lower-cased and its accents stripped.
     """
@@ -46,8 +46,8 @@ class TokenizerFacts:
 
 
 def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table: NameTable, head: str,
-                 config: Mapping[str, Any], tokenizer: TokenizerFacts) -> None:
-    """Write what transformers needs to open a folder offline; the model card is `uer.convert.card`'s.
+                 config: Mapping[str, Any], tokenizer: TokenizerFacts, max_length: int) -> None:
+    """Write what transformers needs to open a folder offline; the model card is `uer.convert.model_card`'s.
 
     Args:
         folder: an existing folder.
@@ -55,9 +55,9 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
         table, head: what they were converted by.
         config: the content of config.json.
         tokenizer: its files are written too.
+        max_length: the longest sequence the model takes.
     """
     folder = Path(folder)
     write_json(config, folder / "config.json")
-    write_tokenizer(tokenizer.tokens, tokenizer.special_tokens, tokenizer.do_lower_case,
-                    config["max_position_embeddings"], folder)
+    write_tokenizer(tokenizer.tokens, tokenizer.special_tokens, tokenizer.do_lower_case, max_length, folder)
     write_safetensors(stored_weights(weights, table, head), folder / "model.safetensors")

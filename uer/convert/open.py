@@ -1,4 +1,4 @@
-"""Opening a model by its path, of whichever world: the weights under UER's names, the settings, the tokenizer.
+"""Opening a model of UER or of Hugging Face by its path: the weights under UER's names, the settings, the tokenizer.
 
 What counts as Hugging Face's: a folder that holds config.json or weights as transformers names them, a .safetensors
 file, the index of a sharded one, and a torch file whose tensors have Hugging Face's names.
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from uer.checkpoint.files import load_weights
 from uer.config import ModelConfig
-from uer.convert import bert, names
-from uer.convert.bert import BERT
-from uer.convert.files import WEIGHT_FILES, HuggingFaceModel, read_hugging_face
-from uer.convert.recipe import Stage, recorded_stages
+from uer.convert import names
+from uer.convert.architectures import ARCHITECTURES, Architecture
+from uer.convert.hugging_face_files import WEIGHT_FILES, HuggingFaceModel, read_hugging_face
+from uer.convert.names import WORD_EMBEDDING
+from uer.convert.provenance import Stage, recorded_stages
 from uer.errors import UserError
 
-PRETRAINED_HEADS = ("bert", "mlm")
+# What a checkpoint is taken for where neither settings nor names tell.
+USUAL = ARCHITECTURES["bert"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class HuggingFaceSource:
 
     Attributes:
         path: as it was given.
-        head: a key of `BERT.heads`; "" for an encoder without a known head.
+        architecture: which kind of model it is.
+        head: a key of `architecture.classes`; "" for a model without a known head.
         model: as it lies on disk, its names tidied.
         converted: its weights under UER's names.
-        config: its architecture.
+        config: its settings.
     """
 
     path: str
+    architecture: Architecture
     head: str
     model: HuggingFaceModel
     converted: names.Conversion
@@ -66,54 +70,78 @@ def open_hugging_face(path: str | os.PathLike, head: str | None = None) -> Huggi
 
     Args:
         path: the folder, or the file of its weights.
-        head: a key of `BERT.heads`; by what the weights hold where it is None.
+        head: what stands on top; by what the weights hold where it is None.
 
     Raises:
-        UserError: what is missing, damaged, or no BERT, in one line.
+        UserError: what is missing, damaged, or of no known architecture, in one line.
     """
     path = str(path)
     found = read_hugging_face(path)
-    model = HuggingFaceModel(names.tidy(found.weights, BERT), found.config)
-    return convert_hugging_face(model, path, fitting_head(model.weights, model.config) if head is None else head)
+    architecture = find_architecture(found, path)
+    model = HuggingFaceModel(names.tidy(found.weights, architecture.names), found.config)
+    if head is None:
+        head = fitting_head(model.weights, architecture, model.config)
+    return convert_hugging_face(model, architecture, path, head)
 
 
-def convert_hugging_face(model: HuggingFaceModel, path: str, head: str) -> HuggingFaceSource:
-    """A model that was read, converted under a head; errors as `open_hugging_face`."""
-    told = bert.from_hugging_face_config(model.config, path)
-    converted = names.from_hugging_face(model.weights, BERT, head, path)
-    bert.require_sizes(model.config, converted.sizes, path)
-    tied = all(names.is_tied(converted.weights, row, "uer", BERT)
-               for row in (BERT.heads[head] if head else ()) if row.tied_to)
-    config = bert.model_config(converted.sizes, None, bert.TARGETS.get(head, ("mlm",)), tied, path, told)
-    return HuggingFaceSource(path, head, model, converted, config)
+def convert_hugging_face(model: HuggingFaceModel, architecture: Architecture, path: str, head: str
+                         ) -> HuggingFaceSource:
+    """A model that was read, its names tidied, converted under a head; errors as `open_hugging_face`."""
+    told = architecture.told(model.config, path)
+    converted = names.from_hugging_face(model.weights, architecture.names, head, path)
+    architecture.require_sizes(model.config, converted.sizes, path)
+    tied = names.is_tied(converted.weights, architecture.names, head, "uer")
+    config = architecture.model_config(converted.sizes, None, head, tied, path, told)
+    return HuggingFaceSource(path, architecture, head, model, converted, config)
 
 
-def fitting_head(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
+def find_architecture(model: HuggingFaceModel, path: str) -> Architecture:
+    """The architecture that config.json names, or else the one that the weights' names belong to.
+
+    Raises:
+        UserError: config.json names one that cannot be converted.
+    """
+    kind = model.config.get("model_type")
+    if kind is None:
+        return _architecture_of(model.weights) or USUAL
+    if kind not in ARCHITECTURES:
+        raise UserError(f"{path}: model_type is {kind}; only {', '.join(ARCHITECTURES)} can be converted")
+    return ARCHITECTURES[kind]
+
+
+def _architecture_of(weights: Mapping[str, Tensor]) -> Architecture | None:
+    """The architecture whose names in Hugging Face these are, or those of the body at least; None where none is."""
+    tidied = {known.name: names.tidy(weights, known.names) for known in ARCHITECTURES.values()}
+    whole = [known for known in ARCHITECTURES.values()
+             if names.fits(tidied[known.name], known.names, "hugging_face")]
+    partly = [known for known in ARCHITECTURES.values()
+              if names.has_rows(tidied[known.name], known.names.body, "hugging_face")]
+    return next(iter(whole + partly), None)
+
+
+def fitting_head(weights: Mapping[str, Tensor], architecture: Architecture, config: Mapping[str, Any]) -> str:
     """The head that tidied Hugging Face weights hold, "" for none; config.json's class decides where several fit."""
-    fitting = names.fitting_heads(weights, BERT, "hugging_face")
+    fitting = names.fitting_heads(weights, architecture.names, "hugging_face")
     classes = config.get("architectures") or ()
-    told = [head for head, name in bert.CLASSES.items() if name in classes]
-    return next((head for head in (*PRETRAINED_HEADS, *told, *BERT.heads) if head in fitting), "")
-
-
-def pretrained_head(weights: Mapping[str, Tensor], side: names.Side) -> str:
-    """The head of a pretrained model: bert where it holds next-sentence prediction too, else mlm."""
-    return "bert" if "bert" in names.fitting_heads(weights, BERT, side) else "mlm"
+    told = [head for head, name in architecture.classes.items() if name in classes]
+    return next((head for head in (*architecture.outputs, *told, *architecture.classes) if head in fitting), "")
 
 
 def load_uer_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """The weights of a UER checkpoint as they are, those of a Hugging Face model under UER's names.
 
     Raises:
-        UserError: it cannot be read, or is a Hugging Face model of another architecture.
+        UserError: it cannot be read, or is a Hugging Face model of an unknown architecture.
     """
     if is_hugging_face(path):
         return open_hugging_face(path).converted.weights
     weights = load_weights(path)
-    tidied = names.tidy(weights, BERT)
-    if not all(row.hugging_face in tidied for row in BERT.body):
+    architecture = _architecture_of(weights)
+    if architecture is None:
         return weights
-    return names.from_hugging_face(tidied, BERT, fitting_head(tidied, {}), str(path)).weights
+    tidied = names.tidy(weights, architecture.names)
+    head = fitting_head(tidied, architecture, {})
+    return names.from_hugging_face(tidied, architecture.names, head, str(path)).weights
 
 
 def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: str) -> ModelConfig:
@@ -127,7 +155,7 @@ def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: 
     """
     if stages:
         return stages[0].model()
-    return bert.model_config(names.measure(weights, BERT, "uer", path), None, ("mlm",), False, path)
+    return USUAL.model_config(names.measure(weights, USUAL.names, "uer", path), None, "", False, path)
 
 
 def open_checkpoint(path: str | os.PathLike, config: ModelConfig | None) -> tuple[dict[str, Tensor], ModelConfig]:
@@ -152,7 +180,6 @@ def vocab_size(weights: Mapping[str, Tensor], path: str) -> int:
     Raises:
         UserError: there is none.
     """
-    name = BERT.body[0].uer
-    if name not in weights:
-        raise UserError(f"{path}: has no {name}; its names are not UER's")
-    return len(weights[name])
+    if WORD_EMBEDDING not in weights:
+        raise UserError(f"{path}: has no {WORD_EMBEDDING}; its names are not UER's")
+    return len(weights[WORD_EMBEDDING])

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uer.convert.files import read_json, write_json
+from uer.convert.hugging_face_files import read_json, write_json
 from uer.errors import UserError
 from uer.tokenizers.bert import MAX_WORD_CHARS, BertTokenizer
 from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json
@@ -22,7 +22,7 @@ def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do
     """Write the four files.
 
     Args:
-        tokens: the vocabulary; an entry's place is its number.
+        tokens: the vocabulary; an entry's line is its number.
         special_tokens: role -> entry: {"pad_token": "[PAD]", "unk_token": ..., "cls_token", "sep_token", "mask_token"}.
         do_lower_case: whether text is lower-cased and its accents stripped.
         max_length: the longest sequence the model takes.

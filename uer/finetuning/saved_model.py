@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from uer import cli
 from uer.checkpoint.files import load_into, load_weights, save_weights
 from uer.config import ModelConfig
-from uer.convert.files import weights_files
+from uer.convert.hugging_face_files import weights_files
 from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.files import atomic_path

@@ -1,4 +1,4 @@
-"""How a model was trained, as far as the files beside its checkpoint tell.
+"""Provenance: how a model was trained, as far as the files beside its checkpoint tell; for its model card.
 
 `models/x.bin-1000` has its settings in `models/x.bin-1000.settings.json`; where that is absent (older checkpoints), in
 the training state `models/x.bin.state-1000`, while that is kept. A second stage names the checkpoint that it started

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from uer.config import ModelConfig
-from uer.convert.recipe import Stage
+from uer.convert.architectures import Architecture
+from uer.convert.provenance import Stage
 
 
 @dataclass(frozen=True)
-class CardFacts:
-    """What a card says.
+class ModelCardFacts:
+    """What a model card says.
 
     Attributes:
         name: the model's name; the folder's is a good one.
-        head: what stands on top of the encoder, as in `uer.convert.bert.CLASSES`.
-        config: the architecture.
+        architecture: which kind of model it is.
+        head: what stands on top, a key of `architecture.classes`.
+        config: the model's settings.
         vocab_size: entries of the vocabulary.
         parameters: how many numbers the weights hold, shared ones once.
         do_lower_case: the tokenizer's setting.
@@ -30,6 +32,7 @@ class CardFacts:
     """
 
     name: str
+    architecture: Architecture
     head: str
     config: ModelConfig
     vocab_size: int
@@ -44,34 +47,36 @@ class CardFacts:
     notes: str = ""
 
 
-# head -> pipeline, one line about the model, an example's call
+# What a model with a head does: its pipeline, the words after "A BERT encoder", an example's input.
 _USES = {
-    "mlm": ("fill-mask", "A BERT encoder pretrained as a masked-language model.", "中国的首都是[MASK]京。"),
-    "bert": ("fill-mask", "A BERT encoder pretrained with masked words and sentence pairs.", "中国的首都是[MASK]京。"),
-    "text_classification": ("text-classification", "A BERT encoder fine-tuned to classify texts.", "这本书很好看。"),
-    "token_classification": ("token-classification", "A BERT encoder fine-tuned to label tokens.", "她住在北京。"),
-    "extractive_qa": ("question-answering", "A BERT encoder fine-tuned to find answers in a text.", ""),
+    "mlm": ("fill-mask", "pretrained as a masked-language model", "中国的首都是[MASK]京。"),
+    "bert": ("fill-mask", "pretrained with masked words and sentence pairs", "中国的首都是[MASK]京。"),
+    "albert": ("fill-mask", "pretrained with masked words and the order of sentences", "中国的首都是[MASK]京。"),
+    "text_classification": ("text-classification", "fine-tuned to classify texts", "这本书很好看。"),
+    "token_classification": ("token-classification", "fine-tuned to label tokens", "她住在北京。"),
+    "extractive_qa": ("question-answering", "fine-tuned to find answers in a text", ""),
 }
 
 
-def model_card(facts: CardFacts) -> str:
+def model_card(facts: ModelCardFacts) -> str:
     """The text of README.md, with the YAML block that the Hugging Face hub reads."""
-    return "\n".join([*_metadata(facts), f"# {facts.name}", "", _USES[facts.head][1], "", *_architecture(facts),
-                      *_recipe(facts), *_usage(facts), *_notes(facts)])
+    kind = f"{facts.architecture.article} {facts.architecture.title} encoder {_USES[facts.head][1]}."
+    return "\n".join([*_metadata(facts), f"# {facts.name}", "", kind, "", *_settings(facts), *_training(facts),
+                      *_usage(facts), *_conversion(facts)])
 
 
-def _metadata(facts: CardFacts) -> list[str]:
+def _metadata(facts: ModelCardFacts) -> list[str]:
     pipeline, _, example = _USES[facts.head]
     lines = ["---"]
     if facts.chinese:
         lines.append("language: zh")
-    lines += ["library_name: transformers", f"pipeline_tag: {pipeline}", "tags:", "- bert"]
+    lines += ["library_name: transformers", f"pipeline_tag: {pipeline}", "tags:", f"- {facts.architecture.name}"]
     if facts.chinese and example:
         lines += ["widget:", f'- text: "{example}"']
     return [*lines, "---", ""]
 
 
-def _architecture(facts: CardFacts) -> list[str]:
+def _settings(facts: ModelCardFacts) -> list[str]:
     config = facts.config
     rows = {"Layers": config.layers_num, "Hidden size": config.hidden_size, "Attention heads": config.heads_num,
             "Feed-forward size": config.feedforward_size, "Activation": config.hidden_act,
@@ -83,7 +88,7 @@ def _architecture(facts: CardFacts) -> list[str]:
     return ["## Architecture", "", *_table(rows), ""]
 
 
-def _recipe(facts: CardFacts) -> list[str]:
+def _training(facts: ModelCardFacts) -> list[str]:
     lines = ["## Training", ""]
     if facts.fine_tuning:
         return [*lines, *_table(facts.fine_tuning), ""]
@@ -101,11 +106,11 @@ def _recipe(facts: CardFacts) -> list[str]:
     return [*lines, "The corpus is not recorded: a dataset's fingerprint tells only whether two runs saw the same.", ""]
 
 
-def _usage(facts: CardFacts) -> list[str]:
+def _usage(facts: ModelCardFacts) -> list[str]:
     if facts.head == "extractive_qa":
         return _question_answering(facts.name)
     pipeline, _, example = _USES[facts.head]
-    variable, pretrained = pipeline.replace("-", "_"), facts.head in ("mlm", "bert")
+    variable, pretrained = pipeline.replace("-", "_"), facts.head in facts.architecture.outputs
     imported = "AutoModel, AutoTokenizer, pipeline" if pretrained else "pipeline"
     lines = ["## Use", "", "```python", f"from transformers import {imported}", "",
              f'{variable} = pipeline("{pipeline}", model="{facts.name}")', f'print({variable}("{example}"))']
@@ -132,7 +137,7 @@ def _question_answering(name: str) -> list[str]:
             ""]
 
 
-def _notes(facts: CardFacts) -> list[str]:
+def _conversion(facts: ModelCardFacts) -> list[str]:
     checked = f" {facts.check}" if facts.check else ""
     return ["## Conversion", "", f"Converted from the UER checkpoint `{facts.source}`.{checked}", ""]
 

@@ -1,4 +1,4 @@
-"""Reading and writing the files of both worlds: whole or not at all, and never running code from them."""
+"""Reading and writing the weights and the configuration of a Hugging Face folder, never running code from them."""
 
 import os
 from collections.abc import Mapping
@@ -87,15 +87,15 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{index}: 'weight_map' is missing or no map of file names")
-    for name in places.values():
+    for name in shards.values():
         if Path(name).name != name:
             raise UserError(f"{index}: the shard {name} lies in another folder")
         if name.endswith(".index.json"):
             raise UserError(f"{index}: the shard {name} is an index itself")
-    return [index.parent / name for name in sorted(set(places.values()))]
+    return [index.parent / name for name in sorted(set(shards.values()))]
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

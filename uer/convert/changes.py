@@ -1,0 +1,147 @@
+"""How a tensor of UER becomes one of Hugging Face, and back: pairs of inverse functions, which can be chained.
+
+A row of a name table has one or several UER tensors and one Hugging Face tensor, so a change maps a tuple of tensors to
+a tuple of tensors. Hugging Face's weights come back exactly: `to_hugging_face(to_uer(x)) == x`. UER's come back exactly
+but for rows that one side does not have: those of `DropRows` are never read by a model, and come back as zeros.
+
+>>> query, key, value = torch.eye(2), torch.zeros(2, 2), torch.ones(2, 2)
+>>> (stacked,) = Chain((Fused(3), TRANSPOSED)).to_hugging_face((query, key, value))
+>>> stacked.tolist()
+[[1.0, 0.0, 0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0, 1.0, 1.0]]
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+
+# What torch raises where a tensor has too few dimensions or a number of rows that cannot be divided.
+DOES_NOT_FIT = (RuntimeError, IndexError, TypeError)
+
+
+class Change:
+    """Leaves tensors as they are; the others override both functions.
+
+    The results may be views of the arguments. A tensor that a function cannot change raises one of `DOES_NOT_FIT`.
+    """
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        """UER's tensors -> Hugging Face's."""
+        return tensors
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        """Hugging Face's tensors -> UER's."""
+        return tensors
+
+
+@dataclass(frozen=True)
+class Same(Change):
+    """No change."""
+
+
+@dataclass(frozen=True)
+class Transposed(Change):
+    """(M, N) <-> (N, M): Hugging Face's GPT-2 keeps its linear layers as (inputs, outputs)."""
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        return tuple(tensor.t() for tensor in tensors)
+
+    to_uer = to_hugging_face
+
+
+@dataclass(frozen=True)
+class DropRows(Change):
+    """UER's tensor has rows that Hugging Face's has not, such as the segment of padding: (N + count, ...) <-> (N, ...).
+
+    Attributes:
+        count: how many rows; zeros on the way back.
+        last: whether they are the last rows instead of the first.
+    """
+
+    count: int
+    last: bool = False
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        return tuple(_without_rows(tensor, self.count, self.last) for tensor in tensors)
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        return tuple(_with_zero_rows(tensor, self.count, self.last) for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class AddRows(Change):
+    """Hugging Face's tensor has rows that UER's has not: (N, ...) <-> (N + count, ...).
+
+    Position embeddings of BART and RoBERTa have two rows before position 0. Those rows are zeros on the way there, and
+    dropped on the way back, so Hugging Face's weights come back exactly where the rows were zeros.
+
+    Attributes:
+        count, last: as `DropRows`.
+    """
+
+    count: int
+    last: bool = False
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        return tuple(_with_zero_rows(tensor, self.count, self.last) for tensor in tensors)
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        return tuple(_without_rows(tensor, self.count, self.last) for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Fused(Change):
+    """Several UER tensors of one shape are stacked into one, (N, ...) each <-> (count * N, ...): query, key, value."""
+
+    count: int
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        assert len(tensors) == self.count
+        return (torch.cat(tensors),)
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        (stacked,) = tensors
+        return stacked.unflatten(0, (self.count, -1)).unbind()
+
+
+@dataclass(frozen=True)
+class LeadingAxis(Change):
+    """(N, ...) <-> (1, N, ...): the output bias of BART."""
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        return tuple(tensor.unsqueeze(0) for tensor in tensors)
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        return tuple(tensor[0] if len(tensor) == 1 else tensor for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Chain(Change):
+    """Several changes: from the first to the last on the way to Hugging Face, from the last to the first back."""
+
+    changes: tuple[Change, ...]
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        for change in self.changes:
+            tensors = change.to_hugging_face(tensors)
+        return tensors
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        for change in reversed(self.changes):
+            tensors = change.to_uer(tensors)
+        return tensors
+
+
+SAME = Same()
+TRANSPOSED = Transposed()
+
+
+def _without_rows(tensor: Tensor, count: int, last: bool) -> Tensor:
+    return tensor[:max(len(tensor) - count, 0)] if last else tensor[count:]
+
+
+def _with_zero_rows(tensor: Tensor, count: int, last: bool) -> Tensor:
+    zeros = tensor.new_zeros(count, *tensor.shape[1:])
+    return torch.cat([tensor, zeros] if last else [zeros, tensor])
