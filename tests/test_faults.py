@@ -325,9 +325,9 @@ def test_a_model_larger_than_the_machine():
 
 
 @pytest.fixture
-def companion(place, tmp_path) -> Callable[..., Done]:
+def companion(place, tmp_path, monkeypatch) -> Callable[..., Done]:
     """A fine-tuned model; calling it changes its settings and predicts."""
-    os.chdir(place)
+    monkeypatch.chdir(place)
     assert run(*FINETUNE.split(), "--output_model_path", tmp_path / "f.bin").status == 0
     settings = json.loads((tmp_path / "f.json").read_text())
 

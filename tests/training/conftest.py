@@ -53,6 +53,13 @@ class Job:
         except FileNotFoundError:
             return not Path("/proc/self").exists()
 
+    def refusal(self) -> str:
+        """Wait for it to end with status 2; returns its one line that begins with "error: "."""
+        assert self.wait() == 2, self.output
+        errors = [line for line in self.output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "Traceback" not in self.output, self.output
+        return errors[0]
+
     @property
     def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
@@ -97,11 +104,7 @@ class Playground:
 
     def fail(self, name: str, env: dict[str, str] | None = None, **flags: Any) -> str:
         """The one line of a run that is refused with status 2."""
-        job = self.start(name, env, **flags)
-        assert job.wait() == 2, job.output
-        errors = [line for line in job.output.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and "Traceback" not in job.output, job.output
-        return errors[0]
+        return self.start(name, env, **flags).refusal()
 
     def figures(self, name: str, kind: str = "train") -> list[dict[str, Any]]:
         lines = (self.folder / f"{name}.jsonl").read_text().splitlines()
