@@ -90,8 +90,8 @@ def test_pretrained_weights_are_used_and_the_rest_is_named(tiny, capsys):
     finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("pretrained.bin"), log_level="INFO",
                                                 learning_rate=1e-9, epochs_num=1))
     out = capsys.readouterr().out
-    assert re.search(r"not used \(\d+ parameters\): target.mlm", out)
-    assert "start at random, to be learned now: output_layer_1.weight" in out
+    assert re.search(r"\d+ parameters are not used: target.mlm", out)
+    assert "new parameters, random at the start: output_layer_1.weight" in out
     tuned = load_weights(tiny.path("out/model.bin"))
     torch.testing.assert_close(tuned["embedding.word.embedding.weight"],
                                pretrained.state_dict()["embedding.word.embedding.weight"], rtol=0, atol=1e-5)
@@ -109,7 +109,7 @@ def test_pretrained_model_of_another_size_or_incomplete_is_refused(tiny):
         finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("part.bin")))
     deeper = {**state, "encoder.layer_norm.gamma": torch.ones(16)}
     save_weights(deeper, tiny.path("deep.bin"))
-    with pytest.raises(UserError, match=r"deep.bin: 1 parameters of its embedding and encoder have no place"):
+    with pytest.raises(UserError, match=r"deep.bin: this model has no parameters for 1 of the file's embedding and encoder"):
         finetune("test", Classification, tiny.flags(pretrained_model_path=tiny.path("deep.bin")))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from uer.errors import UserError
-from uer.finetuning.answers import exact_match, f1_score, split_pieces
+from uer.finetuning.answer_metrics import exact_match, f1_score, split_pieces
 from uer.finetuning.command import finetune
 from uer.finetuning.infer import infer
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
@@ -176,7 +176,7 @@ def test_cmrc_through_windows(tiny):
     shorter = "\n".join(predict(tiny, ReadingComprehension, squad(rows), "squad_test.json", "--doc_stride", "3",
                                 "--max_answer_length", "1"))
     assert all(len(answer) == 1 for answer in json.loads(shorter).values())
-    with pytest.raises(UserError, match="question Q0: its answer does not stand in the text"):
+    with pytest.raises(UserError, match="question Q0: its answer is not in the text"):
         train(tiny, ReadingComprehension, squad([("丙丁", "甲", 0)]), "squad.json")
     with pytest.raises(UserError, match="paragraph 1: 'context' is missing"):
         train(tiny, ReadingComprehension, '{"data": [{"paragraphs": [{"qas": [{}]}]}]}', "squad.json")
