@@ -1,9 +1,6 @@
 """The walls of the house: who may import whom. Reads the sources; whatever exists is checked."""
 
 import ast
-import json
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -145,32 +142,6 @@ def test_no_circular_imports():
         visit(name, ())
 
 
-IMPORT_ALL = """
-import importlib, json, sys
-sys.path.insert(0, sys.argv[1])
-opened = []
-def watch(event, arguments):
-    name = arguments[0] if event == "open" else None
-    if isinstance(name, str) and name.startswith(sys.argv[1]) and not name.startswith(sys.prefix):  # .venv may be there
-        opened.append(name)
-sys.addaudithook(watch)
-importlib.import_module("uer.tokenizers")
-heavy = [name for name in ("torch", "transformers") if name in sys.modules]
-for name in json.loads(sys.argv[2]):
-    importlib.import_module(name)
-print(json.dumps({"opened": [name for name in opened if not name.endswith((".py", ".pyc")) and ".pyc." not in name],
-                  "heavy": heavy + [name for name in ("torch._dynamo", "transformers") if name in sys.modules]}))
-"""
-
-
-def test_importing_reads_no_file_prints_nothing_and_stays_light(tmp_path):
-    """Every module of `uer` is imported in a fresh process; `uer.tokenizers` first, which needs no torch.
-
-    None imports torch's compiler: that takes seconds.
-    """
-    names = [module_name(path) for path in ours(("uer",))]
-    done = subprocess.run([sys.executable, "-c", IMPORT_ALL, str(ROOT), json.dumps(names)], cwd=tmp_path,
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"opened": [], "heavy": []}
-    assert not list(tmp_path.iterdir())
+def test_importing_reads_no_file_prints_nothing_and_stays_light(server):
+    """`uer.tokenizers` imports no torch, and no module imports torch's compiler, which takes seconds."""
+    assert server.ask({"imports": True}) == {"opened": [], "written": [], "printed": "", "heavy": []}

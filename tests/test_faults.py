@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import re
-import resource
 import runpy
 import subprocess
 import sys
@@ -325,9 +324,9 @@ def test_a_model_larger_than_the_machine():
 
 
 @pytest.fixture
-def companion(place, tmp_path) -> Callable[..., Done]:
+def companion(place, tmp_path, monkeypatch) -> Callable[..., Done]:
     """A fine-tuned model; calling it changes its settings and predicts."""
-    os.chdir(place)
+    monkeypatch.chdir(place)
     assert run(*FINETUNE.split(), "--output_model_path", tmp_path / "f.bin").status == 0
     settings = json.loads((tmp_path / "f.json").read_text())
 
@@ -413,11 +412,18 @@ def test_output_that_cannot_be_printed(place, tmp_path):
     assert len(open_dataset(tmp_path / "d.pt")) == 2
 
 
-def _small_files() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+# A script as the command line runs it, in a folder, without its standard output.
+SCRIPT = """
+import os, runpy, sys
+os.chdir({folder!r})
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+sys.argv = {argv!r}
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def test_full_disks_are_named(place, tmp_path):
+def test_full_disks_are_named(place, tmp_path, server):
     """ef_full_disk, bv_full_disk, mg_full_disk, pp_file_limit, embeddings, inference: one line with the file's name."""
     (place / "long.txt").write_text("一丁七\n" * 3000, encoding="utf-8")
     (place / "many.txt").write_text("\n".join(map(chr, range(0x4E00, 0x5200))), encoding="utf-8")
@@ -430,12 +436,13 @@ def test_full_disks_are_named(place, tmp_path):
         "pp_file_limit": PREPROCESS.replace("text.txt", "long.txt").replace("out/d.pt", str(target))
         + " --vocab_path vocab.txt",
     }
-    running = {case: subprocess.Popen([sys.executable, str(ROOT / command.split()[0]), *command.split()[1:]], cwd=place,
-                                      stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=_small_files)
-               for case, command in commands.items()}
-    for case, process in running.items():
-        error = process.communicate(timeout=120)[1].decode()
-        assert process.returncode == 2, (case, error)
+    for case, command in commands.items():
+        script, *argv = command.split()
+        log = tmp_path / f"{case}.log"
+        pid = server.ask({"program": SCRIPT.format(folder=str(place), argv=[str(ROOT / script), *argv]),
+                          "file_limit": 600, "log": str(log)})
+        status, error = server.ask({"wait": pid, "seconds": 120}), log.read_text()
+        assert status == 2, (case, error)
         assert error.startswith("error: ") and error.count("\n") == 1 and str(tmp_path) in error, (case, error)
         assert not target.exists()
 

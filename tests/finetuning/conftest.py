@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CHARACTERS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
-CONFIG = {"emb_size": 16, "hidden_size": 16, "feedforward_size": 32, "heads_num": 2, "layers_num": 2, "dropout": 0.0,
+CONFIG = {"emb_size": 16, "hidden_size": 16, "feedforward_size": 32, "heads_num": 2, "layers_num": 1, "dropout": 0.0,
           "max_seq_length": 24, "hidden_act": "gelu", "embedding": ["word", "pos", "seg"], "encoder": "transformer",
           "mask": "fully_visible", "pooling": "max", "target": ["mlm"], "tie_weights": True}
 
@@ -49,8 +49,8 @@ def examples(count: int, seed: int) -> list[tuple[int, str]]:
         text = "".join(generator.choices(CHARACTERS[1:], k=generator.randint(3, 12)))
         label = number % 2
         if label:
-            place = generator.randrange(len(text))
-            text = text[:place] + "甲" + text[place + 1:]
+            position = generator.randrange(len(text))
+            text = text[:position] + "甲" + text[position + 1:]
         found.append((label, text))
     return found
 
@@ -61,7 +61,17 @@ def tsv(rows: list[tuple[int, str]]) -> str:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
-    files = Tiny(tmp_path)
+    return make_tiny(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """One for all tests of a file, for trainings that several of them look at; each output needs its own name."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def make_tiny(folder: Path) -> Tiny:
+    files = Tiny(folder)
     files.write("vocab.txt", "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]) + "\n")
     files.write("config.json", json.dumps(CONFIG))
     for name, count, seed in (("train.tsv", 96, 1), ("dev.tsv", 37, 2), ("test.tsv", 29, 3)):

@@ -37,23 +37,21 @@ def weights(tiny, **changes) -> dict:
     return load_weights(tiny.path("out/model.bin"))
 
 
-def test_the_same_weights_to_rounding(tiny, graphs):
-    changes = {"pooling": "first", "use_adv": True, "adv_type": "pgd", "test_path": tiny.path("test.tsv")}
+def test_the_same_weights_to_rounding_and_a_grids_trials_share_the_graphs(tiny, graphs):
+    changes = {"pooling": "first", "use_adv": True, "adv_type": "pgd", "pgd_k": 1, "test_path": tiny.path("test.tsv")}
     plain, compiled = weights(tiny, **changes), weights(tiny, compile="on", **changes)
     assert len(graphs) == 2  # training and evaluation, for all lengths and for the smaller last batch
     assert list(plain) == list(compiled)
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=2e-4)
-
-
-def test_a_grids_trials_share_the_graphs(tiny, graphs):
-    flags = tiny.flags(batch_size_list=(8, 16), learning_rate_list=(0.01,), epochs_num_list=(1,), parallel_trials=1)
-    command, (config,) = parse_with("test", Classification, (GridConfig,), [*flags, "--compile", "on"])
-    compiled = run_grid(command, config)
-    assert len(graphs) == 2
-    command, _ = parse_with("test", Classification, (GridConfig,), flags)
-    plain = run_grid(command, config)
-    assert not {record["key"] for record in compiled} & {record["key"] for record in plain}
+    flags = tiny.flags(batch_size_list=(8, 16), learning_rate_list=(0.01,), epochs_num_list=(1,), parallel_trials=1,
+                       **changes)
+    keys = []
+    for switch in ("on", "off"):
+        command, (config,) = parse_with("test", Classification, (GridConfig,), [*flags, "--compile", switch])
+        keys.append({record["key"] for record in run_grid(command, config)})
+    assert len(graphs) == 2  # those of the first training
+    assert not keys[0] & keys[1]
 
 
 def test_when_it_is_used(monkeypatch):

@@ -29,5 +29,5 @@ def test_cross_validation_and_its_inference(tiny, capsys):
     features = np.load(tiny.path("test.npy"))
     predicted = Path(tiny.path("p.tsv")).read_text().splitlines()[1:]
     assert [str(row.argmax()) for row in features] == predicted
-    with pytest.raises(UserError, match="have no place in cross-validation"):
+    with pytest.raises(UserError, match="cannot be used with cross-validation"):
         cross_validate("test", tiny.flags())

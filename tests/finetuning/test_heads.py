@@ -20,18 +20,23 @@ SIZES = {"emb_size": 12, "hidden_size": 12, "feedforward_size": 20, "heads_num":
          "max_seq_length": 16, "embedding": ("word", "pos", "seg")}
 
 
-def batch_of(lengths: tuple[int, ...]):
+def batch_of(lengths: tuple[int, ...], pairs: bool = False):
+    """Texts of these lengths, or pairs of each text with the one of the next length."""
     generator = np.random.default_rng(0)
-    rows = Ragged.of([generator.integers(5, 30, length) for length in lengths])
-    examples = Examples(build_sequences(rows, None, 16, "head", 2, 3))
+    rows = [Ragged.of([generator.integers(5, 30, length) for length in (*lengths[first:], *lengths[:first])])
+            for first in (0, 1)]
+    examples = Examples(build_sequences(rows[0], rows[1] if pairs else None, 16, "head", 2, 3))
     return collate(examples, np.arange(len(lengths)), 0)
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("pooling", ["first", "last", "mean", "max"])
-def test_pooling_equals_its_formula_row_by_row(pooling):
+def test_pooling_equals_its_formula_row_by_row(pooling, pairs):
+    """Tokens of both segments count once, and padding not at all."""
     torch.manual_seed(0)
     model = PooledModel(ModelConfig(**SIZES, pooling=pooling), 30).eval()
-    batch = batch_of((3, 9, 1, 5))
+    batch = batch_of((3, 9, 1, 5), pairs)
+    assert batch.seg.max() == (2 if pairs else 1)
     pooled = model.pooled(batch)
     for row, length in enumerate(batch.real_tokens.tolist()):
         hidden = model.encode(batch.src[row:row + 1, :length], batch.seg[row:row + 1, :length])[0]

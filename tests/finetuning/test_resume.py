@@ -1,5 +1,7 @@
 """A killed fine-tuning goes on from its last whole epoch, to the same bits; diverged weights are never kept."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -28,9 +30,23 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def small_and_unflushed(tiny, monkeypatch):
     """Fewer examples; nobody pulls the plug, so that nothing has to reach the disk."""
+    cut_training_file(tiny)
+    monkeypatch.setattr("uer.files.flush_to_disk", lambda path: None, raising=False)
+
+
+def cut_training_file(tiny) -> None:
     lines = Path(tiny.path("train.tsv")).read_text("utf-8").splitlines(keepends=True)
     tiny.write("train.tsv", "".join(lines[:41]))
-    monkeypatch.setattr("uer.files.flush_to_disk", lambda path: None, raising=False)
+
+
+@pytest.fixture(scope="module")
+def whole(shared_tiny):
+    """(files, printed text, records of a grid): a training and a grid that nobody killed, under the names `whole` and
+    `whole_grid`."""
+    cut_training_file(shared_tiny)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        train(shared_tiny, "whole")
+    return shared_tiny, printed.getvalue(), run_grid(shared_tiny, "whole_grid")
 
 
 def train(tiny, name: str = "out", **changes) -> dict:
@@ -61,18 +77,17 @@ def same_files(tiny, left: str, right: str) -> bool:
 @pytest.mark.parametrize("owner, name, call", [
     (loop, "collate", 9), (loop, "predict", 2), (Trials, "save", 2), (TrainingState, "save", 1),
     (TrainingState, "save", 3), (TrainingState, "finish", 1), (run, "report", 1)])
-def test_a_killed_run_ends_with_the_same_files(tiny, monkeypatch, capsys, owner, name, call):
-    train(tiny, "whole")
-    out = capsys.readouterr().out
+def test_a_killed_run_ends_with_the_same_files(whole, monkeypatch, capsys, owner, name, call):
+    (files, out, _), folder = whole, f"{name}-{call}"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, owner, name, call)
-        train(tiny, "out")
+        train(files, folder)
     capsys.readouterr()
-    train(tiny, "out")
+    train(files, folder)
     again = capsys.readouterr().out
-    assert same_files(tiny, "whole", "out")
+    assert same_files(files, "whole", folder)
     assert final_lines(out) == final_lines(again)
-    assert [path.name for path in Path(tiny.path("out")).iterdir() if "state" in path.name or "lock" in path.name] == []
+    assert not [path for path in Path(files.path(folder)).iterdir() if "state" in path.name or "lock" in path.name]
     if (name, call) in (("predict", 2), ("save", 3)):
         assert "Going on after epoch" in again
 
@@ -166,9 +181,9 @@ def test_weights_that_are_not_finite_are_never_used_or_saved(tiny):
     assert not Path(tiny.path("out/model.bin")).exists()
     config = run.parse_command("test", Classification, tiny.flags()).model
     state = build_model(config, 27).state_dict()
-    state["encoder.transformer.1.layer_norm_2.gamma"][3] = float("nan")
+    state["encoder.transformer.0.layer_norm_2.gamma"][3] = float("nan")
     save_weights(state, tiny.path("nan.bin"))
-    with pytest.raises(UserError, match=r"nan.bin: encoder.transformer.1.layer_norm_2.gamma is not finite"):
+    with pytest.raises(UserError, match=r"nan.bin: encoder.transformer.0.layer_norm_2.gamma is not finite"):
         train(tiny, pretrained_model_path=tiny.path("nan.bin"))
     with pytest.raises(UserError, match=r"not finite after step"):
         cross_validate("test", tiny.flags(dev_path=None, folds_num=2, epochs_num=1, learning_rate=1e30))
@@ -244,13 +259,13 @@ def test_ties_are_decided_by_the_settings_in_whatever_order_trials_finish(tiny, 
 @pytest.mark.parametrize("owner, name, call", [
     (loop, "predict", 2), (grid_keeper, "move_model", 1), (grid_keeper.os, "replace", 4),
     (grid_keeper.os, "replace", 7), (grid_keeper, "append_lines", 1), (grid_keeper, "append_lines", 3)])
-def test_a_killed_grid_keeps_the_same_model(tiny, monkeypatch, owner, name, call):
-    records = run_grid(tiny, "whole")
+def test_a_killed_grid_keeps_the_same_model(whole, monkeypatch, owner, name, call):
+    (files, _, records), folder = whole, f"grid-{name}-{call}"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, owner, name, call)
-        run_grid(tiny, "out")
-    again = run_grid(tiny, "out")
-    assert same_files(tiny, "whole", "out")
+        run_grid(files, folder)
+    again = run_grid(files, folder)
+    assert same_files(files, "whole_grid", folder)
     assert [(record["key"], record["score"]) for record in again] == [
         (record["key"], record["score"]) for record in records]
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,22 +53,16 @@ class Job:
         except FileNotFoundError:
             return not Path("/proc/self").exists()
 
+    def refusal(self) -> str:
+        """Wait for it to end with status 2; returns its one line that begins with "error: "."""
+        assert self.wait() == 2, self.output
+        errors = [line for line in self.output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "Traceback" not in self.output, self.output
+        return errors[0]
+
     @property
     def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
-
-
-class Server:
-    """`fork_server.py`."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-    def ask(self, request: dict) -> Any:
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
 
 
 @dataclass
@@ -78,7 +70,7 @@ class Playground:
     """A folder with a dataset, a vocabulary and a configuration."""
 
     folder: Path
-    server: Server
+    server: Any
     runs: int = 0
 
     def arguments(self, name: str, **flags: Any) -> list[str]:
@@ -112,11 +104,7 @@ class Playground:
 
     def fail(self, name: str, env: dict[str, str] | None = None, **flags: Any) -> str:
         """The one line of a run that is refused with status 2."""
-        job = self.start(name, env, **flags)
-        assert job.wait() == 2, job.output
-        errors = [line for line in job.output.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1 and "Traceback" not in job.output, job.output
-        return errors[0]
+        return self.start(name, env, **flags).refusal()
 
     def figures(self, name: str, kind: str = "train") -> list[dict[str, Any]]:
         lines = (self.folder / f"{name}.jsonl").read_text().splitlines()
@@ -151,15 +139,7 @@ def write_dataset(path: Path, vocab: Vocab, seed: int = 5, rows: int = 101, seq_
     save_dataset(path, tokens, offsets, {}, DatasetInfo(**info))
 
 
-@pytest.fixture(scope="session")
-def server():
-    running = Server()
-    yield running
-    running.process.stdin.close()
-    running.process.wait(60)
-
-
-def make_playground(folder: Path, server: Server) -> Playground:
+def make_playground(folder: Path, server: Any) -> Playground:
     (folder / "vocab.txt").write_text("\n".join(SPECIAL + [chr(0x4E00 + n) for n in range(40)]) + "\n")
     (folder / "config.json").write_text(json.dumps(MODEL))
     write_dataset(folder / "data.pt", Vocab.load(folder / "vocab.txt"))

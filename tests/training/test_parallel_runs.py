@@ -14,7 +14,8 @@ from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.runtime import launch, parallel
 
-SAME = {"dropout": 0.0, "total_steps": 10, "save_checkpoint_steps": 10, "report_steps": 2}
+SAME = {"dropout": 0.0, "total_steps": 6, "save_checkpoint_steps": 6, "report_steps": 2, "dev_fraction": 0.2,
+        "eval_steps": 3}
 
 
 def free_port() -> int:
@@ -36,16 +37,36 @@ def name(reference) -> str:
     return f"split{reference.runs}"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def waiting(shared_playground):
+    """Runs that wait for a rank until --collective_timeout is over; meanwhile the other tests go on."""
+    flags = {"total_steps": 100000, "report_steps": 5}
+    absent = {"collective_timeout": 2, "master_ip": f"tcp://localhost:{free_port()}", "gpu_ranks": (0, 1)}
+    no_master = {**absent, "master_ip": f"tcp://localhost:{free_port()}", "gpu_ranks": (1,)}
+    stopped = shared_playground.start("stopped", **flags, world_size=2, gpu_ranks=(0, 1), collective_timeout=1)
+    if Path("/proc/self/stat").exists():
+        stopped.wait_for(lambda: "tokens/s" in stopped.output)
+        rank, _ = sorted(pid for pid in processes_of(stopped.pid) if pid != stopped.pid)
+        os.kill(rank, signal.SIGSTOP)
+    return {"stopped rank": stopped, "absent rank": shared_playground.start("absent", **flags, world_size=3, **absent),
+            "absent master": shared_playground.start("no_master", **flags, world_size=2, **no_master)}
+
+
 def assert_same_run(playground, name):
+    """The same losses, the same evaluations and the same weights as those of one rank."""
     assert playground.losses(name) == pytest.approx(playground.losses("reference"), abs=2e-5)
-    ours = checkpoint.load_weights(playground.folder / f"{name}-10")
-    for key, value in checkpoint.load_weights(playground.folder / "reference-10").items():
+    evaluations = [playground.figures(run, "eval") for run in (name, "reference")]
+    assert [[line["step"] for line in lines] for lines in evaluations] == [[3, 6], [3, 6]]
+    for key in ("loss", "acc", "perplexity"):
+        ours, theirs = ([line[key] for line in lines] for lines in evaluations)
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    ours = checkpoint.load_weights(playground.folder / f"{name}-6")
+    for key, value in checkpoint.load_weights(playground.folder / "reference-6").items():
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("flags", [
     {"batch_size": 4, "accumulation_steps": 2},
-    {"batch_size": 4, "world_size": 2, "gpu_ranks": (0, 1)},
     {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1), "accumulation_steps": 2},
     {"batch_size": 2, "world_size": 4, "gpu_ranks": (0, 1, 2, 3)},
     {"batch_size": 4, "world_size": 2, "gpu_ranks": (0, 1), "sharding": "fsdp"},
@@ -61,16 +82,6 @@ def test_dropout_is_the_same_for_ranks_and_micro_batches(playground):
     playground.run("ranks", **flags, world_size=2, gpu_ranks=(0, 1))
     playground.run("micro", **flags, accumulation_steps=2)
     assert playground.losses("ranks") == pytest.approx(playground.losses("micro"), abs=2e-5)
-
-
-def test_evaluation_is_exact_over_ranks(playground):
-    flags = {**SAME, "dev_fraction": 0.2, "eval_steps": 5}
-    playground.run("one", **flags, batch_size=8)
-    playground.run("two", **flags, batch_size=4, world_size=2, gpu_ranks=(0, 1))
-    one, two = playground.figures("one", "eval"), playground.figures("two", "eval")
-    assert [line["step"] for line in one] == [5, 10]
-    for name in ("loss", "acc", "perplexity"):
-        assert [line[name] for line in one] == pytest.approx([line[name] for line in two], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "slurm"])
@@ -115,21 +126,6 @@ def test_a_killed_rank_takes_the_others_down(playground):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_stopped_rank_is_named(playground):
-    """Rank 0 holds the store that the ranks' heartbeats are in, and so is the harder case."""
-    job = playground.start("m", total_steps=100000, report_steps=5, world_size=2, gpu_ranks=(0, 1),
-                           collective_timeout=1)
-    job.wait_for(lambda: "tokens/s" in job.output)
-    ranks = sorted(pid for pid in processes_of(job.pid) if pid != job.pid)
-    assert len(ranks) == 2
-    os.kill(ranks[0], signal.SIGSTOP)
-    assert job.wait() == 2
-    assert re.findall(r"error: .*--collective_timeout.*rank 0 does not run", job.output)
-    assert job.output.count("error:") == 1 and "Traceback" not in job.output
-    assert processes_of(job.pid) == []
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ranks_end_with_their_parent_and_the_next_run_waits_for_them(playground):
     flags = {"total_steps": 100000, "report_steps": 5, "save_checkpoint_steps": 5, "world_size": 2, "gpu_ranks": (0, 1)}
     job = playground.start("m", **flags)
@@ -149,16 +145,10 @@ def test_an_error_of_all_ranks_is_shown_once(playground):
     assert "max_seq_length is 8" in line
 
 
-def test_an_absent_rank_is_named(playground):
-    line = playground.fail("m", world_size=3, gpu_ranks=(0, 1), collective_timeout=2,
-                           master_ip=f"tcp://localhost:{free_port()}")
-    assert "no answer from rank 2 of 3 within 2 s" in line
-
-
-def test_an_absent_master_is_named(playground):
-    line = playground.fail("m", world_size=2, gpu_ranks=(1,), collective_timeout=2,
-                           master_ip=f"tcp://localhost:{free_port()}")
-    assert "could not reach rank 0" in line
+@pytest.mark.parametrize("run, words", [("absent rank", "no answer from rank 2 of 3 within 2 s"),
+                                        ("absent master", "could not reach rank 0")])
+def test_an_absent_rank_is_named(waiting, run, words):
+    assert words in waiting[run].refusal()
 
 
 @pytest.mark.parametrize("nodes, first", [
@@ -168,15 +158,15 @@ def test_first_host_of_a_slurm_list(nodes, first):
     assert launch.first_host(nodes) == first
 
 
-def test_places():
+def test_local_ranks():
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "n[1-4]",
              "SLURM_JOB_ID": "1234567"}
-    place, = launch.local_ranks(ParallelConfig(), slurm)
-    assert (place.rank, place.world_size, place.local_rank, place.host, place.port) == (3, 8, 1, "n1", 24567)
+    rank, = launch.local_ranks(ParallelConfig(), slurm)
+    assert (rank.rank, rank.world_size, rank.local_rank, rank.host, rank.port) == (3, 8, 1, "n1", 24567)
     assert launch.local_ranks(ParallelConfig(), {**slurm, "MASTER_ADDR": "here", "MASTER_PORT": "77"})[0].port == 77
     assert launch.local_ranks(ParallelConfig(), {}) == [launch.RankInfo()]
     spawned = launch.local_ranks(ParallelConfig(world_size=4, gpu_ranks=(2, 3), master_ip="tcp://far:99"), {})
-    assert [(place.rank, place.local_rank, place.host, place.port) for place in spawned] == [
+    assert [(rank.rank, rank.local_rank, rank.host, rank.port) for rank in spawned] == [
         (2, 0, "far", 99), (3, 1, "far", 99)]
     with pytest.raises(UserError, match="--gpu_ranks 0 1"):
         launch.local_ranks(ParallelConfig(world_size=2), {})
@@ -191,20 +181,30 @@ def test_a_rank_takes_the_gpu_that_slurm_shows_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3", "MASTER_ADDR": "here"}
-    place, = launch.local_ranks(ParallelConfig(), slurm)
-    assert parallel._device(place, ParallelConfig()) == torch.device("cuda", 0) and chosen == [0]
+    rank, = launch.local_ranks(ParallelConfig(), slurm)
+    assert parallel._device(rank, ParallelConfig()) == torch.device("cuda", 0) and chosen == [0]
     with pytest.raises(UserError, match="needs GPU 3, but this machine has 1"):
         parallel._device(launch.RankInfo(3, 4, 3), ParallelConfig())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert parallel._device(place, ParallelConfig()) == torch.device("cuda", 3)
+    assert parallel._device(rank, ParallelConfig()) == torch.device("cuda", 3)
 
 
 @pytest.mark.parametrize("master_ip", ["localhost", "tcp://:12345", "tcp://localhost:port", "tcp://localhost:99999"])
-def test_a_meeting_place_that_cannot_be(master_ip):
+def test_an_address_that_cannot_be(master_ip):
     with pytest.raises(UserError, match="tcp://HOST:PORT is needed"):
         launch.local_ranks(ParallelConfig(world_size=2, gpu_ranks=(0,), master_ip=master_ip), {})
 
 
 def test_no_room_for_a_tensor_is_the_users_to_mend():
     with pytest.raises(UserError, match=r"out of memory: .*can't allocate memory.*; a smaller --batch_size"):
-        launch.run([launch.RankInfo()], lambda place: torch.empty(1 << 60))
+        launch.run([launch.RankInfo()], lambda rank: torch.empty(1 << 60))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_stopped_rank_is_named(waiting):
+    """Rank 0 holds the store that the ranks' pulses are in, and so is the harder case."""
+    job = waiting["stopped rank"]
+    assert job.wait() == 2
+    assert re.findall(r"error: .*--collective_timeout.*rank 0 does not run", job.output)
+    assert job.output.count("error:") == 1 and "Traceback" not in job.output
+    assert processes_of(job.pid) == []

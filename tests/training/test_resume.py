@@ -1,7 +1,9 @@
 """A run that is killed and started again ends as if it had never been killed."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import zipfile
 
@@ -14,6 +16,20 @@ from uer.checkpoint.settings import read_settings
 STEPS = {"total_steps": 12, "save_checkpoint_steps": 4, "report_steps": 3}
 
 
+@pytest.fixture(scope="module")
+def finished_run(shared_playground):
+    """The playground with a run `m` that has ended; tests only look at it."""
+    shared_playground.run("m", **STEPS)
+    return shared_playground
+
+
+@pytest.fixture
+def finished(finished_run, tmp_path, server):
+    """A copy of that playground, which a test may change."""
+    shutil.copytree(finished_run.folder, tmp_path / "copy")
+    return dataclasses.replace(finished_run, folder=tmp_path / "copy")
+
+
 def final_weights(playground, name, step=12):
     return (playground.folder / f"{name}-{step}").read_bytes()
 
@@ -21,19 +37,25 @@ def final_weights(playground, name, step=12):
 # Every phase of a run that leaves something else behind, and the newest state that is there then (0: none).
 PHASES = {
     "a report, before the first checkpoint": ({"call": "uer.training.report:Reporter.record"}, 0),
+<<<<<<< HEAD
     "the first weights": ({"rename_to": "killed-5"}, 0),
     "weights": ({"rename_to": "killed-10"}, 5),
     "the settings of weights without a name": ({"rename_to": "killed-15.settings.json"}, 10),
     "between the weights and the state": ({"call": "uer.checkpoint.files:write", "path": "killed.state-20"}, 15),
+=======
+    "the first weights": ({"rename_to": "killed-3"}, 0),
+    "weights": ({"rename_to": "killed-6"}, 3),
+    "between the weights and the state": ({"call": "uer.checkpoint.files:write", "path": "killed.state-12"}, 9),
+>>>>>>> wt-suite
     "an evaluation": ({"call": "uer.training.trainer:Trainer._evaluate", "count": 3}, None),
-    "a state": ({"rename_to": "killed.state-35"}, 30),
+    "a state": ({"rename_to": "killed.state-21"}, 18),
     "a state, with its name but before older ones are removed":
-        ({"call": "uer.checkpoint.state:StateFolder.prune", "count": 3}, 45)}
+        ({"call": "uer.checkpoint.state:StateFolder.prune", "count": 3}, 27)}
 
 
 def test_killed_in_every_phase_leaves_no_trace(playground):
     """In place of SIGKILL at random moments: one in each phase, in one run that goes on after each."""
-    flags = {"total_steps": 60, "save_checkpoint_steps": 5, "report_steps": 3, "eval_steps": 4, "dev_fraction": 0.1}
+    flags = {"total_steps": 30, "save_checkpoint_steps": 3, "report_steps": 2, "eval_steps": 4, "dev_fraction": 0.1}
     playground.run("whole", **flags)
     half_written = set()
     for phase, (kill, newest) in PHASES.items():
@@ -45,7 +67,7 @@ def test_killed_in_every_phase_leaves_no_trace(playground):
     assert {"the first weights", "weights", "the settings of weights without a name", "a state"} <= half_written
     job = playground.run("killed", **flags)
     assert "resumed after step" in job.output
-    assert final_weights(playground, "killed", 60) == final_weights(playground, "whole", 60)
+    assert final_weights(playground, "killed", 30) == final_weights(playground, "whole", 30)
     whole = {(line["kind"], line["step"]): line["loss"] for line in
              playground.figures("whole") + playground.figures("whole", "eval")}
     again = {(line["kind"], line["step"]): line["loss"] for line in
@@ -80,86 +102,87 @@ def test_states_are_pruned_and_weights_kept(playground):
         "m-9.settings.json", "m.jsonl", "m.state-12", "m.state-9"]
 
 
-def test_a_finished_run_says_so_and_does_nothing(playground):
-    playground.run("m", **STEPS)
-    before = {path: path.stat().st_mtime_ns for path in playground.folder.glob("m*-*")}
-    job = playground.run("m", **STEPS)
+def test_a_finished_run_says_so_and_does_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.glob("m*-*")}
+    job = finished.run("m", **STEPS)
     assert "finished already" in job.output and "tokens/s" not in job.output
+<<<<<<< HEAD
     assert before == {path: path.stat().st_mtime_ns for path in playground.folder.glob("m*-*")}
     settings = (playground.folder / "m-12.settings.json").read_text()
     (playground.folder / "m-12.settings.json").unlink()
     playground.run("m", **STEPS)
     assert (playground.folder / "m-12.settings.json").read_text() == settings
+=======
+    assert before == {path: path.stat().st_mtime_ns for path in finished.folder.glob("m*-*")}
+>>>>>>> wt-suite
 
 
-def test_a_damaged_newest_state_falls_back(playground):
-    playground.run("whole", **STEPS)
-    playground.run("m", **STEPS)
-    newest = playground.folder / "m.state-12"
+def test_a_damaged_newest_state_falls_back(finished):
+    newest = finished.folder / "m.state-12"
     with zipfile.ZipFile(newest) as archive:  # what fills the gaps between its records may be damaged without harm
         largest = max(archive.infolist(), key=lambda record: record.file_size)
         content = archive.read(largest)
     damaged = bytearray(newest.read_bytes())
     damaged[damaged.index(content, largest.header_offset) + len(content) // 2] ^= 16
     newest.write_bytes(damaged)
-    job = playground.run("m", **STEPS)
+    whole = final_weights(finished, "m")
+    job = finished.run("m", **STEPS)
     assert "m.state-12" in job.output and "falling back" in job.output and "resumed after step 8" in job.output
-    assert final_weights(playground, "m") == final_weights(playground, "whole")
+    assert final_weights(finished, "m") == whole
 
 
-def test_all_states_damaged_is_an_error(playground):
-    playground.run("m", **STEPS)
-    for path in playground.folder.glob("m.state-*"):
+def test_all_states_damaged_is_an_error(finished):
+    for path in finished.folder.glob("m.state-*"):
         path.write_bytes(path.read_bytes()[:-100])
-    assert "no training state of this run can be read" in playground.fail("m", **STEPS)
+    assert "no training state of this run can be read" in finished.fail("m", **STEPS)
 
 
 @pytest.mark.parametrize("change, field", [
     ({"learning_rate": 2e-2}, "learning_rate"), ({"seed": 8}, "seed"), ({"total_steps": 24}, "total_steps"),
     ({"dropout": 0.2}, "dropout"), ({"batch_size": 8}, "batch_size x accumulation_steps x world_size"),
     ({"scheduler": "cosine"}, "scheduler"), ({"max_grad_norm": 1.0}, "max_grad_norm")])
-def test_contradictions_are_refused_by_name(playground, change, field):
-    playground.run("m", **STEPS)
-    line = playground.fail("m", **{**STEPS, **change})
+def test_contradictions_are_refused_by_name(finished_run, change, field):
+    line = finished_run.fail("m", **{**STEPS, **change})
     assert field in line and "--resume never" in line
 
 
-def test_resume_never_starts_anew_and_sets_old_states_aside(playground):
-    playground.run("m", **STEPS)
-    job = playground.run("m", **STEPS, resume="never", seed=8)
+def test_resume_never_starts_anew_and_sets_old_states_aside(finished):
+    job = finished.run("m", **STEPS, resume="never", seed=8)
     assert "renamed to *.old" in job.output and "resumed" not in job.output
-    assert (playground.folder / "m.state-12.old").exists()
+    assert (finished.folder / "m.state-12.old").exists()
 
 
-def test_resume_from_a_path(playground):
-    playground.run("whole", **{**STEPS, "save_checkpoint_steps": 6})
-    job = playground.run("other", **STEPS, resume=playground.folder / "whole.state-6")
-    assert "resumed after step 6" in job.output
-    assert final_weights(playground, "other") == final_weights(playground, "whole")
-    assert "No such file" in playground.fail("third", **STEPS, resume=playground.folder / "absent")
+def test_resume_from_a_path(finished_run):
+    job = finished_run.run("other", **STEPS, resume=finished_run.folder / "m.state-8")
+    assert "resumed after step 8" in job.output
+    assert final_weights(finished_run, "other") == final_weights(finished_run, "m")
+    assert "No such file" in finished_run.fail("third", **STEPS, resume=finished_run.folder / "absent")
 
 
-def test_a_state_is_plain_tensors_and_json(playground):
-    playground.run("m", **STEPS)
-    state = torch.load(playground.folder / "m.state-12", weights_only=True)
+def test_a_state_is_plain_tensors_and_json(finished_run):
+    state = torch.load(finished_run.folder / "m.state-12", weights_only=True)
     assert state["step"] == 12
     assert json.loads(state["settings"])["learning_rate"] == 1e-2
+<<<<<<< HEAD
     assert read_settings(playground.folder / "m-12")["settings"] == json.loads(state["settings"])
     weights = checkpoint.load_weights(playground.folder / "m-12")
+=======
+    weights = checkpoint.load_weights(finished_run.folder / "m-12")
+>>>>>>> wt-suite
     assert set(weights) == set(state["model"])
     assert all(set(moments) == {"exp_avg", "exp_avg_sq"} for moments in state["optimizer"].values())
 
 
 def test_going_on_with_other_ranks(playground):
     """1 rank -> 2 -> 1 with micro-batches -> 2 that share the parameters -> 1; each ends where the first one ends."""
-    flags = {"total_steps": 15, "save_checkpoint_steps": 3, "keep_checkpoints": 5, "report_steps": 3, "dropout": 0.0}
+    flags = {"total_steps": 15, "keep_checkpoints": 5, "report_steps": 3, "dropout": 0.0}
     two = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
-    playground.run("ranks-0", **flags, batch_size=4)
+    playground.run("ranks-0", **flags, save_checkpoint_steps=3, batch_size=4)
     whole = checkpoint.load_weights(playground.folder / "ranks-0-15")
     layouts = [two, {"batch_size": 2, "accumulation_steps": 2}, {**two, "sharding": "fsdp"}, {"batch_size": 4}]
     for number, layout in enumerate(layouts, start=1):
         state = playground.folder / f"ranks-{number - 1}.state-{3 * number}"
-        job = playground.run(f"ranks-{number}", **flags, **layout, resume=state)
+        job = playground.run(f"ranks-{number}", **flags, **layout, save_checkpoint_steps=3 * number + 3, resume=state)
         assert f"resumed after step {3 * number}" in job.output
         weights = checkpoint.load_weights(playground.folder / f"ranks-{number}-15")
         for name in whole:

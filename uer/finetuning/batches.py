@@ -1,10 +1,15 @@
 """Examples in memory, and batches of them.
 
 An example has `ways` rows of tokens (1 for a classifier, 2 for a siamese pair, one for each choice of a question) and
-targets. Everything about the order is a function of (seed, epoch): the same for any number of ranks.
+targets. With ways = 2, example i has the rows 2i and 2i + 1:
 
-Training batches are drawn uniformly. Rows of similar length would need less padding, but a batch of them is biased
-wherever length tells something about the label. On CPUs the encoder leaves padding out anyway.
+    example   0        1        2
+    rows      0  1     2  3     4  5
+
+The order of the examples is a function of (seed, epoch) and so is the same for any number of ranks.
+
+Training batches are drawn uniformly. Batches of rows of similar length would need less padding, but such batches are
+biased if the length depends on the label. On CPUs the encoder skips padding anyway.
 """
 
 from collections import Counter
@@ -22,14 +27,14 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded examples of one file.
+    """The examples of one file as token ids and targets.
 
     Attributes:
-        rows: `ways` neighbouring rows an example.
-        targets: numbers for each example, first axis = examples.
-        token_targets: one number for each token of `rows`; padded with IGNORED.
-        info: what the task's metrics and predictions need beside the model's outputs (texts, ids, lines).
-        hash: SHA-256 of the file, for tracing a figure.
+        rows: `ways` consecutive rows for each example; N * ways rows of token ids.
+        targets: arrays (N, ...), the values for each example: for instance `label` (N,) int64, `span` (N, 2) int64.
+        token_targets: one integer for each token of `rows`; `collate` pads them with IGNORED.
+        info: what the task's metrics and predictions need beside the model's outputs (texts, ids, line numbers).
+        hash: SHA-256 of the file; the logs name it.
         skipped: what the reader left out, and how often.
     """
 
@@ -46,12 +51,16 @@ class Examples:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example's longest row."""
+        """(N,) int64, the number of tokens in the longest row of each example."""
         return self.rows.lengths.reshape(-1, self.ways).max(axis=1)
 
 
 def subset(examples: Examples, chosen: np.ndarray) -> Examples:
-    """Some of the examples, in the given order; only for examples without token targets."""
+    """Select examples, in the given order; not for examples with token targets.
+
+    Args:
+        chosen: (n,) int64, indices of examples.
+    """
     assert not examples.token_targets
     rows = (chosen[:, None] * examples.ways + np.arange(examples.ways)).reshape(-1)
     return Examples(Sequences(Ragged.of([examples.rows.tokens[row] for row in rows]), examples.rows.first[rows]),
@@ -60,18 +69,30 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
 
 
 def epoch_batches(examples: Examples, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of one epoch, as arrays of example numbers: a permutation made from (seed, epoch), cut in pieces."""
+    """The batches of one epoch: a permutation of the examples drawn from (seed, epoch), cut into pieces.
+
+    Returns:
+        Arrays (batch_size,) int64 of example indices; the last one may be shorter.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(len(examples))
     return [order[at:at + batch_size] for at in range(0, len(order), batch_size)]
 
 
 def batches_in_epoch(examples: Examples, batch_size: int) -> int:
-    """How many batches `epoch_batches` gives: only the last can be smaller."""
+    """The number of batches that `epoch_batches` returns.
+
+    >>> -(-10 // 4)  # 4 + 4 + 2 examples
+    3
+    """
     return -(-len(examples) // batch_size)
 
 
 def evaluation_batches(examples: Examples, batch_size: int) -> list[np.ndarray]:
-    """Every example once, longest first, so that memory runs out at once or never."""
+    """Batches with every example once, the longest first: if memory does not suffice, the first batch shows it.
+
+    Returns:
+        Arrays (batch_size,) int64 of example indices; the last one may be shorter.
+    """
     order = np.argsort(-examples.lengths, kind="stable")
     return [order[at:at + batch_size] for at in range(0, len(order), batch_size)]
 
@@ -79,13 +100,25 @@ def evaluation_batches(examples: Examples, batch_size: int) -> list[np.ndarray]:
 def collate(examples: Examples, chosen: np.ndarray, pad_id: int) -> Batch:
     """The rows of the chosen examples, padded to the longest of them.
 
+    Rows [2 7 3] (a text) and [2 7 3 8 9 3] (a pair, whose first text ends at the first [SEP] = 3) become, with pad_id 0,
+
+        src  2 7 3 0 0 0      seg  1 1 1 0 0 0
+             2 7 3 8 9 3           1 1 1 2 2 2
+
+    Args:
+        chosen: (n,) int64, indices of examples.
+        pad_id: token id of [PAD].
+
     Returns:
-        Batch: src and seg are (len(chosen) * ways, S); token targets have the same shape.
+        Batch: src and seg are (B, S) int64 with B = n * ways; token targets have the same shape, other targets
+        (n, ...); `samples` is (n,), `real_tokens` (B,).
     """
+    # (B,): the rows of the examples, those of one example next to each other.
     rows = (chosen[:, None] * examples.ways + np.arange(examples.ways)).reshape(-1)
     starts = examples.rows.tokens.offsets[rows]
     lengths = examples.rows.tokens.offsets[rows + 1] - starts
-    positions = np.arange(lengths.max())
+    positions = np.arange(lengths.max())  # (S,)
+    # (B, S) from here on: where a token is, and its index in `values`, in which all rows follow one another.
     real = positions < lengths[:, None]
     index = np.where(real, starts[:, None] + positions, 0)
     src = np.where(real, examples.rows.tokens.values[index], pad_id)
@@ -99,12 +132,16 @@ def collate(examples: Examples, chosen: np.ndarray, pad_id: int) -> Batch:
 
 
 def shard(chosen: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """This rank's part of a batch; the parts of all ranks together are the batch."""
+    """This rank's part of a batch: every `world_size`-th example, beginning with the `rank`-th.
+
+    >>> shard(np.array([5, 3, 8, 1, 9]), 1, 2).tolist()
+    [3, 1]
+    """
     return chosen[rank::world_size]
 
 
 def padding_share(examples: Examples, batches: Iterator[np.ndarray] | list[np.ndarray]) -> float:
-    """Share of computed positions that are padding."""
+    """The fraction of computed positions that are padding, between 0 and 1."""
     lengths = examples.rows.lengths.reshape(-1, examples.ways)
     computed = sum(lengths[batch].max() * lengths[batch].size for batch in batches)
     return 1.0 - lengths.sum() / computed

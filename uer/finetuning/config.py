@@ -8,8 +8,8 @@ from uer.finetuning.paths import fold_path, grid_results_path, model_files, stat
 from uer.paths import File
 
 TRUNCATIONS = ("head", "tail", "head_tail")
-COLUMNS_HELP = ("Names of the columns of TSV files without a header, from left to right: label, text_a, text_b, "
-                "logits, and any other name for a column that is not read.")
+COLUMNS_HELP = ("For TSV files without a header line: the names of the columns from left to right (label, text_a, text_b, "
+                "logits); a column with any other name is not read.")
 
 
 def column_problems(columns: tuple[str, ...]) -> list[str]:
@@ -21,34 +21,37 @@ def column_problems(columns: tuple[str, ...]) -> list[str]:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """One fine-tuning run; the same for every task."""
+    """Fine-tuning; these flags are the same for every task."""
 
-    pretrained_model_path: str | None = flag(None, "Pretrained weights; without them the model starts at random.",
+    pretrained_model_path: str | None = flag(None, "Pretrained weights; without them all weights are random at the start.",
                                              path="read")
-    output_model_path: str = flag("models/finetuned_model.bin", "Where the model that is best on dev is written.",
+    output_model_path: str = flag("models/finetuned_model.bin", "Where to write the model of the epoch that is best on dev.",
                                   path="write_model")
     train_path: str = flag(REQUIRED, "Training examples.", path="read")
-    dev_path: str = flag(REQUIRED, "Examples that choose the best epoch.", path="read")
-    test_path: str | None = flag(None, "Examples for the final figure.", path="read")
+    dev_path: str = flag(REQUIRED, "Evaluated after each epoch; the epoch with the best score is kept.", path="read")
+    test_path: str | None = flag(None, "Evaluated once, with the best epoch's model.", path="read")
     columns: tuple[str, ...] = flag((), COLUMNS_HELP)
     config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.", path="read")
-    batch_size: int = flag(32, "Rows of an update, over all ranks together.")
-    seq_length: int = flag(128, "Longest row in tokens, [CLS] and [SEP] included.")
-    epochs_num: int = flag(3, "Passes over the training examples.")
-    report_steps: int = flag(100, "Updates between report lines.")
-    seed: int = flag(7, "Seed of the head's initial weights, the order and dropout.")
-    seeds: tuple[int, ...] = flag((), "Run once for each of these seeds; report the median and the spread.")
-    truncation: str = flag("head", "Which part of a long text is kept; head cuts at seq_length as UER-py does.",
+    batch_size: int = flag(32, "Examples in one update, summed over all ranks.")
+    seq_length: int = flag(128, "Maximum tokens in a row, [CLS] and [SEP] included.")
+    epochs_num: int = flag(3, "Number of passes over the training examples.")
+    report_steps: int = flag(100, "Print a line every N updates.")
+    seed: int = flag(7, "Random seed of the new layers' weights, the order of examples and dropout.")
+    seeds: tuple[int, ...] = flag((), "Train once with each of these seeds; report the median, lowest and highest score.")
+    truncation: str = flag("head", "Which part of a text longer than --seq_length is kept: head (the beginning, as in "
+                                   "UER-py), tail (the end) or head_tail (a quarter from the beginning, the rest from "
+                                   "the end).",
                            choices=TRUNCATIONS)
-    early_stop: int = flag(0, "Stop after so many epochs without gain on dev; 0 never stops early.")
-    save_best_by: str | None = flag(None, "Metric of dev that chooses the epoch: accuracy or macro_f1 of a classifier; "
-                                          "by default the task's first metric.")
-    resume: str = flag("auto", "auto: go on after the last epoch of a command that was killed; never: start anew.",
+    early_stop: int = flag(0, "Stop after N epochs without a better score on dev; 0: never stop early.")
+    save_best_by: str | None = flag(None, "The score on dev that chooses the best epoch, for a classifier accuracy or "
+                                          "macro_f1; the default depends on the task.")
+    resume: str = flag("auto", "auto: if the same command was killed before, continue after its last full epoch; "
+                               "never: start from the beginning.",
                        choices=("auto", "never"))
-    report_all_labels: bool = flag(False, "Report the scores of every label, not only of the worst and best ones "
-                                          "(classifiers with many labels).")
-    precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
-    compile: str = flag("auto", "torch.compile; auto is on a GPU, for trainings long enough to earn its time back.",
+    report_all_labels: bool = flag(False, "For classifiers with many labels: print the scores of all labels, not only "
+                                          "those of the worst and the best ones.")
+    precision: str = flag("auto", "Number format of the computation; auto: bf16 on a GPU that supports it, else fp32.", choices=("auto", "fp32", "bf16"))
+    compile: str = flag("auto", "Use torch.compile; auto: on a GPU, if the training is so long that compiling saves time.",
                         choices=("auto", "on", "off"))
 
     def problems(self) -> list[str]:
@@ -73,17 +76,17 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class CrossValidationConfig(FinetuneConfig):
-    """Fine-tuning without a dev file: every part of the training examples is dev once."""
+    """Cross-validation: each part of the training examples is the dev set once."""
 
-    dev_path: str | None = flag(None, "Not used: each fold is the dev set of the others.", path="read")
-    folds_num: int = flag(5, "Parts of the training examples.")
+    dev_path: str | None = flag(None, "Not used: each fold serves as dev set.", path="read")
+    folds_num: int = flag(5, "Number of parts (folds) of the training examples.")
     train_features_path: str | None = flag(None, "Write the logits that each example gets from the model that did not "
                                                  "see it, (examples, labels), to this .npy file.", path="write")
 
     def problems(self) -> list[str]:
         found = [] if self.folds_num >= 2 else ["--folds_num must be at least 2"]
         if self.dev_path or self.seeds:
-            found.append("--dev_path and --seeds have no place in cross-validation")
+            found.append("--dev_path and --seeds cannot be used with cross-validation")
         return super().problems() + found
 
     def writes(self) -> list[File]:
@@ -94,11 +97,11 @@ class CrossValidationConfig(FinetuneConfig):
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What only classifiers have."""
+    """Classifiers only."""
 
-    soft_targets: bool = flag(False, "Distillation: learn the `logits` column of the training file too.")
-    soft_alpha: float = flag(0.5, "Weight of the distillation loss; the labels' loss weighs 1 - soft_alpha.")
-    class_weights: str = flag("none", "balanced: a label's loss weighs as much as it is rare.",
+    soft_targets: bool = flag(False, "Distillation: also learn from the teacher's logits in the column `logits`.")
+    soft_alpha: float = flag(0.5, "Weight of the distillation loss; the loss on the labels has weight 1 - soft_alpha.")
+    class_weights: str = flag("none", "balanced: weight the loss of each label by examples / (labels * examples of the label).",
                               choices=("none", "balanced"))
 
     def problems(self) -> list[str]:
@@ -107,9 +110,9 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class SimcseConfig:
-    """What only sentence vectors have."""
+    """Sentence vectors (SimCSE) only."""
 
-    temperature: float = flag(0.05, "What cosine similarities are divided by.")
+    temperature: float = flag(0.05, "Cosine similarities are divided by this before the softmax.")
 
     def problems(self) -> list[str]:
         return [] if self.temperature > 0 else ["--temperature must be positive"]
@@ -117,9 +120,9 @@ class SimcseConfig:
 
 @dataclass(frozen=True)
 class C3Config:
-    """What only multiple choice has."""
+    """Multiple choice only."""
 
-    max_choices_num: int = flag(4, "Most choices of a question.")
+    max_choices_num: int = flag(4, "Maximum number of choices of a question.")
 
     def problems(self) -> list[str]:
         return [] if self.max_choices_num >= 2 else ["--max_choices_num must be at least 2"]
@@ -127,10 +130,10 @@ class C3Config:
 
 @dataclass(frozen=True)
 class CmrcConfig:
-    """What only reading comprehension has."""
+    """Reading comprehension only."""
 
-    doc_stride: int = flag(128, "Tokens from the begin of one window on a long text to the begin of the next.")
-    max_answer_length: int = flag(30, "Most tokens of an answer.")
+    doc_stride: int = flag(128, "Tokens between the starts of two windows on a long text.")
+    max_answer_length: int = flag(30, "Maximum tokens in an answer.")
 
     def problems(self) -> list[str]:
         return [f"--{name} must be at least 1" for name in ("doc_stride", "max_answer_length")
@@ -139,9 +142,9 @@ class CmrcConfig:
 
 @dataclass(frozen=True)
 class C3InferConfig:
-    """What only prediction of multiple choice has."""
+    """Prediction of multiple choice only."""
 
-    max_choices_num: int | None = flag(None, "Most choices of a question (default: as fine-tuned, else 4).")
+    max_choices_num: int | None = flag(None, "Maximum number of choices of a question (default: as in fine-tuning, else 4).")
 
     def problems(self) -> list[str]:
         few = self.max_choices_num is not None and self.max_choices_num < 2
@@ -150,11 +153,11 @@ class C3InferConfig:
 
 @dataclass(frozen=True)
 class CmrcInferConfig:
-    """What only prediction of reading comprehension has."""
+    """Prediction of reading comprehension only."""
 
-    doc_stride: int | None = flag(None, "Tokens from the begin of one window on a long text to the begin of the next "
-                                        "(default: as fine-tuned, else 128).")
-    max_answer_length: int | None = flag(None, "Most tokens of an answer (default: as fine-tuned, else 30).")
+    doc_stride: int | None = flag(None, "Tokens between the starts of two windows on a long text (default: as in "
+                                        "fine-tuning, else 128).")
+    max_answer_length: int | None = flag(None, "Maximum tokens in an answer (default: as in fine-tuning, else 30).")
 
     def problems(self) -> list[str]:
         return [f"--{name} must be at least 1" for name in ("doc_stride", "max_answer_length")
@@ -163,24 +166,24 @@ class CmrcInferConfig:
 
 @dataclass(frozen=True)
 class NerConfig:
-    """What only named entities have."""
+    """Sequence labelling only."""
 
-    label2id_path: str | None = flag(None, "JSON object from tags to numbers, the order of the model's outputs "
-                                           "(default: the training file's tags, sorted; weights that UER-py wrote "
-                                           "need it).", path="read")
-    crf_target: bool = flag(False, "A conditional random field decides the tags of a row together.")
+    label2id_path: str | None = flag(None, "JSON file {\"tag\": number, ...}, the order of the model's outputs (default: "
+                                           "the tags of the training file, sorted). Required for weights that "
+                                           "UER-py saved.", path="read")
+    crf_target: bool = flag(False, "Add a conditional random field (CRF) on top of the tagger.")
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """Adversarial training: the word embedding is disturbed where it hurts most."""
+    """Adversarial training: perturbation of the word embedding in the direction of its gradient."""
 
-    use_adv: bool = flag(False, "Train on disturbed embeddings too.")
-    adv_type: str = flag("fgm", "fgm: one disturbance; pgd: several small ones.", choices=("fgm", "pgd"))
-    fgm_epsilon: float = flag(1e-6, "Length of the fgm disturbance.")
-    pgd_k: int = flag(3, "Number of pgd disturbances.")
-    pgd_epsilon: float = flag(1.0, "Radius that the sum of the pgd disturbances stays in.")
-    pgd_alpha: float = flag(0.3, "Length of one pgd disturbance.")
+    use_adv: bool = flag(False, "Also train on adversarially perturbed word embeddings.")
+    adv_type: str = flag("fgm", "fgm: one step; pgd: several smaller steps.", choices=("fgm", "pgd"))
+    fgm_epsilon: float = flag(1e-6, "Norm of the perturbation in fgm.")
+    pgd_k: int = flag(3, "Number of steps in pgd.")
+    pgd_epsilon: float = flag(1.0, "Maximum norm of the whole perturbation in pgd.")
+    pgd_alpha: float = flag(0.3, "Norm of one step in pgd.")
 
     def problems(self) -> list[str]:
         found = [] if self.pgd_k >= 1 else ["--pgd_k must be at least 1"]
@@ -190,15 +193,15 @@ class AdversarialConfig:
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Which settings the grid tries, and how many at once."""
+    """Grid search: which settings are tried, and how many at once."""
 
-    batch_size_list: tuple[int, ...] = flag((32, 64), "Batch sizes.")
-    learning_rate_list: tuple[float, ...] = flag((3e-5, 1e-4, 3e-4), "Learning rates.")
-    epochs_num_list: tuple[int, ...] = flag((3, 5, 8), "Numbers of epochs.")
-    results_path: str | None = flag(None, "JSON lines, one a trial; trials found there are not run again "
-                                          "(default: output_model_path with .grid.jsonl).", path="write")
-    parallel_trials: int = flag(0, "Trials that run at once; 0 is one for each GPU, or one for each CPU core up to 4.")
-    save_model: bool = flag(True, "Keep the best trial's model at output_model_path.")
+    batch_size_list: tuple[int, ...] = flag((32, 64), "Batch sizes to try.")
+    learning_rate_list: tuple[float, ...] = flag((3e-5, 1e-4, 3e-4), "Learning rates to try.")
+    epochs_num_list: tuple[int, ...] = flag((3, 5, 8), "Numbers of epochs to try.")
+    results_path: str | None = flag(None, "File of results, one JSON line for each trial; trials found in it are not run "
+                                          "again (default: output_model_path with .grid.jsonl).", path="write")
+    parallel_trials: int = flag(0, "Trials that run at once; 0: one for each GPU, or one for each CPU core up to 4.")
+    save_model: bool = flag(True, "Write the best trial's model to output_model_path.")
 
     def problems(self) -> list[str]:
         found = [] if self.parallel_trials >= 0 else ["--parallel_trials must not be negative"]
@@ -210,9 +213,9 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class FoldsConfig:
-    """Prediction with all models of a cross-validation."""
+    """Prediction with the models of a cross-validation."""
 
-    folds_num: int = flag(5, "Models, called <load_model_path>-fold_0 and so on.")
+    folds_num: int = flag(5, "Number of models, called <load_model_path>-fold_0 and so on.")
     test_features_path: str | None = flag(None, "Write the mean logits, (examples, labels), to this .npy file.",
                                           path="write")
 
@@ -224,22 +227,22 @@ class FoldsConfig:
 class InferConfig:
     """Prediction with a fine-tuned model."""
 
-    load_model_path: str = flag(REQUIRED, "Fine-tuned model: its weights file, or the folder that holds it.",
+    load_model_path: str = flag(REQUIRED, "Fine-tuned model: its weights file, or its folder.",
                                 path="read")
-    test_path: str = flag(REQUIRED, "Examples to label.", path="read")
-    prediction_path: str = flag(REQUIRED, "Where the predictions are written.", path="write")
+    test_path: str = flag(REQUIRED, "Examples to predict.", path="read")
+    prediction_path: str = flag(REQUIRED, "Where to write the predictions.", path="write")
     columns: tuple[str, ...] = flag((), COLUMNS_HELP)
-    config_path: str | None = flag(None, "JSON file of the model's settings, for weights that UER-py wrote.",
+    config_path: str | None = flag(None, "JSON file of the model's settings; only for weights that UER-py saved.",
                                    path="read")
-    batch_size: int = flag(64, "Rows of a batch.")
-    seq_length: int | None = flag(None, "Longest row in tokens (default: as fine-tuned, else 128).")
-    labels_num: int | None = flag(None, "Number of labels, for weights that UER-py wrote.")
-    output_logits: bool = flag(False, "Write a column of logits.")
-    output_prob: bool = flag(False, "Write a column of probabilities.")
-    truncation: str | None = flag(None, "Which part of a long text is kept (default: as fine-tuned, else head).",
+    batch_size: int = flag(64, "Rows in a batch.")
+    seq_length: int | None = flag(None, "Maximum tokens in a row (default: as in fine-tuning, else 128).")
+    labels_num: int | None = flag(None, "Number of labels; only for weights that UER-py saved.")
+    output_logits: bool = flag(False, "Also write the logits, in the order of the labels.")
+    output_prob: bool = flag(False, "Also write the probabilities, in the order of the labels.")
+    truncation: str | None = flag(None, "Which part of a long text is kept (default: as in fine-tuning, else head).",
                                   choices=TRUNCATIONS)
-    precision: str = flag("auto", "Arithmetic; auto is bf16 on a GPU that has it.", choices=("auto", "fp32", "bf16"))
-    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
+    precision: str = flag("auto", "Number format of the computation; auto: bf16 on a GPU that supports it, else fp32.", choices=("auto", "fp32", "bf16"))
+    device: str = flag("auto", "Device; auto: CUDA if there is a GPU, else the CPU.", choices=("auto", "cpu", "cuda"))
 
     def problems(self) -> list[str]:
         found = [] if self.batch_size >= 1 else ["--batch_size must be at least 1"]

@@ -14,9 +14,9 @@ BACKBONE = ("embedding", "encoder")
 
 @torch.no_grad()
 def initialise_head(model: nn.Module) -> None:
-    """Draw the head's linear layers as torch does by default: weights and biases uniform in +-1/sqrt(inputs).
+    """Initialise the head's linear layers as torch does by default: weights and biases uniform in +-1/sqrt(inputs).
 
-    So does UER-py on top of pretrained weights. A model that starts at random keeps N(0, 0.02) everywhere.
+    UER-py does this on top of pretrained weights. A model that starts at random keeps N(0, 0.02) everywhere.
     """
     for name, part in model.named_children():
         if name not in BACKBONE:
@@ -26,15 +26,24 @@ def initialise_head(model: nn.Module) -> None:
 
 
 def pool(model: Backbone, batch: Batch, how: str) -> Tensor:
-    """(B, S) -> (B, H), one vector a row, as `--pooling` says; padding never counts.
+    """One vector for each row, from the hidden states of the last layer at the row's real tokens.
 
-    Where one token stands for the row, the last layer is computed for that token alone.
+    Every token of segment 1 or 2 counts once and padding does not count. (UER-py multiplies by the segment number, so
+    that tokens of segment 2 count twice in a mean.) With "first" and "last" the last layer is computed for that one
+    token alone.
+
+    Args:
+        batch: src and seg (B, S).
+        how: "first" ([CLS]), "last" (the last real token), "mean" or "max", as --pooling.
+
+    Returns:
+        (B, H)
     """
-    real = batch.seg > 0
+    real = batch.seg > 0  # (B, S)
     if how in ("first", "last"):
-        last = real.sum(1, keepdim=True) - 1
+        last = real.sum(1, keepdim=True) - 1  # (B, 1), a position
         return model.encode_at(batch.src, batch.seg, torch.zeros_like(last) if how == "first" else last)[:, 0]
-    hidden = model.encode(batch.src, batch.seg)
+    hidden = model.encode(batch.src, batch.seg)  # (B, S, H)
     if how == "mean":
         return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
     assert how == "max"
@@ -42,15 +51,15 @@ def pool(model: Backbone, batch: Batch, how: str) -> Tensor:
 
 
 class PooledModel(Backbone):
-    """A backbone whose rows become one vector each."""
+    """A backbone that returns one vector for each row."""
 
     def pooled(self, batch: Batch) -> Tensor:
-        """(B, S) -> (B, H), as the model's `--pooling` says."""
+        """The vector of each row, (B, H), by the model's `pooling` setting."""
         return pool(self, batch, self.config.pooling)
 
 
 class Classifier(PooledModel):
-    """output_layer_1, tanh, output_layer_2: logits of the row; also regression (1 output) and multi-label."""
+    """Applies output_layer_1, tanh and output_layer_2 to each row's vector; also for regression and multi-label."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
         super().__init__(config, vocab_size)
@@ -58,57 +67,58 @@ class Classifier(PooledModel):
         self.output_layer_2 = Linear(config.hidden_size, outputs_num)
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B, outputs)"""
+        """Logits (B, outputs); regression has one output."""
         return self.output_layer_2(torch.tanh(self.output_layer_1(self.pooled(batch))))
 
 
 class Tagger(Backbone):
-    """Logits for every token: labels of named entities, or (2 outputs) the first and last token of an answer."""
+    """Computes logits for every token: tags, or with 2 outputs the first and the last token of an answer."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
         super().__init__(config, vocab_size)
         self.output_layer = Linear(config.hidden_size, outputs_num)
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B, S, outputs)"""
+        """Logits (B, S, outputs), also at padding."""
         return self.output_layer(self.encode(batch.src, batch.seg))
 
 
 class CrfTagger(Tagger):
-    """A tagger whose tags are decided together, by a conditional random field over each row."""
+    """Adds a conditional random field to a tagger, which scores the tags of a row together."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
         super().__init__(config, vocab_size, outputs_num)
         self.crf = ConditionalRandomField(outputs_num)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Scores]:
-        """The emissions (B, S, outputs), and what the field adds to them."""
+        """The emissions (B, S, outputs), and the field's scores: (outputs,), (outputs,) and (outputs, outputs)."""
         return super().forward(batch), self.crf()
 
 
 class SiameseClassifier(PooledModel):
-    """Two texts go through one backbone; `classifier` sees both vectors, their difference and their product."""
+    """Encodes two texts with one backbone; `classifier` reads both vectors, their difference and their product."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, labels_num: int) -> None:
         super().__init__(config, vocab_size)
         self.classifier = Linear(4 * config.hidden_size, labels_num)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Rows 2i and 2i + 1 are a pair: (2B, S) -> (B, labels)"""
+        """Logits (pairs, labels) of rows (2 * pairs, S): rows 2i and 2i + 1 are pair i."""
+        # (2 * pairs, H) -> (pairs, 2, H) -> twice (pairs, H)
         first, second = self.pooled(batch).view(-1, 2, self.config.hidden_size).unbind(1)
         return self.classifier(torch.cat([first, second, (first - second).abs(), first * second], dim=-1))
 
 
 class SentenceEncoder(PooledModel):
-    """No head: the pooled vectors themselves."""
+    """Returns the pooled vectors; it has no head."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B, H)"""
+        """Vectors (B, H)."""
         return self.pooled(batch)
 
 
 class MultipleChoice(PooledModel):
-    """One score a row; the rows of a question compete."""
+    """Computes one score for each row; a softmax over a question's rows gives the probability of each choice."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, choices_num: int) -> None:
         super().__init__(config, vocab_size)
@@ -117,5 +127,5 @@ class MultipleChoice(PooledModel):
         self.output_layer = Linear(config.hidden_size, 1)
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B * choices, S) -> (B, choices)"""
+        """Scores (questions, choices) of rows (questions * choices, S)."""
         return self.output_layer(self.dropout(self.pooled(batch))).view(-1, self.choices_num)

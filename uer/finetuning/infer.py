@@ -15,7 +15,7 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
 from uer.finetuning.loop import predict
 from uer.finetuning.paths import weights_path
-from uer.finetuning.saved_model import SavedModel, check_head, load_finetuned, load_settings, task_of
+from uer.finetuning.saved_model import SavedModel, load_finetuned, load_settings, require_finetuned, task_of
 from uer.finetuning.task import Task, TextToRows
 from uer.runtime.launch import RankInfo
 from uer.runtime.parallel import connect
@@ -26,7 +26,16 @@ SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num
 
 
 def infer(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
-    """The whole prediction script of a task."""
+    """Run the prediction script of a task.
+
+    Args:
+        description: first line of --help.
+        task_class: the task.
+        argv: the command line; by default that of this process.
+
+    Raises:
+        UserError: a flag or a file is wrong.
+    """
     own = (task_class.infer_config_class,) if task_class.infer_config_class else ()
     config, *configs = model_settings.parse(description, (InferConfig, ModelConfig, TokenizerConfig, *own), argv)
     prepare_predictions(config)
@@ -35,16 +44,20 @@ def infer(description: str, task_class: type[Task], argv: Sequence[str] | None =
 
 
 def prepare_predictions(config: InferConfig) -> None:
-    """Whether the prediction file can be written, before anything is computed."""
+    """Check that the prediction file can be written, before anything is computed."""
     prepare_file(config.prediction_path, "--prediction_path")
 
 
 def write_predictions(config: InferConfig, task: Task, examples: Examples, outputs: list[np.ndarray]) -> None:
-    """The prediction file, whole or not at all."""
+    """Write the prediction file; after an error there is no partial file.
+
+    Args:
+        outputs: one array for each example, see `Task.outputs`.
+    """
     lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
     with atomic_path(config.prediction_path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    skipped = "".join(f"; {count} {what} of {config.test_path} have none"
+    skipped = "".join(f"; {count} {what} of {config.test_path} have no prediction"
                       for what, count in examples.skipped.items() if count)
     print(f"{task.describe(examples)} written to {config.prediction_path}{skipped}")
 
@@ -52,10 +65,16 @@ def write_predictions(config: InferConfig, task: Task, examples: Examples, outpu
 def compute_outputs(task_class: type[Task], config: InferConfig, model_config: ModelConfig,
                     tokenizer_config: TokenizerConfig,
                     task_flags: Any = None) -> tuple[Task, Examples, list[np.ndarray]]:
-    """What the model at --load_model_path says about every example of --test_path.
+    """Compute the outputs of the model at --load_model_path for every example of --test_path.
 
     Args:
-        task_flags: the task's `infer_config_class`, where it has one.
+        task_flags: an object of the task's `infer_config_class`, if it has one.
+
+    Returns:
+        The task, the examples and, in their order, one array for each example (see `Task.outputs`).
+
+    Raises:
+        UserError: a file cannot be read, or a flag contradicts the model's settings.
     """
     if task_flags is None and task_class.infer_config_class:
         task_flags = task_class.infer_config_class()
@@ -81,7 +100,7 @@ def compute_outputs(task_class: type[Task], config: InferConfig, model_config: M
 
 def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfig, model_config: ModelConfig,
                    tokenizer_config: TokenizerConfig) -> tuple[Task, ModelConfig, TextToRows]:
-    """The settings beside the weights decide; flags that UER-py needed may repeat them, not contradict them."""
+    """Task, model settings and tokenizer from the settings file; flags that UER-py needs must not contradict it."""
     path = config.load_model_path
     if saved.task != task_class.name:
         raise UserError(f"{path}: a model of the task '{saved.task}', not '{task_class.name}'")
@@ -104,12 +123,12 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
 
 def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_config: TokenizerConfig,
                       task_flags: Any) -> tuple[Task, TextToRows]:
-    """Weights that UER-py wrote: the flags say what they are."""
+    """Task and tokenizer for weights without a settings file, as UER-py saves them: the flags describe them."""
     path = weights_path(config.load_model_path)
     state = load_weights(path)
-    check_head(state, task_class, path)
+    require_finetuned(state, task_class.name, path)
     if config.config_path is None:
-        raise UserError(f"--config_path is required: there are no settings beside {path} "
-                        "(a model that run_classifier.py and its kin saved has them)")
+        raise UserError(f"--config_path is required: there is no settings file beside {path} "
+                        "(the fine-tuning scripts of this toolkit write one)")
     task = task_class.of_weights(config.labels_num, task_flags, state)
     return task, TextToRows(build_tokenizer(tokenizer_config), config.seq_length or 128, config.truncation or "head")

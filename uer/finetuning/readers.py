@@ -30,12 +30,21 @@ HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 @dataclass
 class Table:
-    """Columns of equal length; `lines[i]` is the 1-based line of row i in `path`."""
+    """The columns of a file of examples.
+
+    Attributes:
+        path: the file.
+        lines: the line of each row in the file, counted from 1.
+        columns: the texts of each column by its name, one for each row.
+        skipped: what was left out, and how often.
+        hash: SHA-256 of the file in hex.
+    """
 
     path: str
     lines: list[int]
     columns: dict[str, list[str]]
     skipped: Counter[str] = field(default_factory=Counter)
+    hash: str = ""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -51,7 +60,7 @@ class Table:
         return self.columns.get(name)
 
     def error(self, row: int, message: str) -> UserError:
-        """The error that names row `row`'s place in the file."""
+        """An error that names the file and the line of row `row`."""
         return UserError(f"{self.path}:{self.lines[row]}: {message}")
 
 
@@ -70,7 +79,8 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = (),
         UserError: the file is missing, empty or not UTF-8; a column is missing; a row does not fit.
     """
     skipped: Counter[str] = Counter()
-    lines = read_lines(path, skipped)
+    raw = read_bytes(path)
+    lines = split_lines(raw, path, skipped)
     if not lines:
         raise UserError(f"{path}: the file is empty")
     if lines[0][1].lstrip().startswith("{"):
@@ -92,12 +102,21 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = (),
             column.append(record[name])
     if not numbers:
         raise UserError(f"{path}: no example in the file")
-    return Table(path, numbers, columns, skipped)
+    return Table(path, numbers, columns, skipped, hashlib.sha256(raw).hexdigest())
 
 
-def read_lines(path: str, skipped: Counter[str]) -> list[tuple[int, str]]:
-    """The non-blank lines with their numbers; only "\\n" ends a line, a "\\r" before it and a BOM are dropped."""
-    raw = read_bytes(path)
+def split_lines(raw: bytes, path: str, skipped: Counter[str]) -> list[tuple[int, str]]:
+    """The non-blank lines of a file's bytes with their numbers; only "\\n" ends a line.
+
+    A "\\r" before it and a byte order mark are dropped.
+
+    Args:
+        path: the file's name for errors.
+        skipped: gets the number of blank lines.
+
+    Raises:
+        UserError: a line is not UTF-8.
+    """
     lines = []
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:

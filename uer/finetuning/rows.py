@@ -1,8 +1,8 @@
-"""Texts -> rows of token ids: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
+"""Converts texts to rows of token ids: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
 
-A text is tokenized once in a process: the cache's key is the hash of the text, the vocabulary and the tokenizer's
-settings, so that a grid's trials share one tokenization. There is no cache on disk: the fast tokenizer needs 0.2 s for
-the largest task here, less than reading a cache and checking it.
+A process tokenizes a text only once: the key of the cache is a hash of the text, the vocabulary and the tokenizer's
+settings, so that all trials of a grid share the token ids. There is no cache on disk: tokenizing the largest task here
+takes 0.2 s, less than reading and checking a cache.
 """
 
 import hashlib
@@ -20,7 +20,14 @@ _cache: dict[str, "Ragged"] = {}
 
 @dataclass(frozen=True)
 class Ragged:
-    """Row i is `values[offsets[i]:offsets[i + 1]]`."""
+    """Rows of different lengths in one array: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    The rows [7 8], [] and [9] are values [7 8 9] and offsets [0 2 2 3].
+
+    Attributes:
+        values: (all values of all rows,).
+        offsets: (rows + 1,) int64, from 0 to len(values).
+    """
 
     values: np.ndarray
     offsets: np.ndarray
@@ -33,6 +40,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Sequence[np.ndarray], dtype: type = np.int32) -> "Ragged":
+        """The given arrays, each (length,), as rows."""
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
         values = np.concatenate(rows).astype(dtype) if len(rows) else np.empty(0, dtype=dtype)
@@ -45,7 +53,11 @@ def content_hash(*parts: object) -> str:
 
 
 def tokenize_all(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
-    """The token ids of every text, without [CLS] and [SEP]; line ends inside a text count as spaces."""
+    """The token ids of every text, without [CLS] and [SEP]; a newline inside a text is read as a space.
+
+    Returns:
+        One row of int32 token ids for each text.
+    """
     joined = "".join(text.replace("\n", " ") + "\n" for text in texts)
     key = content_hash(joined, tokenizer.vocab.fingerprint, tokenizer.settings)
     if key not in _cache:
@@ -59,7 +71,12 @@ def tokenize_all(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Rows ready for the encoder: token ids, and how many of them belong to the first text (segment 1)."""
+    """Rows for the model.
+
+    Attributes:
+        tokens: the token ids of each row, special tokens included.
+        first: (rows,) int64, how many tokens of the row belong to the first text (segment 1); the others are segment 2.
+    """
 
     tokens: Ragged
     first: np.ndarray
@@ -69,19 +86,29 @@ class Sequences:
 
     @property
     def lengths(self) -> np.ndarray:
+        """(rows,) int64, the number of tokens in each row."""
         return np.diff(self.tokens.offsets)
 
 
 def build_sequences(first: Ragged, second: Ragged | None, seq_length: int, truncation: str, cls_id: int,
                     sep_id: int) -> Sequences:
-    """Join each text (or pair of texts) with the special tokens, at most `seq_length` tokens a row.
+    """Join each text (or pair of texts) with the special tokens, at most `seq_length` tokens in a row.
+
+    The texts [7 8 9 10] and [5] become with cls_id 2 and sep_id 3
+
+        seq_length 9                2 7 8 9 10 3 5 3    first 6
+        seq_length 6, "head"        2 7 8 9 10 3        first 6
+        seq_length 6, "first"       2 7 8 3 5 3         first 4
+        seq_length 6, "tail"        2 9 10 3 5 3        first 4
 
     Args:
-        first, second: token ids of `text_a` and `text_b`.
+        first, second: token ids of `text_a` and `text_b`, as many rows each.
+        seq_length: maximum tokens in a row.
         truncation: what is kept of a row that is too long. `head` cuts the joined row at `seq_length`, closing [SEP]
-            included, as UER-py does. `tail` keeps the last tokens of a text, `head_tail` a quarter of the room for its
-            first tokens and the rest for its last (arXiv:1905.05583), `first` its first tokens, as transformers does;
-            these keep [CLS] and every [SEP], and of a pair they shorten the longer text first.
+            included, as UER-py does. The others keep [CLS] and every [SEP] and shorten the longer text of a pair first:
+            `first` keeps the first tokens of a text, as transformers does, `tail` its last tokens, and `head_tail` a
+            quarter of the allowed tokens from its beginning and the rest from its end (arXiv:1905.05583).
+        cls_id, sep_id: token ids of [CLS] and [SEP].
     """
     rows, first_lengths = [], np.empty(len(first), dtype=np.int64)
     for row in range(len(first)):
@@ -95,14 +122,16 @@ def build_sequences(first: Ragged, second: Ragged | None, seq_length: int, trunc
 
 
 def _shorten(parts: list[np.ndarray], budget: int, truncation: str) -> list[np.ndarray]:
+    """Cut one text or two to `budget` tokens together; of two, the shorter may keep up to half of the budget.
+
+    Lengths 10 and 3 with a budget of 8 become 5 and 3; lengths 10 and 9 become 4 and 4.
+    """
     lengths = [len(part) for part in parts]
     if len(parts) == 1:
         allowed = [budget]
     else:
-        half = budget // 2
-        shorter = min(lengths)
-        share = min(shorter, half)
-        allowed = [share, budget - share] if lengths[0] <= lengths[1] else [budget - share, share]
+        shorter = min(*lengths, budget // 2)
+        allowed = [shorter, budget - shorter] if lengths[0] <= lengths[1] else [budget - shorter, shorter]
     return [_keep(part, most, truncation) for part, most in zip(parts, allowed)]
 
 

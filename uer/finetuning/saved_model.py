@@ -39,14 +39,14 @@ from uer.tokenizers.vocab import Vocab, read_entries
 
 FORMAT = "uer-finetuned"
 VERSION = 1
-# Parts of a pretrained model that a fine-tuned one must have as well.
+# Parts of a pretrained model that a fine-tuned one has as well; what is outside them is the head.
 BACKBONE = ("embedding.", "encoder.")
 LEAST_LENGTH = 4
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What the settings file says."""
+    """Holds what the settings file says."""
 
     weights_path: Path
     task: str
@@ -60,7 +60,7 @@ def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: T
     """Write the three files, each whole or not at all, the weights last.
 
     Args:
-        training: what is worth knowing about how the model came to be (settings, figures); plain JSON.
+        training: how the model was trained (settings, metrics); plain JSON. Inference does not need it.
     """
     weights = weights_path(path)
     tokenizer, vocabulary = encoder.tokenizer, vocab_path(path)
@@ -78,7 +78,7 @@ def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: T
 
 
 def load_settings(path: str | os.PathLike) -> SavedModel | None:
-    """The settings beside a fine-tuned model, or None where there are none (weights that UER-py wrote).
+    """Read the settings beside a fine-tuned model; None if there are none (weights that UER-py saved).
 
     Raises:
         UserError: the settings file is not ours or is damaged.
@@ -108,10 +108,10 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
 
 
 def task_of(saved: SavedModel, task_class: type[Task]) -> Task:
-    """The task that the settings describe.
+    """Create the task that the settings describe.
 
     Raises:
-        UserError: they lack something that this kind of task needs.
+        UserError: the settings lack something that this kind of task needs.
     """
     try:
         return task_class.from_settings(saved.task_settings)
@@ -149,7 +149,10 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
     """
     weights = weights_path(path)
     state = load_weights(weights)
-    check_head(state, task, weights)
+    require_finetuned(state, task.name, weights)
+    absent = [name for name in head_names(model) if name not in state]
+    if absent:
+        raise UserError(f"{weights}: not a fine-tuned model of the task '{task.name}': it has no {absent[0]}")
     report = load_into(model, state, weights)
     if report.other_shape:
         raise UserError(_other_shape(weights, report.other_shape))
@@ -157,28 +160,31 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
         raise UserError(f"{weights}: {len(report.missing)} parameters are missing: {shorten(report.missing, 3)}")
 
 
-def check_head(state: Mapping[str, Tensor], task: Task | type[Task], path: str | os.PathLike) -> None:
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that are not in the embedding or the encoder."""
+    return [name for name in model.state_dict() if not name.startswith(BACKBONE)]
+
+
+def require_finetuned(state: Mapping[str, Tensor], task: str, path: str | os.PathLike) -> None:
     """
     Raises:
-        UserError: the weights are not those of a model that was fine-tuned on this kind of task.
+        UserError: the weights are those of a pretrained model, which has targets and no head.
     """
-    absent = [name for name in task.head_keys if name not in state]
-    if absent:
-        pretrained = any(name.startswith("target.") for name in state)
-        raise UserError(f"{path}: not a fine-tuned model of the task '{task.name}': it has no {absent[0]}"
-                        f"{' (it is a pretrained model: fine-tune it first)' if pretrained else ''}")
+    if any(name.startswith("target.") for name in state):
+        raise UserError(f"{path}: not a fine-tuned model of the task '{task}': it is a pretrained model: "
+                        "fine-tune it first")
 
 
 def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) -> list[str]:
-    """Fill a model's backbone with pretrained weights; its head, unless the file has one of this name, stays as it is.
+    """Load pretrained weights into a model's embedding and encoder, and into its head if the file has the same names.
 
     The weights are those of a UER checkpoint, or of a Hugging Face folder or file.
 
     Args:
-        config_path: where the model's settings come from, for the message.
+        config_path: the file of the model's settings, for the message.
 
     Returns:
-        Lines for the log: what the file holds beside the backbone, and which parameters start at random.
+        Lines for the log: which parameters of the file are not used, and which of the model stay random.
 
     Raises:
         UserError: a parameter of the embedding or the encoder is missing or of another size.
@@ -194,14 +200,14 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
                         f"{shorten(absent, 3)}; does --config_path fit this model?")
     deeper = [name for name in report.left_over if name.startswith(BACKBONE)]
     if deeper:
-        raise UserError(f"{path}: {len(deeper)} parameters of its embedding and encoder have no place in this model: "
+        raise UserError(f"{path}: this model has no parameters for {len(deeper)} of the file's embedding and encoder: "
                         f"{shorten(deeper, 3)}; does --config_path fit this model?")
     lines = []
     if report.left_over:
         heads = sorted({".".join(name.split(".")[:2]) for name in report.left_over})
-        lines.append(f"{path}: not used ({len(report.left_over)} parameters): {shorten(heads)}")
+        lines.append(f"{path}: {len(report.left_over)} parameters are not used: {shorten(heads)}")
     if report.missing:
-        lines.append(f"{path}: start at random, to be learned now: {shorten(report.missing)}")
+        lines.append(f"{path}: new parameters, random at the start: {shorten(report.missing)}")
     return lines
 
 

@@ -1,4 +1,8 @@
-"""What the loop needs to know of a task; each file of `uer.finetuning.tasks` fills this in."""
+"""The interface of a task: the training loop calls these methods, and each file of `uer.finetuning.tasks` implements them.
+
+Letters of shapes: N examples of a file, B rows of a batch (examples * ways), S tokens of its longest row, C labels,
+H hidden size.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +21,20 @@ from uer.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class TextToRows:
-    """Texts -> rows, with one set of settings for training, evaluation and inference."""
+    """Converts texts to rows of token ids, with the same settings in training, evaluation and inference.
+
+    Attributes:
+        tokenizer: converts text to token ids.
+        seq_length: maximum tokens in a row, [CLS] and [SEP] included.
+        truncation: which part of a longer text is kept; see `uer.finetuning.rows.build_sequences`.
+    """
 
     tokenizer: Tokenizer
     seq_length: int
     truncation: str = "head"
 
     def sequences(self, first: Sequence[str], second: Sequence[str] | None = None) -> Sequences:
-        """[CLS] first [SEP], or [CLS] first [SEP] second [SEP], one row for each text or pair."""
+        """Rows [CLS] first [SEP], or [CLS] first [SEP] second [SEP], one for each text or pair of texts."""
         vocab = self.tokenizer.vocab
         return build_sequences(tokenize_all(self.tokenizer, first),
                                None if second is None else tokenize_all(self.tokenizer, second),
@@ -32,21 +42,19 @@ class TextToRows:
 
 
 class Task:
-    """A task: its examples, its model, its loss and its figures.
+    """Defines the examples, the model, the loss and the metrics of a task.
 
     Attributes:
-        name: stands in the saved settings.
-        metric_names: figures that --save_best_by may name; the first is the default. More is better in all of them.
-        head_keys: parameters that only a fine-tuned model of this task has.
-        config_class: the flags that only this task has, if any.
-        infer_config_class: the same of its prediction script.
+        name: written to the saved settings.
+        metric_names: metrics that --save_best_by may name; the first is the default. Higher is better for all of them.
+        config_class: dataclass of the flags that only this task has, if any.
+        infer_config_class: the same for its prediction script.
         columns: names of the columns of TSV files without a header (--columns).
-        whole_batch: the loss compares a batch's examples with one another, so ranks cannot share a batch.
+        whole_batch: true if the loss compares the examples of a batch with one another; ranks cannot share a batch then.
     """
 
     name: str
     metric_names: tuple[str, ...]
-    head_keys: tuple[str, ...]
     config_class: type | None = None
     infer_config_class: type | None = None
     columns: tuple[str, ...] = ()
@@ -54,82 +62,131 @@ class Task:
 
     @classmethod
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Task":
-        """The task that a training file poses, such as its labels; `config` is a `config_class`."""
+        """Create the task for a training file, for instance with the labels found in it.
+
+        Args:
+            path: the training file.
+            config: an object of `config_class`.
+            columns: names of the columns of a TSV file without a header.
+
+        Raises:
+            UserError: the file cannot be read or has no labels to learn.
+        """
         raise NotImplementedError
 
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        """Read and encode a file.
+        """Read a file and convert it to token ids and targets.
 
         Args:
-            labelled: False at inference: targets are not read.
+            path: the file.
+            encoder: converts its texts to rows.
+            labelled: False at inference, where targets are not read.
+
+        Raises:
+            UserError: the file is missing or a line does not fit; named by file and line.
         """
         raise NotImplementedError
 
     def evaluation_examples(self, path: str, encoder: TextToRows) -> Examples:
-        """Read and encode a file whose figures are wanted, such as dev."""
+        """The same for a file that is evaluated, such as dev."""
         return self.examples(path, encoder)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
-        """A model with random weights; its forward takes a Batch and gives what `loss` and `outputs` take."""
+        """Build the model with random weights.
+
+        Its `forward(batch: Batch)` returns what `loss` and `outputs` call `predicted`, for instance logits
+        (examples, C) of a classifier or (B, S, C) of a tagger. What is not in its `embedding` or `encoder` is the head.
+        """
         raise NotImplementedError
 
     def denominator(self, examples: Examples, chosen: np.ndarray) -> float:
-        """What the summed loss of a batch is divided by: known to every rank without communication."""
+        """The number that the summed loss of a batch is divided by, so that the mean is right over all ranks.
+
+        Args:
+            examples: the whole training file, on every rank.
+            chosen: (examples of the batch,) int64, indices of the batch's examples, those of all ranks together.
+        """
         return float(len(chosen))
 
     def loss(self, predicted: Any, batch: Batch) -> Tensor:
-        """The loss summed over the batch's examples, 0-dim."""
+        """The loss summed over the batch's examples.
+
+        Args:
+            predicted: what the model's forward returned for this batch, in float32.
+            batch: src and seg (B, S), with the targets that `examples` made.
+
+        Returns:
+            A tensor without axes, ().
+        """
         raise NotImplementedError
 
     def outputs(self, predicted: Any, batch: Batch) -> list[np.ndarray]:
-        """What the model says about each example of the batch, on the host."""
+        """The model's output for each example of the batch, as arrays on the CPU.
+
+        Args:
+            predicted: what the model's forward returned for this batch, on any device, maybe in bf16.
+            batch: as in `loss`.
+
+        Returns:
+            One float32 array of one axis for each example, for instance (C,) logits of a classifier, or (words,) tag
+            numbers of a tagger. The length may differ between examples.
+        """
         raise NotImplementedError
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
-        """Figures of a whole file; `outputs` in the examples' order."""
+        """The metrics of a whole file.
+
+        Args:
+            outputs: N arrays, what `outputs` returned for each example, in the order of the file.
+            examples: the file's N examples, with their targets.
+
+        Returns:
+            Values by name; at least those of `metric_names`.
+        """
         raise NotImplementedError
 
     def report(self, outputs: list[np.ndarray], examples: Examples, all_labels: bool = False) -> list[str]:
-        """Lines that tell a reader more than the figures.
+        """Lines that are printed below the metrics, such as a confusion matrix.
 
         Args:
-            all_labels: a line for every label, however many there are.
+            outputs, examples: as in `metrics`.
+            all_labels: print a line for every label, even if there are many.
         """
         return []
 
     def describe(self, examples: Examples) -> str:
-        """How many predictions there are for a file, in words."""
+        """The number of predictions for a file, for a message: `300 predictions`."""
         return f"{len(examples)} predictions"
 
     def settings(self) -> dict[str, Any]:
-        """What `from_settings` needs to make this task again at inference; plain JSON."""
+        """What `from_settings` needs to create this task again at inference; plain JSON."""
         raise NotImplementedError
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "Task":
-        """The task of weights without settings, as UER-py writes them.
+        """Create the task for weights without a settings file, as UER-py saves them.
 
         Raises:
-            UserError: the task needs more than a number of labels.
+            UserError: this task cannot be created from the number of labels alone.
         """
         raise UserError(f"--load_model_path: the task '{cls.name}' needs the settings file beside the weights")
 
     @classmethod
     def of_weights(cls, labels_num: int | None, flags: Any, state: Mapping[str, Tensor]) -> "Task":
-        """The task of weights without settings.
+        """Create the task for weights without a settings file.
 
         Args:
-            labels_num: as the user gave it.
-            flags: an `infer_config_class`.
-            state: the weights.
+            labels_num: --labels_num, or None.
+            flags: an object of `infer_config_class`, or None.
+            state: the weights by name; tasks look at the shapes of their output layer.
         """
         return cls.of_labels_num(labels_num).with_flags(flags)
 
     def with_flags(self, flags: Any) -> "Task":
-        """The task as the flags of inference, an `infer_config_class`, change it.
+        """This task with the flags of inference, an object of `infer_config_class`.
 
         Raises:
-            UserError: they contradict what the model was trained with.
+            UserError: a flag contradicts what the model was trained with.
         """
         return self
 
@@ -137,11 +194,12 @@ class Task:
         """The lines of the prediction file.
 
         Args:
-            logits, prob: whether logits and probabilities are wanted too.
+            outputs, examples: as in `metrics`.
+            logits, prob: whether to add columns of logits and probabilities.
         """
         raise NotImplementedError
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> "Task":
-        """The task of a saved model."""
+        """Create the task of a saved model from what `settings` returned."""
         raise NotImplementedError

@@ -46,7 +46,6 @@ class MultipleChoiceTask(Task):
 
     name = "c3"
     metric_names = ("accuracy",)
-    head_keys = ("output_layer.weight", "output_layer.bias")
     config_class = C3Config
     infer_config_class = C3InferConfig
 

@@ -16,7 +16,7 @@ from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix, label_scores
-from uer.finetuning.readers import Table, file_hash, read_table
+from uer.finetuning.readers import Table, read_table
 from uer.finetuning.task import Task, TextToRows
 
 MOST_LABELS = 20  # with a line each in a report
@@ -35,7 +35,6 @@ class Classification(Task):
 
     name = "classifier"
     metric_names = ("accuracy", "macro_f1")
-    head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
     config_class = ClassifierConfig
 
     def __init__(self, labels: LabelSet, weights: np.ndarray | None = None, soft_alpha: float | None = None,
@@ -69,7 +68,7 @@ class Classification(Task):
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table, targets = self.read(path, labelled)
         rows = encoder.sequences(table["text_a"], table.get("text_b"))
-        return Examples(rows, targets=targets, info={"table": table}, hash=file_hash(path),
+        return Examples(rows, targets=targets, info={"table": table}, hash=table.hash,
                         skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:

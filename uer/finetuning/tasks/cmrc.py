@@ -1,7 +1,14 @@
-"""Reading comprehension: the words of a text that answer a question (CMRC 2018; SQuAD's JSON).
+"""Reading comprehension: find the part of a text that answers a question (CMRC 2018; SQuAD's JSON).
 
-A text longer than a row is read through windows that overlap; the best span of all windows is the answer. Each token
-knows its characters in the text, so an answer is cut from the text itself.
+A text that is longer than a row is split into windows that overlap; the span with the best score in any window is the
+answer. With seq_length 9, a question of 2 tokens and doc_stride 3, a text of 10 tokens t0 .. t9 becomes three rows:
+
+    [CLS] q0 q1 [SEP] t0 t1 t2 t3 [SEP]
+    [CLS] q0 q1 [SEP] t3 t4 t5 t6 [SEP]
+    [CLS] q0 q1 [SEP] t6 t7 t8 t9 [SEP]
+
+The answer t4 t5 is at positions 5 and 6 of the second row; in the others, which do not hold it, the target is
+position 0, [CLS]. The characters of each token in the text are known, so the answer is cut from the text itself.
 """
 
 import json
@@ -18,7 +25,7 @@ from torch.nn import functional as F
 from uer.config import ModelConfig
 from uer.data.batch import Batch
 from uer.errors import UserError
-from uer.finetuning.answers import exact_match, f1_score, split_pieces
+from uer.finetuning.answer_metrics import exact_match, f1_score, split_pieces
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import CmrcConfig, CmrcInferConfig
 from uer.finetuning.heads import Tagger
@@ -34,7 +41,7 @@ logger = logging.getLogger("uer.finetuning")
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its text, and its right answers (texts, and where the first of them begins)."""
+    """Holds a question, its text and its correct answers; `start` is the first character of answers[0] in the text."""
 
     name: str
     question: str
@@ -45,8 +52,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a question's text: row `row` of the examples has the tokens [first, last) of the text behind `offset`
-    tokens of its own."""
+    """Describes a row: it holds the tokens first .. last - 1 of a question's text, from position `offset` of the row on.
+
+    The second row of the example above is Window(question=0, first=3, last=7, offset=4).
+    """
 
     question: int
     first: int
@@ -55,11 +64,15 @@ class Window:
 
 
 class ReadingComprehension(Task):
-    """The first and the last token of an answer."""
+    """Predicts the first and the last token of an answer.
+
+    Args:
+        doc_stride: tokens between the starts of two windows.
+        max_answer_length: maximum tokens in an answer.
+    """
 
     name = "cmrc"
     metric_names = ("f1", "em")
-    head_keys = ("output_layer.weight", "output_layer.bias")
     config_class = CmrcConfig
     infer_config_class = CmrcInferConfig
 
@@ -79,7 +92,17 @@ class ReadingComprehension(Task):
 
     def of_questions(self, questions: list[Question], encoder: TextToRows, labelled: bool = False,
                      hash: str = "") -> Examples:
-        """Examples of questions that are read already; `hash` is their file's."""
+        """Examples of questions that are read already; each window is an example.
+
+        Args:
+            labelled: whether the questions have answers.
+            hash: SHA-256 of their file.
+
+        Returns:
+            Examples with the targets `span` (windows, 2), the positions of the answer's first and last token in the
+            row, and `offset` (windows,). `info` has the questions, the windows, and `spans`: for each question
+            (tokens, 2), the first character of each token in the text and the character after its last.
+        """
         pieces = [split_pieces(question.text) for question in questions]
         asked = tokenize_all(encoder.tokenizer, [question.question for question in questions])
         tokens = tokenize_all(encoder.tokenizer, [question.text[start:stop]
@@ -104,7 +127,15 @@ class ReadingComprehension(Task):
 
     def _windows(self, number: int, asked: np.ndarray, ids: np.ndarray,
                  encoder: TextToRows) -> list[tuple[np.ndarray, Window]]:
-        """[CLS] question [SEP] part of the text [SEP], as often as the text needs."""
+        """The rows [CLS] question [SEP] part of the text [SEP] of one question, as many as its text needs.
+
+        Args:
+            number: index of the question.
+            asked, ids: token ids of the question and of its text, one axis each.
+
+        Raises:
+            UserError: a row has no room for a token of the text.
+        """
         vocab = encoder.tokenizer.vocab
         head = np.concatenate([[vocab.cls_id], asked[:encoder.seq_length // 2], [vocab.sep_id]])
         room = encoder.seq_length - len(head) - 1
@@ -121,7 +152,7 @@ class ReadingComprehension(Task):
             first += min(self.doc_stride, room)
 
     def _warn_of_gaps(self, path: str, windows: list[Window], seq_length: int) -> None:
-        """Say so where windows do not overlap, so that an answer over a border is in none of them."""
+        """Log a warning if windows do not overlap: an answer across a border is then in none of them."""
         apart = sum(one.question == other.question and one.last <= other.first
                     for one, other in pairwise(windows))
         if apart:
@@ -132,7 +163,12 @@ class ReadingComprehension(Task):
         return Tagger(config, vocab_size, 2)
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """The mean of the losses of both ends; a window without the answer points at [CLS]."""
+        """The mean of the cross-entropies of the first and the last token, summed over windows.
+
+        Args:
+            predicted: logits (B, S, 2) of the first and the last token.
+            batch: target `span` (B, 2), positions in the row; [CLS], 0, if the window does not hold the answer.
+        """
         predicted = predicted.masked_fill((batch.seg == 0)[:, :, None], float("-inf"))
         first, last = predicted.unbind(-1)
         span = batch.targets["span"]
@@ -140,16 +176,25 @@ class ReadingComprehension(Task):
                 + F.cross_entropy(last, span[:, 1], reduction="sum")) / 2
 
     def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
-        """For each window the log-probabilities of the first and of the last token, one behind the other."""
+        """For each window (2 * tokens,): log-probabilities of the first token, then those of the last, over its text.
+
+        Args:
+            predicted: logits (B, S, 2).
+            batch: target `offset` (B,), where the text begins in each row.
+        """
         scores = torch.log_softmax(predicted.float().masked_fill((batch.seg == 0)[:, :, None], float("-inf")), dim=1)
         found = []
         for row, length, offset in zip(scores.cpu().numpy(), batch.real_tokens.tolist(),
                                        batch.targets["offset"].tolist()):
-            found.append(row[offset:length - 1].T.reshape(-1))
+            found.append(row[offset:length - 1].T.reshape(-1))  # (S, 2) -> (tokens, 2) -> (2 * tokens,)
         return found
 
     def answers(self, outputs: list[np.ndarray], examples: Examples) -> list[str]:
-        """The answer to each question: the likeliest span of any of its windows."""
+        """The answer to each question: the text of the most probable span in any of its windows.
+
+        Args:
+            outputs: one array for each window, see `outputs`.
+        """
         questions, spans = examples.info["questions"], examples.info["spans"]
         best = [(-np.inf, "")] * len(questions)
         for output, window in zip(outputs, examples.info["windows"]):
@@ -193,7 +238,17 @@ class ReadingComprehension(Task):
 
 
 def best_span(scores: np.ndarray, longest: int) -> tuple[float, int, int]:
-    """(2, tokens) log-probabilities -> the likeliest (score, first, last) of at most `longest` tokens."""
+    """The most probable span of at most `longest` tokens.
+
+    >>> best_span(np.log(np.array([[0.1, 0.6, 0.3], [0.5, 0.1, 0.4]])), 2)[1:]
+    (1, 2)
+
+    Args:
+        scores: (2, tokens) log-probabilities of the first and of the last token.
+
+    Returns:
+        (score, first, last): the sum of both log-probabilities, and the positions of the tokens.
+    """
     best = (-np.inf, 0, 0)
     for length in range(min(longest, scores.shape[1])):
         sums = scores[0, :scores.shape[1] - length] + scores[1, length:]
@@ -204,14 +259,22 @@ def best_span(scores: np.ndarray, longest: int) -> tuple[float, int, int]:
 
 
 def gold_tokens(question: Question, spans: np.ndarray) -> tuple[int, int]:
-    """The first and the last token of the answer; (-1, -1) where the text has none of its characters."""
+    """The first and the last token of the answer; (-1, -1) if no token has any of its characters.
+
+    Args:
+        spans: (tokens, 2), the first character of each token and the character after its last.
+    """
     stop = question.start + len(question.answers[0])
     touched = np.nonzero((spans[:, 1] > question.start) & (spans[:, 0] < stop))[0]
     return (int(touched[0]), int(touched[-1])) if len(touched) else (-1, -1)
 
 
 def window_target(window: Window, gold: tuple[int, int] | None) -> tuple[int, int]:
-    """The answer's place in the window's row; (0, 0), [CLS], where it is not wholly in it."""
+    """The positions of the answer's first and last token in the window's row; (0, 0) if the window does not hold both.
+
+    >>> window_target(Window(question=0, first=3, last=7, offset=4), (4, 5))
+    (5, 6)
+    """
     if gold is None or gold[0] < window.first or gold[1] >= window.last:
         return 0, 0
     return gold[0] - window.first + window.offset, gold[1] - window.first + window.offset
@@ -221,7 +284,7 @@ def read_squad(path: str, labelled: bool) -> list[Question]:
     """The questions of {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.
 
     Raises:
-        UserError: something is not as SQuAD has it, or an answer is not where it is said to be.
+        UserError: the file has another structure, or a text does not contain its answer.
     """
     found = []
     for number, article in enumerate(member(read_json(path), "data", list, f"{path}: the file"), start=1):
@@ -244,12 +307,12 @@ def _questions(paragraph: Any, where: str, labelled: bool) -> list[Question]:
         answers, start = _answers(asked, here) if labelled else ((), 0)
         found.append(_relocated(Question(str(name), member(asked, "question", str, here), text, answers, start)))
         if labelled and answers[0] not in text:
-            raise UserError(f"{here}: its answer does not stand in the text")
+            raise UserError(f"{here}: its answer is not in the text")
     return found
 
 
 def _answers(asked: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:
-    """The right answers, and where the first of them begins."""
+    """The correct answers, and the first character of the first one in the text."""
     answers = member(asked, "answers", list, where)
     if not answers:
         raise UserError(f"{where} has no answer")
@@ -260,11 +323,11 @@ def _answers(asked: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:
 
 
 def _relocated(question: Question) -> Question:
-    """CMRC's published files have some answers a few characters off: the nearest place in the text counts."""
+    """Correct `start`: some answers in CMRC's files are a few characters off, and the nearest occurrence is meant."""
     if not question.answers or question.answers[0] not in question.text:
         return question
-    answer, places, at = question.answers[0], [], -1
+    answer, starts, at = question.answers[0], [], -1
     while (at := question.text.find(answer, at + 1)) >= 0:
-        places.append(at)
-    start = min(places, key=lambda place: abs(place - question.start))
+        starts.append(at)
+    start = min(starts, key=lambda at: abs(at - question.start))
     return Question(question.name, question.question, question.text, question.answers, start)

@@ -14,7 +14,7 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import f1_of_counts
-from uer.finetuning.readers import Table, file_hash, read_table
+from uer.finetuning.readers import Table, read_table
 from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks.classification import number_words
 
@@ -26,7 +26,6 @@ class MultiLabel(Task):
 
     name = "multi_label"
     metric_names = ("f1", "macro_f1", "accuracy")
-    head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
 
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels
@@ -58,7 +57,7 @@ class MultiLabel(Task):
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")),
-                        targets={"labels": self.read_labels(table)} if labelled else {}, hash=file_hash(path),
+                        targets={"labels": self.read_labels(table)} if labelled else {}, hash=table.hash,
                         skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:

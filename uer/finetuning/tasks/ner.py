@@ -1,16 +1,22 @@
-"""A tag for every word of a text, such as the tags of named entities.
+"""Sequence labelling: a tag for every word of a text, such as the tags of named entities.
 
-The file is a TSV with the columns `label` and `text_a`: words (in Chinese, characters) with spaces between, and as many
-tags. A word that is cut into several tokens is tagged at its first. Rows are [CLS] words [SEP]; words beyond
-seq_length count as O when a file is evaluated.
+The file is a TSV with the columns `label` and `text_a`: words (in Chinese, characters) separated by spaces, and as many
+tags. If the tokenizer splits a word, its first token has the tag. Rows are [CLS] words [SEP]; words beyond seq_length
+count as O in the evaluation.
 
-The tags of the training file say how entities are marked: BIO, BIOES, BMES or BILOU, by the letter in front (`B-PER`,
-or a bare `B` in word segmentation). Tags without such a letter, such as parts of speech, mark one word each, so that
-F1 is the share of right words where there is no O. With --crf_target a conditional random field decides the tags of a
-row together.
+The tags of the training file show which label scheme it uses: BIO, BIOES, BMES or BILOU, by the letter in front
+(`B-PER`, or `B` alone in word segmentation). The entity 北京 of the text 我 在 北 京 is, in these schemes,
 
-UER-py's own models have no [CLS] and [SEP] in their rows, and one more output, `[PAD]`, behind those of
---label2id_path. They are read so at inference; a predicted [PAD] is shown as O.
+    BIO             O O B-LOC I-LOC
+    BIOES           O O B-LOC E-LOC
+    BMES            O O B-LOC E-LOC
+    BILOU           O O B-LOC L-LOC
+
+Tags without such a letter, such as parts of speech, mark one word each; if there is no O, F1 is then the accuracy over
+words. With --crf_target a conditional random field scores the tags of a row together.
+
+UER-py's own models have no [CLS] and [SEP] in their rows, and one more output, `[PAD]`, after those of
+--label2id_path. Inference reads such weights too; a predicted [PAD] is written as O.
 """
 
 import logging
@@ -31,7 +37,7 @@ from uer.finetuning.config import NerConfig
 from uer.finetuning.heads import CrfTagger, Tagger
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import NO_SCHEME, OUTSIDE, SCHEMES, entity_scores, fitting_schemes, split_tag
-from uer.finetuning.readers import Table, file_hash, read_json, read_table
+from uer.finetuning.readers import Table, read_json, read_table
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
 from uer.layers.crf import negative_log_likelihood, pack, viterbi
@@ -44,27 +50,24 @@ OTHER_MARKS = re.compile(r".+[-_.][BIEMSLU]|[BIEMSLU][_./].+")
 
 
 class Ner(Task):
-    """Tags of words.
+    """Predicts a tag for each word.
 
     Args:
-        labels: the tags.
-        crf: whether a conditional random field decides the tags of a row together.
-        scheme: how tags mark entities, a key of `SCHEMES` or NO_SCHEME.
+        labels: the T tags; output t of the model stands for `labels.names[t]`.
+        crf: whether a conditional random field scores the tags of a row together.
+        scheme: the label scheme, a key of `SCHEMES` or NO_SCHEME.
         bare: rows are the words alone, without [CLS] and [SEP], as UER-py's models read them.
-        source: where the tags come from, for messages.
+        source: the file that lists the tags, for messages.
     """
 
     name = "ner"
     metric_names = ("f1", "precision", "recall")
-    head_keys = ("output_layer.weight", "output_layer.bias")
     config_class = NerConfig
     infer_config_class = NerConfig
 
     def __init__(self, labels: LabelSet, crf: bool = False, scheme: str = "BIO", bare: bool = False,
                  source: str = "the training file") -> None:
         self.labels, self.crf, self.scheme, self.bare, self.source = labels, crf, scheme, bare, source
-        if crf:
-            self.head_keys = (*Ner.head_keys, "crf.start_transitions", "crf.end_transitions", "crf.transitions")
 
     @classmethod
     def of_training_file(cls, path: str, config: NerConfig, columns: tuple[str, ...] = ()) -> "Ner":
@@ -92,32 +95,45 @@ class Ner(Task):
                 np.array([index[tags[row][word]] if word >= 0 else IGNORED for word in numbers[row]])
                 for row in range(len(tags))])
         return Examples(rows, token_targets=targets, info={"words": [len(row) for row in words], "tags": tags},
-                        hash=file_hash(path), skipped=table.skipped)
+                        hash=table.hash, skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return (CrfTagger if self.crf else Tagger)(config, vocab_size, len(self.labels))
 
     def denominator(self, examples: Examples, chosen: np.ndarray) -> float:
-        """How many words of the batch have a tag; with --crf_target, how many rows there are."""
+        """The number of words of the batch that have a tag; with --crf_target, the number of rows."""
         if self.crf:
             return float(len(chosen))
         return float(max(1, sum((examples.token_targets["tag"][row] != IGNORED).sum() for row in chosen)))
 
     def loss(self, predicted: Any, batch: Batch) -> Tensor:
+        """Cross-entropy summed over words; with --crf_target, the negative log-likelihood summed over rows.
+
+        Args:
+            predicted: logits (B, S, T); of a CrfTagger, emissions (B, S, T) and the scores of the field.
+            batch: targets `tag` and `word` (B, S): the tag of a word at its first token, and the word's number there;
+                IGNORED elsewhere.
+        """
         if not self.crf:
             return F.cross_entropy(predicted.flatten(0, 1), batch.targets["tag"].flatten(), ignore_index=IGNORED,
                                    reduction="sum")
         emissions, scores = predicted
+        # The field reads one position for each word: pack moves them to the beginning of the row, (B, words, T).
         chosen = batch.targets["word"] >= 0
-        full = chosen.any(1)
+        full = chosen.any(1)  # a row without words has no likelihood
         packed, tags = pack(emissions, chosen)[full], pack(batch.targets["tag"], chosen)[full]
         return negative_log_likelihood(packed, tags.clamp(min=0), chosen.sum(1)[full], scores).sum()
 
     def outputs(self, predicted: Any, batch: Batch) -> list[np.ndarray]:
-        """For each row the numbers of its words' tags."""
+        """For each row the numbers of its words' tags, float32 (words,); words that were cut off have none.
+
+        Args:
+            predicted, batch: as in `loss`, without `tag`.
+        """
         words = batch.targets["word"]
         if self.crf:
             emissions, scores = predicted
+            # UER-py's field reads every token, ours the first token of each word; a row needs at least one position.
             chosen = batch.seg > 0 if self.bare else words >= 0
             chosen = chosen | (torch.arange(words.shape[1], device=words.device) == 0) & ~chosen.any(1, keepdim=True)
             tags, words = viterbi(pack(emissions, chosen), chosen.sum(1), scores), pack(words, chosen)
@@ -130,7 +146,7 @@ class Ner(Task):
         return entity_scores(self.tags(outputs, examples), examples.info["tags"], self.scheme)
 
     def tags(self, outputs: list[np.ndarray], examples: Examples) -> list[list[str]]:
-        """The tag of every word; O for [PAD], and for the words beyond seq_length."""
+        """The tags of every word of each row; O for [PAD] and for words beyond seq_length."""
         names = [OUTSIDE if name == PADDING else name for name in self.labels.names]
         return [[names[int(tag)] for tag in output] + [OUTSIDE] * (count - len(output))
                 for output, count in zip(outputs, examples.info["words"])]
@@ -152,9 +168,15 @@ class Ner(Task):
 
     @classmethod
     def of_weights(cls, labels_num: int | None, flags: NerConfig, state: Mapping[str, Tensor]) -> "Ner":
-        """UER-py's model where it has one output more than there are tags, [PAD]; ours, without its settings, else."""
+        """Create the task: with one output more than tags, [PAD], the weights are UER-py's; else ours without settings.
+
+        Raises:
+            UserError: --label2id_path is missing or does not fit the number of outputs.
+        """
+        if "output_layer.weight" not in state:
+            raise UserError("--load_model_path: not a fine-tuned model of the task 'ner': it has no output_layer.weight")
         if not flags.label2id_path:
-            raise UserError("--label2id_path is required: there are no settings beside --load_model_path")
+            raise UserError("--label2id_path is required: there is no settings file beside --load_model_path")
         labels, outputs = read_label2id(flags.label2id_path), len(state["output_layer.weight"])
         if outputs - len(labels) not in (0, 1) or labels_num not in (None, outputs, len(labels)):
             raise UserError(f"--label2id_path {flags.label2id_path}: {len(labels)} tags{_asked(labels_num)}, but the "
@@ -165,7 +187,7 @@ class Ner(Task):
         return cls(LabelSet((*labels.names, PADDING)) if bare else labels, crf, bare=bare)
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
-        """A TSV of one column: the tags of each row with spaces between."""
+        """A TSV of one column: the tags of each row, separated by spaces."""
         return ["pred_label", *(" ".join(row) for row in self.tags(outputs, examples))]
 
 
@@ -174,10 +196,12 @@ def _asked(labels_num: int | None) -> str:
 
 
 def scheme_of_table(table: Table) -> str:
-    """How the tags of a table mark entities: a key of `SCHEMES`, or NO_SCHEME.
+    """The label scheme of a table's tags: a key of `SCHEMES`, or NO_SCHEME.
+
+    B-PER, I-PER and O are BIO; with S-LOC among them BIOES; n, v and O are NO_SCHEME.
 
     Raises:
-        UserError: some tags have prefixes and no scheme has all of them; named by file and line.
+        UserError: some tags have prefixes but no scheme has all of them; named by file and line.
     """
     every = {tag for label in table["label"] for tag in label.split()} - {OUTSIDE}
     marked = any(len(tag) > 1 and split_tag(tag)[0] for tag in every)
@@ -227,7 +251,7 @@ def read_label2id(path: str) -> LabelSet:
 
 
 def read_words(table: Table) -> list[list[str]]:
-    """The words of every row; a text without spaces is a row of characters."""
+    """The words of every row; in a text without spaces every character is a word."""
     rows = []
     for text in table["text_a"]:
         words = text.split()
@@ -236,13 +260,13 @@ def read_words(table: Table) -> list[list[str]]:
 
 
 def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: str) -> list[list[str]]:
-    """The tags of every row.
+    """The tags of every row, one for each word.
 
     Args:
-        source: where the labels come from.
+        source: the file that lists the labels, for messages.
 
     Raises:
-        UserError: not one for each word, or one that is not in `labels`; named by file and line.
+        UserError: another number of tags than words, or a tag that is not in `labels`; named by file and line.
     """
     rows = []
     for row, label in enumerate(table["label"]):
@@ -257,26 +281,35 @@ def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: st
 
 
 def encode_words(words: list[list[str]], encoder: TextToRows, bare: bool = False) -> tuple[Sequences, Ragged]:
-    """Rows of tokens, and for each token the number of the word it begins, IGNORED where it begins none.
+    """Rows of token ids, and for each token the number of the word whose first token it is, else IGNORED.
 
-    A word that the tokenizer drops (a control character) becomes [UNK], so that every word has a token.
+    The words 我, playing, 球, of which the tokenizer splits the second, become
+
+        tokens   [CLS]  我  play  ##ing  球  [SEP]
+        numbers   -100   0     1   -100   2   -100
+
+    A word that the tokenizer removes (a control character) becomes [UNK], so that every word has a token.
 
     Args:
-        bare: without [CLS] and [SEP]; a text without words is one [UNK].
+        words: the words of each row.
+        bare: without [CLS] and [SEP]; a text without words becomes one [UNK].
+
+    Returns:
+        The rows, and the numbers: as many values in each row as it has tokens.
     """
     vocab = encoder.tokenizer.vocab
     pieces = tokenize_all(encoder.tokenizer, [word for row in words for word in row])
     rows, numbers, at = [], [], 0
     for row in words:
-        ids, places = ([], []) if bare else ([vocab.cls_id], [IGNORED])
+        ids, starts = ([], []) if bare else ([vocab.cls_id], [IGNORED])
         for number in range(len(row)):
             found = pieces[at + number].tolist() or [vocab.unk_id]
             ids += found
-            places += [number] + [IGNORED] * (len(found) - 1)
+            starts += [number] + [IGNORED] * (len(found) - 1)
         at += len(row)
         kept = min(len(ids), encoder.seq_length - (not bare))
         closing = [vocab.unk_id] * (not ids) if bare else [vocab.sep_id]
         rows.append(np.array([*ids[:kept], *closing]))
-        numbers.append(np.array([*places[:kept], *[IGNORED] * len(closing)]))
+        numbers.append(np.array([*starts[:kept], *[IGNORED] * len(closing)]))
     tokens = Ragged.of(rows)
     return Sequences(tokens, np.diff(tokens.offsets)), Ragged.of(numbers)

@@ -10,7 +10,7 @@ from uer.data.batch import Batch
 from uer.finetuning.batches import Examples
 from uer.finetuning.heads import Classifier
 from uer.finetuning.metrics import correlations
-from uer.finetuning.readers import Table, file_hash, read_table
+from uer.finetuning.readers import Table, read_table
 from uer.finetuning.task import Task, TextToRows
 
 
@@ -19,7 +19,6 @@ class Regression(Task):
 
     name = "regression"
     metric_names = ("spearman", "pearson")
-    head_keys = ("output_layer_1.weight", "output_layer_1.bias", "output_layer_2.weight", "output_layer_2.bias")
 
     @classmethod
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Regression":
@@ -29,7 +28,7 @@ class Regression(Task):
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
         targets = {"label": read_numbers(table)} if labelled else {}
         return Examples(encoder.sequences(table["text_a"], table.get("text_b")), targets=targets,
-                        hash=file_hash(path), skipped=table.skipped)
+                        hash=table.hash, skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return Classifier(config, vocab_size, 1)

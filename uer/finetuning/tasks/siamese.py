@@ -4,7 +4,6 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.heads import SiameseClassifier
-from uer.finetuning.readers import file_hash
 from uer.finetuning.rows import Ragged, Sequences
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
@@ -14,14 +13,13 @@ class Siamese(Classification):
     """A classification whose example is two rows."""
 
     name = "siamese"
-    head_keys = ("classifier.weight", "classifier.bias")
 
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table, targets = self.read(path, labelled)
         if "text_b" not in table:
             raise UserError(f"{path}: no column 'text_b'; a siamese model reads pairs")
         rows = interleave(encoder.sequences(table["text_a"]), encoder.sequences(table["text_b"]))
-        return Examples(rows, ways=2, targets=targets, hash=file_hash(path), skipped=table.skipped)
+        return Examples(rows, ways=2, targets=targets, hash=table.hash, skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> SiameseClassifier:
         return SiameseClassifier(config, vocab_size, len(self.labels))

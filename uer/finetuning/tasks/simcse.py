@@ -19,7 +19,7 @@ from uer.finetuning.batches import Examples
 from uer.finetuning.config import SimcseConfig
 from uer.finetuning.heads import SentenceEncoder
 from uer.finetuning.metrics import correlations
-from uer.finetuning.readers import file_hash, read_table
+from uer.finetuning.readers import read_table
 from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks.regression import read_numbers
 from uer.finetuning.tasks.siamese import interleave
@@ -34,7 +34,6 @@ class Simcse(Task):
 
     name = "simcse"
     metric_names = ("spearman", "pearson")
-    head_keys = ("embedding.word.embedding.weight",)
     config_class = SimcseConfig
     whole_batch = True
 
@@ -51,12 +50,12 @@ class Simcse(Task):
             raise UserError(f"{path}: one example has nothing to be told apart from")
         rows = interleave(encoder.sequences(table["text_a"]),
                           encoder.sequences(table["text_b"] if "text_b" in table else table["text_a"]))
-        return Examples(rows, ways=2, hash=file_hash(path), skipped=table.skipped)
+        return Examples(rows, ways=2, hash=table.hash, skipped=table.skipped)
 
     def evaluation_examples(self, path: str, encoder: TextToRows) -> Examples:
         table = read_table(path, ("label", "text_a", "text_b"), columns=self.columns)
         rows = interleave(encoder.sequences(table["text_a"]), encoder.sequences(table["text_b"]))
-        return Examples(rows, ways=2, targets={"label": read_numbers(table)}, hash=file_hash(path),
+        return Examples(rows, ways=2, targets={"label": read_numbers(table)}, hash=table.hash,
                         skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
