@@ -191,6 +191,7 @@ class ModelConfig(Members):
     remove_attention_scale: bool = flag(False, "Do not divide attention scores by sqrt(head size).")
     remove_transformer_bias: bool = flag(False, "Linear layers of the transformer have no bias.")
     layernorm: str = flag("normal", "Layer norm kind.", choices=("normal", "t5"))
+    bidirectional: bool = flag(False, "Bidirectional recurrent encoder.", planned=True)
     parameter_sharing: bool = flag(False, "All layers share one set of parameters (ALBERT).")
     has_residual_attention: bool = flag(False, "Add the previous layer's attention scores (RealFormer).")
     target: tuple[str, ...] = flag(("mlm",), "Pretraining objectives.", family="target")
@@ -211,6 +212,12 @@ class ModelConfig(Members):
             _require(found, 1 <= getattr(self, name) <= largest,
                      f"{name} must lie between 1 and {largest:,}, not {getattr(self, name)}")
         size = self.attention_head_size
+        if self.encoder == "transformer":
+            _require(found, size is not None or self.heads_num < 1 or not self.hidden_size % self.heads_num,
+                     f"hidden_size {self.hidden_size} is not divisible by heads_num {self.heads_num}")
+            _require(found, self.emb_size == self.hidden_size or self.factorized_embedding_parameterization,
+                     f"emb_size {self.emb_size} differs from hidden_size {self.hidden_size} without "
+                     "factorized_embedding_parameterization")
         _require(found, size is None or 1 <= size <= LARGEST_WIDTH,
                  f"attention_head_size must lie between 1 and {LARGEST_WIDTH:,}, not {size}")
         _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
