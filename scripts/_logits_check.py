@@ -21,7 +21,6 @@ from uer.convert.names import some
 from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.hugging_face import task_of_head
-from uer.layers.linear import Linear
 from uer.model import build_model
 from uer.tokenizers import Tokenizer
 
@@ -123,11 +122,7 @@ def our_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
 
 def _pretraining_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
     outputs = model.architecture.outputs[model.head]
-    # TODO: build all targets, and drop `_SentencePairs`, when the table of targets has sp.
-    built = tuple(target for target in outputs if target != "sp")
-    module = build_model(replace(model.config, target=built), model.sizes["vocab"])
-    if "sp" in outputs:
-        module.target["sp"] = _SentencePairs(model.config.hidden_size)
+    module = build_model(replace(model.config, target=tuple(outputs)), model.sizes["vocab"])
     hidden = _filled(module, model.weights).encode(src, seg)  # (B, S, H)
     logits = {}
     for target, name in outputs.items():
@@ -136,18 +131,6 @@ def _pretraining_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
         else:
             logits[name] = module.target[target].logits(hidden.flatten(0, 1)).unflatten(0, src.shape)  # (B, S, V)
     return logits
-
-
-class _SentencePairs(nn.Module):
-    """The sp target's layers. TODO: replace by the real target."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.linear_1, self.linear_2 = Linear(hidden_size, hidden_size), Linear(hidden_size, 2)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (B, H) of each row's first position -> (B, 2)"""
-        return self.linear_2(torch.tanh(self.linear_1(hidden)))
 
 
 def _filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -1,6 +1,5 @@
 """From Hugging Face to UER. What the scripts of that direction share; not a command."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +109,7 @@ def _write(flags: ImportFlags, source: HuggingFaceSource) -> None:
         print(f"written: {flags.output_vocab_path}")
     if flags.output_config_path:
         with atomic_path(flags.output_config_path) as temporary:
-            write_json(dataclasses.asdict(config), temporary)
+            write_json(config.values(), temporary)
         print(f"written: {flags.output_config_path}")
     if head in HEAD_TASKS:
         _write_finetuned(flags, source)

@@ -34,8 +34,9 @@ from _ranges import outside
 
 from uer import cli
 from uer.config import MaskingConfig, flag
-from uer.data.loader import Loader
-from uer.data.processors import PROCESSORS
+from uer.data.loader import Loader, open_processor
+from uer.data.processors.mlm import MlmConfig
+from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, TokenDataset, open_dataset, save_dataset
 
 SPECIAL_IDS = {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}
@@ -82,10 +83,10 @@ def write_random(path: Path, rows: int, seq_length: int) -> Path:
     tokens = generator.integers(200, VOCAB_SIZE, offsets[-1], dtype=np.uint16)
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = SPECIAL_IDS["cls"], SPECIAL_IDS["sep"]
     word_start = generator.integers(0, 5, len(tokens), dtype=np.uint8) < 3
-    info = DatasetInfo(format_version=FORMAT_VERSION, processor="mlm", seq_length=seq_length, vocab_fingerprint="",
-                       vocab_size=VOCAB_SIZE, tokenizer={}, special_ids=SPECIAL_IDS, dynamic_masking=True,
-                       dup_factor=1, seed=7, masking=dataclasses.asdict(MaskingConfig()))
-    save_dataset(path, tokens, offsets, {"word_start": word_start}, info)
+    info = DatasetInfo(FORMAT_VERSION, "mlm", seq_length, {"src": Column(), "word_start": Column(dtype="uint8")},
+                       {"src": seq_length}, {"src": VocabInfo("", VOCAB_SIZE, SPECIAL_IDS)},
+                       dataclasses.asdict(MlmConfig()), dynamic_masking=True)
+    save_dataset(path, info, {"src": tokens, "word_start": word_start}, {"src": offsets})
     return path
 
 
@@ -97,7 +98,7 @@ def sides(dataset: TokenDataset, config: BenchmarkConfig) -> dict[str, tuple[Cal
         del settings["whole words"]
     work: dict[str, tuple[Callable[[], object], int]] = {}
     for name, masking in settings.items():
-        loader = Loader([dataset], PROCESSORS["mlm"](), masking, batch_size=config.batch_size)
+        loader = Loader([dataset], open_processor([dataset], masking), batch_size=config.batch_size)
         steps = itertools.count()
         work[f"uer, {name}"] = (lambda loader=loader, steps=steps: advance(loader, steps), 256)
     collated = collator_batches(dataset, config.batch_size)
@@ -121,9 +122,9 @@ def collator_batches(dataset: TokenDataset, batch_size: int) -> Iterator[dict[st
     import tokenizers
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-    ids = dataset.info.special_ids
+    ids = dataset.info.vocab.special_ids
     names = {ids["pad"]: "[PAD]", ids["unk"]: "[UNK]", ids["cls"]: "[CLS]", ids["sep"]: "[SEP]", ids["mask"]: "[MASK]"}
-    vocab = {names.get(number, f"entry{number}"): number for number in range(dataset.info.vocab_size)}
+    vocab = {names.get(number, f"entry{number}"): number for number in range(dataset.info.vocab.size)}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]")), unk_token="[UNK]",
         pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
@@ -156,7 +157,8 @@ def first_batch(path: Path, batch_size: int) -> float:
 def _first_batch(path: str, batch_size: int) -> float:
     torch.set_num_threads(1)
     start = time.perf_counter()
-    Loader([open_dataset(path)], PROCESSORS["mlm"](), MaskingConfig(), batch_size=batch_size).step(0)
+    datasets = [open_dataset(path)]
+    Loader(datasets, open_processor(datasets, MaskingConfig()), batch_size=batch_size).step(0)
     return time.perf_counter() - start
 
 

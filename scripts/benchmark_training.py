@@ -41,9 +41,10 @@ from uer import cli
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.state import StateFolder
 from uer.config import LogConfig, MaskingConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig, flag
-from uer.data.loader import Loader
-from uer.data.processors import PROCESSORS
-from uer.data.store import DatasetInfo, open_dataset, save_dataset
+from uer.data.loader import Loader, open_processor
+from uer.data.processors.mlm import MlmConfig
+from uer.data.schema import Column, VocabInfo
+from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 from uer.flops import flops_per_token
 from uer.model import build_model
@@ -189,8 +190,8 @@ def our_trainer(case: Case, config: BenchmarkConfig, folder: Path) -> Trainer:
         forward.compile()
     optimizer = AdamW(parameter_groups(model), lr=1e-4)
     dataset = open_dataset(write_random(folder / "data.pt", 50 * config.batch_size, case.seq_length, case.fill))
-    loader = Loader([dataset], PROCESSORS["mlm"](), MaskingConfig(), batch_size=config.batch_size, device=world.device,
-                    dataset_device=world.device, trim=case.device == "cpu")
+    loader = Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=config.batch_size,
+                    device=world.device, dataset_device=world.device, trim=case.device == "cpu")
     reporter = Reporter(LogConfig(), world, train.total_steps)
     saver = Saver(StateFolder(train.output_model_path, 1), model, optimizer, precision, world, "{}", reporter.say)
     learning_rate = OptimConfig().learning_rate
@@ -210,10 +211,10 @@ def write_random(path: Path, rows: int, seq_length: int, fill: float) -> Path:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = generator.integers(200, VOCAB_SIZE, offsets[-1], dtype=np.uint16)
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = SPECIAL_IDS["cls"], SPECIAL_IDS["sep"]
-    info = DatasetInfo(format_version=1, processor="mlm", seq_length=seq_length, vocab_fingerprint="",
-                       vocab_size=VOCAB_SIZE, tokenizer={}, special_ids=SPECIAL_IDS, dynamic_masking=True, dup_factor=1,
-                       seed=7, masking=dataclasses.asdict(MaskingConfig()))
-    save_dataset(path, tokens, offsets, {}, info)
+    info = DatasetInfo(FORMAT_VERSION, "mlm", seq_length, {"src": Column()}, {"src": seq_length},
+                       {"src": VocabInfo("", VOCAB_SIZE, SPECIAL_IDS)}, dataclasses.asdict(MlmConfig()),
+                       dynamic_masking=True)
+    save_dataset(path, info, {"src": tokens}, {"src": offsets})
     return path
 
 
@@ -252,10 +253,10 @@ def transformers_side(case: Case, config: BenchmarkConfig, loader: Loader) -> Si
 
 
 def labelled(batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    """Our batch in transformers' format: labels (B, S) at every position, -100 where nothing is predicted."""
-    labels = torch.full_like(batch.src, -100)
-    labels.scatter_(1, batch.targets["mlm_positions"], batch.targets["mlm_labels"])
-    kept = {"input_ids": batch.src.clone(), "attention_mask": (batch.seg > 0).long(), "labels": labels}
+    """Our batch as transformers wants it: labels at every position, -100 where nothing is predicted."""
+    labels = torch.full_like(batch.src.values, -100)
+    labels.scatter_(1, batch.labels["mlm"].positions, batch.labels["mlm"].values)
+    kept = {"input_ids": batch.src.values.clone(), "attention_mask": (batch.src.seg > 0).long(), "labels": labels}
     return {name: tensor.to(device) for name, tensor in kept.items()}
 
 

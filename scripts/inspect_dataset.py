@@ -2,8 +2,9 @@
 
     python3 scripts/inspect_dataset.py dataset.pt --vocab_path models/google_zh_vocab.txt
 
-Several datasets are shown one after another. Without --vocab_path tokens are shown as ids. The masked samples are the
-first rows of a run of `pretrain.py` with the same seed on this dataset alone.
+Several datasets are shown one after another. Without --vocab_path tokens are shown as ids, and so are those of a target
+side with a vocabulary of its own. The samples are the first rows of a run of `pretrain.py` with the same seed on this
+dataset alone; behind them stands the label of each target that has one for a whole row, such as `sp`.
 """
 
 import dataclasses
@@ -20,12 +21,12 @@ import numpy as np
 
 from uer import cli
 from uer.config import MaskingConfig, flag
-from uer.data.loader import Loader
+from uer.data.batch import IGNORED, Batch
+from uer.data.loader import Loader, open_processor
 from uer.data.packed_offsets import Offsets
-from uer.data.processors import PLANNED, PROCESSORS
-from uer.data.store import DatasetInfo, TokenDataset, open_dataset
+from uer.data.schema import INSTANCE, VocabInfo
+from uer.data.store import TokenDataset, open_dataset
 from uer.errors import UserError
-from uer.registry import choose
 from uer.tokenizers import Vocab
 from uer.tokenizers.fetch import ensure_vocab
 
@@ -54,56 +55,75 @@ def main() -> None:
     vocab = Vocab.load(ensure_vocab(config.vocab_path)) if config.vocab_path else None
     for path in config.dataset_path:
         dataset = open_dataset(path)
-        if vocab and vocab.fingerprint != dataset.info.vocab_fingerprint:
+        if vocab and vocab.fingerprint != dataset.info.vocab.fingerprint:
             raise UserError(f"--vocab_path {config.vocab_path} is not the vocabulary that {path} was made with")
-        entries = vocab.tokens if vocab else [str(index) for index in range(dataset.info.vocab_size)]
-        sections = (metadata_lines(dataset), length_lines(dataset), token_lines(dataset, entries, config.tokens_num),
-                    sample_lines(dataset, entries, masking, config) if vocab else [])
+        axes = {axis: entries_of(dataset, axis, vocab) for axis in dataset.offsets}
+        sections = [metadata_lines(dataset), *(length_lines(dataset, axis) for axis in axes),
+                    *(token_lines(dataset, axis, entries, config.tokens_num) for axis, entries in axes.items()),
+                    sample_lines(dataset, axes, masking, config) if vocab else []]
         print("\n".join(line for section in sections for line in section))
+
+
+def vocab_of(dataset: TokenDataset, axis: str) -> VocabInfo:
+    """The vocabulary of a sequence."""
+    return dataset.info.vocabs[dataset.info.schema[axis].vocab]
+
+
+def entries_of(dataset: TokenDataset, axis: str, vocab: Vocab | None) -> list[str]:
+    """How the ids of a sequence are shown: as the vocabulary's entries where it is theirs, else as numbers."""
+    info = vocab_of(dataset, axis)
+    known = vocab is not None and vocab.fingerprint == info.fingerprint
+    return vocab.tokens if known else [str(index) for index in range(info.size)]
 
 
 def metadata_lines(dataset: TokenDataset) -> list[str]:
     """The file and every field of its metadata."""
     lines = [f"{dataset.path}: {dataset.path.stat().st_size:,} bytes", ""]
-    for field in dataclasses.fields(DatasetInfo):
-        value = getattr(dataset.info, field.name)
+    for name, value in dataclasses.asdict(dataset.info).items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        lines.append(f"{field.name:<20}{shown}")
-    columns = {"tokens": dataset.tokens, **dataset.columns}
-    return [*lines, f"{'columns':<20}" + ", ".join(f"{name} {array.dtype}" for name, array in columns.items())]
+        lines.append(f"{name:<20}{shown}")
+    columns = [f"{name} {array.dtype}" + " an instance" * (dataset.info.schema[name].axis == INSTANCE)
+               for name, array in dataset.columns.items()]
+    return [*lines, f"{'columns':<20}" + ", ".join(columns)]
 
 
-def length_lines(dataset: TokenDataset) -> list[str]:
-    """Histogram of instance lengths, and the expected part of padding in a batch."""
-    size, stored, tokens = dataset.info.seq_length, len(dataset), len(dataset.tokens)
+def length_lines(dataset: TokenDataset, axis: str) -> list[str]:
+    """Histogram of the lengths of a sequence, and how much of a batch will be padding.
+
+    A batch has at most --seq_length positions, where lm stores one token more: the label of the last position.
+    """
+    size, stored, tokens = dataset.info.lengths[axis], len(dataset), len(dataset.columns[axis])
     counts = np.zeros(size + 1, np.int64)
-    for piece in pieces(dataset.offsets, overlap=1):
+    for piece in pieces(dataset.offsets[axis], overlap=1):
         counts += np.bincount(np.diff(piece), minlength=size + 1)
     edges = sorted({round(size * part / BUCKETS) for part in range(BUCKETS)} | {size - 1, size})
     rows = [(first + 1, last, int(counts[first + 1:last + 1].sum())) for first, last in pairwise(edges)]
     most = max(count for _, _, count in rows) or 1
-    lines = ["", f"lengths of {stored:,} instances"]
+    width = dataset.info.seq_length if axis == "src" else size
+    real = int((counts * np.minimum(np.arange(size + 1), width)).sum())
+    lines = ["", f"lengths of {stored:,} instances" + f", {axis}" * (len(dataset.offsets) > 1)]
     for first, last, count in rows:
         name = f"{first}-{last}" if first < last else f"{last}"
         lines.append(f"{name:>9} {'█' * round(BAR_WIDTH * count / most):<{BAR_WIDTH}} {count:,} "
                      f"({count / max(stored, 1):.1%})")
-    return [*lines, f"mean length {tokens / max(stored, 1):.1f}; padding in batches of {size} positions: "
-                    f"{1 - tokens / max(stored * size, 1):.1%}"]
+    return [*lines, f"mean length {tokens / max(stored, 1):.1f}; padding in batches of {width} positions: "
+                    f"{1 - real / max(stored * width, 1):.1%}"]
 
 
-def token_lines(dataset: TokenDataset, entries: list[str], shown: int) -> list[str]:
-    """Number of different tokens, the most frequent ones, and the part of unknown tokens."""
+def token_lines(dataset: TokenDataset, axis: str, entries: list[str], shown: int) -> list[str]:
+    """How many entries occur, the commonest of them, and the share of unknown tokens."""
     counts = np.zeros(len(entries), np.int64)
-    for piece in pieces(dataset.tokens):
+    for piece in pieces(dataset.columns[axis]):
         found = np.bincount(piece, minlength=len(entries))
         if len(found) > len(entries):
             raise UserError(f"{dataset.path}: a token id is {len(found) - 1}, beyond the vocabulary's {len(entries)}")
         counts += found
     total = max(int(counts.sum()), 1)
-    unknown = int(counts[dataset.info.special_ids["unk"]])
+    unknown = int(counts[vocab_of(dataset, axis).special_ids["unk"]])
     order = np.argsort(-counts, kind="stable")[:shown]
     commonest = "  ".join(f"{entries[index]} {counts[index] / total:.2%}" for index in order if counts[index])
-    return ["", f"tokens: {total:,}; {np.count_nonzero(counts):,} of {len(entries):,} entries occur; "
+    name = "tokens" if len(dataset.offsets) == 1 else f"tokens of {axis}"
+    return ["", f"{name}: {total:,}; {np.count_nonzero(counts):,} of {len(entries):,} entries occur; "
                 f"unknown {unknown:,} ({unknown / total:.3%})", f"commonest: {commonest}"]
 
 
@@ -113,32 +133,59 @@ def pieces(array: np.ndarray | Offsets, overlap: int = 0) -> Iterator[np.ndarray
         yield array[start:start + VALUES_AT_ONCE + overlap]
 
 
-def sample_lines(dataset: TokenDataset, entries: list[str], masking: MaskingConfig, config: InspectConfig) -> list[str]:
-    """The first rows of training, plain and masked.
+def sample_lines(dataset: TokenDataset, axes: dict[str, list[str]], masking: MaskingConfig,
+                 config: InspectConfig) -> list[str]:
+    """The first rows of training.
 
-    A predicted token that is not [MASK] stands as ‹shown←original›, or ‹kept› where it was left as it is.
+    Args:
+        axes: for each sequence, how its ids are shown.
     """
     if not config.samples_num or not len(dataset):
         return []
-    processor = choose(PROCESSORS, dataset.info.processor, f"{dataset.path}: processor", PLANNED)()
-    loader = Loader([dataset], processor, masking, batch_size=config.samples_num, seed=config.seed)
-    (batch,) = loader.step(0)
+    processor = open_processor([dataset], masking)
+    (batch,) = Loader([dataset], processor, batch_size=config.samples_num, seed=config.seed).step(0)
+    mask_id = dataset.info.vocab.special_ids["mask"]
     lines = [""]
-    mask = entries[dataset.info.special_ids["mask"]]
     for row in range(config.samples_num):
-        tokens = [entries[index] for index in batch.src[row, :int(batch.real_tokens[row])]]
-        plain = list(tokens)
-        places, labels = (batch.targets[name][row].tolist() for name in ("mlm_positions", "mlm_labels"))
-        for place, label in zip(places, labels):
-            if label < 0:
-                continue
-            plain[place] = entries[label]
-            if tokens[place] == plain[place]:
-                tokens[place] = f"‹{tokens[place]}›"
-            elif tokens[place] != mask:
-                tokens[place] = f"‹{tokens[place]}←{plain[place]}›"
-        lines += [f"sample {row}", f"  plain:  {joined(plain)}", f"  masked: {joined(tokens)}"]
+        lines += [f"sample {row}", *row_lines(batch.rows(row, row + 1).trimmed(), axes, mask_id)]
     return lines
+
+
+def row_lines(batch: Batch, axes: dict[str, list[str]], mask_id: int) -> list[str]:
+    """A batch of one row: its text, with a line for each part where it has two; the text masked; labels of the row."""
+    ids, parts, entries = batch.src.values[0].tolist(), batch.src.seg[0].tolist(), axes["src"]
+    plain, shown = list(ids), [entries[index] for index in ids]
+    if "mlm" in batch.labels:
+        plain, shown = masked(ids, batch, entries, mask_id)
+    words = [entries[index] for index in plain]
+    texts = {"plain": words} if 2 not in parts else {"first": words[:parts.index(2)], "second": words[parts.index(2):]}
+    if "mlm" in batch.labels:
+        texts["masked"] = shown
+    if batch.tgt is not None:
+        texts["target"] = [axes.get("tgt", entries)[index] for index in batch.tgt.values[0].tolist()]
+    lines = [f"  {name + ':':<8}{joined(text)}" for name, text in texts.items()]
+    for name, labels in batch.labels.items():
+        if labels.positions is not None and labels.values.shape[1:] == (1,) and name != "mlm":
+            value = int(labels.values[0, 0])
+            lines.append(f"  {name + ':':<8}{'not predicted' if value == IGNORED else value}")
+    return lines
+
+
+def masked(ids: list[int], batch: Batch, entries: list[str], mask_id: int) -> tuple[list[int], list[str]]:
+    """-> the ids before masking; the row as it is shown masked.
+
+    A predicted token that is not [MASK] stands as ‹shown←original›, or ‹kept› where it was left as it is.
+    """
+    plain, shown = list(ids), [entries[index] for index in ids]
+    for position, label in zip(batch.labels["mlm"].positions[0].tolist(), batch.labels["mlm"].values[0].tolist()):
+        if label == IGNORED:
+            continue
+        plain[position] = label
+        if ids[position] == label:
+            shown[position] = f"‹{entries[label]}›"
+        elif ids[position] != mask_id:
+            shown[position] = f"‹{shown[position]}←{entries[label]}›"
+    return plain, shown
 
 
 def joined(tokens: list[str]) -> str:

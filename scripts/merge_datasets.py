@@ -9,8 +9,9 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -18,12 +19,13 @@ import numpy as np
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.data.store import Column, TokenDataset, open_dataset, write_dataset
+from uer.data.packed_offsets import Offsets
+from uer.data.schema import INSTANCE
+from uer.data.store import FORMAT_VERSION, DatasetInfo, StreamedColumn, TokenDataset, open_dataset, write_dataset
 from uer.errors import UserError
 
 VALUES_AT_ONCE = 1 << 20
-MUST_AGREE = ("processor", "seq_length", "vocab_fingerprint", "vocab_size", "tokenizer", "special_ids",
-              "dynamic_masking", "dup_factor", "seed", "masking")
+MUST_AGREE = ("processor", "seq_length", "lengths", "dynamic_masking", "dup_factor", "seed")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def main() -> None:
     datasets = [open_dataset(path) for path in config.dataset_path]
     merge(datasets, config.output_path, shlex.join(["merge_datasets.py", *config.dataset_path]))
     print(f"{config.output_path}: {sum(map(len, datasets)):,} instances, "
-          f"{sum(len(dataset.tokens) for dataset in datasets):,} tokens")
+          f"{sum(dataset.tokens_num for dataset in datasets):,} tokens")
 
 
 def merge(datasets: list[TokenDataset], output_path: str, command: str) -> None:
@@ -57,36 +59,53 @@ def merge(datasets: list[TokenDataset], output_path: str, command: str) -> None:
     counts: Counter[str] = Counter()
     for dataset in datasets:
         counts.update(dataset.info.counts)
-    columns = {"tokens": joined([dataset.tokens for dataset in datasets]),
-               "offsets": Column(np.dtype(np.int64), sum(map(len, datasets)) + 1, shifted_offsets(datasets))}
-    for name in first.columns:
-        columns[name] = joined([dataset.columns[name] for dataset in datasets])
-    write_dataset(output_path, replace(first.info, counts=dict(counts), command=command), columns)
+    instances = sum(map(len, datasets))
+    columns = {name: joined([dataset.columns[name] for dataset in datasets]) for name in first.columns}
+    offsets = {axis: StreamedColumn(np.dtype(np.int64), instances + 1,
+                                    shifted_offsets([dataset.offsets[axis] for dataset in datasets]))
+               for axis in first.offsets}
+    info = replace(first.info, format_version=FORMAT_VERSION, counts=dict(counts), command=command)
+    write_dataset(output_path, info, columns, offsets)
+
+
+def facts(info: DatasetInfo) -> dict[str, Any]:
+    """What joined datasets must have in common, beside their columns."""
+    vocabs = {f"{name} vocabulary {fact}": value for name, vocab in info.vocabs.items()
+              for fact, value in asdict(vocab).items()}
+    return {**{name: getattr(info, name) for name in MUST_AGREE}, **vocabs, **info.processor_settings}
 
 
 def check_agreement(first: TokenDataset, other: TokenDataset) -> None:
     """Raise UserError where two datasets cannot be joined."""
-    for name in MUST_AGREE:
-        ours, theirs = getattr(first.info, name), getattr(other.info, name)
-        if ours != theirs:
-            raise UserError(f"{other.path}: its {name} is {theirs}, that of {first.path} is {ours}")
-    if set(first.columns) != set(other.columns):
-        raise UserError(f"{other.path}: its columns are {sorted(other.columns) or 'none'}, "
-                        f"those of {first.path} are {sorted(first.columns) or 'none'}")
+    ours, theirs = facts(first.info), facts(other.info)
+    for name in dict.fromkeys([*ours, *theirs]):
+        if ours.get(name) != theirs.get(name):
+            raise UserError(f"{other.path}: its {name} is {theirs.get(name)}, that of {first.path} is {ours.get(name)}")
+    if first.info.schema != other.info.schema:
+        raise UserError(f"{other.path}: its columns are {described(other)}, those of {first.path} are "
+                        f"{described(first)}")
 
 
-def joined(arrays: list[np.ndarray]) -> Column:
-    """The concatenation of columns."""
-    return Column(arrays[0].dtype, sum(map(len, arrays)), (piece for array in arrays for piece in pieces(array)))
+def described(dataset: TokenDataset) -> str:
+    """The columns for a message: "split (uint16, instance), src (ids)"."""
+    return ", ".join(f"{name} ({column.dtype}{', ' + column.axis if column.axis == INSTANCE else ''})"
+                     for name, column in sorted(dataset.info.schema.items()))
 
 
-def shifted_offsets(datasets: list[TokenDataset]) -> Iterator[np.ndarray]:
-    """Offsets of the merged dataset: each dataset's offsets plus the number of tokens before it."""
+def joined(arrays: list[np.ndarray]) -> StreamedColumn:
+    """Columns one after another."""
+    found = (piece for array in arrays for piece in pieces(array))
+    return StreamedColumn(arrays[0].dtype, sum(map(len, arrays)), found)
+
+
+def shifted_offsets(parts: list[Offsets]) -> Iterator[np.ndarray]:
+    """Offsets of the whole: each dataset's own, moved by the tokens before it."""
     earlier = 0
-    for dataset in datasets:
-        for start in range(0, len(dataset), VALUES_AT_ONCE):
-            yield dataset.offsets[start:min(start + VALUES_AT_ONCE, len(dataset))] + earlier
-        earlier += len(dataset.tokens)
+    for offsets in parts:
+        last = len(offsets) - 1
+        for start in range(0, last, VALUES_AT_ONCE):
+            yield offsets[start:min(start + VALUES_AT_ONCE, last)] + earlier
+        earlier += offsets[last]
     yield np.array([earlier], np.int64)
 
 

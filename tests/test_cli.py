@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from uer import cli, config
-from uer.config import REQUIRED, ModelConfig, ParallelConfig, TrainConfig, flag
+from uer.config import REQUIRED, DatasetConfig, ModelConfig, ParallelConfig, TrainConfig, flag
+from uer.data.processors.pairs import PairConfig
 from uer.errors import UserError
+from uer.targets.lm import LmConfig
 
 REQUIRED_FLAGS = ["--output_model_path", "out.bin"]
 
@@ -145,8 +147,9 @@ def test_run_keeps_the_traceback_of_a_bug():
 
 
 def test_a_mistyped_flag_waits_for_no_torch():
-    done = run_python("import sys, pretrain, uer.errors\nsys.argv = ['pretrain.py', '--bogus']\n"
-                      "try:\n    pretrain.main()\nexcept uer.errors.UserError:\n    print('torch' in sys.modules)")
+    """Of preprocess.py. A model's settings come from its parts, which import torch: pretrain.py has to wait for it."""
+    done = run_python("import sys, preprocess, uer.errors\nsys.argv = ['preprocess.py', '--bogus']\n"
+                      "try:\n    preprocess.main()\nexcept uer.errors.UserError:\n    print('torch' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
 
 
@@ -163,7 +166,37 @@ def test_every_setting_is_read_or_says_that_it_is_not(root):
     """A field that the sources never name is either planned, or accepted for the sake of UER-py's commands."""
     paths = [*root.glob("*.py"), *(root / "uer").rglob("*.py")]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in paths if path.name != "config.py")
-    for section in (cls for cls in vars(config).values() if dataclasses.is_dataclass(cls)):
+    sections = [known for known in vars(config).values() if dataclasses.is_dataclass(known)]
+    for section in [*sections, *(part for section in sections for part in cli.member_classes(section))]:
         for field in dataclasses.fields(section):
+            if "help" not in field.metadata:
+                assert field.name == "members"
+                continue
             unread = field.metadata["planned"] or field.metadata["help"].startswith("Accepted for")
             assert unread or re.search(rf"\b{field.name}\b", sources), field.name
+
+
+def test_settings_of_members_are_flags_and_keys_and_go_where_they_belong(tmp_path):
+    """The lm target's bias is a flag of every command with a model; processors' settings are preprocess.py's."""
+    path = write(tmp_path, {"has_lmtarget_bias": True, "label_smoothing": 0.25, "target": ["lm"]})
+    model = cli.parse("A test.", (ModelConfig, TrainConfig), [*REQUIRED_FLAGS, "--config_path", path])[0]
+    assert (model.of(LmConfig).has_lmtarget_bias, model.of(LmConfig).label_smoothing) == (True, 0.25)
+    assert model.values()["has_lmtarget_bias"] and "members" not in model.values()
+    assert cli.from_json(ModelConfig, json.loads(json.dumps(model.values())), "x") == model
+    given = [*REQUIRED_FLAGS, "--config_path", path, "--no-has_lmtarget_bias"]
+    assert not cli.parse("A test.", (ModelConfig, TrainConfig), given)[0].of(LmConfig).has_lmtarget_bias
+    flags = ["--corpus_path", "x", "--data_processor", "albert", "--short_seq_prob", "0.5"]
+    assert cli.parse("A test.", (DatasetConfig,), flags)[0].of(PairConfig) == PairConfig(short_seq_prob=0.5)
+    with pytest.raises(UserError, match="--short_seq_prob must lie between 0 and 1"):
+        cli.parse("A test.", (DatasetConfig,), [*flags, "--short_seq_prob", "1.5"])
+    with pytest.raises(UserError, match="label_smoothing must lie"):
+        cli.from_json(ModelConfig, {"target": ["lm"], "label_smoothing": 1.5}, "x")
+
+
+def test_settings_that_earlier_versions_wrote_are_read():
+    """Every key that a model's settings had beside a fine-tuned model before members had settings of their own."""
+    old = {"bidirectional": False, "has_lmtarget_bias": False, "decoder": "transformer", "prefix_lm_loss": False,
+           "target": ["mlm"], "heads_num": 6, "hidden_size": 48, "emb_size": 48}
+    read = cli.from_json(ModelConfig, old, "x")
+    assert (read.heads_num, read.target, read.decoder) == (6, ("mlm",), "transformer")
+    assert cli.from_json(ModelConfig, json.loads(json.dumps(read.values())), "x") == read

@@ -25,7 +25,8 @@ import torch
 from uer import cli, json_files
 from uer.checkpoint.files import load_weights, save_weights
 from uer.config import ModelConfig
-from uer.data.store import DatasetInfo, open_dataset, save_dataset
+from uer.data.schema import Column, VocabInfo
+from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 from uer.flops import parameter_count
 from uer.model import Backbone, build_model
@@ -53,8 +54,8 @@ def place(tmp_path_factory) -> Iterator[Path]:
     (folder / "train.tsv").write_text("label\ttext_a\n" + "0\t一丁\n1\t七万\n" * 4, encoding="utf-8")
     vocab = Vocab.load(folder / "vocab.txt")
     write_dataset(folder / "d.pt", vocab)
-    write_dataset(folder / "no_specials.pt", vocab, special_ids={})
-    write_dataset(folder / "bad_specials.pt", vocab, special_ids={**vocab.special_ids, "mask": 25})
+    write_dataset(folder / "no_specials.pt", vocab, {})
+    write_dataset(folder / "bad_specials.pt", vocab, {**vocab.special_ids, "mask": 25})
     write_settings(folder)
     write_checkpoints(folder, len(vocab))
     os.mkfifo(folder / "fifo")
@@ -82,12 +83,13 @@ def place(tmp_path_factory) -> Iterator[Path]:
     yield folder
 
 
-def write_dataset(path: Path, vocab: Vocab, **changes) -> None:
+def write_dataset(path: Path, vocab: Vocab, special_ids: dict[str, int] | None = None) -> None:
     offsets = np.arange(0, 41, 5)
     tokens = np.tile([vocab.cls_id, 5, 6, 7, vocab.sep_id], 8)
-    info = DatasetInfo(1, "mlm", 8, vocab.fingerprint, len(vocab), {"kind": "char", "do_lower_case": "false"},
-                       vocab.special_ids, True, 1, 7, MASKING)
-    save_dataset(path, tokens, offsets, {}, dataclasses.replace(info, **changes))
+    known = VocabInfo(vocab.fingerprint, len(vocab), vocab.special_ids if special_ids is None else special_ids,
+                      {"kind": "char", "do_lower_case": "false"})
+    info = DatasetInfo(FORMAT_VERSION, "mlm", 8, {"src": Column()}, {"src": 8}, {"src": known}, MASKING, True)
+    save_dataset(path, info, {"src": tokens}, {"src": offsets})
 
 
 def write_settings(folder: Path) -> None:

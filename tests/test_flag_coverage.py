@@ -99,9 +99,11 @@ class Parsed(Exception):
 
 
 def flags_of(script: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The flags that a script's `main` hands to the command line's parser."""
+    """The flags that a script's `main` hands to the command line's parser, those of members among them."""
+    members = cli.member_classes
     def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
-        raise Parsed({field.name for section in sections for field in dataclasses.fields(section)})
+        raise Parsed({field.name for section in sections for part in (section, *members(section))
+                      for field in dataclasses.fields(part)})
 
     monkeypatch.setattr(cli, "parse", parse)
     monkeypatch.setattr(sys, "argv", [script])

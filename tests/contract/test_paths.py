@@ -48,25 +48,31 @@ def _scripts_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
 
+def flags_of(sections: tuple[type, ...]) -> list[dataclasses.Field]:
+    """The fields that are flags, those of members among them, each once."""
+    found = {field.name: field for section in sections for part in (section, *cli.member_classes(section))
+             for field in dataclasses.fields(part) if "help" in field.metadata}
+    return list(found.values())
+
+
 def path_fields(sections: tuple[type, ...], *kinds: str) -> list[dataclasses.Field]:
-    return [field for section in sections for field in dataclasses.fields(section) if field.metadata["path"] in kinds]
+    return [field for field in flags_of(sections) if field.metadata["path"] in kinds]
 
 
 def command_line(script: str, sections: tuple[type, ...], paths: dict[str, Path], folder: Path) -> list[str]:
     """A command line with these paths, and with a file of its own for every other flag that is required."""
     argv = list(NEEDED.get(Path(script).name, ()))
-    for section in sections:
-        for field in dataclasses.fields(section):
-            if field.name in paths:
-                argv += [f"--{field.name}", str(paths[field.name])]
-            elif field.default is REQUIRED:
-                argv += [f"--{field.name}", str(folder / f"other_{field.name}")]
+    for field in flags_of(sections):
+        if field.name in paths:
+            argv += [f"--{field.name}", str(paths[field.name])]
+        elif field.default is REQUIRED:
+            argv += [f"--{field.name}", str(folder / f"other_{field.name}")]
     return argv
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_path_flag_says_what_is_done_with_it(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    forgotten = [field.name for section in sections_of(script, monkeypatch) for field in dataclasses.fields(section)
+    forgotten = [field.name for field in flags_of(sections_of(script, monkeypatch))
                  if field.name.endswith(("_path", "_dir", "_dict", "_file", "_path_list"))
                  and field.metadata["path"] not in PATHS]
     assert not forgotten

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uer.config import DatasetConfig, MaskingConfig
+from uer.config import DatasetConfig
 from uer.data import build, shards, store
 from uer.data import estimate as forecast
 from uer.data import line_cleaner as lines
@@ -36,11 +36,12 @@ def _text(documents: int, seed: int = 1) -> str:
     return "".join("".join(chance.choices(alphabet, k=chance.choice([0, 3, 40, 200]))) + "\n" for _ in range(documents))
 
 
-def _make(folder: Path, tokenizer, *corpus: Path, shard_bytes=SHARD_BYTES, name="d.pt", notes=None, **flags):
+def _make(folder: Path, tokenizer, *corpus: Path, shard_bytes=SHARD_BYTES, name="d.pt", notes=None,
+          full_sentences=False, **flags):
     notes = [] if notes is None else notes
     dataset = DatasetConfig(corpus_path=tuple(map(str, corpus)), dataset_path=str(folder / name), data_processor="mlm",
-                            **{"seq_length": 16, **flags})
-    return build_dataset(dataset, MaskingConfig(), tokenizer, note=notes.append, shard_bytes=shard_bytes)
+                            members={"full_sentences": full_sentences}, **{"seq_length": 16, **flags})
+    return build_dataset(dataset, {"src": tokenizer}, note=notes.append, shard_bytes=shard_bytes)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_instances_are_the_documents_cut(corpus, tmp_path, small_tokenizer):
 
 def test_joined_documents_leave_only_the_last_instance_short(corpus, tmp_path, small_tokenizer):
     summary = _make(tmp_path, small_tokenizer, corpus, full_sentences=True)
-    lengths = np.diff(open_dataset(tmp_path / "d.pt").offsets)
+    lengths = np.diff(open_dataset(tmp_path / "d.pt").offsets["src"])
     assert (lengths[:-1] == 16).all() and 0 < lengths[-1] <= 16
     assert summary.totals.instances == len(lengths)
     assert summary.totals.full_instances == (lengths == 16).sum()
@@ -115,7 +116,7 @@ def test_compressed_files_give_the_plain_files_columns(compress, processes, corp
     packed.write_bytes(compress(corpus.read_bytes()))
     _make(tmp_path, small_tokenizer, packed, processes_num=processes, name="packed.pt")
     plain, unpacked = (open_dataset(tmp_path / name) for name in ("d.pt", "packed.pt"))
-    assert np.array_equal(plain.tokens, unpacked.tokens) and np.array_equal(plain.offsets, unpacked.offsets)
+    assert np.array_equal(plain.tokens, unpacked.tokens) and np.array_equal(plain.offsets["src"], unpacked.offsets["src"])
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corpus.packed", "corpus.txt", "d.pt", "packed.pt"]
 
 
@@ -277,13 +278,13 @@ def test_a_disk_that_is_too_small_is_foreseen(corpus, tmp_path, small_tokenizer,
 def test_the_forecast_is_near_the_truth(corpus, tmp_path, small_tokenizer):
     dataset = DatasetConfig(corpus_path=(str(corpus),), dataset_path=str(tmp_path / "d.pt"), data_processor="mlm",
                             seq_length=16)
-    recipe = build._recipe(dataset, MaskingConfig(), small_tokenizer)
+    settings = build.build_settings(dataset, {"src": small_tokenizer})
     packed = tmp_path / "corpus.gz"
     packed.write_bytes(gzip.compress(corpus.read_bytes()))
     _make(tmp_path, small_tokenizer, corpus)
     size = (tmp_path / "d.pt").stat().st_size
     for path in (corpus, packed):
-        expected = forecast.forecast(build.find_files([str(path)]), recipe).dataset_bytes
+        expected = forecast.forecast(build.find_files([str(path)]), settings).dataset_bytes
         assert 0.8 * size < expected < 1.2 * size
 
 

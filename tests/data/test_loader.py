@@ -9,18 +9,20 @@ import torch
 
 from uer.config import MaskingConfig
 from uer.data import loader as loader_module
-from uer.data.loader import EvaluationLoader, Loader
-from uer.data.masking import IGNORED, budget
-from uer.data.processors import PROCESSORS
-from uer.data.row_fetcher import TokenRows, widened
-from uer.data.store import DatasetInfo, open_dataset, save_dataset
+from uer.data.batch import IGNORED
+from uer.data.loader import EvaluationLoader, Loader, open_processor
+from uer.data.masking import budget
+from uer.data.processors.mlm import MlmConfig
+from uer.data.row_fetcher import RowFetcher, widened
+from uer.data.schema import Column, VocabInfo
+from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 SEQ_LENGTH, VOCAB_SIZE = 13, 5000
 
 
-def write(path, instances=50, first_id=100, word_start=True, seed=0, **changes):
+def write(path, instances=50, first_id=100, word_start=True, seed=0, vocab_size=VOCAB_SIZE, **changes):
     """Rows of unlike lengths; the second token of instance i, where there is one, is first_id + i."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(3, SEQ_LENGTH + 1, instances)
@@ -28,10 +30,13 @@ def write(path, instances=50, first_id=100, word_start=True, seed=0, **changes):
     tokens = generator.integers(5, 100, offsets[-1])
     tokens[offsets[:-1]], tokens[offsets[1:] - 1] = SPECIAL_IDS["cls"], SPECIAL_IDS["sep"]
     tokens[offsets[:-1] + 1] = first_id + np.arange(instances)
-    masks = {"whole_word_masking": False, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
-    info = DatasetInfo(1, "mlm", SEQ_LENGTH, "abc", VOCAB_SIZE, {}, SPECIAL_IDS, True, 1, 7, masks)
-    columns = {"word_start": generator.random(len(tokens)) < 0.6} if word_start else {}
-    save_dataset(path, tokens, offsets, columns, dataclasses.replace(info, **changes))
+    schema, columns = {"src": Column()}, {"src": tokens}
+    if word_start:
+        schema["word_start"], columns["word_start"] = Column(dtype="uint8"), generator.random(len(tokens)) < 0.6
+    info = DatasetInfo(FORMAT_VERSION, "mlm", SEQ_LENGTH, schema, {"src": SEQ_LENGTH},
+                       {"src": VocabInfo("abc", vocab_size, SPECIAL_IDS)}, dataclasses.asdict(MlmConfig()),
+                       dynamic_masking=True)
+    save_dataset(path, dataclasses.replace(info, **changes), columns, {"src": offsets})
     return open_dataset(path)
 
 
@@ -42,15 +47,25 @@ def dataset(tmp_path):
 
 def build(datasets, batch_size=4, masking=MaskingConfig(), kind=Loader, **settings):  # noqa: B008 (frozen)
     datasets = datasets if isinstance(datasets, list) else [datasets]
-    return kind(datasets, PROCESSORS["mlm"](), masking, batch_size=batch_size, **settings)
+    return kind(datasets, open_processor(datasets, masking), batch_size=batch_size, **settings)
 
 
 def unmasked(batch):
     """The tokens as they are stored, (B, S)."""
-    tokens = batch.src.clone()
-    for row, positions, labels in zip(tokens, batch.targets["mlm_positions"], batch.targets["mlm_labels"]):
+    tokens = batch.src.values.clone()
+    for row, positions, labels in zip(tokens, batch.labels["mlm"].positions, batch.labels["mlm"].values):
         row[positions[labels != IGNORED]] = labels[labels != IGNORED]
     return tokens
+
+
+def real_tokens(batch):
+    """The tokens of each row that are no padding."""
+    return (batch.src.seg > 0).sum(1).tolist()
+
+
+def counted(batch):
+    """Whether each row has a label; rows that only fill a batch have none."""
+    return (batch.labels["mlm"].values != IGNORED).any(1).tolist()
 
 
 def instances(batches, first_id=100):
@@ -59,7 +74,7 @@ def instances(batches, first_id=100):
 
 def joined(batches):
     """Everything about the rows of several batches, in the order of their samples."""
-    parts = [(b.samples, b.src, b.seg, b.real_tokens, *b.targets.values()) for b in batches]
+    parts = [(b.samples, b.src.values, b.src.seg, b.labels["mlm"].values, b.labels["mlm"].positions) for b in batches]
     columns = [torch.cat(column) for column in zip(*parts)]
     return [column[columns[0].argsort()] for column in columns]
 
@@ -72,13 +87,15 @@ def assert_same(one, other):
 def test_a_batch_is_what_the_contract_says(dataset):
     (batch,) = build(dataset).step(3)
     assert batch.samples.tolist() == [12, 13, 14, 15]
-    assert batch.src.shape == batch.seg.shape == (4, SEQ_LENGTH)
-    assert batch.src.dtype == batch.seg.dtype == torch.int64
-    assert {name: value.shape for name, value in batch.targets.items()} == {
-        "mlm_positions": (4, budget(SEQ_LENGTH)), "mlm_labels": (4, budget(SEQ_LENGTH))}
+    assert batch.src.values.shape == batch.src.seg.shape == (4, SEQ_LENGTH) and batch.tgt is None
+    assert batch.src.values.dtype == batch.src.seg.dtype == torch.int64
+    assert list(batch.labels) == ["mlm"] and batch.labels["mlm"].side == "src"
+    assert batch.labels["mlm"].values.shape == batch.labels["mlm"].positions.shape == (4, budget(SEQ_LENGTH))
     stored = [dataset[instance] for instance in instances([batch])]
-    assert batch.real_tokens.tolist() == [len(tokens) for tokens in stored]
-    for tokens, row, seg in zip(stored, unmasked(batch), batch.seg):
+    assert real_tokens(batch) == [len(tokens) for tokens in stored]
+    assert (batch.real_tokens(), batch.token_slots()) == (sum(map(len, stored)), 4 * SEQ_LENGTH)
+    assert batch.counts()["mlm"] == sum(budget(len(tokens)) for tokens in stored)
+    for tokens, row, seg in zip(stored, unmasked(batch), batch.src.seg):
         padding = SEQ_LENGTH - len(tokens)
         assert row.tolist() == [*tokens.tolist(), *[0] * padding]
         assert seg.tolist() == [1] * len(tokens) + [0] * padding
@@ -135,7 +152,7 @@ def masks_by_instance(loader, steps):
     found = {}
     for step in range(steps):
         for batch in loader.step(step):
-            for instance, src in zip(instances([batch]), batch.src.tolist()):
+            for instance, src in zip(instances([batch]), batch.src.values.tolist()):
                 found.setdefault(instance, []).append(tuple(src))
     return found
 
@@ -168,12 +185,12 @@ def test_static_masks_are_dup_factor_versions_in_every_epoch(tmp_path):
 
 
 def test_static_masks_are_made_as_the_dataset_says(tmp_path):
-    words = {"whole_word_masking": True, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
-    dataset = write(tmp_path / "static.pt", dynamic_masking=False, dup_factor=2, masking=words)
+    words = dataclasses.asdict(MlmConfig(whole_word_masking=True))
+    dataset = write(tmp_path / "static.pt", dynamic_masking=False, dup_factor=2, processor_settings=words)
     asked_for_spans = build(dataset, masking=MaskingConfig(span_masking=True))
     assert_same(asked_for_spans.step(0), build(dataset).step(0))
     plain = write(tmp_path / "plain.pt", dynamic_masking=False, dup_factor=2)
-    assert not torch.equal(asked_for_spans.step(0)[0].src, build(plain).step(0)[0].src)
+    assert not torch.equal(asked_for_spans.step(0)[0].src.values, build(plain).step(0)[0].src.values)
     with pytest.raises(UserError, match="made otherwise"):
         build([dataset, plain])
 
@@ -221,8 +238,7 @@ def test_held_out_instances_are_evaluated_and_never_trained_on(tmp_path, fractio
     ranks = [build(dataset, kind=EvaluationLoader, rank=rank, world_size=3, dev_fraction=fraction) for rank in range(3)]
     assert len({len(rank) for rank in ranks}) == 1
     batches = [batch for rank in ranks for batch in rank]
-    evaluated = [instance for batch in batches for instance, real in zip(instances([batch]), batch.real_tokens)
-                 if real]
+    evaluated = [instance for batch in batches for instance, real in zip(instances([batch]), counted(batch)) if real]
     assert len(evaluated) == held_out == ranks[0].instances
     assert sorted([*set(trained), *evaluated]) == list(range(50))
     other_seed = build(dataset, batch_size=10, dev_fraction=fraction, seed=8)
@@ -237,13 +253,14 @@ def test_evaluation_covers_whole_datasets_with_masks_that_stay(tmp_path):
              for rank in (0, 1)]
     rows = {}
     for batch in [*one, *(batch for rank in ranks for batch in rank)]:
-        for place, real in enumerate(batch.real_tokens.tolist()):
-            labels = batch.targets["mlm_labels"][place]
-            if not real:
-                assert (labels == IGNORED).all() and batch.seg[place].any()
+        for place, real in enumerate(real_tokens(batch)):
+            labels = batch.labels["mlm"].values[place]
+            assert real  # a row of nothing but padding has no attention to compute
+            if not counted(batch)[place]:
                 continue
             key = int(unmasked(batch)[place, 1])
-            row = (batch.src[place, :real].tolist(), labels.tolist(), batch.targets["mlm_positions"][place].tolist())
+            row = (batch.src.values[place, :real].tolist(), labels.tolist(),
+                   batch.labels["mlm"].positions[place].tolist())
             assert rows.setdefault(key, [row]) == [row] or rows[key].append(row)
     assert sorted(rows) == [*range(100, 150), *range(1000, 1031)]
 
@@ -253,25 +270,27 @@ def test_trimmed_batches_hold_the_same(dataset):
     widths = set()
     for step in range(12):
         (one,), (other,) = whole.step(step), trimmed.step(step)
-        width = int(one.real_tokens.max())
+        width = max(real_tokens(one))
         widths.add(width)
-        assert other.src.shape == (4, width)
-        assert torch.equal(one.src[:, :width], other.src) and torch.equal(one.seg[:, :width], other.seg)
-        assert torch.equal(one.targets["mlm_labels"], other.targets["mlm_labels"])
+        assert other.src.values.shape == (4, width)
+        assert torch.equal(one.src.values[:, :width], other.src.values)
+        assert torch.equal(one.src.seg[:, :width], other.src.seg)
+        assert torch.equal(one.labels["mlm"].values, other.labels["mlm"].values)
     assert len(widths) > 1
 
 
 def test_rows_at_the_end_of_the_file_and_high_ids(tmp_path):
     tokens = np.array([2, 65535, 3, 2, 32768, 40000, 3, 2, 3])
-    save_dataset(tmp_path / "a.pt", tokens, np.array([0, 3, 7, 9]), {},
-                 dataclasses.replace(write(tmp_path / "info.pt").info, vocab_size=65536))
-    dataset = open_dataset(tmp_path / "a.pt")
+    info = write(tmp_path / "info.pt", word_start=False, vocab_size=65536).info
     for width in (4, 8, 9, 64):
-        columns, lengths = TokenRows(dataset, (), width, torch.device("cpu")).fetch(torch.tensor([2, 0, 1]))
-        assert lengths.tolist() == [2, 3, 4]
-        rows = widened(columns["tokens"])
+        save_dataset(tmp_path / "a.pt", dataclasses.replace(info, lengths={"src": width}), {"src": tokens},
+                     {"src": np.array([0, 3, 7, 9])})
+        fetcher = RowFetcher(open_dataset(tmp_path / "a.pt"), ["src"], torch.device("cpu"))
+        columns, lengths = fetcher.fetch(torch.tensor([2, 0, 1]))
+        assert lengths["src"].tolist() == [2, 3, 4]
+        rows = widened(columns["src"])
         assert rows.shape == (3, width)
-        assert [row[:length].tolist() for row, length in zip(rows, lengths)] == [
+        assert [row[:length].tolist() for row, length in zip(rows, lengths["src"])] == [
             [2, 3], [2, 65535, 3], [2, 32768, 40000, 3]]
 
 
@@ -283,10 +302,10 @@ def test_a_vocabulary_of_more_than_65536_entries(tmp_path):
 
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("column, value, message", [
-    ("tokens", VOCAB_SIZE, "token id 5000 in a vocabulary of 5000 entries"),
-    ("tokens", 65535, "token id 65535 in a vocabulary"),
-    ("starts", 65535, "an instance begins or ends where none can"),
-    ("starts", 0, "an instance begins or ends where none can")])
+    ("src", VOCAB_SIZE, "token id 5000 in a vocabulary of 5000 entries"),
+    ("src", 65535, "token id 65535 in a vocabulary"),
+    ("src.starts", 65535, "an instance begins or ends where none can"),
+    ("src.starts", 0, "an instance begins or ends where none can")])
 def test_damage_inside_the_file_is_noticed(dataset, column, value, message, mapped):
     raw = bytearray(dataset.path.read_bytes())
     header_bytes = int.from_bytes(raw[:8], "little")
@@ -294,7 +313,7 @@ def test_damage_inside_the_file_is_noticed(dataset, column, value, message, mapp
     raw[place:place + 2] = value.to_bytes(2, "little")
     dataset.path.write_bytes(raw)
     with pytest.raises(UserError, match=rf"dataset\.pt: the dataset is damaged: {message}"):
-        TokenRows(open_dataset(dataset.path), (), SEQ_LENGTH, torch.device("cpu"), mapped).fetch(torch.arange(50))
+        RowFetcher(open_dataset(dataset.path), ["src"], torch.device("cpu"), mapped).fetch(torch.arange(50))
 
 
 def test_what_cannot_be_used_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from uer.data.masking import IGNORED, budget, masker, span_bounds
 from uer.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK_ID = 0, 1, 2, 3, 4
-SPECIAL_IDS = (("cls", CLS), ("mask", MASK_ID), ("pad", PAD), ("sep", SEP), ("unk", UNK))
+SPECIAL_IDS = {"cls": CLS, "mask": MASK_ID, "pad": PAD, "sep": SEP, "unk": UNK}
 PLAIN, SPANS = MaskingConfig(), MaskingConfig(span_masking=True)
 WORDS = MaskingConfig(whole_word_masking=True)
 
@@ -119,7 +119,7 @@ def test_every_id_that_may_be_drawn_is_drawn():
 
 def test_a_vocabulary_of_special_entries_is_refused():
     with pytest.raises(UserError, match="4 entries"):
-        masker(PLAIN, 8, 4, (("pad", 0), ("cls", 1), ("sep", 2), ("mask", 3)), torch.device("cpu"))
+        masker(PLAIN, 8, 4, {"pad": 0, "cls": 1, "sep": 2, "mask": 3}, torch.device("cpu"))
 
 
 def test_every_position_and_every_pair_is_as_likely():

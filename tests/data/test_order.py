@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from uer.data.hashing import hash_words, mix
+from uer.data.draws import mix
+from uer.data.hashing import hash_words, mix_
 from uer.data.order import permute
 
 
@@ -71,6 +72,7 @@ def test_mix_leaves_its_argument_and_stays_within_32_bits():
     mixed = mix(values)
     assert values.tolist() == [0, 1, 2**32 - 1]
     assert int(mixed.min()) >= 0 and int(mixed.max()) < 2**32
+    assert torch.equal(mix_(values), mixed) and torch.equal(values, mixed)  # in place
     flipped = mix(torch.arange(4096)) ^ mix(torch.arange(4096) ^ 1)
     ones = sum((flipped >> bit & 1).double().mean() for bit in range(32))
     assert 15 < ones < 17  # half of the bits change with the last bit of the input

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from uer.data.row_fetcher import TokenRows, widened
-from uer.data.store import DatasetInfo, open_dataset, save_dataset
+from uer.data.row_fetcher import RowFetcher, widened
+from uer.data.schema import INSTANCE, Column, VocabInfo
+from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 
 LENGTH = 7
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -16,17 +17,38 @@ SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 def test_mapped_and_copied_rows_are_the_stored_instances(lengths, vocab_size, tmp_path):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = vocab_size - 1 - np.arange(offsets[-1])
-    info = DatasetInfo(1, "mlm", LENGTH, "", vocab_size, {}, SPECIAL, True, 1, 7, {})
-    save_dataset(tmp_path / "a.pt", tokens, offsets, {"word_start": np.arange(len(tokens)) % 2 == 0}, info)
+    schema = {"src": Column(), "word_start": Column(dtype="uint8"), "label": Column(INSTANCE, "uint16")}
+    info = DatasetInfo(FORMAT_VERSION, "mlm", LENGTH, schema, {"src": LENGTH},
+                       {"src": VocabInfo("", vocab_size, SPECIAL)})
+    label = 65535 - np.arange(len(lengths))
+    save_dataset(tmp_path / "a.pt", info,
+                 {"src": tokens, "word_start": np.arange(len(tokens)) % 2 == 0, "label": label}, {"src": offsets})
     dataset = open_dataset(tmp_path / "a.pt")
-    mapped, copied = (TokenRows(dataset, ("word_start",), LENGTH, torch.device("cpu"), mapped=mapped)
-                      for mapped in (True, False))
+    mapped, copied = (RowFetcher(dataset, list(schema), torch.device("cpu"), mapped=mapped) for mapped in (True, False))
     order = torch.arange(len(lengths)).flip(0)
     for rows in (mapped, copied):
         columns, found = rows.fetch(order)
-        assert found.tolist() == lengths[::-1] and columns["tokens"].shape == (len(lengths), LENGTH)
+        assert found["src"].tolist() == lengths[::-1] and columns["src"].shape == (len(lengths), LENGTH)
+        assert widened(columns["label"]).tolist() == label[::-1].tolist()
         for row, instance in enumerate(order.tolist()):
             stop = lengths[instance]
-            assert widened(columns["tokens"][row, :stop]).tolist() == dataset[instance].tolist()
+            assert widened(columns["src"][row, :stop]).tolist() == dataset[instance].tolist()
             begin = offsets[instance]
             assert columns["word_start"][row, :stop].tolist() == [(begin + i) % 2 == 0 for i in range(stop)]
+
+
+def test_two_sequences_have_lengths_and_vocabularies_of_their_own(tmp_path):
+    schema = {"src": Column(), "tgt": Column("tgt", vocab="other"), "mark": Column("tgt", "uint8")}
+    info = DatasetInfo(FORMAT_VERSION, "mlm", LENGTH, schema, {"src": LENGTH, "tgt": 3},
+                       {"src": VocabInfo("", 300, SPECIAL), "other": VocabInfo("", 70000, SPECIAL)})
+    save_dataset(tmp_path / "a.pt", info, {"src": np.arange(9), "tgt": 69999 - np.arange(5), "mark": np.arange(5)},
+                 {"src": np.array([0, 2, 9]), "tgt": np.array([0, 3, 5])})
+    dataset = open_dataset(tmp_path / "a.pt")
+    assert dataset.sequence(1, "tgt").tolist() == [69996, 69995] and dataset.tokens_num == 14
+    for mapped in (True, False):
+        columns, lengths = RowFetcher(dataset, list(schema), torch.device("cpu"), mapped).fetch(torch.tensor([1, 0]))
+        assert (lengths["src"].tolist(), lengths["tgt"].tolist()) == ([7, 2], [2, 3])
+        assert columns["src"].shape == (2, LENGTH) and columns["tgt"].shape == columns["mark"].shape == (2, 3)
+        assert columns["src"][0].tolist() == [2, 3, 4, 5, 6, 7, 8]
+        assert widened(columns["tgt"][0, :2]).tolist() == [69996, 69995]
+        assert columns["mark"][1].tolist() == [0, 1, 2]

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from uer.data import store
-from uer.data.store import Column, DatasetInfo, open_dataset, save_dataset, token_dtype, write_dataset
+from uer.data.schema import INSTANCE, Column, VocabInfo
+from uer.data.store import DatasetInfo, StreamedColumn, open_dataset, save_dataset, write_dataset
 from uer.errors import UserError
+from uer.tokenizers.base import token_dtype
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-INFO = DatasetInfo(format_version=store.FORMAT_VERSION, processor="mlm", seq_length=8, vocab_fingerprint="ab",
-                   vocab_size=300, tokenizer={"kind": "bert"}, special_ids=SPECIAL, dynamic_masking=True,
-                   dup_factor=1, seed=7, masking={"span_masking": False}, counts={"instances": 3},
-                   command="preprocess.py 北京")
+SCHEMA = {"src": Column(), "word_start": Column(dtype="uint8"), "label": Column(INSTANCE, "uint8")}
+VOCAB = VocabInfo("ab", 300, SPECIAL, {"kind": "bert"})
+INFO = DatasetInfo(format_version=store.FORMAT_VERSION, processor="mlm", seq_length=8, schema=SCHEMA,
+                   lengths={"src": 8}, vocabs={"src": VOCAB}, processor_settings={"span_masking": False},
+                   dynamic_masking=True, dup_factor=1, seed=7, counts={"instances": 3}, command="preprocess.py 北京")
 TOKENS = np.arange(11) * 20
 OFFSETS = np.array([0, 3, 3, 11])
 WORD_START = np.arange(11) % 2 == 0
@@ -24,7 +27,7 @@ LABEL = np.array([2, 0, 1], np.uint8)
 
 @pytest.fixture
 def path(tmp_path):
-    save_dataset(tmp_path / "a.pt", TOKENS, OFFSETS, {"word_start": WORD_START, "label": LABEL}, INFO)
+    save_dataset(tmp_path / "a.pt", INFO, {"src": TOKENS, "word_start": WORD_START, "label": LABEL}, {"src": OFFSETS})
     return tmp_path / "a.pt"
 
 
@@ -33,7 +36,7 @@ def test_what_was_saved_is_what_is_opened(path):
     assert dataset.info == INFO
     assert len(dataset) == 3
     assert dataset.tokens.dtype == np.uint16 and np.array_equal(dataset.tokens, TOKENS)
-    assert np.array_equal(dataset.offsets, OFFSETS)
+    assert np.array_equal(dataset.offsets["src"], OFFSETS)
     assert np.array_equal(dataset.columns["word_start"], WORD_START)
     assert np.array_equal(dataset.columns["label"], LABEL)
     assert [dataset[i].tolist() for i in range(3)] == [[0, 20, 40], [], TOKENS[3:].tolist()]
@@ -44,33 +47,33 @@ def test_what_was_saved_is_what_is_opened(path):
 def test_any_safetensors_reader_opens_it(path):
     safetensors = pytest.importorskip("safetensors.numpy")
     columns = safetensors.load_file(path)
-    assert np.array_equal(columns["tokens"], TOKENS)
-    assert np.array_equal(columns["block_starts"][0] + columns["starts"], OFFSETS)
+    assert np.array_equal(columns["src"], TOKENS)
+    assert np.array_equal(columns["src.block_starts"][0] + columns["src.starts"], OFFSETS)
 
 
 def test_columns_are_aligned_for_their_type(path):
     header, start = store._read_header(path)
     assert start % 8 == 0
-    for entry in (header[name] for name in ("block_starts", "starts", "tokens")):
+    for entry in (header[name] for name in ("src.block_starts", "src.starts", "src")):
         assert entry["data_offsets"][0] % np.dtype(store.NUMPY_NAMES[entry["dtype"]]).itemsize == 0
 
 
 @pytest.mark.parametrize(("entries", "dtype"), [(5, np.uint16), (65536, np.uint16), (65537, np.uint32)])
 def test_tokens_take_the_smallest_type_that_holds_every_id(entries, dtype, tmp_path):
     assert token_dtype(entries) == dtype
-    info = dataclasses.replace(INFO, vocab_size=entries)
-    save_dataset(tmp_path / "b.pt", np.array([entries - 1]), np.array([0, 1]), {}, info)
+    info = dataclasses.replace(INFO, schema={"src": Column()}, vocabs={"src": VocabInfo("ab", entries, SPECIAL)})
+    save_dataset(tmp_path / "b.pt", info, {"src": np.array([entries - 1])}, {"src": np.array([0, 1])})
     assert open_dataset(tmp_path / "b.pt").tokens.tolist() == [entries - 1]
 
 
 def test_streaming_writes_the_same_bytes(path, tmp_path):
     columns = {
-        "tokens": Column(np.dtype(np.uint16), 11, iter([TOKENS[:4].astype(np.uint16), TOKENS[4:].astype(np.uint16)])),
-        "offsets": Column(np.dtype(np.int64), 4, iter([OFFSETS[:1], OFFSETS[1:]])),
-        "word_start": Column(np.dtype(np.uint8), 11, iter([WORD_START.view(np.uint8)])),
-        "label": Column(np.dtype(np.uint8), 3, iter([LABEL])),
+        "src": StreamedColumn(np.dtype(np.uint16), 11, iter([TOKENS[:4].astype(np.uint16), TOKENS[4:].astype(np.uint16)])),
+        "word_start": StreamedColumn(np.dtype(np.uint8), 11, iter([WORD_START.view(np.uint8)])),
+        "label": StreamedColumn(np.dtype(np.uint8), 3, iter([LABEL])),
     }
-    write_dataset(tmp_path / "b.pt", INFO, columns)
+    offsets = {"src": StreamedColumn(np.dtype(np.int64), 4, iter([OFFSETS[:1], OFFSETS[1:]]))}
+    write_dataset(tmp_path / "b.pt", INFO, columns, offsets)
     assert (tmp_path / "b.pt").read_bytes() == path.read_bytes()
 
 
@@ -81,10 +84,10 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(path, tmp_path
         yield TOKENS.astype(np.uint16)
         raise OSError(28, "No space left on device")
 
-    columns = {"tokens": Column(np.dtype(np.uint16), 22, broken()),
-               "offsets": Column(np.dtype(np.int64), 4, [OFFSETS])}
+    columns = {"src": StreamedColumn(np.dtype(np.uint16), 22, broken())}
     with pytest.raises(OSError, match="No space"):
-        write_dataset(path, INFO, columns)
+        write_dataset(path, dataclasses.replace(INFO, schema={"src": Column()}), columns,
+                      {"src": StreamedColumn(np.dtype(np.int64), 4, [OFFSETS])})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -137,13 +140,13 @@ def _with_header(path, change):
     (lambda header: header["__metadata__"].pop("seed"), "metadata is damaged"),
     (lambda header: header["__metadata__"].update(seed="{"), "metadata is damaged"),
     (lambda header: header["__metadata__"].update(format="other"), "not a dataset made by"),
-    (lambda header: header.pop("tokens"), "header is damaged"),
-    (lambda header: header["tokens"].update(dtype="F32"), "header is damaged"),
-    (lambda header: header["tokens"].update(shape=[10]), "header is damaged"),
-    (lambda header: header["tokens"].update(data_offsets=[0, 1]), "header is damaged"),
-    (lambda header: header["__metadata__"].update(offsets_shift="0"), "header is damaged"),
+    (lambda header: header.pop("src"), "header is damaged"),
+    (lambda header: header["src"].update(dtype="F32"), "header is damaged"),
+    (lambda header: header["src"].update(shape=[10]), "header is damaged"),
+    (lambda header: header["src"].update(data_offsets=[0, 1]), "header is damaged"),
+    (lambda header: header["__metadata__"].update(offsets_shift='{"src": 0}'), "header is damaged"),
     (lambda header: header["__metadata__"].pop("offsets_shift"), "header is damaged"),
-    (lambda header: header.update(tokens=7), "header is damaged"),
+    (lambda header: header.update(src=7), "header is damaged"),
     (lambda header: header["label"].update(shape=[2]), "header is damaged"),
 ])
 def test_damaged_headers_are_refused(path, change, message):
@@ -153,6 +156,7 @@ def test_damaged_headers_are_refused(path, change, message):
 
 
 def test_offsets_that_do_not_fit_the_tokens_are_refused(tmp_path):
-    save_dataset(tmp_path / "c.pt", TOKENS, np.array([0, 3, 10]), {}, INFO)
+    save_dataset(tmp_path / "c.pt", dataclasses.replace(INFO, schema={"src": Column()}), {"src": TOKENS},
+                 {"src": np.array([0, 3, 10])})
     with pytest.raises(UserError, match="do not fit together"):
         open_dataset(tmp_path / "c.pt")

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from uer.config import DatasetConfig, MaskingConfig
+from uer.config import DatasetConfig
 from uer.data.build import build_dataset
 from uer.data.store import open_dataset
 from uer.data.word_starts import WordFinder
@@ -102,13 +102,14 @@ def test_the_dataset_has_the_column_for_any_number_of_processes(tmp_path, small_
     made = []
     for processes in (1, 2):
         dataset = DatasetConfig(corpus_path=(str(tmp_path / "a.txt"),), dataset_path=str(tmp_path / "d.pt"),
-                                data_processor="mlm", seq_length=8, processes_num=processes)
-        build_dataset(dataset, MaskingConfig(whole_word_masking=True), small_tokenizer, shard_bytes=300)
+                                data_processor="mlm", seq_length=8, processes_num=processes,
+                                members={"whole_word_masking": True})
+        build_dataset(dataset, {"src": small_tokenizer}, shard_bytes=300)
         made.append((tmp_path / "d.pt").read_bytes())
     assert made[0] == made[1]
     opened = open_dataset(tmp_path / "d.pt")
     assert opened.columns["word_start"][:len(opened[0])].tolist() == [1, 1, 0, 1, 0, 1]
-    assert opened.info.masking["whole_word_masking"] is True
+    assert opened.info.processor_settings["whole_word_masking"] is True
 
 
 def test_a_user_dictionary_without_whole_words_is_refused(tmp_path, small_tokenizer):
@@ -116,4 +117,4 @@ def test_a_user_dictionary_without_whole_words_is_refused(tmp_path, small_tokeni
     dataset = DatasetConfig(corpus_path=(str(tmp_path / "a.txt"),), dataset_path=str(tmp_path / "d.pt"),
                             data_processor="mlm", user_dict="words.txt")
     with pytest.raises(UserError, match="--user_dict needs --whole_word_masking"):
-        build_dataset(dataset, MaskingConfig(), small_tokenizer)
+        build_dataset(dataset, {"src": small_tokenizer})

@@ -1,5 +1,6 @@
 """A tiny corpus, vocabulary and model, and pretrain.py run on them in processes of its own."""
 
+import dataclasses
 import json
 import os
 import time
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uer.data.store import DatasetInfo, save_dataset
+from uer.data.processors.mlm import MlmConfig
+from uer.data.schema import Column, VocabInfo
+from uer.data.store import FORMAT_VERSION, DatasetInfo, save_dataset
 from uer.tokenizers import Vocab
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -121,7 +124,7 @@ class Playground:
 
 
 def write_dataset(path: Path, vocab: Vocab, seed: int = 5, rows: int = 101, seq_length: int = 16,
-                  **changes: Any) -> None:
+                  vocab_changes: dict[str, Any] | None = None, **changes: Any) -> None:
     """`rows` instances of unlike lengths whose tokens follow one another, so that there is something to learn."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(5, seq_length + 1, rows)
@@ -130,13 +133,13 @@ def write_dataset(path: Path, vocab: Vocab, seed: int = 5, rows: int = 101, seq_
     tokens = np.concatenate([np.zeros(0, np.int64), *rows_of_tokens])
     tokens[offsets[:-1]] = vocab.cls_id
     tokens[offsets[1:] - 1] = vocab.sep_id
-    special = {name: getattr(vocab, f"{name}_id") for name in ("pad", "unk", "cls", "sep", "mask")}
-    masking = {"whole_word_masking": False, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
+    settings: dict[str, Any] = {"fingerprint": vocab.fingerprint, "size": len(vocab), "special_ids": vocab.special_ids,
+                                "tokenizer": {"kind": "char", "do_lower_case": "false"}, **(vocab_changes or {})}
     info: dict[str, Any] = {
-        "format_version": 1, "processor": "mlm", "seq_length": seq_length, "vocab_fingerprint": vocab.fingerprint,
-        "vocab_size": len(vocab), "tokenizer": {"kind": "char", "do_lower_case": "false"}, "special_ids": special,
-        "dynamic_masking": True, "dup_factor": 1, "seed": 7, "masking": masking, **changes}
-    save_dataset(path, tokens, offsets, {}, DatasetInfo(**info))
+        "format_version": FORMAT_VERSION, "processor": "mlm", "seq_length": seq_length, "schema": {"src": Column()},
+        "lengths": {"src": seq_length}, "vocabs": {"src": VocabInfo(**settings)},
+        "processor_settings": dataclasses.asdict(MlmConfig()), "dynamic_masking": True, **changes}
+    save_dataset(path, DatasetInfo(**info), {"src": tokens}, {"src": offsets})
 
 
 def make_playground(folder: Path, server: Any) -> Playground:

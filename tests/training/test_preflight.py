@@ -22,7 +22,9 @@ from uer.training import preflight
     ({"output_model_path": "/dev/null/m"}, "/dev/null cannot be written to: File exists"),
     ({"pretrained_model_path": "absent.bin"}, "absent.bin: No such file"),
     ({"total_steps": 0}, "--total_steps must be at least 1"),
-    ({"data_processor": "bert"}, "not built yet"),
+    ({"data_processor": "mt"}, "not built yet"),
+    ({"data_processor": "bert"}, "made with --data_processor mlm, not bert"),
+    ({"target": ("mlm", "sp")}, "--data_processor mlm has labels for mlm, none for sp"),
     ({"world_size": 2}, "--gpu_ranks 0 1"),
     ({"device": "cuda"}, "torch sees no GPU"),
     ({"dataset_device": "cuda"}, "this run has no GPU"),
@@ -39,12 +41,12 @@ def test_one_line_and_status_2(playground, flags, message):
 
 
 def test_datasets_that_do_not_fit(playground):
-    other = playground.write_dataset("other.pt", vocab_fingerprint="0" * 64)
+    other = playground.write_dataset("other.pt", vocab_changes={"fingerprint": "0" * 64})
     assert "made with another vocabulary" in playground.fail("m", dataset_path=other)
-    playground.write_dataset("other.pt", processor="lm")
-    assert "made with --data_processor lm, not mlm" in playground.fail("m", dataset_path=other)
-    assert "'lm' is not built yet" in playground.fail("m", dataset_path=other, data_processor=None)
-    playground.write_dataset("other.pt", tokenizer={"kind": "bert", "do_lower_case": "true"})
+    playground.write_dataset("other.pt", processor="mt")
+    assert "made with --data_processor mt, not mlm" in playground.fail("m", dataset_path=other)
+    assert "'mt' is not built yet" in playground.fail("m", dataset_path=other, data_processor=None)
+    playground.write_dataset("other.pt", vocab_changes={"tokenizer": {"kind": "bert", "do_lower_case": "true"}})
     assert "tokenizer setting" in playground.fail("m", dataset_path=other)
     other.write_bytes((playground.folder / "data.pt").read_bytes()[:-50])
     assert "truncated" in playground.fail("m", dataset_path=other)

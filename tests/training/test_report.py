@@ -28,15 +28,16 @@ def test_the_line_begins_as_the_original_one():
 
 def test_sums_divide_after_adding():
     sums = Sums(torch.device("cpu"))
-    sums.add_metrics({"acc": (torch.tensor(1.0), torch.tensor(1.0)), "loss": (torch.tensor(5.0), torch.tensor(1.0))})
-    sums.add_metrics({"acc": (torch.tensor(0.0), torch.tensor(3.0)), "loss": (torch.tensor(5.0), torch.tensor(3.0))})
+    for right, loss, count in ((1.0, 5.0, 1.0), (0.0, 5.0, 3.0)):
+        sums.add_metrics({"mlm": {"acc": (torch.tensor(right), torch.tensor(count)),
+                                  "loss": (torch.tensor(loss), torch.tensor(count))}})
     sums.add_update(torch.tensor(2.0), torch.tensor(1.0), torch.tensor(True))
     sums.add_update(torch.tensor(float("nan")), torch.tensor(float("inf")), torch.tensor(False))
     sums.add_update(torch.tensor(4.0), torch.tensor(2.0), torch.tensor(True))
     collected = sums.collect(connect(RankInfo(), ParallelConfig(device="cpu")))
     assert averages(collected) == {"loss": 3.0, "acc": 0.25, "grad_norm": 1.5}
     sums.reset()
-    assert float(sums.loss) == 0.0 and float(sums.metrics["acc"].sum()) == 0.0
+    assert float(sums.loss) == 0.0 and float(sums.metrics["mlm/acc"].sum()) == 0.0
 
 
 def test_the_plan_names_what_matters():

@@ -37,16 +37,10 @@ def final_weights(playground, name, step=12):
 # Every phase of a run that leaves something else behind, and the newest state that is there then (0: none).
 PHASES = {
     "a report, before the first checkpoint": ({"call": "uer.training.report:Reporter.record"}, 0),
-<<<<<<< HEAD
-    "the first weights": ({"rename_to": "killed-5"}, 0),
-    "weights": ({"rename_to": "killed-10"}, 5),
-    "the settings of weights without a name": ({"rename_to": "killed-15.settings.json"}, 10),
-    "between the weights and the state": ({"call": "uer.checkpoint.files:write", "path": "killed.state-20"}, 15),
-=======
     "the first weights": ({"rename_to": "killed-3"}, 0),
     "weights": ({"rename_to": "killed-6"}, 3),
+    "the settings of weights without a name": ({"rename_to": "killed-9.settings.json"}, 6),
     "between the weights and the state": ({"call": "uer.checkpoint.files:write", "path": "killed.state-12"}, 9),
->>>>>>> wt-suite
     "an evaluation": ({"call": "uer.training.trainer:Trainer._evaluate", "count": 3}, None),
     "a state": ({"rename_to": "killed.state-21"}, 18),
     "a state, with its name but before older ones are removed":
@@ -106,15 +100,11 @@ def test_a_finished_run_says_so_and_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.folder.glob("m*-*")}
     job = finished.run("m", **STEPS)
     assert "finished already" in job.output and "tokens/s" not in job.output
-<<<<<<< HEAD
-    assert before == {path: path.stat().st_mtime_ns for path in playground.folder.glob("m*-*")}
-    settings = (playground.folder / "m-12.settings.json").read_text()
-    (playground.folder / "m-12.settings.json").unlink()
-    playground.run("m", **STEPS)
-    assert (playground.folder / "m-12.settings.json").read_text() == settings
-=======
     assert before == {path: path.stat().st_mtime_ns for path in finished.folder.glob("m*-*")}
->>>>>>> wt-suite
+    settings = (finished.folder / "m-12.settings.json").read_text()
+    (finished.folder / "m-12.settings.json").unlink()
+    finished.run("m", **STEPS)
+    assert (finished.folder / "m-12.settings.json").read_text() == settings
 
 
 def test_a_damaged_newest_state_falls_back(finished):
@@ -163,12 +153,8 @@ def test_a_state_is_plain_tensors_and_json(finished_run):
     state = torch.load(finished_run.folder / "m.state-12", weights_only=True)
     assert state["step"] == 12
     assert json.loads(state["settings"])["learning_rate"] == 1e-2
-<<<<<<< HEAD
-    assert read_settings(playground.folder / "m-12")["settings"] == json.loads(state["settings"])
-    weights = checkpoint.load_weights(playground.folder / "m-12")
-=======
+    assert read_settings(finished_run.folder / "m-12")["settings"] == json.loads(state["settings"])
     weights = checkpoint.load_weights(finished_run.folder / "m-12")
->>>>>>> wt-suite
     assert set(weights) == set(state["model"])
     assert all(set(moments) == {"exp_avg", "exp_avg_sq"} for moments in state["optimizer"].values())
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from uer.data.batch import Batch
+from uer.finetuning.batches import Batch
 from uer.tokenizers import Vocab
 
 
@@ -14,8 +14,7 @@ def make_batch(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, vocab: 
     inner = (places > 0) & (places < stops)
     src = np.where(places < stops, vocab.cls_id, np.where(places == stops, vocab.sep_id, vocab.pad_id))
     src[inner] = ids[(starts[:, None] + places - 1)[inner]]
-    return Batch(torch.from_numpy(src), torch.from_numpy((places <= stops).astype(np.int64)), {},
-                 torch.arange(len(src)), torch.from_numpy(lengths + 2))
+    return Batch(torch.from_numpy(src), torch.from_numpy((places <= stops).astype(np.int64)))
 
 
 def pooled_rows(ids: np.ndarray, offsets: np.ndarray, longest: int, batch_size: int, vocab: Vocab,

@@ -14,9 +14,8 @@ from uer.api.cloze import guess, make_cloze
 from uer.api.examples import make_examples, require_text
 from uer.api.rows import pooled_rows
 from uer.config import ModelConfig
-from uer.data.batch import Batch
 from uer.errors import UserError
-from uer.finetuning.batches import collate, evaluation_batches
+from uer.finetuning.batches import Batch, collate, evaluation_batches
 from uer.finetuning.heads import pool
 from uer.finetuning.task import Task, TextToRows
 from uer.model import Backbone, Model

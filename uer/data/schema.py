@@ -92,7 +92,7 @@ class CorpusFormat:
     @property
     def one_line(self) -> bool:
         """Whether every line is a document."""
-        return self.document_end.pattern == b"\n"
+        return self.document_end.pattern == rb"\n"
 
 
 LINES = CorpusFormat("lines", "a document a line", re.compile(rb"\n"))

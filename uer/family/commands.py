@@ -275,7 +275,7 @@ def check_datasets(family: FamilyFolder) -> None:
         info = dataset_info(path)
         if info.seq_length != stage.seq_length:
             raise UserError(f"{path}: made with --seq_length {info.seq_length}, not {stage.seq_length}")
-        if info.masking.get("whole_word_masking", False) != family.recipe.whole_word_masking:
+        if info.processor_settings.get("whole_word_masking", False) != family.recipe.whole_word_masking:
             raise UserError(f"{path}: made with another --whole_word_masking than the recipe has; remove it")
 
 

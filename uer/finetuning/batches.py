@@ -18,11 +18,33 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from uer.data.batch import Batch
 from uer.finetuning.rows import Ragged, Sequences
 
 IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a task: B rows of S positions, padded on the right."""
+
+    src: Tensor
+    """(B, S) int64 token ids."""
+    seg: Tensor
+    """(B, S) int64: 1 on tokens, 2 on a second text, 0 on padding."""
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    """What the task's loss and predictions ask for, by its own names; one value an example, or (B, S)."""
+
+    @property
+    def real_tokens(self) -> Tensor:
+        """(B,) int64: tokens of each row that are no padding."""
+        return (self.seg > 0).sum(1)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device."""
+        return Batch(self.src.to(device), self.seg.to(device),
+                     {name: value.to(device) for name, value in self.targets.items()})
 
 
 @dataclass(frozen=True)
@@ -127,8 +149,7 @@ def collate(examples: Examples, chosen: np.ndarray, pad_id: int) -> Batch:
     for name, ragged in examples.token_targets.items():
         targets[name] = torch.from_numpy(np.where(real, ragged.values[index], IGNORED).astype(np.int64))
     return Batch(src=torch.from_numpy(src.astype(np.int64)), seg=torch.from_numpy(seg.astype(np.int64)),
-                 targets=targets, samples=torch.from_numpy(chosen.astype(np.int64)),
-                 real_tokens=torch.from_numpy(lengths.astype(np.int64)))
+                 targets=targets)
 
 
 def shard(chosen: np.ndarray, rank: int, world_size: int) -> np.ndarray:

@@ -200,7 +200,7 @@ def decides(command: Command, bench: Trials) -> dict[str, Any]:
             "seq_length": config.seq_length, "truncation": config.truncation, "early_stop": config.early_stop,
             "save_best_by": config.save_best_by, "precision": config.precision,
             "tokenizer": bench.encoder.tokenizer.settings, "columns": config.columns,
-            "model": dataclasses.asdict(command.model),
+            "model": command.model.values(),
             "adversarial": dataclasses.asdict(command.adversarial),
             "optim": {**dataclasses.asdict(command.optim), "learning_rate": None},
             "task_config": command.task_config and dataclasses.asdict(command.task_config),

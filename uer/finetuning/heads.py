@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
+from uer.finetuning.batches import Batch
 from uer.layers.crf import ConditionalRandomField, Scores
 from uer.layers.linear import Linear
 from uer.model import Backbone

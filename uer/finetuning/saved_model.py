@@ -8,7 +8,6 @@
 model.bin, model.json and model.vocab.txt.
 """
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -71,7 +70,7 @@ def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: T
         "seq_length": encoder.seq_length, "truncation": encoder.truncation,
         "tokenizer": {"tokenizer": tokenizer.kind, "do_lower_case": tokenizer.do_lower_case,
                       "vocab_path": vocabulary.name, "special_tokens": tokenizer.vocab.special_tokens},
-        "model": dataclasses.asdict(model), "training": training}
+        "model": model.values(), "training": training}
     with atomic_path(settings_path(path)) as temporary:
         temporary.write_text(json_text(settings, indent=2) + "\n", encoding="utf-8")
     save_weights(state, weights)

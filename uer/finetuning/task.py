@@ -12,9 +12,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
 from uer.errors import UserError
-from uer.finetuning.batches import Examples
+from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
 from uer.tokenizers import Tokenizer
 

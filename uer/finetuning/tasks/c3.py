@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
 from uer.errors import UserError
-from uer.finetuning.batches import Examples
+from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import C3Config, C3InferConfig
 from uer.finetuning.heads import MultipleChoice
 from uer.finetuning.readers import file_hash, member, read_json

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
 from uer.errors import UserError
-from uer.finetuning.batches import Examples
+from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
 from uer.errors import UserError
 from uer.finetuning.answer_metrics import exact_match, f1_score, split_pieces
-from uer.finetuning.batches import Examples
+from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import CmrcConfig, CmrcInferConfig
 from uer.finetuning.heads import Tagger
 from uer.finetuning.readers import file_hash, member, read_json

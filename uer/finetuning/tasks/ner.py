@@ -30,9 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
 from uer.errors import UserError
-from uer.finetuning.batches import IGNORED, Examples
+from uer.finetuning.batches import IGNORED, Batch, Examples
 from uer.finetuning.config import NerConfig
 from uer.finetuning.heads import CrfTagger, Tagger
 from uer.finetuning.labels import LabelSet, shorten

@@ -6,8 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
-from uer.finetuning.batches import Examples
+from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.heads import Classifier
 from uer.finetuning.metrics import correlations
 from uer.finetuning.readers import Table, read_table
