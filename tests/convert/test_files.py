@@ -1,4 +1,4 @@
-"""Files of both worlds: shards, damage, folders that appear whole, the tokenizer's description, the model card."""
+"""Files of both sides: shards, damage, folders that appear whole, the tokenizer's description, the model card."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""A model's settings in both worlds, by rows that read both ways: UER's `ModelConfig`, Hugging Face's config.json."""
+"""A model's settings by rows that both directions read: UER's `ModelConfig`, and Hugging Face's config.json."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -87,9 +87,9 @@ class Names:
         return self._find(self._back, value, "UER")
 
     @staticmethod
-    def _find(table: Mapping[str, str], value: Any, world: str) -> str:
+    def _find(table: Mapping[str, str], value: Any, side: str) -> str:
         if not isinstance(value, str) or value not in table:
-            raise ValueError(f"{value} has no counterpart in {world}; these have: {', '.join(table)}")
+            raise ValueError(f"{value} has no counterpart in {side}; these have: {', '.join(table)}")
         return table[value]
 
 

@@ -22,7 +22,7 @@ from uer.errors import UserError
 
 @dataclass(frozen=True)
 class Architecture:
-    """One kind of model in both worlds.
+    """One kind of model, in UER and in Hugging Face.
 
     Attributes:
         name: Hugging Face's model_type.
