@@ -115,7 +115,7 @@ def _table_rows(cloze: Cloze, answers: Sequence[Guess], tokenizer: Tokenizer) ->
     tokens = tokenizer.vocab.tokens
     text = tokenizer.decode(cloze.ids[1:-1])
     answer = "" if cloze.answer is None else tokens[cloze.answer]
-    for place, found in zip(cloze.places, answers):
+    for place, found in zip(cloze.positions, answers):
         guesses = " ".join(f"{tokens[token]}:{probability:.4f}" for token, probability in zip(*found))
         yield f"{text}\t{place}\t{answer}\t{guesses}\n"
 

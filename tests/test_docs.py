@@ -1,8 +1,14 @@
-"""The Python of docs/python.md runs: its blocks in order, in a folder with tiny models under the page's names."""
+"""The examples of the documentation run: the Python of docs/python.md, and the examples in docstrings.
 
+The blocks of the page run in order, in a folder with tiny models that have the page's names.
+"""
+
+import doctest
+import importlib
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,3 +70,15 @@ def test_what_the_page_names_exists(root):
     for name in re.findall(r"`(run_\w+\.py)`", page):
         assert (root / "finetune" / name).is_file(), name
     assert json.loads((root / "models/bert/tiny_config.json").read_text())["hidden_size"] == CONFIG.hidden_size
+
+
+@pytest.mark.parametrize("folder", ["uer/finetuning", "uer/api"])
+def test_the_examples_in_docstrings_are_right(root, folder):
+    attempted = 0
+    for path in sorted((root / folder).rglob("*.py")):
+        if ">>>" in path.read_text(encoding="utf-8"):
+            module = importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
+            found = doctest.testmod(module, extraglobs={"np": np})
+            assert not found.failed, path
+            attempted += found.attempted
+    assert attempted

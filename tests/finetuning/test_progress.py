@@ -38,7 +38,7 @@ def test_time_left_counts_updates_evaluations_and_further_trainings():
     assert progress.seconds_left(50) == pytest.approx(50 * 0.5 + 3 * 2.0)
 
 
-def test_figures_as_words():
+def test_metrics_as_text():
     assert describe({"accuracy": 0.5, "correct": 1, "total": 2, "f1": 1 / 3}) == "accuracy 0.5000 (1/2), f1 0.3333"
 
 

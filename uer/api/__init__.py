@@ -1,10 +1,10 @@
-"""Models in use from Python; `uer.load` opens them.
+"""Use trained models from Python; `uer.load` opens them.
 
-    load         what lies at a path -> a TextModel
+    load         opens the model at a path as a TextModel
     text_model   encode, predict, fill_mask
-    weights      a model filled with weights, every parameter covered, on its device
-    rows         token ids -> padded batches
-    cloze        sentences with [MASK], and the likeliest entries there
-    examples     texts -> the examples of a task
-    answers      a task's outputs -> predictions
+    weights      loads weights into a model and checks that no parameter is missing
+    rows         makes padded batches of token ids
+    cloze        predicts the masked tokens of sentences
+    examples     converts texts to the examples of a task
+    predictions  converts a task's outputs to predictions
 """

@@ -1,4 +1,4 @@
-"""Texts, pairs of texts and questions in memory -> the examples of a task, without targets.
+"""Converts texts, pairs of texts and questions in memory to the examples of a task, without targets.
 
 | task | one input |
 |---|---|
@@ -28,9 +28,15 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (
 
 
 def make_examples(task: Task, encoder: TextToRows, inputs: Sequence[Any]) -> Examples:
-    """
+    """Convert N inputs to N examples (with cmrc, one or more windows for each input).
+
+    Args:
+        task: the task, which decides what an input is; see the table above.
+        encoder: converts texts to rows of token ids.
+        inputs: texts, pairs, triples or lists of words.
+
     Raises:
-        UserError: an input is not what the task reads, named by its number, counted from 0.
+        UserError: an input is not what the task reads; named by its number, counted from 0.
     """
     if isinstance(task, (Siamese, Simcse)):
         first, second = _pairs(inputs, task.name)
@@ -51,7 +57,18 @@ def make_examples(task: Task, encoder: TextToRows, inputs: Sequence[Any]) -> Exa
 
 
 def split_words(item: str | Sequence[str], at: int) -> list[str]:
-    """The words of a text as `run_ner.py` reads them: a text without spaces is a row of characters."""
+    """The words of a text as `run_ner.py` reads them: in a text without spaces every character is a word.
+
+    >>> split_words("北京", 0), split_words("New York", 0)
+    (['北', '京'], ['New', 'York'])
+
+    Args:
+        item: a text or a list of words.
+        at: number of the input, for the message.
+
+    Raises:
+        UserError: it is neither of them.
+    """
     if not isinstance(item, str):
         if not isinstance(item, Sequence) or not all(isinstance(word, str) and word.strip() for word in item):
             raise UserError(f"predict: input {at} must be a text or a list of words")
@@ -61,7 +78,7 @@ def split_words(item: str | Sequence[str], at: int) -> list[str]:
 
 
 def _texts(task: Task, encoder: TextToRows, inputs: Sequence[Any]) -> Any:
-    """Rows of single texts or of pairs: all of one kind, and of that which the model was trained on."""
+    """Rows of single texts or of pairs; all inputs must be of the kind that the model was trained on."""
     paired = bool(inputs) and not isinstance(inputs[0], str)
     trained_on_pairs = getattr(task, "pairs", None)
     if inputs and trained_on_pairs is not None and trained_on_pairs != paired:
@@ -95,9 +112,9 @@ def _question(item: Any, at: int, most: int) -> c3.Question:
 def require_text(item: Any, at: int, method: str) -> None:
     """
     Raises:
-        UserError: an input is no string, or holds half of a surrogate pair.
+        UserError: an input is not a string, or holds half of a surrogate pair.
     """
     if not isinstance(item, str):
         raise UserError(f"{method}: input {at} must be a text, not {type(item).__name__}")
     if any("\ud800" <= char <= "\udfff" for char in item):
-        raise UserError(f"{method}: input {at} holds half of a surrogate pair, which is no character")
+        raise UserError(f"{method}: input {at} holds half of a surrogate pair, which is not a character")

@@ -1,4 +1,4 @@
-"""What lies at a path -> a model in use."""
+"""Opens the model at a path: a fine-tuned model, a UER checkpoint, or a Hugging Face folder."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def load(path: str | os.PathLike, device: str = "auto", *, config_path: str | os
          vocab_path: str | os.PathLike | None = None, tokenizer: str = "bert", do_lower_case: bool | None = None,
          precision: str = "fp32") -> TextModel:
     """See `uer.load`."""
-    path, place = os.fspath(path), find_device(device)
+    path, torch_device = os.fspath(path), find_device(device)
     choose(dict.fromkeys(PRECISIONS), precision, "precision")
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
@@ -45,17 +45,17 @@ def load(path: str | os.PathLike, device: str = "auto", *, config_path: str | os
     if _is_finetuned(path):
         for name, value in (("config_path", config_path), ("vocab_path", vocab_path), ("do_lower_case", do_lower_case)):
             if value is not None:
-                raise UserError(f"{path}: a fine-tuned model brings its own settings; leave out {name}")
-        return _finetuned(path, place, precision)
+                raise UserError(f"{path}: a fine-tuned model has its own settings; leave out {name}")
+        return _finetuned(path, torch_device, precision)
     if is_hugging_face(path):
         source = open_hugging_face(path)
         own = _tokenizer_of(source, wanted, do_lower_case)
-        return _hugging_face(source, config or source.config, own, place, precision)
-    return _checkpoint(path, config or _settings_beside(path), wanted, place, precision)
+        return _hugging_face(source, config or source.config, own, torch_device, precision)
+    return _checkpoint(path, config or _settings_beside(path), wanted, torch_device, precision)
 
 
 def _is_finetuned(path: str) -> bool:
-    """Whether the settings of a fine-tuned model stand beside the weights; other JSON files may have the same name."""
+    """Whether the settings of a fine-tuned model are beside the weights; other JSON files may have the same name."""
     settings = settings_path(path)
     if not settings.is_file():
         return False
@@ -64,7 +64,7 @@ def _is_finetuned(path: str) -> bool:
 
 
 def _settings_beside(path: str) -> ModelConfig | None:
-    """`models/medium.json` is of `models/medium.bin`, as the conversion from Hugging Face writes it."""
+    """The settings in `models/medium.json` for `models/medium.bin`, as the conversion from Hugging Face writes them."""
     return model_settings(settings_path(path)) if settings_path(path).is_file() else None
 
 

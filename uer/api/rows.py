@@ -1,4 +1,4 @@
-"""Token ids -> padded batches of [CLS] tokens [SEP]."""
+"""Makes padded batches of rows [CLS] tokens [SEP] from the token ids of many texts."""
 
 import numpy as np
 import torch
@@ -8,26 +8,40 @@ from uer.tokenizers import Vocab
 
 
 def make_batch(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, vocab: Vocab) -> Batch:
-    """Rows [CLS] ids[start:start + length] [SEP], padded to the longest of them, which comes last."""
-    places = np.arange(lengths[-1] + 2)
-    stops = lengths[:, None] + 1
-    inner = (places > 0) & (places < stops)
-    src = np.where(places < stops, vocab.cls_id, np.where(places == stops, vocab.sep_id, vocab.pad_id))
-    src[inner] = ids[(starts[:, None] + places - 1)[inner]]
-    return Batch(torch.from_numpy(src), torch.from_numpy((places <= stops).astype(np.int64)))
+    """Rows [CLS] ids[start:start + length] [SEP], padded to the longest of them, which must be the last.
+
+    With ids [7 8 9 5], starts [3 0] and lengths [1 3]:
+
+        [CLS] 5 [SEP] [PAD] [PAD]
+        [CLS] 7   8     9   [SEP]
+
+    Args:
+        ids: (tokens of all texts,).
+        starts, lengths: (B,), where each text begins in `ids`, and how many of its tokens are used.
+
+    Returns:
+        Batch: src and seg are (B, S) int64, S = lengths[-1] + 2.
+    """
+    positions = np.arange(lengths[-1] + 2)  # (S,)
+    ends = lengths[:, None] + 1  # (B, 1), the position of [SEP]
+    inner = (positions > 0) & (positions < ends)  # (B, S)
+    src = np.where(positions < ends, vocab.cls_id, np.where(positions == ends, vocab.sep_id, vocab.pad_id))
+    src[inner] = ids[(starts[:, None] + positions - 1)[inner]]
+    return Batch(torch.from_numpy(src), torch.from_numpy((positions <= ends).astype(np.int64)), {},
+                 torch.arange(len(src)), torch.from_numpy(lengths + 2))
 
 
 def pooled_rows(ids: np.ndarray, offsets: np.ndarray, longest: int, batch_size: int, vocab: Vocab,
                 compute, width: int) -> np.ndarray:
-    """A vector for each text, computed in batches of texts of similar length.
+    """Compute a vector for each text, in batches of texts of similar length.
 
     Args:
-        ids, offsets: as `Tokenizer.encode_lines` gives them.
-        longest: tokens of a row at most, [CLS] and [SEP] included; longer texts are cut.
-        batch_size: rows of a batch.
-        vocab: for the special tokens.
-        compute: a Batch -> (B, width) on any device.
-        width: of a vector.
+        ids, offsets: what `Tokenizer.encode_lines` returns: (tokens,) and (texts + 1,).
+        longest: maximum tokens in a row, [CLS] and [SEP] included; longer texts are cut.
+        batch_size: rows in a batch.
+        vocab: has the special tokens.
+        compute: function from a Batch to vectors (B, width) on any device.
+        width: length of a vector.
 
     Returns:
         (texts, width) float32.

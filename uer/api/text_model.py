@@ -1,4 +1,4 @@
-"""A model in use: sentence vectors, predictions, masked words."""
+"""A loaded model: it computes sentence vectors, makes predictions and fills in masked words."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uer.api.answers import Prediction, make_predictions
 from uer.api.cloze import guess, make_cloze
 from uer.api.examples import make_examples, require_text
+from uer.api.predictions import Prediction, make_predictions
 from uer.api.rows import pooled_rows
 from uer.config import ModelConfig
 from uer.errors import UserError
@@ -28,7 +28,7 @@ TEXTS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class MaskedWord:
-    """An entry of the vocabulary in the place of a [MASK]."""
+    """Holds an entry of the vocabulary that may replace a [MASK], and its probability."""
 
     token: str
     probability: float
@@ -36,16 +36,16 @@ class MaskedWord:
 
 @dataclass(frozen=True)
 class TextModel:
-    """What `uer.load` gives.
+    """Computes vectors and predictions; `uer.load` returns it.
 
     Attributes:
-        path: where it was loaded from.
+        path: where the model was loaded from.
         model: the torch module, in evaluation mode.
-        config: its architecture.
-        tokenizer: text to ids.
-        device: where it computes.
-        task: what it was fine-tuned on; None for a pretrained model.
-        encoder: how the task's texts become rows; None for a pretrained model.
+        config: the model's architecture.
+        tokenizer: converts text to token ids.
+        device: the device of the model.
+        task: the task of a fine-tuned model; None for a pretrained model.
+        encoder: converts the task's texts to rows; None for a pretrained model.
         precision: fp32 or bf16.
     """
 
@@ -66,21 +66,21 @@ class TextModel:
     @torch.inference_mode()
     def encode(self, texts: Iterable[str], pooling: str = "first", batch_size: int = 64, normalize: bool = False,
                seq_length: int | None = None) -> np.ndarray:
-        """A vector for each text, of the last layer's hidden states.
+        """Compute a vector for each text from the hidden states of the last layer.
 
         Args:
-            texts: any number of texts; one string stands for a list of one.
+            texts: any number of texts; a single string is read as a list of one text.
             pooling: "first" ([CLS]), "mean" and "max" over all tokens with [CLS] and [SEP], or "last" ([SEP]).
-            batch_size: rows of a batch.
-            normalize: divide each vector by its length.
-            seq_length: longest row in tokens; longer texts are cut, and keep [SEP]. By default what the model was
-                fine-tuned with, or the most that it takes.
+            batch_size: rows in a batch.
+            normalize: divide each vector by its Euclidean norm.
+            seq_length: maximum tokens in a row; longer texts are cut, and keep [SEP]. By default the value of the
+                fine-tuning, or the model's maximum.
 
         Returns:
             (texts, hidden size) float32.
 
         Raises:
-            UserError: an argument is not as above.
+            UserError: an argument has another type or value.
         """
         if pooling not in POOLINGS:
             raise UserError(f"encode: pooling '{pooling}' is unknown; choose from: {', '.join(POOLINGS)}")
@@ -99,19 +99,22 @@ class TextModel:
 
     @torch.inference_mode()
     def predict(self, texts: Iterable[Any], batch_size: int = 64) -> list[Prediction]:
-        """What a fine-tuned model says of each input.
+        """Predict the label, the number, the tags or the answer for each input with a fine-tuned model.
 
         Args:
-            texts: texts, pairs of texts, or what else the task reads (the table in `uer.api.examples`); one string
-                stands for a list of one. Long ones are cut as in the model's fine-tuning.
-            batch_size: rows of a batch.
+            texts: texts, pairs of texts, or what the task reads (see the table in `uer.api.examples`); a single string
+                is read as a list of one text. Long texts are cut as in the model's fine-tuning.
+            batch_size: rows in a batch.
+
+        Returns:
+            One `Prediction` for each input, in order.
 
         Raises:
             UserError: the model is not fine-tuned, or an input is not what its task reads.
         """
         if self.task is None or self.encoder is None:
             raise UserError(f"{self.path}: a pretrained model makes no predictions; fine-tune it first "
-                            "(finetune/run_classifier.py and its kin)")
+                            "(for instance with finetune/run_classifier.py)")
         inputs, found = _as_list(texts), []
         _require_positive(batch_size, "predict: batch_size")
         for start in range(0, len(inputs), TEXTS_AT_ONCE):
@@ -128,23 +131,23 @@ class TextModel:
 
     @torch.inference_mode()
     def fill_mask(self, text: str | Iterable[str], top_k: int = 5, batch_size: int = 64) -> list:
-        """The likeliest entries for each [MASK].
+        """Predict the most probable entries of the vocabulary for each [MASK].
 
         Args:
-            text: a text with at least one [MASK], or several texts. Of one that is longer than the model takes, the
-                part around its first mask is read.
-            top_k: entries for each mask.
-            batch_size: rows of a batch.
+            text: a text with at least one [MASK], or several texts. If a text is longer than the model's maximum, the
+                tokens around its first mask are read.
+            top_k: number of entries for each mask.
+            batch_size: rows in a batch.
 
         Returns:
-            The `MaskedWord`s, likeliest first; a list of such lists where a text has several masks; and a list of all
-            this where several texts are given.
+            For one text with one mask, a list of `MaskedWord`, the most probable first; with several masks, a list of
+            such lists, one for each mask; for several texts, a list with one of these for each text.
 
         Raises:
-            UserError: the model has no mlm head, or a text no mask.
+            UserError: the model has no mlm head, or a text has no mask.
         """
         if not (isinstance(self.model, Model) and "mlm" in self.model.target):
-            raise UserError(f"{self.path}: it has no mlm head, which fills in masked words"
+            raise UserError(f"{self.path}: the model has no mlm head, so it cannot fill in masked words"
                             + (f"; it is fine-tuned on '{self.task.name}'" if self.task else ""))
         _require_positive(top_k, "fill_mask: top_k")
         _require_positive(batch_size, "fill_mask: batch_size")

@@ -1,4 +1,4 @@
-"""A model filled with weights, every parameter covered, on its device."""
+"""Loads weights into a model for use, and checks that no parameter is missing."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,10 +20,10 @@ OUTPUT_LAYER = "target.mlm.linear_2.weight"
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of a name; auto is CUDA where there is one.
+    """The device of this name; auto is CUDA if there is a GPU, else the CPU.
 
     Raises:
-        UserError: it is unknown, or not on this machine.
+        UserError: the name is unknown, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,7 +38,7 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Module:
-    """The model with a checkpoint's weights, every one of its parameters covered, without dropout.
+    """Load a checkpoint's weights into the model and set it to evaluation mode.
 
     Raises:
         UserError: a parameter is missing or has another shape.
@@ -53,12 +53,17 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Modul
 
 
 def has_mlm_head(weights: Mapping[str, Tensor]) -> bool:
+<<<<<<< HEAD
     """Whether UER weights have the head of the masked-language model."""
     return "mlm" in names.fitting_heads(weights, USUAL.names, "uer")
+=======
+    """Whether weights with UER's names have an mlm head."""
+    return "mlm" in names.fitting_heads(weights, BERT, "uer")
+>>>>>>> wt-suite
 
 
 def pretrained_model(config: ModelConfig, vocab_size: int, weights: Mapping[str, Tensor], path: str) -> Backbone:
-    """A pretrained model with its mlm head, or the encoder alone where the weights have no such head.
+    """Build a pretrained model with its mlm head, or the encoder alone if the weights have no such head.
 
     Raises:
         UserError: a parameter is missing or has another shape.
@@ -70,10 +75,10 @@ def pretrained_model(config: ModelConfig, vocab_size: int, weights: Mapping[str,
 
 
 def open_tokenizer(config: TokenizerConfig, size: int, path: str) -> Tokenizer:
-    """The tokenizer of a model with so many entries.
+    """The tokenizer for a model whose vocabulary has `size` entries.
 
     Raises:
-        UserError: the vocabulary has another size.
+        UserError: the tokenizer's vocabulary has another size.
     """
     vocab_path = config.vocab_path or DEFAULT_VOCAB
     tokenizer = build_tokenizer(replace(config, vocab_path=vocab_path))

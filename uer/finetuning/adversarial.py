@@ -1,11 +1,11 @@
-"""Adversarial training: gradients at the word embedding as it is, plus gradients where it is disturbed.
+"""Adversarial training: the gradients of the batch plus its gradients with a perturbed word embedding.
 
-FGM (Miyato et al., 2016, https://arxiv.org/abs/1605.07725) goes one step of length epsilon along the gradient. PGD
-(Madry et al., 2017, https://arxiv.org/abs/1706.06083) goes several steps of length alpha and stays within epsilon; only
-the gradients of its last place count.
+FGM (Miyato et al., 2016, https://arxiv.org/abs/1605.07725) moves the embedding one step of norm epsilon along its
+gradient. PGD (Madry et al., 2017, https://arxiv.org/abs/1706.06083) moves it several steps of norm alpha and keeps the
+whole perturbation within norm epsilon; only the gradients after its last step are added.
 
-`backward()` is the loop's: it clears the gradients, computes a batch's, and sums them over the ranks, so the
-disturbance is the same on every rank.
+The loop passes `backward()`: it clears the gradients, computes those of a batch and sums them over the ranks, so that
+the perturbation is the same on every rank.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ WORD_EMBEDDING = "embedding.word.embedding.weight"
 
 
 def adversarial_gradients(model: nn.Module, config: AdversarialConfig, backward: Callable[[], Tensor]) -> Tensor:
-    """Leave clean + disturbed gradients in the parameters; the parameters themselves end as they were.
+    """Write clean + adversarial gradients to the parameters' `grad`; the parameters keep their values.
 
     Returns:
         The clean loss.
@@ -30,7 +30,7 @@ def adversarial_gradients(model: nn.Module, config: AdversarialConfig, backward:
     loss = backward()
     clean = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
     for _ in range(1 if config.adv_type == "fgm" else config.pgd_k):
-        _disturb(embedding, original, config)
+        _perturb(embedding, original, config)
         backward()
     with torch.no_grad():
         embedding.copy_(original)
@@ -41,7 +41,7 @@ def adversarial_gradients(model: nn.Module, config: AdversarialConfig, backward:
 
 
 def word_embedding(model: nn.Module) -> nn.Parameter:
-    """The parameter that is disturbed.
+    """The parameter that is perturbed, (vocabulary, E).
 
     Raises:
         UserError: the model has no word embedding.
@@ -53,7 +53,8 @@ def word_embedding(model: nn.Module) -> nn.Parameter:
 
 
 @torch.no_grad()
-def _disturb(embedding: nn.Parameter, original: Tensor, config: AdversarialConfig) -> None:
+def _perturb(embedding: nn.Parameter, original: Tensor, config: AdversarialConfig) -> None:
+    """Move the embedding one step along its gradient; a gradient of zero or not finite moves nothing."""
     norm = embedding.grad.norm()
     if not torch.isfinite(norm) or norm == 0:
         return

@@ -122,7 +122,7 @@ def evaluation_batches(examples: Examples, batch_size: int) -> list[np.ndarray]:
 def collate(examples: Examples, chosen: np.ndarray, pad_id: int) -> Batch:
     """The rows of the chosen examples, padded to the longest of them.
 
-    Rows [2 7 3] (a text) and [2 7 3 8 9 3] (a pair, whose first text ends at the first [SEP] = 3) become, with pad_id 0,
+    Rows [2 7 3] (a text) and [2 7 3 8 9 3] (a pair; 3 is [SEP]) become, with pad_id 0,
 
         src  2 7 3 0 0 0      seg  1 1 1 0 0 0
              2 7 3 8 9 3           1 1 1 2 2 2

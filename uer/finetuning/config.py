@@ -8,8 +8,8 @@ from uer.finetuning.paths import fold_path, grid_results_path, model_files, stat
 from uer.paths import File
 
 TRUNCATIONS = ("head", "tail", "head_tail")
-COLUMNS_HELP = ("For TSV files without a header line: the names of the columns from left to right (label, text_a, text_b, "
-                "logits); a column with any other name is not read.")
+COLUMNS_HELP = ("For TSV files without a header line: the names of the columns from left to right (label, text_a, "
+                "text_b, logits); a column with any other name is not read.")
 
 
 def column_problems(columns: tuple[str, ...]) -> list[str]:
@@ -23,10 +23,10 @@ def column_problems(columns: tuple[str, ...]) -> list[str]:
 class FinetuneConfig:
     """Fine-tuning; these flags are the same for every task."""
 
-    pretrained_model_path: str | None = flag(None, "Pretrained weights; without them all weights are random at the start.",
+    pretrained_model_path: str | None = flag(None, "Pretrained weights; without them all weights start at random.",
                                              path="read")
-    output_model_path: str = flag("models/finetuned_model.bin", "Where to write the model of the epoch that is best on dev.",
-                                  path="write_model")
+    output_model_path: str = flag("models/finetuned_model.bin", "Where to write the model of the epoch that is best on "
+                                                                "dev.", path="write_model")
     train_path: str = flag(REQUIRED, "Training examples.", path="read")
     dev_path: str = flag(REQUIRED, "Evaluated after each epoch; the epoch with the best score is kept.", path="read")
     test_path: str | None = flag(None, "Evaluated once, with the best epoch's model.", path="read")
@@ -37,7 +37,7 @@ class FinetuneConfig:
     epochs_num: int = flag(3, "Number of passes over the training examples.")
     report_steps: int = flag(100, "Print a line every N updates.")
     seed: int = flag(7, "Random seed of the new layers' weights, the order of examples and dropout.")
-    seeds: tuple[int, ...] = flag((), "Train once with each of these seeds; report the median, lowest and highest score.")
+    seeds: tuple[int, ...] = flag((), "Train once with each of these seeds; report median, lowest and highest score.")
     truncation: str = flag("head", "Which part of a text longer than --seq_length is kept: head (the beginning, as in "
                                    "UER-py), tail (the end) or head_tail (a quarter from the beginning, the rest from "
                                    "the end).",
@@ -50,8 +50,9 @@ class FinetuneConfig:
                        choices=("auto", "never"))
     report_all_labels: bool = flag(False, "For classifiers with many labels: print the scores of all labels, not only "
                                           "those of the worst and the best ones.")
-    precision: str = flag("auto", "Number format of the computation; auto: bf16 on a GPU that supports it, else fp32.", choices=("auto", "fp32", "bf16"))
-    compile: str = flag("auto", "Use torch.compile; auto: on a GPU, if the training is so long that compiling saves time.",
+    precision: str = flag("auto", "Number format of the computation; auto: bf16 on a GPU that supports it, else "
+                                  "fp32.", choices=("auto", "fp32", "bf16"))
+    compile: str = flag("auto", "Use torch.compile; auto: on a GPU, if the training is so long that this saves time.",
                         choices=("auto", "on", "off"))
 
     def problems(self) -> list[str]:
@@ -101,7 +102,7 @@ class ClassifierConfig:
 
     soft_targets: bool = flag(False, "Distillation: also learn from the teacher's logits in the column `logits`.")
     soft_alpha: float = flag(0.5, "Weight of the distillation loss; the loss on the labels has weight 1 - soft_alpha.")
-    class_weights: str = flag("none", "balanced: weight the loss of each label by examples / (labels * examples of the label).",
+    class_weights: str = flag("none", "balanced: weight the loss of a label by examples / (labels * its examples).",
                               choices=("none", "balanced"))
 
     def problems(self) -> list[str]:
@@ -144,7 +145,7 @@ class CmrcConfig:
 class C3InferConfig:
     """Prediction of multiple choice only."""
 
-    max_choices_num: int | None = flag(None, "Maximum number of choices of a question (default: as in fine-tuning, else 4).")
+    max_choices_num: int | None = flag(None, "Maximum number of choices (default: as in fine-tuning, else 4).")
 
     def problems(self) -> list[str]:
         few = self.max_choices_num is not None and self.max_choices_num < 2
@@ -168,7 +169,7 @@ class CmrcInferConfig:
 class NerConfig:
     """Sequence labelling only."""
 
-    label2id_path: str | None = flag(None, "JSON file {\"tag\": number, ...}, the order of the model's outputs (default: "
+    label2id_path: str | None = flag(None, "JSON file {\"tag\": number}, the order of the model's outputs (default: "
                                            "the tags of the training file, sorted). Required for weights that "
                                            "UER-py saved.", path="read")
     crf_target: bool = flag(False, "Add a conditional random field (CRF) on top of the tagger.")
@@ -198,7 +199,7 @@ class GridConfig:
     batch_size_list: tuple[int, ...] = flag((32, 64), "Batch sizes to try.")
     learning_rate_list: tuple[float, ...] = flag((3e-5, 1e-4, 3e-4), "Learning rates to try.")
     epochs_num_list: tuple[int, ...] = flag((3, 5, 8), "Numbers of epochs to try.")
-    results_path: str | None = flag(None, "File of results, one JSON line for each trial; trials found in it are not run "
+    results_path: str | None = flag(None, "Results, one JSON line for each trial; trials found there are not run "
                                           "again (default: output_model_path with .grid.jsonl).", path="write")
     parallel_trials: int = flag(0, "Trials that run at once; 0: one for each GPU, or one for each CPU core up to 4.")
     save_model: bool = flag(True, "Write the best trial's model to output_model_path.")
@@ -241,7 +242,8 @@ class InferConfig:
     output_prob: bool = flag(False, "Also write the probabilities, in the order of the labels.")
     truncation: str | None = flag(None, "Which part of a long text is kept (default: as in fine-tuning, else head).",
                                   choices=TRUNCATIONS)
-    precision: str = flag("auto", "Number format of the computation; auto: bf16 on a GPU that supports it, else fp32.", choices=("auto", "fp32", "bf16"))
+    precision: str = flag("auto", "Number format of the computation; auto: bf16 on a GPU that supports it, else "
+                                  "fp32.", choices=("auto", "fp32", "bf16"))
     device: str = flag("auto", "Device; auto: CUDA if there is a GPU, else the CPU.", choices=("auto", "cpu", "cuda"))
 
     def problems(self) -> list[str]:

@@ -13,7 +13,7 @@ LONGEST_NUMBER = 100  # digits; Python refuses to read numbers of thousands
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Class i is called `names[i]`."""
+    """Holds the names of the labels; label number i is `names[i]`."""
 
     names: tuple[str, ...]
 
@@ -33,7 +33,7 @@ class LabelSet:
         return len(self.names)
 
     def numbers(self, table: Table, column: str = "label") -> np.ndarray:
-        """The class of every row, int64 (rows,).
+        """The label number of every row, int64 (rows,).
 
         Raises:
             UserError: a label that is not in the set, named by file and line.
@@ -50,7 +50,7 @@ class LabelSet:
 
 
 def shorten(names: Sequence[str], most: int = 8) -> str:
-    """At most `most` names, and how many more there are."""
+    """At most `most` names as text, and how many more there are: `a, b, ... (3 more)`."""
     rest = f", ... ({len(names) - most} more)" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
@@ -59,7 +59,7 @@ def train_labels(table: Table) -> LabelSet:
     """The labels of a training table.
 
     Raises:
-        UserError: fewer than two different labels, or an empty one: there is nothing to learn.
+        UserError: there are fewer than two different labels, or a label is empty.
     """
     for row, label in enumerate(table["label"]):
         if not label.strip():
@@ -71,10 +71,10 @@ def train_labels(table: Table) -> LabelSet:
 
 
 def parse_logits(table: Table, labels_num: int, column: str = "logits") -> np.ndarray:
-    """The `logits` column, numbers with spaces between, as float32 (rows, labels_num).
+    """The column `logits`, numbers separated by spaces, as float32 (rows, labels_num).
 
     Raises:
-        UserError: another count of numbers, or something that is no finite number; named by file and line.
+        UserError: a row has another number of values, or one that is not a finite number; named by file and line.
     """
     logits = np.empty((len(table), labels_num), dtype=np.float32)
     for row, text in enumerate(table[column]):

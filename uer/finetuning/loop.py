@@ -36,7 +36,7 @@ EVALUATION_ROWS = 64
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How one model is trained."""
+    """Holds the settings of one training."""
 
     batch_size: int = 32
     epochs_num: int = 3
@@ -50,8 +50,15 @@ class FitSettings:
 
 @dataclass
 class Fit:
-    """What a training came to; `state` holds the weights of the best epoch, on the host, `outputs` what it says of
-    dev."""
+    """Holds the result of a training: its best epoch on dev.
+
+    Attributes:
+        metrics: of the best epoch on dev.
+        epoch: the best epoch, counted from 1; 0 before the first.
+        history: mean training loss and metrics of every epoch.
+        state: weights of the best epoch, on the CPU.
+        outputs: its outputs for dev, one array for each example (see `Task.outputs`).
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
@@ -62,7 +69,7 @@ class Fit:
 
 @dataclass
 class Trial:
-    """One training, and what its best epoch says of the test file."""
+    """Holds one training, and the outputs and metrics of its best epoch on the test file."""
 
     settings: FitSettings
     fit: Fit
@@ -71,24 +78,24 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """The figure that choices are made by."""
+        """The metric on dev by which trials are compared."""
         return self.fit.metrics[self.settings.save_best_by]
 
 
 class Kept(Protocol):
-    """Where a training is kept after each epoch (`uer.finetuning.resume`)."""
+    """Saves a training after each epoch, and restores it (`uer.finetuning.resume`)."""
 
     def restore(self, updater: "Updater", best: Fit) -> int:
-        """Put back what was kept; returns the epochs that are done."""
+        """Restore what was saved; returns the number of finished epochs."""
         ...
 
     def save(self, updater: "Updater", best: Fit, epoch: int) -> None:
-        """Keep the training as it is after `epoch`."""
+        """Save the training as it is after `epoch`."""
         ...
 
 
 class Diverged(SharedError):
-    """A training whose loss or weights are no finite numbers any more; every rank finds out by itself."""
+    """Raised on every rank when the loss or the weights are not finite."""
 
 
 def fit(model: nn.Module, task: Task, train: Examples, dev: Examples, settings: FitSettings, pad_id: int,
@@ -98,8 +105,8 @@ def fit(model: nn.Module, task: Task, train: Examples, dev: Examples, settings: 
 
     Args:
         on_best: called after each epoch that is the best so far, to save it.
-        progress: what is shown; nothing by default.
-        kept: goes on from what was kept before, and is told of every epoch.
+        progress: shows the progress; nothing by default.
+        kept: the training continues from what it has saved, and is saved after every epoch.
 
     Raises:
         Diverged: the loss or the weights are not finite.
@@ -147,19 +154,26 @@ def _run_epoch(updater: "Updater", train: Examples, dev: Examples, epoch: int, b
 def _stopped_early(best: Fit, epoch: int, settings: FitSettings) -> bool:
     if not settings.early_stop or not best.epoch or epoch - best.epoch < settings.early_stop:
         return False
-    logger.info("Stopped early: no gain in %d epochs", settings.early_stop)
+    logger.info("Stopped early: no better score on dev in %d epochs", settings.early_stop)
     return True
 
 
 def dropout_seed(seed: int, epoch: int, rank: int) -> int:
-    """Each epoch's dropout has a seed of its own, so that a run can go on from any epoch."""
+    """The seed of an epoch's dropout on a rank: each epoch has its own, so that a run can resume after any epoch."""
     return (seed * 1009 + rank + (epoch - 1) * 1_000_003) % 2**63
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world: World, precision: Precision,
             batch_size: int = EVALUATION_ROWS) -> list[np.ndarray]:
-    """The task's output for every example, in order, on every rank; each example is computed once, by one rank."""
+    """The task's output for every example; each example is computed once, by one rank, and every rank gets all outputs.
+
+    Args:
+        batch_size: maximum rows (not examples) in a batch.
+
+    Returns:
+        One array for each example, in their order (see `Task.outputs`).
+    """
     model.eval()
     rows = max(1, batch_size // examples.ways)
     batches = evaluation_batches(examples, rows)
@@ -173,7 +187,7 @@ def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world
 
 
 class Updater:
-    """Model, optimizer and schedule: everything one update needs."""
+    """Updates the model: it holds the optimizer, the schedule and the number of updates so far."""
 
     def __init__(self, model: nn.Module, task: Task, settings: FitSettings, total_steps: int, pad_id: int,
                  world: World, precision: Precision, progress: Progress | None = None) -> None:
@@ -216,20 +230,32 @@ class Updater:
             raise self.diverged(epoch)
 
     def diverged(self, epoch: int) -> Diverged:
-        """The error of a training that has come to nothing."""
+        """The error for a training whose loss or weights are not finite."""
         return Diverged(f"stopped: the loss or the weights are not finite after step {self.step} (epoch {epoch}, seed "
                         f"{self.settings.seed}); such weights are never saved; a lower --learning_rate may help")
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the last update."""
+<<<<<<< HEAD
         return self.schedule(max(0, self.step - 1))
+=======
+        return self.settings.optim.learning_rate * self.rate(max(0, self.step - 1))
+>>>>>>> wt-suite
 
     def _over_ranks(self, total: Tensor) -> float:
         return float(self.world.sum_(total.clone()))
 
     def update(self, train: Examples, chosen: np.ndarray) -> Tensor:
-        """One optimizer step on the batch that all ranks share; returns this rank's part of its mean loss."""
+        """One optimizer step on a batch, of which each rank computes a part.
+
+        Args:
+            train: all training examples.
+            chosen: (batch_size,) int64, indices of the batch's examples on all ranks together.
+
+        Returns:
+            (), this rank's part of the batch's mean loss; the sum over ranks is the mean.
+        """
         mine = shard(chosen, self.world.rank, self.world.world_size)
         batch = collate(train, mine, self.pad_id).to(self.world.device) if len(mine) else None
         denominator = self.task.denominator(train, chosen)

@@ -1,4 +1,4 @@
-"""Figures of an evaluation, in numpy, from whole predictions: nothing here is averaged over batches."""
+"""Metrics of an evaluation, in numpy, computed from the predictions of a whole file, never averaged over batches."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,22 @@ import numpy as np
 
 
 def confusion_matrix(predicted: np.ndarray, gold: np.ndarray, labels_num: int) -> np.ndarray:
-    """`matrix[p, g]` counts the examples predicted as p whose label is g (rows are predictions)."""
+    """`matrix[p, g]` is the number of examples with prediction p and correct label g.
+
+    >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 0, 1]), 2).tolist()
+    [[1, 0], [1, 1]]
+
+    Args:
+        predicted, gold: (N,) int64.
+
+    Returns:
+        (labels_num, labels_num) int64.
+    """
     return np.bincount(predicted * labels_num + gold, minlength=labels_num**2).reshape(labels_num, labels_num)
 
 
 def label_scores(matrix: np.ndarray) -> np.ndarray:
-    """Precision, recall and F1 of every label, (labels, 3); 0 where a denominator is 0.
+    """Precision, recall and F1 of every label from a confusion matrix (C, C), as (C, 3); 0 where a denominator is 0.
 
     >>> label_scores(np.array([[3, 1], [0, 4]])).round(3).tolist()
     [[0.75, 1.0, 0.857], [1.0, 0.8, 0.889]]
@@ -24,7 +34,11 @@ def label_scores(matrix: np.ndarray) -> np.ndarray:
 
 
 def classification(predicted: np.ndarray, gold: np.ndarray, labels_num: int) -> dict[str, float]:
-    """Accuracy, and the mean F1 over the labels that occur in the examples or the predictions."""
+    """Accuracy, and macro F1: the mean over the labels that occur in the examples or the predictions.
+
+    Args:
+        predicted, gold: (N,) int64.
+    """
     matrix = confusion_matrix(predicted, gold, labels_num)
     present = (matrix.sum(axis=0) + matrix.sum(axis=1)) > 0
     return {"accuracy": float(np.trace(matrix) / max(1, matrix.sum())),
@@ -34,14 +48,14 @@ def classification(predicted: np.ndarray, gold: np.ndarray, labels_num: int) -> 
 
 
 def f1_of_counts(correct: int, predicted: int, gold: int) -> dict[str, float]:
-    """Precision, recall and F1 from counts of things found."""
+    """Precision, recall and F1 from the numbers of correct, predicted and gold items."""
     precision = correct / predicted if predicted else 0.0
     recall = correct / gold if gold else 0.0
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
-# What a prefix says of a word's place in its entity: Begin, Inside, End, or Single; by the names of the schemes.
+# The prefixes of each label scheme, and what they mean: Begin, Inside, End or Single word of an entity.
 SCHEMES = {
     "BIO": {"B": "B", "I": "I"},
     "BIOES": {"B": "B", "I": "I", "E": "E", "S": "S"},
@@ -53,7 +67,7 @@ OUTSIDE = "O"
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """The prefix and the kind; the prefix is "" where the tag has none.
+    """Split a tag into its prefix and its entity type; the prefix is "" if the tag has none.
 
     >>> [split_tag(tag) for tag in ("B-PER", "S", "NN")]
     [('B', 'PER'), ('S', ''), ('', 'NN')]
@@ -64,17 +78,21 @@ def split_tag(tag: str) -> tuple[str, str]:
 
 
 def fitting_schemes(tags: Iterable[str]) -> list[str]:
-    """The schemes that have every prefix of the tags; none where a tag but O has no prefix."""
+    """The schemes that have the prefixes of all tags; none if a tag other than O has no prefix.
+
+    >>> fitting_schemes(["B-PER", "I-PER", "O"])
+    ['BIO', 'BIOES', 'BILOU']
+    """
     prefixes = {split_tag(tag)[0] for tag in tags if tag != OUTSIDE}
     return [name for name, roles in SCHEMES.items() if prefixes <= roles.keys()]
 
 
 def entities(tags: Sequence[str], scheme: str = "BIO") -> set[tuple[int, int, str]]:
-    """The entities (first, last, kind) of a row of tags.
+    """The entities (first word, last word, type) of a row of tags.
 
-    As conlleval and seqeval's default mode read them: an entity begins at B and S, and at any I and E that continues
-    none of its kind; it ends at E and S, and before whatever does not continue it. Without a scheme, every word with
-    a tag other than O is an entity.
+    They are read as by conlleval and seqeval's default mode: an entity begins at B and S, and at any I or E that does
+    not continue an entity of its type; it ends at E and S, and before a tag that does not continue it. With NO_SCHEME,
+    every word with a tag other than O is an entity.
 
     >>> sorted(entities(["B-PER", "I-PER", "O", "B-LOC"]))
     [(0, 1, 'PER'), (3, 3, 'LOC')]
@@ -98,7 +116,11 @@ def entities(tags: Sequence[str], scheme: str = "BIO") -> set[tuple[int, int, st
 
 def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]],
                   scheme: str = "BIO") -> dict[str, float]:
-    """Precision, recall and F1 of whole entities: both ends and the kind must be right."""
+    """Precision, recall and F1 of whole entities: first word, last word and type must be correct.
+
+    Args:
+        predicted, gold: the tags of each row.
+    """
     counts = Counter(correct=0, predicted=0, gold=0)
     for ours, theirs in zip(predicted, gold):
         found, wanted = entities(ours, scheme), entities(theirs, scheme)
@@ -107,13 +129,17 @@ def entity_scores(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[st
 
 
 def correlations(predicted: np.ndarray, gold: np.ndarray) -> dict[str, float]:
-    """Pearson's and Spearman's correlation and the mean squared error; a constant correlates with nothing (0)."""
+    """Pearson's and Spearman's correlation and the mean squared error; the correlation with a constant is 0.
+
+    Args:
+        predicted, gold: (N,) float64.
+    """
     return {"spearman": _pearson(_ranks(predicted), _ranks(gold)), "pearson": _pearson(predicted, gold),
             "mse": float(np.mean((predicted - gold) ** 2))}
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, equal values sharing the mean of theirs."""
+    """(N,) ranks from 0; equal values get the mean of their ranks: [5, 7, 5] -> [0.5, 2, 0.5]."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return ((ends - counts + ends - 1) / 2)[inverse.reshape(-1)]

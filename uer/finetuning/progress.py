@@ -1,6 +1,6 @@
-"""What a person sees of a training: a progress bar on a terminal, report lines, time per epoch and time left.
+"""Shows a training's progress: a progress bar on a terminal, lines with the loss, time for each epoch and time left.
 
-The same figures go to --metrics_path, TensorBoard and Weights & Biases, one record a report and one an epoch.
+The same values go to --metrics_path, TensorBoard and Weights & Biases, one record a report and one an epoch.
 """
 
 import logging
@@ -26,14 +26,14 @@ EVALUATION_COST = 1 / 3
 
 
 class Progress:
-    """One training's bar, lines and records.
+    """Shows the progress bar and the lines of one training, and writes its records.
 
     Args:
-        world: only its main rank says anything.
-        writer: where records go; None makes everything silent, as in a grid's trials.
-        shared: what every record tells of the training, such as its seed.
-        tag: put before the names of TensorBoard's scalars, where a command trains several models.
-        trials_left: how many trainings of the same size the command does after this one.
+        world: only its main rank prints and writes.
+        writer: writes the records; None: nothing is shown at all, as in a grid's trials.
+        shared: entries that every record has, such as the seed.
+        tag: prefix of the names of TensorBoard's scalars, if a command trains several models.
+        trials_left: the number of trainings of the same size after this one.
     """
 
     def __init__(self, world: World, writer: MetricsWriter | None = None, shared: Mapping[str, Any] | None = None,
@@ -51,8 +51,9 @@ class Progress:
         """Before the first update.
 
         Args:
-            step, epochs_done: what a run that goes on has done before.
-            evaluation_updates: batches of the training's size that an evaluation has.
+            step, epochs_done: updates and epochs that a resumed run has done before.
+            total_steps, epochs_num: updates and epochs of the whole training.
+            evaluation_updates: number of batches of the training's size in an evaluation.
         """
         self.step, self.total_steps, self.epochs_done, self.epochs_num = step, total_steps, epochs_done, epochs_num
         self.evaluation_updates = evaluation_updates
@@ -69,7 +70,7 @@ class Progress:
         self._clock.stop()
 
     def advance(self, tokens: int) -> None:
-        """One update is done; `tokens` of it were no padding."""
+        """One update is done; its batch had `tokens` real tokens, without padding."""
         self.step += 1
         self._clock.count(tokens)
         if self._bar is not None:
@@ -79,7 +80,7 @@ class Progress:
             if self.world.device.type == "cuda":
                 torch.cuda.synchronize()
             left = self.seconds_left(self.step)
-            logger.info("Expected time: %s (%.0f ms an update)", duration(left), 1000 * self._clock.update_seconds())
+            logger.info("Expected time: %s (%.0f ms per update)", duration(left), 1000 * self._clock.update_seconds())
 
     def report(self, epoch: int, step: int, loss: float, learning_rate: float, printed: bool = True) -> None:
         """The mean loss of the updates since the last report."""
@@ -107,7 +108,7 @@ class Progress:
         self.epochs_done += 1
 
     def epoch_done(self, entry: Mapping[str, float]) -> None:
-        """The figures of an epoch: `epoch`, `train_loss` and the task's metrics."""
+        """The results of an epoch: `epoch`, `train_loss` and the task's metrics."""
         if not self.speaks:
             return
         metrics = {name: value for name, value in entry.items() if name not in ("epoch", "train_loss")}
@@ -120,29 +121,29 @@ class Progress:
                                          "eval_seconds": round(seconds, 3)})
 
     def tested(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """The figures of the best epoch on the test file."""
+        """The metrics of the best epoch on the test file."""
         if self.speaks:
             self._record("test", self.step, {"set": "test", "epoch": epoch, **metrics})
 
     def seconds_left(self, step: int) -> float:
-        """Of the whole command, as far as it is known: updates and evaluations of this training and of those after."""
+        """Estimated seconds until the command ends: updates and evaluations of this training and of those after it."""
         update = self._clock.update_seconds()
         evaluation = self._clock.evaluation_seconds(update * self.evaluation_updates * EVALUATION_COST)
         left = (self.total_steps - step) * update + (self.epochs_num - self.epochs_done) * evaluation
         return left + self.trials_left * (self.total_steps * update + self.epochs_num * evaluation)
 
-    def _record(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
-        self.writer.write(kind, step, figures, {"total_steps": self.total_steps, **self.shared}, self.tag)
+    def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        self.writer.write(kind, step, values, {"total_steps": self.total_steps, **self.shared}, self.tag)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 class _Clock:
-    """Seconds of updates and of evaluations."""
+    """Measures the seconds of updates and of evaluations."""
 
     def __init__(self) -> None:
         self.evaluations: list[float] = []
@@ -169,9 +170,9 @@ class _Clock:
     def lap(self) -> float:
         """Tokens a second since the last lap, or since the epoch's begin."""
         now = time.perf_counter()
-        rate = self._tokens / max(now - self._lap_began, 1e-9)
+        tokens_per_second = self._tokens / max(now - self._lap_began, 1e-9)
         self._lap_began, self._tokens = now, 0
-        return rate
+        return tokens_per_second
 
     def is_measured(self) -> bool:
         measured = self._updates - LEFT_OUT

@@ -1,4 +1,4 @@
-"""The interface of a task: the training loop calls these methods, and each file of `uer.finetuning.tasks` implements them.
+"""The interface of a task: the training loop calls its methods; each file of `uer.finetuning.tasks` implements them.
 
 Letters of shapes: N examples of a file, B rows of a batch (examples * ways), S tokens of its longest row, C labels,
 H hidden size.
@@ -49,7 +49,7 @@ class Task:
         config_class: dataclass of the flags that only this task has, if any.
         infer_config_class: the same for its prediction script.
         columns: names of the columns of TSV files without a header (--columns).
-        whole_batch: true if the loss compares the examples of a batch with one another; ranks cannot share a batch then.
+        whole_batch: whether the loss compares the examples of a batch; ranks cannot share a batch then.
     """
 
     name: str

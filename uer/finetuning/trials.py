@@ -1,4 +1,4 @@
-"""What a run's trials share, loaded once: task, encoded examples, model configuration, pretrained weights' place."""
+"""Everything that the trainings of one command share and that is loaded once: task, examples, settings, ranks."""
 
 import logging
 import time
@@ -31,7 +31,17 @@ logger = logging.getLogger("uer.finetuning")
 
 @dataclass(frozen=True)
 class Trials:
-    """Trials run on this."""
+    """Trains models on the same files, each with its own batch size, learning rate, epochs and seed.
+
+    Attributes:
+        task: the task, with the labels of the training file.
+        encoder: converts texts to rows of token ids.
+        model: the model's architecture.
+        config: the flags of the command.
+        world: the ranks.
+        precision: fp32 or bf16.
+        train, dev, test: the examples of the files; None where a file is not given.
+    """
 
     task: Task
     encoder: TextToRows
@@ -46,10 +56,10 @@ class Trials:
     @classmethod
     def open(cls, task_class: type[Task], task_config: Any, config: FinetuneConfig, model: ModelConfig,
              tokenizer_config: TokenizerConfig, world: World) -> "Trials":
-        """Read and encode every file.
+        """Read every file and convert it to token ids.
 
         Raises:
-            UserError: whatever is wrong with files and settings, before any training.
+            UserError: a file or a setting is wrong.
         """
         if config.seq_length > model.max_seq_length:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
@@ -75,7 +85,14 @@ class Trials:
 
     def run(self, settings: FitSettings, on_best: Callable[[Fit], None] | None = None, quiet: bool = False,
             progress: Progress | None = None, kept: Kept | None = None) -> Trial:
-        """Train one model from the pretrained weights; evaluate its best epoch on test.
+        """Train one model from the pretrained weights, and evaluate its best epoch on test.
+
+        Args:
+            settings: batch size, epochs, seed and optimizer.
+            on_best: called after each epoch that is the best so far.
+            quiet: log nothing.
+            progress: shows the progress; nothing by default.
+            kept: the training state to continue from and to update.
 
         Raises:
             Diverged: the loss or the weights are not finite.
@@ -88,7 +105,8 @@ class Trials:
                                         self.precision, on_best, progress, kept))
             if self.test is not None:
                 if not quiet:
-                    logger.info("Evaluating %d examples of test with epoch %d", len(self.test), trial.fit.epoch)
+                    logger.info("Evaluating %d examples of test with the model of epoch %d", len(self.test),
+                                trial.fit.epoch)
                 model.load_state_dict(trial.fit.state)
                 trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
                 trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
@@ -97,14 +115,15 @@ class Trials:
     def _plan(self, model: nn.Module, settings: FitSettings) -> str:
         """One line before the first update."""
         updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
+        epochs = f"{settings.epochs_num} epoch{'s' * (settings.epochs_num > 1)}"
         parameters = sum(parameter.numel() for parameter in model.parameters())
         ranks = f"{self.world.world_size} ranks, each a " if self.world.world_size > 1 else ""
         return (f"Plan: {len(self.train):,} examples in batches of {settings.batch_size}, "
-                f"{settings.epochs_num} epochs: {updates:,} updates; {parameters:,} parameters; seed {settings.seed}; "
+                f"{epochs}: {updates:,} updates; {parameters:,} parameters; seed {settings.seed}; "
                 f"{ranks}{device_name(self.world.device)}, {self.precision.describe()}")
 
     def _build(self, settings: FitSettings, quiet: bool) -> nn.Module:
-        """The model as its training begins."""
+        """The model before its first update: pretrained weights and a new head, on the device."""
         torch.manual_seed(settings.seed)
         model = self.task.build(self.model, len(self.encoder.tokenizer.vocab))
         if self.config.pretrained_model_path:
@@ -112,7 +131,7 @@ class Trials:
             for line in load_pretrained(model, self.config.pretrained_model_path, self.config.config_path):
                 (logger.debug if quiet else logger.info)(line)
         elif not quiet:
-            logger.warning("No --pretrained_model_path: the whole model starts at random")
+            logger.warning("No --pretrained_model_path: all weights of the model start at random")
         model.to(self.world.device)
         updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
         if is_compiled(self.config.compile, updates, self.world.device):
@@ -121,7 +140,7 @@ class Trials:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of the data, the vocabulary and the pretrained weights, which are read once for all trials."""
+        """Hashes of the data files, the vocabulary and the pretrained weights, computed once for all trainings."""
         path = self.config.pretrained_model_path
         return {"train_hash": self.train.hash[:16], "dev_hash": self.dev.hash[:16] if self.dev else "",
                 "test_hash": self.test.hash[:16] if self.test else "",
@@ -129,10 +148,13 @@ class Trials:
                 "pretrained_hash": pretrained_hash(path)[:16] if path else "random start"}
 
     def save(self, path: str, fitted: Fit, settings: FitSettings, **facts: Any) -> None:
-        """Write the model with all that inference needs; only rank 0 does.
+        """Write the model and everything that inference needs; only rank 0 writes.
 
         Args:
-            facts: what else the saved settings say of the training; plain JSON.
+            path: the weights file or a folder.
+            fitted: the training's result.
+            settings: what it was trained with.
+            facts: further entries of `training` in the settings file; plain JSON.
         """
         if self.world.is_main:
             save_finetuned(path, fitted.state, self.task, self.model, self.encoder, {
@@ -143,10 +165,10 @@ class Trials:
 
 
 def _read(read: Callable[[str, TextToRows], Examples], path: str, encoder: TextToRows) -> Examples:
-    """A file's examples, with a line that says how long it took."""
+    """Read the examples of a file, and log how long it took."""
     logger.info("Reading and tokenizing %s", path)
     began = time.perf_counter()
     examples = read(path, encoder)
-    logger.info("%s: %d examples, %d tokens (%s)", path, len(examples), int(examples.rows.lengths.sum()),
-                seconds_text(time.perf_counter() - began))
+    logger.info("%s: %s examples, %s tokens, read in %s", path, f"{len(examples):,}",
+                f"{int(examples.rows.lengths.sum()):,}", seconds_text(time.perf_counter() - began))
     return examples

@@ -1,4 +1,4 @@
-"""Multiple choice about a text (C3): the choice whose row scores highest.
+"""Multiple choice about a text (C3): the choice whose row has the highest score is the prediction.
 
 The file is C3's own JSON: a list of [[sentences], [{"question", "choice": [...], "answer"}, ...], id]. Each choice is a
 row, [CLS] text [SEP] question choice [SEP], in which the text is shortened first, so that no choice is lost.
@@ -27,7 +27,7 @@ UNANSWERED = -1
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a text."""
+    """Holds a question about a text, its choices, and the index of the correct one (UNANSWERED if unknown)."""
 
     text: str
     question: str
@@ -37,10 +37,10 @@ class Question:
 
 
 class MultipleChoiceTask(Task):
-    """C3.
+    """Predicts one of several choices.
 
     Args:
-        choices_num: rows of a question; questions with fewer choices are filled up.
+        choices_num: rows of each question; a question with fewer choices gets rows [CLS] [SEP], which are never chosen.
     """
 
     name = "c3"
@@ -61,7 +61,12 @@ class MultipleChoiceTask(Task):
 
     def of_questions(self, questions: list[Question], encoder: TextToRows, labelled: bool = False,
                      hash: str = "") -> Examples:
-        """Examples of questions that are read already; `hash` is their file's."""
+        """Examples of questions that are read already; `hash` is the SHA-256 of their file.
+
+        Returns:
+            Examples with choices_num rows each, and the targets `choices` (N,), the number of real choices, and, if
+            `labelled`, `label` (N,).
+        """
         rows = _encode(questions, self.choices_num, encoder)
         targets = {"choices": np.array([len(question.choices) for question in questions])}
         if labelled:
@@ -73,13 +78,16 @@ class MultipleChoiceTask(Task):
         return MultipleChoice(config, vocab_size, self.choices_num)
 
     def _masked(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Scores (B, choices) with -inf for the rows that are no choice."""
         filled = torch.arange(self.choices_num, device=predicted.device) >= batch.targets["choices"][:, None]
         return predicted.masked_fill(filled, float("-inf"))
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy over the choices of scores (questions, choices), summed over questions."""
         return F.cross_entropy(self._masked(predicted, batch), batch.targets["label"], reduction="sum")
 
     def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        """(choices,) scores for each question."""
         return list(self._masked(predicted.float(), batch).cpu().numpy())
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
@@ -94,7 +102,7 @@ class MultipleChoiceTask(Task):
         return cls(settings["choices_num"])
 
     def with_flags(self, flags: C3InferConfig) -> "MultipleChoiceTask":
-        """Each choice has a score of its own, so that their number may differ from the training's."""
+        """Each choice is scored on its own, so their number may differ from that of the training."""
         return MultipleChoiceTask(flags.max_choices_num or self.choices_num)
 
     @classmethod

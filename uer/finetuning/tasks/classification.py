@@ -1,4 +1,4 @@
-"""Single texts or pairs of texts, one label each; also distillation from a teacher's logits."""
+"""Classification: one label for a text or a pair of texts; optionally with distillation from a teacher's logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,18 +18,18 @@ from uer.finetuning.metrics import classification, confusion_matrix, label_score
 from uer.finetuning.readers import Table, read_table
 from uer.finetuning.task import Task, TextToRows
 
-MOST_LABELS = 20  # with a line each in a report
-SHOWN_LABELS = 10  # of more, the worst and the best are shown
+MOST_LABELS = 20  # up to so many labels, a report shows each
+SHOWN_LABELS = 10  # of more labels, it shows the ten worst and the ten best
 
 
 class Classification(Task):
-    """One of several labels.
+    """Predicts one of C labels.
 
     Args:
-        labels: names of the classes.
-        weights: a loss weight for each class, or None.
-        soft_alpha: weight of the distillation loss, or None where there is none.
-        pairs: whether the training file has a `text_b`, so that other files must have it or not; None if unknown.
+        labels: names of the labels; output c of the model stands for `labels.names[c]`.
+        weights: (C,) float32, a loss weight for each label; None: all are 1.
+        soft_alpha: weight of the distillation loss; None: no distillation.
+        pairs: whether the training file has a column `text_b`; other files must agree. None if unknown.
     """
 
     name = "classifier"
@@ -54,7 +54,7 @@ class Classification(Task):
         return cls(labels, weights, config.soft_alpha if config.soft_targets else None, "text_b" in table)
 
     def read(self, path: str, labelled: bool) -> tuple[Table, dict[str, np.ndarray]]:
-        """The file's table, and its targets."""
+        """The table of a file, and the targets `label` (N,) int64 and, with distillation, `soft` (N, C) float32."""
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b", "logits"), self.columns)
         if self.pairs is not None and self.pairs != ("text_b" in table):
             raise UserError(f"{path}: no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
@@ -77,7 +77,14 @@ class Classification(Task):
         return float(len(chosen) if self.weights is None else self.weights[examples.targets["label"][chosen]].sum())
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """soft_alpha * squared distance of the logits + (1 - soft_alpha) * cross-entropy, summed over the rows."""
+        """Cross-entropy summed over rows; with distillation, mixed with the squared error to the teacher's logits.
+
+        loss = soft_alpha * mean over labels of (predicted - soft)^2 + (1 - soft_alpha) * cross-entropy
+
+        Args:
+            predicted: logits (B, C).
+            batch: targets `label` (B,) and, with distillation, `soft` (B, C).
+        """
         weight = None if self.weights is None else torch.from_numpy(self.weights).to(predicted)
         hard = F.cross_entropy(predicted, batch.targets["label"], weight=weight, reduction="none")
         if self.soft_alpha is None:
@@ -88,6 +95,7 @@ class Classification(Task):
         return (self.soft_alpha * soft + (1.0 - self.soft_alpha) * hard).sum()
 
     def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        """(C,) logits for each row."""
         return list(predicted.float().cpu().numpy())
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
@@ -108,7 +116,7 @@ class Classification(Task):
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "Classification":
         if labels_num is None:
-            raise UserError("--labels_num is required: there are no settings beside --load_model_path")
+            raise UserError("--labels_num is required: there is no settings file beside --load_model_path")
         return cls(LabelSet(tuple(map(str, range(labels_num)))))
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
@@ -123,38 +131,48 @@ class Classification(Task):
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Softmax over the last axis, (..., C) -> (..., C)."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)
 
 
 def number_words(rows: np.ndarray) -> list[str]:
-    """Each row's numbers with spaces between, exact enough to read the same float32 again."""
+    """Each row of (N, C) as text: numbers separated by spaces, with enough digits to read the same float32 again."""
     return [" ".join(f"{value:.9g}" for value in row) for row in rows]
 
 
 def balanced_weights(numbers: np.ndarray, labels_num: int) -> np.ndarray:
-    """examples / (labels * examples of the label): all labels weigh the same together.
+    """Loss weights examples / (labels * examples of the label), so that the weights of each label have the same sum.
 
-    >>> balanced_weights(np.array([0, 0, 0, 1]), 2).round(3).tolist()
-    [0.667, 2.0]
+    >>> balanced_weights(np.array([0, 0, 0, 0, 1, 1]), 2).tolist()
+    [0.75, 1.5]
+
+    Args:
+        numbers: (N,) int64, the label of each example.
+
+    Returns:
+        (labels_num,) float32.
     """
     counts = np.bincount(numbers, minlength=labels_num)
     return (len(numbers) / (labels_num * np.maximum(counts, 1))).astype(np.float32)
 
 
 def report_lines(matrix: np.ndarray, names: Sequence[str], all_labels: bool = False) -> list[str]:
-    """The confusion matrix (rows predicted, columns gold), then precision, recall and F1 of each label.
+    """The confusion matrix, then precision, recall and F1 of each label, as lines of text.
 
-    Of more than MOST_LABELS labels there is no matrix, and unless `all_labels`, only the worst and the best by F1 are
-    shown, among those that occur in the examples.
+    With more than MOST_LABELS labels there is no matrix, and unless `all_labels` is true, only the labels with the
+    lowest and the highest F1 are shown, among those that occur in the examples.
+
+    Args:
+        matrix: (C, C), rows are predictions and columns are correct labels.
+        names: the C labels.
     """
     scores, counts = label_scores(matrix), matrix.sum(axis=0)
     few = len(names) <= MOST_LABELS
     lines = []
     if few:
         width = len(str(matrix.max()))
-        lines.append("Confusion matrix (rows: predicted, columns: label):")
+        lines.append("Confusion matrix (rows: predicted label, columns: correct label):")
         lines += ["  " + " ".join(f"{count:>{width}}" for count in row) for row in matrix]
     if few or all_labels:
         return [*lines, "Precision, recall, F1 of each label:",
@@ -163,9 +181,9 @@ def report_lines(matrix: np.ndarray, names: Sequence[str], all_labels: bool = Fa
     ordered = sorted(present, key=lambda number: (scores[number, 2], names[number]))
     shown = min(SHOWN_LABELS, len(ordered) // 2)
     absent = len(names) - len(present)
-    lines.append(f"{len(names)} labels{f', {absent} of them in no example' if absent else ''}; F1: "
-                 f"median {np.median(scores[present, 2]):.3f}, {int((scores[present, 2] == 0).sum())} labels at 0 "
-                 "(--report_all_labels shows every one)")
+    lines.append(f"{len(names)} labels{f', {absent} of them without examples' if absent else ''}; F1: "
+                 f"median {np.median(scores[present, 2]):.3f}, {int((scores[present, 2] == 0).sum())} labels with F1 0 "
+                 "(--report_all_labels shows all labels)")
     for title, chosen in (("worst", ordered[:shown]), ("best", ordered[len(ordered) - shown:][::-1])):
         lines.append(f"Precision, recall, F1 of the {shown} {title} labels:")
         lines += [f"{_label_line(names[number], scores[number])} ({counts[number]} examples)" for number in chosen]

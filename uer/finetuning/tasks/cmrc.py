@@ -51,7 +51,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Window:
-    """Describes a row: it holds the tokens first .. last - 1 of a question's text, from position `offset` of the row on.
+    """Describes a row: it holds the tokens first .. last - 1 of a question's text, beginning at position `offset`.
 
     The second row of the example above is Window(question=0, first=3, last=7, offset=4).
     """

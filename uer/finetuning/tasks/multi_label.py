@@ -1,4 +1,4 @@
-"""Any number of labels for each text; the file's `label` column holds their names with commas between."""
+"""Multi-label classification: any number of labels for each text; the column `label` holds them separated by commas."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ THRESHOLD = 0.5
 
 
 class MultiLabel(Task):
-    """The classifier's head, each label a yes or no of its own."""
+    """Predicts for each label whether the text has it, by the classifier's head and a sigmoid."""
 
     name = "multi_label"
     metric_names = ("f1", "macro_f1", "accuracy")
@@ -63,15 +63,21 @@ class MultiLabel(Task):
         return Classifier(config, vocab_size, len(self.labels))
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """Binary cross-entropy, the mean over the labels."""
+        """Binary cross-entropy, averaged over the labels and summed over rows.
+
+        Args:
+            predicted: logits (B, C).
+            batch: target `labels` (B, C) of 0 and 1.
+        """
         each = F.binary_cross_entropy_with_logits(predicted, batch.targets["labels"], reduction="none")
         return each.mean(-1).sum()
 
     def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        """(C,) logits for each row."""
         return list(predicted.float().cpu().numpy())
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
-        """F1 over all (row, label) decisions, its mean over labels, and the share of rows that are wholly right."""
+        """Micro F1 over all (row, label) pairs, macro F1 over labels, and the fraction of rows without any error."""
         chosen, wanted = decide(np.stack(outputs)), examples.targets["labels"] > 0.5
         counts = np.stack([(chosen & wanted).sum(0), chosen.sum(0), wanted.sum(0)], axis=1)
         macro = np.mean([f1_of_counts(*map(int, row))["f1"] for row in counts])
@@ -88,7 +94,7 @@ class MultiLabel(Task):
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "MultiLabel":
         if labels_num is None:
-            raise UserError("--labels_num is required: there are no settings beside --load_model_path")
+            raise UserError("--labels_num is required: there is no settings file beside --load_model_path")
         return cls(LabelSet(tuple(map(str, range(labels_num)))))
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
@@ -109,5 +115,5 @@ def split_labels(text: str) -> list[str]:
 
 
 def decide(logits: np.ndarray) -> np.ndarray:
-    """Whether a label's probability is above one half."""
+    """Whether the probability of each label is above 0.5; (..., C) logits -> bool of the same shape."""
     return logits > np.log(THRESHOLD / (1 - THRESHOLD))

@@ -173,7 +173,8 @@ class Ner(Task):
             UserError: --label2id_path is missing or does not fit the number of outputs.
         """
         if "output_layer.weight" not in state:
-            raise UserError("--load_model_path: not a fine-tuned model of the task 'ner': it has no output_layer.weight")
+            raise UserError("--load_model_path: not a fine-tuned model of the task 'ner': it has no "
+                            "output_layer.weight")
         if not flags.label2id_path:
             raise UserError("--label2id_path is required: there is no settings file beside --load_model_path")
         labels, outputs = read_label2id(flags.label2id_path), len(state["output_layer.weight"])

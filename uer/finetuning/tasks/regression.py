@@ -1,4 +1,4 @@
-"""A number for a text or a pair of texts, such as how alike two sentences are."""
+"""Regression: a number for a text or a pair of texts, such as the similarity of two sentences."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from uer.finetuning.task import Task, TextToRows
 
 
 class Regression(Task):
-    """The classifier's head with one output; squared error."""
+    """Predicts a number by the classifier's head with one output; the loss is the squared error."""
 
     name = "regression"
     metric_names = ("spearman", "pearson")
@@ -33,9 +33,11 @@ class Regression(Task):
         return Classifier(config, vocab_size, 1)
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Squared error of predictions (B, 1) and target `label` (B,), summed over rows."""
         return (predicted[:, 0] - batch.targets["label"]).square().sum()
 
     def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        """(1,), the number, for each row."""
         return list(predicted.float().cpu().numpy())
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
@@ -61,7 +63,7 @@ def read_numbers(table: Table) -> np.ndarray:
     """The labels as float32 (rows,).
 
     Raises:
-        UserError: a label that is no finite number, named by file and line.
+        UserError: a label that is not a finite number, named by file and line.
     """
     numbers = np.empty(len(table), dtype=np.float32)
     for row, text in enumerate(table["label"]):

@@ -1,4 +1,4 @@
-"""Pairs of texts, each encoded on its own by the same backbone, one label for the pair."""
+"""Siamese classification: one label for a pair of texts, each of which the same backbone encodes separately."""
 
 from uer.config import ModelConfig
 from uer.errors import UserError
@@ -10,7 +10,7 @@ from uer.finetuning.tasks.classification import Classification
 
 
 class Siamese(Classification):
-    """A classification whose example is two rows."""
+    """Classifies pairs; each example has two rows, [CLS] text_a [SEP] and [CLS] text_b [SEP]."""
 
     name = "siamese"
 
@@ -26,7 +26,10 @@ class Siamese(Classification):
 
 
 def interleave(first: Sequences, second: Sequences) -> Sequences:
-    """Rows 2i and 2i + 1 are row i of the one and of the other."""
+    """Put the rows of pairs next to each other: row i of `first` becomes row 2i, row i of `second` row 2i + 1.
+
+    The rows a0 a1 a2 and b0 b1 b2 become a0 b0 a1 b1 a2 b2. All tokens are segment 1.
+    """
     rows = [part.tokens[row] for row in range(len(first)) for part in (first, second)]
     tokens = Ragged.of(rows)
     return Sequences(tokens, tokens.offsets[1:] - tokens.offsets[:-1])

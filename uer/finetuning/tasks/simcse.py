@@ -1,8 +1,8 @@
-"""Sentence vectors by contrast: the two rows of an example belong together, all other rows of the batch do not.
+"""SimCSE: sentence vectors by contrastive learning (Gao et al., 2021, https://arxiv.org/abs/2104.08821).
 
-Gao et al., 2021, https://arxiv.org/abs/2104.08821. A training file with `text_b` gives the pairs; one without
-pairs each text with itself, and dropout makes the difference. Dev and test hold pairs with a number that says how alike
-they are.
+The two rows of an example are a positive pair; the rows of all other examples of the batch are its negatives. If the
+training file has a column `text_b`, it gives the pairs; if not, each text is paired with itself, and its two vectors
+differ by dropout. Dev and test files hold pairs with a number for their similarity.
 """
 
 from typing import Any
@@ -25,10 +25,10 @@ from uer.finetuning.tasks.siamese import interleave
 
 
 class Simcse(Task):
-    """Cosine similarities; no head.
+    """Trains sentence vectors; the output for a pair is the cosine similarity. There is no head.
 
     Args:
-        temperature: what similarities are divided by.
+        temperature: cosine similarities are divided by this before the softmax.
     """
 
     name = "simcse"
@@ -46,7 +46,7 @@ class Simcse(Task):
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         table = read_table(path, ("text_a",), ("text_b",), self.columns)
         if len(table) < 2:
-            raise UserError(f"{path}: one example has nothing to be told apart from")
+            raise UserError(f"{path}: one example only; contrastive learning needs at least two")
         rows = interleave(encoder.sequences(table["text_a"]),
                           encoder.sequences(table["text_b"] if "text_b" in table else table["text_a"]))
         return Examples(rows, ways=2, hash=table.hash, skipped=table.skipped)
@@ -61,12 +61,19 @@ class Simcse(Task):
         return SentenceEncoder(config, vocab_size)
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of finding each row's partner among the partners of the batch."""
+        """Cross-entropy of finding the second text of each pair among the second texts of the batch, summed over pairs.
+
+        Args:
+            predicted: vectors (2 * pairs, H); rows 2i and 2i + 1 are pair i.
+            batch: not used.
+        """
+        # (2 * pairs, H) -> (pairs, 2, H) -> twice (pairs, H); their similarities are (pairs, pairs)
         first, second = F.normalize(predicted, dim=-1).view(-1, 2, predicted.shape[-1]).unbind(1)
         similarity = first @ second.T / self.temperature
         return F.cross_entropy(similarity, torch.arange(len(first), device=first.device), reduction="sum")
 
     def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
+        """(1,) cosine similarity for each pair of vectors (2 * pairs, H)."""
         first, second = predicted.float().view(-1, 2, predicted.shape[-1]).unbind(1)
         return list(F.cosine_similarity(first, second)[:, None].cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""A task's outputs -> predictions that a person reads."""
+"""Converts the outputs of a fine-tuned model to predictions with label names, answers or choices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from uer.finetuning.tasks.ner import Ner
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one input.
+    """Holds the prediction for one input.
 
     Attributes:
-        label: the label; of several labels a tuple; a number (regression, similarity); the tags of the words (ner); the
-            answer's text (cmrc) or the choice (c3).
-        probabilities: of every label or choice; empty where a task gives none.
-        words: what `label` tags, one each (ner).
+        label: the label (classifier, siamese); a tuple of labels (multi_label); a number (regression, simcse); a tuple
+            of tags, one for each word (ner); the text of the answer (cmrc); the choice (c3).
+        probabilities: of every label or choice; empty if the task computes none.
+        words: the words that the tags of `label` belong to (ner).
     """
 
     label: Any
@@ -33,7 +33,14 @@ class Prediction:
 
 def make_predictions(task: Task, outputs: list[np.ndarray], examples: Examples, inputs: Sequence[Any]
                      ) -> list[Prediction]:
-    """One for each input, in order."""
+    """The prediction for each input, in order.
+
+    Args:
+        task: the model's task.
+        outputs: one array for each example, see `Task.outputs`.
+        examples: what `make_examples` made of the inputs.
+        inputs: as the user gave them.
+    """
     if isinstance(task, Ner):
         return [Prediction(tuple(tags), words=tuple(words))
                 for tags, words in zip(task.tags(outputs, examples), examples.info["texts"])]
@@ -50,9 +57,11 @@ def make_predictions(task: Task, outputs: list[np.ndarray], examples: Examples, 
 
 
 def _choice(logits: np.ndarray, names: Sequence[str]) -> Prediction:
+    """The name with the highest of the logits (C,), and the softmax of all."""
     probabilities = softmax(logits.astype(np.float64)).tolist()
     return Prediction(names[int(logits.argmax())], dict(zip(names, probabilities)))
 
 
 def _sigmoid(logits: np.ndarray) -> list[float]:
+    """Probabilities of logits (C,), computed by tanh, which does not overflow."""
     return (0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))).tolist()
