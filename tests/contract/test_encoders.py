@@ -1,4 +1,4 @@
-"""What every entry of ENCODERS must do. A new entry needs settings in SETTINGS below, and is then tested by all of it."""
+"""What every entry of ENCODERS must do. A new entry needs settings in SETTINGS below; all tests then run it."""
 
 from types import SimpleNamespace
 
