@@ -1,4 +1,4 @@
-"""What every entry of ENCODERS must do. A new entry needs settings in SETTINGS below, and all of it runs then."""
+"""What every entry of ENCODERS must do. A new entry needs settings in SETTINGS below; all tests then run it."""
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from uer import cli
 from uer.config import ModelConfig, flag
-from uer.convert import bert
+from uer.convert.architectures import ARCHITECTURES
 from uer.errors import UserError
 from uer.family.config import MachineConfig
 from uer.family.costs import assumed_mfu, cost_of
@@ -72,7 +72,7 @@ def test_all_24_configurations_are_what_they_are_called(sizes):
     for size in sizes:
         with torch.device("meta"):
             ours = build_model(replace(size.config, target=("mlm",)), VOCAB)
-            theirs = BertForMaskedLM(BertConfig(**bert.hugging_face_config(size.config, VOCAB, "mlm")))
+            theirs = BertForMaskedLM(BertConfig(**ARCHITECTURES["bert"].config_json(size.config, VOCAB, "mlm")))
         layers, hidden = (int(part.split("-")[1]) for part in size.name.split("_"))
         assert (size.config.layers_num, size.config.hidden_size) == (layers, hidden)
         assert parameter_count(size.config, VOCAB) == ours.num_parameters()

@@ -26,10 +26,11 @@ def _naive(student, labels, teacher, temperature, alpha):
         if label == -100:
             continue
         logits = student[1] @ student[0][row] + student[2]
-        taught = teacher[1] @ teacher[0][row] + teacher[2]
+        teacher_logits = teacher[1] @ teacher[0][row] + teacher[2]
         hard = hard - logits.log_softmax(0)[label]
-        answer = (taught / temperature).softmax(0)
-        soft = soft + temperature**2 * (answer * (answer.log() - (logits / temperature).log_softmax(0))).sum()
+        teacher_probs = (teacher_logits / temperature).softmax(0)
+        log_probs = (logits / temperature).log_softmax(0)
+        soft = soft + temperature**2 * (teacher_probs * (teacher_probs.log() - log_probs)).sum()
     return (1 - alpha) * hard + alpha * soft, hard, soft
 
 
@@ -44,8 +45,8 @@ def test_by_hand():
     assert found.correct == 1
     hotter = SoftTargets(teacher.hidden, teacher.weight, teacher.bias, 2.0, 1.0)  # at T 2 the odds 3 become sqrt(3)
     found = linear_distillation(torch.ones(1, 1), torch.zeros(2, 1), torch.zeros(2), torch.tensor([0]), hotter)
-    share = math.sqrt(3.0) / (1 + math.sqrt(3.0))
-    divergence = share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share))
+    prob = math.sqrt(3.0) / (1 + math.sqrt(3.0))
+    divergence = prob * math.log(2 * prob) + (1 - prob) * math.log(2 * (1 - prob))
     assert found.soft.item() == pytest.approx(4 * divergence, abs=1e-6)
 
 
@@ -75,22 +76,22 @@ def test_the_gradient_is_that_of_finite_differences():
     soft, step = SoftTargets(*teacher, 1.7, 0.6), 1e-6
     gradients = torch.autograd.grad(linear_distillation(*student, labels, soft).objective, student)
     for part, gradient in zip(student, gradients):
-        for place in range(part.numel()):
+        for number in range(part.numel()):
             sides = []
             for sign in (1, -1):
                 with torch.no_grad():
-                    part.view(-1)[place] += sign * step
+                    part.view(-1)[number] += sign * step
                     sides.append(linear_distillation(*student, labels, soft).objective.item())
-                    part.view(-1)[place] -= sign * step
-            assert gradient.view(-1)[place].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-6)
+                    part.view(-1)[number] -= sign * step
+            assert gradient.view(-1)[number].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-6)
 
 
 def test_without_weight_the_teacher_changes_no_bit():
     student, labels, teacher = _inputs(rows=29, size=16, entries=211, dtype=torch.float32)
     plain, correct = linear_cross_entropy(*student, labels)
-    taught = linear_distillation(*student, labels, SoftTargets(*teacher, 2.0, 0.0))
-    assert torch.equal(taught.objective, plain) and taught.correct == correct
-    for ours, theirs in zip(torch.autograd.grad(taught.objective, student), torch.autograd.grad(plain, student)):
+    found = linear_distillation(*student, labels, SoftTargets(*teacher, 2.0, 0.0))
+    assert torch.equal(found.objective, plain) and found.correct == correct
+    for ours, theirs in zip(torch.autograd.grad(found.objective, student), torch.autograd.grad(plain, student)):
         assert torch.equal(ours, theirs)
 
 

@@ -27,8 +27,7 @@ def make_batch(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, vocab: 
     inner = (positions > 0) & (positions < ends)  # (B, S)
     src = np.where(positions < ends, vocab.cls_id, np.where(positions == ends, vocab.sep_id, vocab.pad_id))
     src[inner] = ids[(starts[:, None] + positions - 1)[inner]]
-    return Batch(torch.from_numpy(src), torch.from_numpy((positions <= ends).astype(np.int64)), {},
-                 torch.arange(len(src)), torch.from_numpy(lengths + 2))
+    return Batch(torch.from_numpy(src), torch.from_numpy((positions <= ends).astype(np.int64)))
 
 
 def pooled_rows(ids: np.ndarray, offsets: np.ndarray, longest: int, batch_size: int, vocab: Vocab,

@@ -53,13 +53,8 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Modul
 
 
 def has_mlm_head(weights: Mapping[str, Tensor]) -> bool:
-<<<<<<< HEAD
-    """Whether UER weights have the head of the masked-language model."""
-    return "mlm" in names.fitting_heads(weights, USUAL.names, "uer")
-=======
     """Whether weights with UER's names have an mlm head."""
-    return "mlm" in names.fitting_heads(weights, BERT, "uer")
->>>>>>> wt-suite
+    return "mlm" in names.fitting_heads(weights, USUAL.names, "uer")
 
 
 def pretrained_model(config: ModelConfig, vocab_size: int, weights: Mapping[str, Tensor], path: str) -> Backbone:

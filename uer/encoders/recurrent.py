@@ -48,10 +48,10 @@ class RecurrentEncoder(Encoder):
 
 
 class BidirectionalEncoder(Encoder):
-    """`rnn_forward` and `rnn_backward`: two stacks of H / 2 that never see each other's states.
+    """`rnn_forward` and `rnn_backward`: two stacks of H / 2, neither of which reads the other's states.
 
-    The left half of a hidden state has seen the tokens up to its own, the right half those from its own on: what the
-    bilm target needs (Peters et al., 2018, ELMo).
+    The first half of a hidden state depends on the tokens up to its own, the second half on those from its own to the
+    end of the row: what the bilm target needs (Peters et al., 2018, ELMo).
     """
 
     kind: str

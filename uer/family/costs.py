@@ -13,14 +13,8 @@ from uer.family.devices import Devices
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
-from uer.flops import (
-    GPUS,
-    activation_bytes,
-    flops_per_token,
-    forward_flops_per_token,
-    parameter_count,
-    teacher_bytes,
-)
+from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
+from uer.hardware import GPUS
 
 # Model FLOPs utilization (MFU), the share of its peak that a GPU reaches, of an H100 with micro-batches of 64 x 128, by
 # hidden size. These are assumptions, not measurements: narrow models wait for kernel launches, wide ones for memory.

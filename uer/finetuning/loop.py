@@ -237,11 +237,7 @@ class Updater:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the last update."""
-<<<<<<< HEAD
         return self.schedule(max(0, self.step - 1))
-=======
-        return self.settings.optim.learning_rate * self.rate(max(0, self.step - 1))
->>>>>>> wt-suite
 
     def _over_ranks(self, total: Tensor) -> float:
         return float(self.world.sum_(total.clone()))

@@ -21,15 +21,15 @@ def _plain(query, packed, groups, query_groups, masks):
     if query is None:
         query, packed = packed[:, :HEADS * SIZE], packed[:, HEADS * SIZE:]
     output = []
-    for number, ((start, rows, length), (query_start, _, asked)) in enumerate(zip(groups, query_groups)):
+    for number, ((start, rows, length), (query_start, _, count)) in enumerate(zip(groups, query_groups)):
         for row in range(rows):
             here = packed[start + row * length:start + (row + 1) * length].view(length, 2, HEADS, SIZE)
-            asking = query[query_start + row * asked:query_start + (row + 1) * asked].view(asked, HEADS, SIZE)
-            scores = torch.einsum("qhd,khd->hqk", asking, here[:, 0]) * SCALE
+            queries = query[query_start + row * count:query_start + (row + 1) * count].view(count, HEADS, SIZE)
+            scores = torch.einsum("qhd,khd->hqk", queries, here[:, 0]) * SCALE
             if number in masks:
                 mask = masks[number]
                 scores = scores + mask[row if len(mask) > 1 else 0]
-            output.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), here[:, 1]).reshape(asked, -1))
+            output.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), here[:, 1]).reshape(count, -1))
     return torch.cat(output)
 
 
@@ -51,13 +51,13 @@ def test_equals_the_plain_formula_with_its_gradients(groups, tile, monkeypatch):
 @pytest.mark.parametrize("tile", [1, 40, 131072])
 def test_fewer_queries_than_keys(tile, monkeypatch):
     monkeypatch.setattr(module, "TILE_ELEMENTS", tile)
-    groups, asked = [Group(0, 4, 13), Group(52, 2, 6)], [Group(0, 4, 2), Group(8, 2, 3)]
+    groups, wanted = [Group(0, 4, 13), Group(52, 2, 6)], [Group(0, 4, 2), Group(8, 2, 3)]
     packed = _packed(groups, parts=2)
     query = torch.randn(14, HEADS * SIZE, dtype=torch.float64, requires_grad=True)
     masks = {1: torch.tensor([0.0, 0, 0, 0, -1e4, -1e4], dtype=torch.float64).view(1, 1, 1, 6)}
     grad = torch.randn(14, HEADS * SIZE, dtype=torch.float64)
-    output = cpu_attention(query, packed, groups, asked, masks, HEADS, SCALE, 0.0)
-    expected = _plain(query, packed, groups, asked, masks)
+    output = cpu_attention(query, packed, groups, wanted, masks, HEADS, SCALE, 0.0)
+    expected = _plain(query, packed, groups, wanted, masks)
     torch.testing.assert_close(output, expected)
     for ours, theirs in zip(torch.autograd.grad(output, (query, packed), grad),
                             torch.autograd.grad(expected, (query, packed), grad)):
@@ -65,10 +65,10 @@ def test_fewer_queries_than_keys(tile, monkeypatch):
 
 
 def test_a_group_without_queries_gets_gradient_zero():
-    groups, asked = [Group(0, 2, 5), Group(10, 1, 4)], [Group(0, 2, 1), Group(2, 1, 0)]
+    groups, wanted = [Group(0, 2, 5), Group(10, 1, 4)], [Group(0, 2, 1), Group(2, 1, 0)]
     packed = _packed(groups, parts=2)
     query = torch.randn(2, HEADS * SIZE, dtype=torch.float64, requires_grad=True)
-    cpu_attention(query, packed, groups, asked, {}, HEADS, SCALE, 0.1).sum().backward()
+    cpu_attention(query, packed, groups, wanted, {}, HEADS, SCALE, 0.1).sum().backward()
     assert torch.equal(packed.grad[10:], torch.zeros(4, 2 * HEADS * SIZE, dtype=torch.float64))
     assert packed.grad[:10].abs().sum() > 0
 
@@ -96,13 +96,13 @@ def test_dropout_changes_nothing_in_expectation():
 
 
 def test_every_weight_is_dropped_by_itself():
-    """With values 1 and even weights, an output is the share of a row's keys that was kept."""
+    """With values 1 and even weights, an output is the fraction of a row's keys that was kept."""
     groups = [Group(0, 40, 50)]
     packed = torch.zeros(2000, 3 * HEADS * SIZE)
     packed[:, 2 * HEADS * SIZE:] = 1
     torch.manual_seed(2)
     output = cpu_attention(None, packed, groups, groups, {}, HEADS, SCALE, 0.1).view(2000, HEADS, SIZE)
     assert torch.allclose(output.std(-1), torch.zeros(()), atol=1e-6)
-    share = output[:, :, 0].double()
-    assert abs(share.mean().item() - 1) < 0.005
-    assert abs(share.var().item() - 0.1 / 0.9 / 50) < 0.0002  # binomial: p (1 - p) / (1 - p)^2 / 50
+    kept = output[:, :, 0].double()
+    assert abs(kept.mean().item() - 1) < 0.005
+    assert abs(kept.var().item() - 0.1 / 0.9 / 50) < 0.0002  # binomial: p (1 - p) / (1 - p)^2 / 50

@@ -5,7 +5,7 @@ from uer.layers.cpu.random_bits import KeepMasks
 
 
 @pytest.mark.parametrize("drop", [0.001, 0.1, 0.5, 0.9])
-def test_share_of_kept_elements(drop):
+def test_fraction_of_kept_elements(drop):
     torch.manual_seed(3)
     kept = KeepMasks(drop).draw((1000, 1003)).double().mean().item()
     deviation = (drop * (1 - drop) / 1e6) ** 0.5
