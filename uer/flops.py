@@ -32,7 +32,7 @@ def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int, proce
         config: the model, with its targets.
         vocab_size: entries of the vocabulary.
         seq_length: --seq_length.
-        processor: what makes the batches; mlm's when None.
+        processor: what makes the batches; when None mlm's, for a model with that target alone.
     """
     return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, seq_length, processor)
 
@@ -40,7 +40,8 @@ def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int, proce
 def forward_flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int,
                             processor: Processor | None = None) -> float:
     """Floating-point operations of a forward pass for one token slot; arguments as `flops_per_token`."""
-    processor = processor or _mlm(seq_length, vocab_size)
+    if processor is None:
+        processor, config = _mlm(seq_length, vocab_size), replace(config, target=("mlm",))
     batch = example_batch(processor, rows=1)
 
     def count(layers: int) -> float:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uer.config import ModelConfig
@@ -52,7 +52,7 @@ def resolve(names: Sequence[str], config_folder: Path, read: Callable[[str], Mod
         name = path.name.removesuffix(".json").removesuffix("_config")
         if name in sizes and Path(sizes[name].config_path) != path:
             raise UserError(f"--sizes: {sizes[name].config_path} and {path} would both be called {name}")
-        sizes[name] = Size(name, str(path), read(str(path)))
+        sizes[name] = Size(name, str(path), replace(read(str(path)), target=("mlm",)))  # what the family trains
     return list(sizes.values())
 
 
