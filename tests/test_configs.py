@@ -87,7 +87,7 @@ def flops_by_hand(layers: int, hidden: int, feedforward: int, length: int, vocab
 
 def test_flops_of_the_known_sizes(root):
     """At 128 tokens; the figures that speed targets are stated in."""
-    for name, millions in {"tiny": 4.17, "mini": 21.7, "small": 78.1, "medium": 156, "base": 508}.items():
+    for name, millions in {"tiny": 4.17, "mini": 21.7, "small": 74.4, "medium": 153, "base": 508}.items():
         layers, hidden = SIZES[name]
         counted = flops_per_token(read(root, name), VOCAB, 128)
         assert counted == flops_by_hand(layers, hidden, 4 * hidden, 128, VOCAB)

@@ -24,6 +24,8 @@ from uer.targets import TARGETS, Metric
 
 SURELY_SMALL = 1 << 28
 """Where layers x matrices and the embeddings together have fewer numbers, a model fits any machine."""
+LIMITED_EMBEDDINGS = {"pos", "sinusoidalpos"}
+"""They have max_seq_length rows; without them, rows may be of any length."""
 Number = TypeVar("Number", int, float)
 
 # Scaled down by `deep_init`: what a layer adds to the residual stream.
@@ -136,7 +138,8 @@ class Backbone(nn.Module):
 
     def _layout(self, src: Tensor, seg: Tensor) -> Layout:
         assert src.shape == seg.shape and src.dim() == 2
-        if src.shape[1] > self.config.max_seq_length:
+        limited = not LIMITED_EMBEDDINGS.isdisjoint(self.config.embedding)
+        if limited and src.shape[1] > self.config.max_seq_length:
             raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
         unpad = self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
         starts = None if self.document_start is None else document_starts(src, self.document_start)
