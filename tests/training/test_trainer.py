@@ -301,7 +301,7 @@ def test_an_update_keeps_its_state_in_place(tmp_path):
     trainer = build(tmp_path, precision="fp16")
     trainer.update(0)
 
-    def local_ranks() -> list[int]:
+    def places() -> list[int]:
         scale = trainer.parts.precision.scale
         moments = [value for state in trainer.parts.optimizer.state.values() for value in state.values()]
         kept = [trainer.sums.loss, trainer.sums.norm, trainer.sums.updates, *trainer.sums.metrics.values(), scale.value,
