@@ -131,6 +131,18 @@ def test_a_cache_keeps_the_projections_of_a_source():
         torch.testing.assert_close(found, expected)
 
 
+def test_rows_of_a_cache_can_be_chosen_and_repeated():
+    attention, rows, chosen = _attention("rotary"), torch.randn(3, 4, 24), torch.tensor([2, 0, 2, 2])
+    whole, cache = padded_layout(torch.ones(4, 4, dtype=torch.int64)), Cache()
+    expected = whole.scatter(_self(attention, rows[chosen].flatten(0, 1), whole, MASKS["causal"]))
+    first = padded_layout(torch.ones(3, 3, dtype=torch.int64))
+    _self(attention, rows[:, :3].flatten(0, 1), first, MASKS["causal"], cache=cache)
+    cache.select_rows(chosen)
+    last = padded_layout(torch.ones(4, 1, dtype=torch.int64), first=cache.length)
+    found = _self(attention, rows[chosen, 3], last, MASKS["causal"], cache=cache)
+    torch.testing.assert_close(found, expected[:, 3], rtol=1e-4, atol=1e-5)
+
+
 def test_grouped_rotary_attention_equals_llama_of_transformers():
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding

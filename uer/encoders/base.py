@@ -19,13 +19,11 @@ class Encoder(nn.Module):
         reads_padding: hidden states of real tokens depend on the row's padding, so it must be computed: the encoder
             takes padded layouts only.
         keeps_documents_apart: takes layouts with `starts`, whose rows have several documents.
-        activation_checkpointing: see `checkpoint_activations`.
     """
 
     config_class: ClassVar[type] = type(None)
     reads_padding = False
     keeps_documents_apart = False
-    activation_checkpointing = False
 
     @classmethod
     def problems(cls, config: ModelConfig) -> list[str]:

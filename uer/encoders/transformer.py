@@ -27,6 +27,7 @@ class TransformerEncoder(Encoder):
         super().__init__()
         self.rule = choose(MASKS, config.mask, "mask")
         self.layers_num = config.layers_num
+        self.activation_checkpointing = False
         bias = not config.remove_transformer_bias
         self.linear = (Linear(config.emb_size, config.hidden_size) if config.factorized_embedding_parameterization
                        else None)

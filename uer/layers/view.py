@@ -104,6 +104,12 @@ class Cache:
             self.starts = torch.cat([self.starts, layout.starts], 1) if before else layout.starts
         return Layout(self.seg, [Group(0, *self.seg.shape)], starts=self.starts)
 
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep rows (R,) of the B, in this order, once or more often each: what a beam search goes on with."""
+        self.seg = None if self.seg is None else self.seg[rows]
+        self.starts = None if self.starts is None else self.starts[rows]
+        self.packed = [packed[rows] for packed in self.packed]
+
 
 class _Tokens(NamedTuple):
     """The tokens of one side of a group: columns (rows or 1, length), segments and documents (rows, length) or None."""
@@ -122,7 +128,8 @@ class View:
         memory: the keys', where they belong to another sequence (cross-attention); None where both are one.
         bias: (1, heads, S queries, S keys) position bias for the longest row, or None.
         wanted: the queries whose result is wanted; all tokens of `layout` when None.
-        cache: for generation; the keys are then those of all forwards with this cache.
+        cache: for generation; the keys are then those of all forwards with this cache. Making the view appends the
+            tokens of `layout` to it, so that one forward makes one view.
     """
 
     def __init__(self, rule: Rule, layout: Layout, *, memory: Layout | None = None, bias: Tensor | None = None,

@@ -1,0 +1,29 @@
+"""Where the CPU kernels run; that they give what the plain forms give is tested with each of them."""
+
+import torch
+
+from uer.layers.cpu import random_masks_usable, usable
+
+
+def test_float32_and_float64_on_a_cpu():
+    assert usable(torch.zeros(1)) and usable(torch.zeros(1, dtype=torch.float64))
+    half = torch.zeros(1, dtype=torch.bfloat16)
+    assert not usable(half) and random_masks_usable(half)
+
+
+def test_not_on_another_device():
+    tensor = torch.zeros(1, device="meta")
+    assert not usable(tensor) and not random_masks_usable(tensor)
+
+
+def test_not_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not usable(torch.zeros(1)) and random_masks_usable(torch.zeros(1))
+
+
+def test_not_in_compiled_code():
+    def function(x):
+        return x + (1 if usable(x) else 0) + (2 if random_masks_usable(x) else 0)
+
+    found = [torch.compile(function, backend="eager", fullgraph=True)(torch.zeros(1)), function(torch.zeros(1))]
+    assert [int(value) for value in found] == [0, 3]
