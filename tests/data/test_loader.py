@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from uer.config import MaskingConfig
-from uer.data.batch import IGNORED
 from uer.data import loader as loader_module
+from uer.data.batch import IGNORED
 from uer.data.loader import EvaluationLoader, Loader, open_processor
 from uer.data.masking import budget
 from uer.data.processors.mlm import MlmConfig

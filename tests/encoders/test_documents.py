@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from uer.config import ModelConfig
-from uer.data.batch import Batch
+from uer.data.batch import Batch, Labels, Side
 from uer.layers.layout import document_starts
 from uer.model import Backbone, build_model
 
@@ -63,7 +63,7 @@ def batch(rows, place_of):
     width = max(map(len, wanted.values()))
     entries = [wanted.get(row, []) + [(0, -100)] * (width - len(wanted.get(row, []))) for row in range(len(src))]
     positions, labels = torch.tensor(entries).unbind(-1)
-    return Batch(src, seg, {"mlm_positions": positions, "mlm_labels": labels}, torch.arange(len(src)), seg.sum(1))
+    return Batch(Side(src, seg), {"mlm": Labels(labels, positions)}, torch.arange(len(src)))
 
 
 @pytest.mark.parametrize("unpad", ["on", "off"])
