@@ -61,8 +61,9 @@ def test_the_curve_lies_in_the_golden_band(tmp_path, root, real_dataset, google_
 
 def masked_data(*datasets):
     """Datasets, (path, whether their masks are dynamic, masking flags that they were made with) each."""
-    opened = [SimpleNamespace(path=path, info=SimpleNamespace(
-        dynamic_masking=dynamic, processor_settings=asdict(MlmConfig(**masking)))) for path, dynamic, masking in datasets]
+    infos = [SimpleNamespace(dynamic_masking=dynamic, processor_settings=asdict(MlmConfig(**masking)))
+             for _, dynamic, masking in datasets]
+    opened = [SimpleNamespace(path=path, info=info) for (path, _, _), info in zip(datasets, infos)]
     return SimpleNamespace(train=opened[:1], dev=opened[1:], processor=SimpleNamespace(config=MlmConfig()))
 
 

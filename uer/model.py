@@ -178,8 +178,8 @@ class Model(Backbone):
         owner = self.target[name].get_submodule(module)
         shape = getattr(owner, attribute).shape
         if shape != word.shape:
-            raise UserError(f"tie_weights: {parameter} of target {name} has the shape {list(shape)}, the word embedding "
-                            f"{list(word.shape)}")
+            raise UserError(f"tie_weights: {parameter} of target {name} has the shape {list(shape)}, the word "
+                            f"embedding {list(word.shape)}")
         setattr(owner, attribute, word)
         self.tied[f"target.{name}.{parameter}"] = "embedding.word.embedding.weight"
 

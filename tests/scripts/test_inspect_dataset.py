@@ -16,6 +16,7 @@ from uer.tokenizers import BertTokenizer, Vocab
 
 ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"北京南东的首都是中国", "token", "##s"]
 ROWS = [[2, *range(5, 17), 5, 6, 3], [2, 15, 16, 1, 3], [2, 5, 6, 3]]
+DOCUMENTS = "北京\n南东\n\n首都\n是中\n"
 TOKENS = [token for row in ROWS for token in row]
 
 
@@ -74,7 +75,7 @@ def shown(run_script, tmp_path, vocab_path, processor, text, **settings):
 
 def test_pairs_are_shown_in_two_parts_with_their_label(run_script, tmp_path, vocab_path):
     """Of albert: the parts follow one another in the text, in the order that the label says."""
-    printed, samples = shown(run_script, tmp_path, vocab_path, "albert", "北京\n南东\n\n首都\n是中\n", short_seq_prob=0.0)
+    printed, samples = shown(run_script, tmp_path, vocab_path, "albert", DOCUMENTS, short_seq_prob=0.0)
     assert "split uint16 an instance" in printed
     for sample in samples:
         assert set(sample) == {"first", "second", "masked", "sp"}
@@ -86,7 +87,7 @@ def test_pairs_are_shown_in_two_parts_with_their_label(run_script, tmp_path, voc
 
 
 def test_samples_of_bert_name_whether_the_second_part_is_random(run_script, tmp_path, vocab_path):
-    _, samples = shown(run_script, tmp_path, vocab_path, "bert", "北京\n南东\n\n首都\n是中\n", short_seq_prob=0.0)
+    _, samples = shown(run_script, tmp_path, vocab_path, "bert", DOCUMENTS, short_seq_prob=0.0)
     for sample in samples:
         first, second = (re.sub(r"\[\w+\]| ", "", sample[name]) for name in ("first", "second"))
         assert ((first + second) in ("北京南东", "首都是中")) == (sample["sp"] == "0")

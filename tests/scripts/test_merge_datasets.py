@@ -58,7 +58,8 @@ def test_other_settings_are_refused_by_name(changes, name, run_script, tmp_path)
 def test_other_columns_and_a_single_dataset_are_refused(run_script, tmp_path):
     first = _save(tmp_path / "a.pt", [1], [0, 1])
     second = _save(tmp_path / "b.pt", [1], [0, 1], {"word_start": np.ones(1, np.uint8)}, schema=WORDS)
-    with pytest.raises(UserError, match=r"its columns are src \(ids\), word_start \(uint8\), those of .*a.pt are src \("):
+    message = r"its columns are src \(ids\), word_start \(uint8\), those of .*a.pt are src \(ids\)$"
+    with pytest.raises(UserError, match=message):
         run_script("merge_datasets.py", first, second, "--output_path", tmp_path / "c.pt")
     other = {"src": Column(), "word_start": Column(INSTANCE, "uint8")}  # the same name and length, another meaning
     third = _save(tmp_path / "d.pt", [1], [0, 1], {"word_start": np.ones(1, np.uint8)}, schema=other)

@@ -65,8 +65,10 @@ def weights_hash(path: Path) -> str:
 
 
 def dataset_hash(path: Path) -> str:
-    """Of the tokens, of where instances begin (int64), and of the word starts where there are any: the same for files of
-    format version 1 and 2, which name the columns `tokens` and `src`."""
+    """Of the tokens, of where instances begin (int64), and of the word starts where there are any.
+
+    The same for files of format version 1 and 2, which name the column of the tokens `tokens` and `src`.
+    """
     columns = load_file(path)
     with safe_open(path, "np") as file:
         shift = json.loads(file.metadata()["offsets_shift"])

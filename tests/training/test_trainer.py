@@ -79,7 +79,8 @@ class ToyLoader:
         samples = step * 10 + torch.arange(10)
         src, seg = samples[:, None].expand(10, 5), torch.tensor([1, 1, 1, 0, 0]).expand(10, 5)
         cuts = [0, 10] if self.accumulation == 1 else [0, 3, 10]
-        return [ToyBatch(Side(src[a:b], seg[a:b]), samples[a:b], values[a:b], wanted[a:b]) for a, b in itertools.pairwise(cuts)]
+        return [ToyBatch(Side(src[a:b], seg[a:b]), samples[a:b], values[a:b], wanted[a:b])
+                for a, b in itertools.pairwise(cuts)]
 
 
 def build(folder: Path, loader: ToyLoader | None = None, precision: str = "fp32", optimizer: str = "adamw",

@@ -19,8 +19,9 @@ sequences "src" and, where there is one, "tgt":
     others            what the schema says: one value for each token of a sequence, such as `word_start` (1 where a
                       token begins a word), or one for each instance (axis "instance"), such as a label
 
-Masks are not in the file: they are made while training (`uer.data.masking`). Files of version 1, which hold one sequence
-under the names `tokens`, `starts` and `block_starts`, are still read. No torch here: `preprocess.py` has to start fast.
+Masks are not in the file: they are made while training (`uer.data.masking`). Files of version 1, which hold one
+sequence under the names `tokens`, `starts` and `block_starts`, are still read. No torch here: `preprocess.py` has to
+start fast.
 """
 
 import contextlib
