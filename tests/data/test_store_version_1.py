@@ -32,8 +32,9 @@ def write_version_1(path, words: bool, dynamic: bool = True) -> None:
                *([("word_start", "U8", bytes(WORD_START))] if words else [])]
     masking = {"whole_word_masking": words, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
     facts = {"format_version": 1, "processor": "mlm", "seq_length": 8, "vocab_fingerprint": "ab", "vocab_size": 300,
-             "tokenizer": TOKENIZER, "special_ids": SPECIAL, "dynamic_masking": dynamic, "dup_factor": 1 if dynamic else 3,
-             "seed": 11, "masking": masking, "counts": {"instances": 4}, "command": "preprocess.py"}
+             "tokenizer": TOKENIZER, "special_ids": SPECIAL, "dynamic_masking": dynamic,
+             "dup_factor": 1 if dynamic else 3, "seed": 11, "masking": masking, "counts": {"instances": 4},
+             "command": "preprocess.py"}
     header = {"__metadata__": {"format": "uer-dataset", "offsets_shift": str(SHIFT),
                                **{name: json.dumps(value) for name, value in facts.items()}}}
     place, sizes = 0, {"I64": 8, "U16": 2, "U8": 1}
