@@ -167,7 +167,7 @@ def test_every_setting_is_read_or_says_that_it_is_not(root):
     paths = [*root.glob("*.py"), *(root / "uer").rglob("*.py")]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in paths if path.name != "config.py")
     sections = [known for known in vars(config).values() if dataclasses.is_dataclass(known)]
-    for section in [*sections, *(part for section in sections for part in cli.member_classes(section))]:
+    for section in [*sections, *(part for known in sections for part in cli.member_classes(known))]:
         for field in dataclasses.fields(section):
             if "help" not in field.metadata:
                 assert field.name == "members"

@@ -1,12 +1,12 @@
 """A teacher beside a model in training: what it changes, and everything that it must not."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from uer.config import DistillationConfig, ModelConfig
+from uer.data.batch import Batch, Labels, Side
 from uer.distillation import DistillationStep, Teacher
 from uer.model import build_model
 from uer.training.trainer import StepModule
@@ -21,7 +21,7 @@ def make_batch():
     src = torch.randint(1, VOCAB, (3, 13), generator=torch.Generator().manual_seed(1))
     seg = (torch.arange(13)[None] < torch.tensor([6, 13, 9])[:, None]).long()
     positions, labels = torch.tensor([[4, 0], [1, 12], [8, 2]]), torch.tensor([[17, -100], [5, 36], [0, 9]])
-    return SimpleNamespace(src=src, seg=seg, targets={"mlm_positions": positions, "mlm_labels": labels})
+    return Batch(Side(src, seg), {"mlm": Labels(labels, positions)}, torch.arange(3))
 
 
 def make_teacher(unpad="auto", config=LARGER, **settings):
@@ -43,7 +43,7 @@ def gradients(step, batch):
 
 def predictions(model, batch):
     """The logits at the predicted places, one by one."""
-    hidden = model.encode(batch.src, batch.seg)
+    hidden = model.encode(batch.src.values, batch.src.seg)
     places = [(0, 4), (1, 1), (1, 12), (2, 8), (2, 2)]
     return torch.stack([model.target["mlm"].logits(hidden[place]) for place in places])
 
@@ -60,9 +60,9 @@ def test_the_step_learns_what_the_formula_says(unpad):
     soft = 4 * (answer * (answer.log() - (logits / 2).log_softmax(-1))).sum(-1).mean()
     (0.7 * hard + 0.3 * soft).backward()
     torch.testing.assert_close(loss, hard.detach())  # reported is what compares with any other run
-    assert metrics["loss"][0].item() / 5 == pytest.approx(hard.item(), abs=1e-5)
-    assert metrics["distillation loss"][0].item() / 5 == pytest.approx(soft.item(), abs=1e-5)
-    assert metrics["loss"][1] == metrics["distillation loss"][1] == 5
+    assert metrics["mlm"]["loss"][0].item() / 5 == pytest.approx(hard.item(), abs=1e-5)
+    assert metrics["mlm"]["distillation loss"][0].item() / 5 == pytest.approx(soft.item(), abs=1e-5)
+    assert metrics["mlm"]["loss"][1] == metrics["mlm"]["distillation loss"][1] == 5
     for name, parameter in student.named_parameters():
         torch.testing.assert_close(found[f"model.{name}"], parameter.grad, rtol=1e-4, atol=1e-5)
 
@@ -71,8 +71,9 @@ def test_without_weight_it_is_plain_pretraining_bit_for_bit():
     batch = make_batch()
     loss, metrics, found = gradients(DistillationStep(make_student(), make_teacher(soft_alpha=0.0)), batch)
     expected_loss, expected_metrics, expected = gradients(StepModule(make_student()), batch)
-    assert torch.equal(loss, expected_loss) and metrics["distillation loss"][0] > 0
-    assert all(torch.equal(metrics[name][0], figure) for name, (figure, _) in expected_metrics.items())
+    assert torch.equal(loss, expected_loss) and metrics["mlm"]["distillation loss"][0] > 0
+    assert all(torch.equal(metrics["mlm"][name][0], figure)
+               for name, (figure, _) in expected_metrics["mlm"].items())
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
@@ -82,7 +83,7 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn():
     student = build_model(config, VOCAB)
     student.load_state_dict(teacher.model.state_dict())
     _, metrics, found = gradients(DistillationStep(student, teacher), make_batch())
-    assert abs(metrics["distillation loss"][0].item()) < 1e-5
+    assert abs(metrics["mlm"]["distillation loss"][0].item()) < 1e-5
     assert all(gradient.abs().max() < 1e-6 for gradient in found.values())
 
 
@@ -92,7 +93,7 @@ def test_the_teacher_is_no_part_of_the_step():
     assert {name.removeprefix("model.") for name in step.state_dict()} == set(student.state_dict())
     assert sum(parameter.numel() for parameter in step.parameters()) == student.num_parameters()
     assert not teacher.model.training
-    first, second = (teacher.soft_targets(make_batch())["mlm"].hidden for _ in range(2))
+    first, second = (teacher.soft_targets(make_batch())["mlm"][0].hidden for _ in range(2))
     assert torch.equal(first, second) and not first.requires_grad  # no dropout, no graph
 
 
@@ -102,7 +103,7 @@ def test_a_loss_that_is_not_finite_is_seen():
         teacher.model.embedding.word.embedding.weight[3] = float("nan")
     loss, metrics = DistillationStep(make_student(), teacher)(batch)
     assert not torch.isfinite(loss)  # the trainer leaves the update out
-    assert metrics["distillation loss"][0] == metrics["distillation loss"][1] == 0
+    assert metrics["mlm"]["distillation loss"][0] == metrics["mlm"]["distillation loss"][1] == 0
 
 
 def test_fingerprints_tell_weights_and_architectures_apart():

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from uer.config import ModelConfig
+from uer.data.batch import Batch, Labels, Side
 from uer.encoders.base import select
 from uer.errors import UserError
 from uer.layers import view
@@ -33,7 +33,7 @@ def make_batch(lengths=(13, 7, 1, 7, 10), seed=0):
         count = min(length, PREDICTED - row % 2)
         positions[row, :count] = torch.randperm(length, generator=generator)[:count]
         labels[row, :count] = torch.randint(1, VOCAB, (count,), generator=generator)
-    return SimpleNamespace(src=src, seg=seg, targets={"mlm_positions": positions, "mlm_labels": labels})
+    return Batch(Side(src, seg), {"mlm": Labels(labels, positions)}, torch.arange(rows))
 
 
 def make_model(unpad="auto", **settings) -> Model:
@@ -84,13 +84,14 @@ def test_equals_bert_of_transformers(unpad):
     """Hidden states, logits, loss and every parameter's gradient."""
     model, batch = make_model(unpad), make_batch()
     theirs, pairs = bert_of_transformers(model)
-    real = batch.seg > 0
-    labels = torch.full_like(batch.src, -100)
-    for row, (positions, wanted) in enumerate(zip(batch.targets["mlm_positions"], batch.targets["mlm_labels"])):
+    src, seg = batch.src.values, batch.src.seg
+    real = seg > 0
+    labels = torch.full_like(src, -100)
+    for row, (positions, wanted) in enumerate(zip(batch.labels["mlm"].positions, batch.labels["mlm"].values)):
         labels[row, positions[wanted >= 0]] = wanted[wanted >= 0]
-    expected = theirs(batch.src, attention_mask=batch.seg, token_type_ids=torch.zeros_like(batch.src), labels=labels,
+    expected = theirs(src, attention_mask=seg, token_type_ids=torch.zeros_like(src), labels=labels,
                       output_hidden_states=True)
-    hidden = model.encode(batch.src, batch.seg)
+    hidden = model.encode(src, seg)
     torch.testing.assert_close(hidden[real], expected.hidden_states[-1][real], rtol=1e-5, atol=1e-5)
     logits = model.target["mlm"].logits(hidden)
     torch.testing.assert_close(logits[real], expected.logits[real], rtol=1e-5, atol=1e-5)
@@ -112,7 +113,7 @@ def golden_batch(golden):
     positions = torch.stack([nn.functional.pad(row, (0, width - len(row))) for row in found])
     wanted = labels.gather(1, positions)
     wanted[torch.arange(width)[None] >= torch.tensor([len(row) for row in found])[:, None]] = -100
-    batch = SimpleNamespace(src=src, seg=seg, targets={"mlm_positions": positions, "mlm_labels": wanted})
+    batch = Batch(Side(src, seg), {"mlm": Labels(wanted, positions)}, torch.arange(len(src)))
     return expected, batch
 
 
@@ -129,8 +130,8 @@ def test_the_originals_checkpoint_gives_the_originals_figures(golden, unpad):
         hidden = model.encode(src, torch.ones_like(src))[0, expected["mask_position"]]
         probabilities = model.target["mlm"].logits(hidden).softmax(-1)
     assert abs(output.loss.item() - expected["batch"]["loss"]) < 0.005
-    assert output.metrics["acc"][0] == expected["batch"]["correct"]
-    assert output.metrics["loss"][1] == expected["batch"]["masked"]
+    assert output.metrics["mlm"]["acc"][0] == expected["batch"]["correct"]
+    assert output.metrics["mlm"]["loss"][1] == expected["batch"]["masked"]
     assert (hidden[:8] - torch.tensor(expected["hidden_first8_at_mask"])).abs().max() < 0.02
     top = [entry["id"] for entry in expected["top10"]]
     assert probabilities.topk(10).indices.tolist() == top
@@ -182,18 +183,17 @@ def test_the_narrow_last_layer_changes_neither_loss_nor_gradients(unpad):
 
 def test_more_padding_changes_nothing():
     batch, model = make_batch((9, 7, 1)), make_model("off")
-    short = SimpleNamespace(src=batch.src[:, :9], seg=batch.seg[:, :9], targets=batch.targets)
+    short = batch.trimmed()
+    assert short.src.values.shape == (3, 9)
     torch.testing.assert_close(model(batch).loss, model(short).loss)
 
 
 def test_given_counts_divide_the_loss():
     """As accumulation and several ranks do: parts divided by the whole's number add up to the whole."""
     model, whole = make_model(), make_batch()
-    parts = [SimpleNamespace(src=whole.src[rows], seg=whole.seg[rows],
-                             targets={name: value[rows] for name, value in whole.targets.items()})
-             for rows in (slice(0, 1), slice(1, 5))]
+    parts = [whole.rows(0, 1), whole.rows(1, 5)]
     counts = model.counts(whole)
-    assert counts.tolist() == [sum((part.targets["mlm_labels"] >= 0).sum().item() for part in parts)]
+    assert counts.tolist() == [sum((part.labels["mlm"].values >= 0).sum().item() for part in parts)]
     torch.testing.assert_close(sum(model(part, counts).loss for part in parts), model(whole).loss)
 
 
@@ -221,7 +221,7 @@ def test_with_static_shapes_the_step_is_one_graph():
     output = torch.compile(model, backend="eager", fullgraph=True)(batch)
     output.loss.backward()
     torch.testing.assert_close(output.loss, expected.loss)
-    assert torch.equal(output.metrics["acc"][0], expected.metrics["acc"][0])
+    assert torch.equal(output.metrics["mlm"]["acc"][0], expected.metrics["mlm"]["acc"][0])
     for parameter, gradient in zip(model.parameters(), gradients):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
@@ -308,8 +308,8 @@ def test_auto_leaves_padding_out_on_a_cpu():
 
 
 def test_planned_and_missing_targets_are_refused():
-    with pytest.raises(UserError, match="--target: 'sp' is not built yet; choose from: mlm"):
-        build_model(dataclasses.replace(CONFIG, target=("mlm", "sp")), VOCAB)
+    with pytest.raises(UserError, match="--target: 'cls' is not built yet; choose from: mlm, sp, lm, bilm"):
+        build_model(dataclasses.replace(CONFIG, target=("mlm", "cls")), VOCAB)
     with pytest.raises(UserError, match="at least one"):
         build_model(dataclasses.replace(CONFIG, target=()), VOCAB)
 
@@ -320,8 +320,7 @@ def test_on_a_gpu_it_equals_the_cpu_and_never_waits():
     batch, model = make_batch(), make_model("off")
     expected = model(batch).loss
     model = model.cuda()
-    on_device = SimpleNamespace(src=batch.src.cuda(), seg=batch.seg.cuda(),
-                                targets={name: value.cuda() for name, value in batch.targets.items()})
+    on_device = batch.to("cuda")
     model(on_device).loss.backward()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from uer.config import MaskingConfig
+from uer.data.processors.lines import LineConfig
+from uer.data.processors.mlm import MlmConfig
 from uer.training.run import unheeded_masking
 
 BAND = 0.05
@@ -56,11 +59,16 @@ def test_the_curve_lies_in_the_golden_band(tmp_path, root, real_dataset, google_
     assert list(tmp_path.glob("model.bin.state-*")) and not list(tmp_path.glob("model.bin-*"))
 
 
-def test_masking_flags_that_static_masks_do_not_heed_are_named():
-    def dataset(path, dynamic, **masking):
-        return SimpleNamespace(path=path, info=SimpleNamespace(dynamic_masking=dynamic, masking=masking))
+def masked_data(*datasets):
+    """Datasets, (path, whether their masks are dynamic, masking flags that they were made with) each."""
+    infos = [SimpleNamespace(dynamic_masking=dynamic, processor_settings=asdict(MlmConfig(**masking)))
+             for _, dynamic, masking in datasets]
+    opened = [SimpleNamespace(path=path, info=info) for (path, _, _), info in zip(datasets, infos)]
+    return SimpleNamespace(train=opened[:1], dev=opened[1:], processor=SimpleNamespace(config=MlmConfig()))
 
-    data = [dataset("a.pt", True), dataset("b.pt", False, span_masking=True), dataset("c.pt", False)]
+
+def test_masking_flags_that_static_masks_do_not_heed_are_named():
+    data = masked_data(("a.pt", True, {}), ("b.pt", False, {"span_masking": True}), ("c.pt", False, {}))
     notes = unheeded_masking(MaskingConfig(span_masking=True), data)
     assert [note.split()[1] for note in notes] == ["c.pt"]
     assert not unheeded_masking(MaskingConfig(), data)
@@ -68,6 +76,12 @@ def test_masking_flags_that_static_masks_do_not_heed_are_named():
 
 def test_masks_that_a_dynamic_dataset_was_made_for_and_a_command_leaves_out_are_named():
     masking = {"whole_word_masking": True}
-    dataset = SimpleNamespace(path="a.pt", info=SimpleNamespace(dynamic_masking=True, masking=masking))
-    assert unheeded_masking(MaskingConfig(), [dataset])[0].startswith("note: a.pt was made with other masking flags")
-    assert not unheeded_masking(MaskingConfig(**masking), [dataset])
+    data = masked_data(("a.pt", True, masking))
+    assert unheeded_masking(MaskingConfig(), data)[0].startswith("note: a.pt was made with other masking flags")
+    assert not unheeded_masking(MaskingConfig(**masking), data)
+
+
+def test_masking_flags_of_a_dataset_without_masks_are_named():
+    data = SimpleNamespace(train=[SimpleNamespace(path="a.pt")], dev=[], processor=SimpleNamespace(config=LineConfig()))
+    assert "a.pt has no masks" in unheeded_masking(MaskingConfig(span_masking=True), data)[0]
+    assert not unheeded_masking(MaskingConfig(), data)

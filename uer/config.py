@@ -203,6 +203,11 @@ class ModelConfig(Members):
                                  file_only=True)
     members: dict[str, Any] = members_of("embedding", "encoder", "decoder", "target")
 
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that the model takes: only position embeddings set a limit."""
+        return self.max_seq_length if {"pos", "sinusoidalpos"}.intersection(self.embedding) else LONGEST_ROW
+
     def problems(self) -> list[str]:
         found: list[str] = []
         most = {"emb_size": LARGEST_WIDTH, "hidden_size": LARGEST_WIDTH, "feedforward_size": LARGEST_WIDTH,

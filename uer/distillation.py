@@ -100,7 +100,7 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
         raise UserError(f"--teacher_model_path: a teacher teaches what predicts vocabulary entries, and --target "
                         f"{' '.join(targets)} does not")
     architecture = teacher_architecture(config_path, taught)
-    if architecture.max_seq_length < longest:
+    if architecture.longest_row < longest:
         raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {architecture.max_seq_length}, but "
                         f"the dataset's rows have {longest} tokens")
     state = load_uer_weights(path)

@@ -24,8 +24,6 @@ from uer.targets import TARGETS, Metric
 
 SURELY_SMALL = 1 << 28
 """Where layers x matrices and the embeddings together have fewer numbers, a model fits any machine."""
-LIMITED_EMBEDDINGS = {"pos", "sinusoidalpos"}
-"""They have max_seq_length rows; without them, rows may be of any length."""
 Number = TypeVar("Number", int, float)
 
 # Scaled down by `deep_init`: what a layer adds to the residual stream.
@@ -138,8 +136,7 @@ class Backbone(nn.Module):
 
     def _layout(self, src: Tensor, seg: Tensor) -> Layout:
         assert src.shape == seg.shape and src.dim() == 2
-        limited = not LIMITED_EMBEDDINGS.isdisjoint(self.config.embedding)
-        if limited and src.shape[1] > self.config.max_seq_length:
+        if src.shape[1] > self.config.longest_row:
             raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
         unpad = self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
         starts = None if self.document_start is None else document_starts(src, self.document_start)
@@ -192,7 +189,7 @@ class Model(Backbone):
         owner = self.target[name].get_submodule(module)
         shape = getattr(owner, attribute).shape
         if shape != word.shape:
-            raise UserError(f"tie_weights: {parameter} of the target {name} has the shape {list(shape)}, the word "
+            raise UserError(f"tie_weights: {parameter} of target {name} has the shape {list(shape)}, the word "
                             f"embedding {list(word.shape)}")
         setattr(owner, attribute, word)
         self.tied[f"target.{name}.{parameter}"] = "embedding.word.embedding.weight"

@@ -116,7 +116,8 @@ def test_compressed_files_give_the_plain_files_columns(compress, processes, corp
     packed.write_bytes(compress(corpus.read_bytes()))
     _make(tmp_path, small_tokenizer, packed, processes_num=processes, name="packed.pt")
     plain, unpacked = (open_dataset(tmp_path / name) for name in ("d.pt", "packed.pt"))
-    assert np.array_equal(plain.tokens, unpacked.tokens) and np.array_equal(plain.offsets["src"], unpacked.offsets["src"])
+    assert np.array_equal(plain.tokens, unpacked.tokens)
+    assert np.array_equal(plain.offsets["src"], unpacked.offsets["src"])
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corpus.packed", "corpus.txt", "d.pt", "packed.pt"]
 
 

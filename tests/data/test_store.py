@@ -68,7 +68,8 @@ def test_tokens_take_the_smallest_type_that_holds_every_id(entries, dtype, tmp_p
 
 def test_streaming_writes_the_same_bytes(path, tmp_path):
     columns = {
-        "src": StreamedColumn(np.dtype(np.uint16), 11, iter([TOKENS[:4].astype(np.uint16), TOKENS[4:].astype(np.uint16)])),
+        "src": StreamedColumn(np.dtype(np.uint16), 11,
+                              iter([TOKENS[:4].astype(np.uint16), TOKENS[4:].astype(np.uint16)])),
         "word_start": StreamedColumn(np.dtype(np.uint8), 11, iter([WORD_START.view(np.uint8)])),
         "label": StreamedColumn(np.dtype(np.uint8), 3, iter([LABEL])),
     }

@@ -11,8 +11,8 @@ import torch
 from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.convert.hugging_face_files import read_hugging_face
-from uer.data.batch import Batch
 from uer.errors import UserError
+from uer.finetuning.batches import Batch
 from uer.finetuning.heads import Classifier, Tagger
 from uer.finetuning.labels import LabelSet
 from uer.finetuning.saved_model import load_finetuned, load_settings, save_finetuned
@@ -52,7 +52,7 @@ def settings_files(folder: Path) -> list[object]:
 
 def batch_of(text: str) -> Batch:
     src = torch.tensor([[2, *(TOKENS.index(char) for char in text), 3]])
-    return Batch(src, torch.ones_like(src), {}, torch.zeros(1, dtype=torch.long), torch.tensor([src.shape[1]]))
+    return Batch(src, torch.ones_like(src))
 
 
 def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: Path) -> None:

@@ -1,14 +1,22 @@
 """What inspect_dataset.py shows."""
 
+import re
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
+from uer.config import DatasetConfig
+from uer.data.build import build_dataset
+from uer.data.processors.mlm import MlmConfig
+from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, save_dataset
 from uer.errors import UserError
-from uer.tokenizers import Vocab
+from uer.tokenizers import BertTokenizer, Vocab
 
 ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"北京南东的首都是中国", "token", "##s"]
 ROWS = [[2, *range(5, 17), 5, 6, 3], [2, 15, 16, 1, 3], [2, 5, 6, 3]]
+DOCUMENTS = "北京\n南东\n\n首都\n是中\n"
 TOKENS = [token for row in ROWS for token in row]
 
 
@@ -21,10 +29,11 @@ def vocab_path(tmp_path):
 @pytest.fixture
 def dataset_path(tmp_path, vocab_path):
     vocab = Vocab.load(vocab_path)
-    info = DatasetInfo(FORMAT_VERSION, "mlm", 16, vocab.fingerprint, len(vocab), {"kind": "bert"}, vocab.special_ids,
-                       True, 1, 7, {}, {"documents": 3}, "preprocess.py --corpus_path a.txt")
+    known = VocabInfo(vocab.fingerprint, len(vocab), vocab.special_ids, {"kind": "bert"})
+    info = DatasetInfo(FORMAT_VERSION, "mlm", 16, {"src": Column()}, {"src": 16}, {"src": known}, asdict(MlmConfig()),
+                       True, 1, 7, {"documents": 3}, "preprocess.py --corpus_path a.txt")
     offsets = np.cumsum([0] + [len(row) for row in ROWS])
-    save_dataset(tmp_path / "d.pt", np.array(TOKENS), offsets, {}, info)
+    save_dataset(tmp_path / "d.pt", info, {"src": np.array(TOKENS)}, {"src": offsets})
     return tmp_path / "d.pt"
 
 
@@ -50,3 +59,47 @@ def test_another_vocabulary_is_refused(run_script, dataset_path, vocab_path):
     vocab_path.write_text("".join(f"{entry}\n" for entry in ["西", *ENTRIES]), encoding="utf-8")
     with pytest.raises(UserError, match="not the vocabulary"):
         run_script("inspect_dataset.py", dataset_path, "--vocab_path", vocab_path)
+
+
+def shown(run_script, tmp_path, vocab_path, processor, text, **settings):
+    """The samples of a dataset of this text: for each a dictionary from the name of a line to what it says."""
+    (tmp_path / "corpus.txt").write_text(text, encoding="utf-8")
+    config = DatasetConfig(corpus_path=(str(tmp_path / "corpus.txt"),), dataset_path=str(tmp_path / "x.pt"),
+                           data_processor=processor, seq_length=12, dynamic_masking=True, members=settings)
+    build_dataset(config, {"src": BertTokenizer(Vocab.load(vocab_path))}, note=print)
+    printed = run_script("inspect_dataset.py", tmp_path / "x.pt", "--vocab_path", vocab_path, "--samples_num", 8)
+    samples = re.split(r"^sample \d+\n", printed, flags=re.MULTILINE)[1:]
+    assert len(samples) == 8
+    return printed, [dict(re.findall(r"^  (\w+): *(.*)$", sample, re.MULTILINE)) for sample in samples]
+
+
+def test_pairs_are_shown_in_two_parts_with_their_label(run_script, tmp_path, vocab_path):
+    """Of albert: the parts follow one another in the text, in the order that the label says."""
+    printed, samples = shown(run_script, tmp_path, vocab_path, "albert", DOCUMENTS, short_seq_prob=0.0)
+    assert "split uint16 an instance" in printed
+    for sample in samples:
+        assert set(sample) == {"first", "second", "masked", "sp"}
+        first, second = (re.sub(r"\[\w+\]| ", "", sample[name]) for name in ("first", "second"))
+        assert (second + first if sample["sp"] == "1" else first + second) in ("北京南东", "首都是中")
+        assert sample["first"].startswith("[CLS]") and sample["second"].endswith("[SEP]")
+        assert "[MASK]" in sample["masked"] or "‹" in sample["masked"]
+    assert {sample["sp"] for sample in samples} == {"0", "1"}
+
+
+def test_samples_of_bert_name_whether_the_second_part_is_random(run_script, tmp_path, vocab_path):
+    _, samples = shown(run_script, tmp_path, vocab_path, "bert", DOCUMENTS, short_seq_prob=0.0)
+    for sample in samples:
+        first, second = (re.sub(r"\[\w+\]| ", "", sample[name]) for name in ("first", "second"))
+        assert ((first + second) in ("北京南东", "首都是中")) == (sample["sp"] == "0")
+
+
+@pytest.mark.parametrize("processor, expected", [("lm", "[CLS] 北京南东 [SEP]"), ("bilm", "北京南东")])
+def test_samples_of_language_models_are_their_text(processor, expected, run_script, tmp_path, vocab_path):
+    _, samples = shown(run_script, tmp_path, vocab_path, processor, "北京南东\n")
+    assert samples == [{"plain": expected}] * 8
+
+
+def test_padding_of_lm_is_that_of_the_inputs(run_script, tmp_path, vocab_path):
+    """A full row stores 13 tokens and has 12 inputs: nothing is padding."""
+    printed, _ = shown(run_script, tmp_path, vocab_path, "lm", "北" * 11 + "\n")
+    assert "padding in batches of 12 positions: 0.0%" in printed and "1 (100.0%)" in printed

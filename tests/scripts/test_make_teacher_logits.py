@@ -28,11 +28,11 @@ def teacher(tmp_path):
     save_finetuned(tmp_path / "teacher.bin", model.state_dict(), task, CONFIG, encoder, {})
 
     def answer(text):
-        from uer.data.batch import Batch
+        from uer.finetuning.batches import Batch
 
         src = torch.tensor([[2, *(TOKENS.index(char) for char in text), 3]])
         with torch.no_grad():
-            return model(Batch(src, torch.ones_like(src), {}, torch.zeros(1), torch.zeros(1)))[0]
+            return model(Batch(src, torch.ones_like(src)))[0]
 
     return tmp_path / "teacher.bin", answer
 

@@ -5,23 +5,27 @@ import dataclasses
 import numpy as np
 import pytest
 
+from uer.data.schema import INSTANCE, Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-INFO = DatasetInfo(FORMAT_VERSION, "mlm", 8, "ab", 300, {"kind": "bert"}, SPECIAL, True, 1, 7,
-                   {"span_masking": False}, {"documents": 2, "tokens": 5}, "preprocess.py")
+VOCAB = VocabInfo("ab", 300, SPECIAL, {"kind": "bert"})
+INFO = DatasetInfo(FORMAT_VERSION, "mlm", 8, {"src": Column()}, {"src": 8}, {"src": VOCAB}, {"span_masking": False},
+                   True, 1, 7, {"documents": 2, "tokens": 5}, "preprocess.py")
+WORDS = {"src": Column(), "word_start": Column(dtype="uint8")}
 
 
 def _save(path, tokens, offsets, columns=None, **changes):
-    save_dataset(path, np.array(tokens), np.array(offsets), columns or {}, dataclasses.replace(INFO, **changes))
+    save_dataset(path, dataclasses.replace(INFO, **changes), {"src": np.array(tokens), **(columns or {})},
+                 {"src": np.array(offsets)})
     return path
 
 
 def test_instances_follow_one_another(run_script, tmp_path):
     word_start = np.array([1, 0, 1, 1, 0], np.uint8)
-    first = _save(tmp_path / "a.pt", [1, 2, 3, 4, 5], [0, 2, 5], {"word_start": word_start})
-    second = _save(tmp_path / "b.pt", [6, 7], [0, 2], {"word_start": word_start[:2]},
+    first = _save(tmp_path / "a.pt", [1, 2, 3, 4, 5], [0, 2, 5], {"word_start": word_start}, schema=WORDS)
+    second = _save(tmp_path / "b.pt", [6, 7], [0, 2], {"word_start": word_start[:2]}, schema=WORDS,
                    counts={"documents": 1, "tokens": 2})
     text = run_script("merge_datasets.py", first, second, first, "--output_path", tmp_path / "c.pt")
     merged = open_dataset(tmp_path / "c.pt")
@@ -31,23 +35,54 @@ def test_instances_follow_one_another(run_script, tmp_path):
     assert "5 instances, 12 tokens" in text
 
 
-@pytest.mark.parametrize("changes", [{"seq_length": 16}, {"vocab_fingerprint": "cd"}, {"processor": "bert"},
-                                     {"seed": 8}, {"tokenizer": {"kind": "char"}}, {"dup_factor": 5},
-                                     {"dynamic_masking": False},
-                                     {"masking": {"span_masking": True}},
-                                     {"special_ids": {**SPECIAL, "pad": 9}}])
-def test_other_settings_are_refused_by_name(changes, run_script, tmp_path):
+def _vocab(**changes):
+    return {"vocabs": {"src": dataclasses.replace(VOCAB, **changes)}}
+
+
+@pytest.mark.parametrize("changes, name", [
+    ({"seq_length": 16}, "seq_length"), ({"lengths": {"src": 9}}, "lengths"), ({"processor": "bert"}, "processor"),
+    ({"seed": 8}, "seed"), ({"dup_factor": 5}, "dup_factor"), ({"dynamic_masking": False}, "dynamic_masking"),
+    ({"processor_settings": {"span_masking": True}}, "span_masking"),
+    ({"processor_settings": {"span_masking": False, "short_seq_prob": 0.1}}, "short_seq_prob"),
+    (_vocab(fingerprint="cd"), "src vocabulary fingerprint"), (_vocab(size=301), "src vocabulary size"),
+    (_vocab(tokenizer={"kind": "char"}), "src vocabulary tokenizer"),
+    (_vocab(special_ids={**SPECIAL, "pad": 9}), "src vocabulary special_ids")])
+def test_other_settings_are_refused_by_name(changes, name, run_script, tmp_path):
     first = _save(tmp_path / "a.pt", [1], [0, 1])
     second = _save(tmp_path / "b.pt", [1], [0, 1], **changes)
-    with pytest.raises(UserError, match=rf"b.pt: its {next(iter(changes))} is .*, that of .*a.pt is"):
+    with pytest.raises(UserError, match=rf"b.pt: its {name} is .*, that of .*a.pt is"):
         run_script("merge_datasets.py", "--dataset_path", first, second, "--output_path", tmp_path / "c.pt")
     assert not (tmp_path / "c.pt").exists()
 
 
 def test_other_columns_and_a_single_dataset_are_refused(run_script, tmp_path):
     first = _save(tmp_path / "a.pt", [1], [0, 1])
-    second = _save(tmp_path / "b.pt", [1], [0, 1], {"word_start": np.ones(1, np.uint8)})
-    with pytest.raises(UserError, match=r"its columns are \['word_start'\], those of .*a.pt are none"):
+    second = _save(tmp_path / "b.pt", [1], [0, 1], {"word_start": np.ones(1, np.uint8)}, schema=WORDS)
+    message = r"its columns are src \(ids\), word_start \(uint8\), those of .*a.pt are src \(ids\)$"
+    with pytest.raises(UserError, match=message):
         run_script("merge_datasets.py", first, second, "--output_path", tmp_path / "c.pt")
+    other = {"src": Column(), "word_start": Column(INSTANCE, "uint8")}  # the same name and length, another meaning
+    third = _save(tmp_path / "d.pt", [1], [0, 1], {"word_start": np.ones(1, np.uint8)}, schema=other)
+    with pytest.raises(UserError, match=r"its columns are src \(ids\), word_start \(uint8, instance\), those of"):
+        run_script("merge_datasets.py", second, third, "--output_path", tmp_path / "c.pt")
+    assert not (tmp_path / "c.pt").exists()
     with pytest.raises(UserError, match="two datasets or more"):
         run_script("merge_datasets.py", first, "--output_path", tmp_path / "c.pt")
+
+
+def test_two_sequences_and_columns_of_instances_are_joined(run_script, tmp_path):
+    schema = {"src": Column(), "tgt": Column("tgt", vocab="tgt"), "mark": Column("tgt", "uint8"),
+              "label": Column(INSTANCE, "uint16")}
+    info = dataclasses.replace(INFO, schema=schema, lengths={"src": 8, "tgt": 4},
+                               vocabs={"src": VOCAB, "tgt": dataclasses.replace(VOCAB, size=70000)})
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    save_dataset(paths[0], info, {"src": np.arange(5), "tgt": 65_537 + np.arange(3), "mark": np.arange(3),
+                                  "label": np.array([9, 8])}, {"src": np.array([0, 2, 5]), "tgt": np.array([0, 1, 3])})
+    save_dataset(paths[1], info, {"src": np.arange(2), "tgt": np.array([7]), "mark": np.array([5]),
+                                  "label": np.array([300])}, {"src": np.array([0, 2]), "tgt": np.array([0, 1])})
+    text = run_script("merge_datasets.py", *paths, "--output_path", tmp_path / "c.pt")
+    merged = open_dataset(tmp_path / "c.pt")
+    assert [merged[i].tolist() for i in range(3)] == [[0, 1], [2, 3, 4], [0, 1]]
+    assert [merged.sequence(i, "tgt").tolist() for i in range(3)] == [[65_537], [65_538, 65_539], [7]]
+    assert merged.columns["label"].tolist() == [9, 8, 300] and merged.columns["mark"].tolist() == [0, 1, 2, 5]
+    assert merged.info.schema == schema and "3 instances, 11 tokens" in text

@@ -16,7 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file, safe_open
 
 CHARACTERS = [chr(0x4E00 + number) for number in range(200)]
 MODEL = {"emb_size": 32, "hidden_size": 32, "feedforward_size": 64, "heads_num": 4, "layers_num": 2, "dropout": 0.1,
@@ -62,6 +64,27 @@ def weights_hash(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def dataset_hash(path: Path) -> str:
+    """Of the tokens, of where instances begin (int64), and of the word starts where there are any.
+
+    The same for files of format version 1 and 2, which name the column of the tokens `tokens` and `src`.
+    """
+    columns = load_file(path)
+    with safe_open(path, "np") as file:
+        shift = json.loads(file.metadata()["offsets_shift"])
+    names = ("src", "src.starts", "src.block_starts")
+    if "src" not in columns:
+        names = ("tokens", "starts", "block_starts")
+    tokens, starts, blocks = (columns[name] for name in names)
+    offsets = blocks[np.arange(len(starts)) >> (shift if isinstance(shift, int) else shift["src"])] + starts
+    digest = hashlib.sha256()
+    for name, column in (("tokens", tokens), ("offsets", offsets), ("word_start", columns.get("word_start"))):
+        if column is not None:
+            digest.update(f"{name} {column.dtype} {len(column)}".encode())
+            digest.update(column.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def losses(path: Path) -> list[tuple[str, int, float, float]]:
     """(kind, step, loss, accuracy) of every line of `--metrics_path`."""
     return [(line["kind"], line["step"], line["loss"], line["acc"]) for line in
@@ -77,8 +100,7 @@ def freeze(root: Path, folder: Path, number: int, preprocessing: str, training: 
         "--data_processor mlm --target mlm --batch_size 8 --total_steps 20 --save_checkpoint_steps 20 --report_steps 1 "
         f"--learning_rate 1e-3 --device cpu --precision fp32 --metrics_path {metrics.name} {training}")
     curve = hashlib.sha256(repr(losses(metrics)).encode()).hexdigest()[:16]
-    tokens = hashlib.sha256((folder / dataset).read_bytes()).hexdigest()[:16]
-    return f"dataset {tokens}  losses {curve}  weights {weights_hash(folder / f'{number}-20')}"
+    return f"dataset {dataset_hash(folder / dataset)}  losses {curve}  weights {weights_hash(folder / f'{number}-20')}"
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.state import StateFolder
 from uer.config import LogConfig, OptimConfig, ParallelConfig, TrainConfig
+from uer.data.batch import Side
 from uer.errors import UserError
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -28,18 +29,22 @@ from uer.training.trainer import Parts, StepModule, Trainer, seed_dropout
 
 @dataclass(frozen=True)
 class ToyBatch:
-    src: Tensor
-    seg: Tensor
+    src: Side
     samples: Tensor
-    real_tokens: Tensor
     values: Tensor
     wanted: Tensor
+
+    def token_slots(self) -> int:
+        return self.src.seg.numel()
+
+    def real_tokens(self) -> Tensor:
+        return self.src.seg.sum()
 
 
 @dataclass
 class ToyOutput:
     loss: Tensor
-    metrics: dict[str, tuple[Tensor, Tensor]]
+    metrics: dict[str, dict[str, tuple[Tensor, Tensor]]]
 
 
 class ToyModel(nn.Module):
@@ -53,7 +58,8 @@ class ToyModel(nn.Module):
     def forward(self, batch: ToyBatch, counts: Tensor | None = None) -> ToyOutput:
         loss = (self.linear(batch.values) - batch.wanted).square().sum()
         count = self.counts(batch)[0]
-        return ToyOutput(loss / (counts[0] if counts is not None else count), {"loss": (loss.detach(), count)})
+        return ToyOutput(loss / (counts[0] if counts is not None else count),
+                         {"toy": {"loss": (loss.detach(), count)}})
 
 
 @dataclass
@@ -73,7 +79,7 @@ class ToyLoader:
         samples = step * 10 + torch.arange(10)
         src, seg = samples[:, None].expand(10, 5), torch.tensor([1, 1, 1, 0, 0]).expand(10, 5)
         cuts = [0, 10] if self.accumulation == 1 else [0, 3, 10]
-        return [ToyBatch(src[a:b], seg[a:b], samples[a:b], torch.full((b - a,), 3), values[a:b], wanted[a:b])
+        return [ToyBatch(Side(src[a:b], seg[a:b]), samples[a:b], values[a:b], wanted[a:b])
                 for a, b in itertools.pairwise(cuts)]
 
 

@@ -85,7 +85,7 @@ def compute_outputs(task_class: type[Task], config: InferConfig, model_config: M
     else:
         task, encoder = _without_settings(task_class, config, tokenizer_config, task_flags)
     task.columns = config.columns
-    if encoder.seq_length > model_config.max_seq_length:
+    if encoder.seq_length > model_config.longest_row:
         raise UserError(f"--seq_length {encoder.seq_length} exceeds the model's max_seq_length "
                         f"{model_config.max_seq_length}")
     vocab = encoder.tokenizer.vocab

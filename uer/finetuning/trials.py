@@ -61,7 +61,7 @@ class Trials:
         Raises:
             UserError: a file or a setting is wrong.
         """
-        if config.seq_length > model.max_seq_length:
+        if config.seq_length > model.longest_row:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                             f"{model.max_seq_length}")
         encoder = TextToRows(build_tokenizer(tokenizer_config), config.seq_length, config.truncation)

@@ -146,7 +146,7 @@ def open_data(settings: Settings) -> Data:
     processor = open_processor(train + dev, settings.masking)
     preflight.check_targets(settings.model.target, processor_name, processor.labels)
     length = processor.batch_lengths()["src"]
-    preflight.check_lengths(str(train[0].path), length, settings.model.max_seq_length)
+    preflight.check_lengths(str(train[0].path), length, settings.model.longest_row)
     preflight.check_update(config.batch_size * config.accumulation_steps, length)
     tokenizer = build_tokenizer(settings.tokenizer)
     for dataset in train + dev:
