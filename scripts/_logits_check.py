@@ -18,7 +18,7 @@ from uer.checkpoint.files import load_into
 from uer.config import ModelConfig
 from uer.convert import Architecture
 from uer.convert.names import some
-from uer.data.batch import Batch
+from uer.finetuning.batches import Batch
 from uer.errors import UserError
 from uer.finetuning.hugging_face import task_of_head
 from uer.model import build_model
@@ -112,8 +112,7 @@ def our_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
         return _pretraining_logits(model, src, seg)
     task = task_of_head(model.head, model.sizes, model.config_json, model.path)
     module = _filled(task.build(model.config, model.sizes["vocab"]), model.weights)
-    rows = torch.arange(len(src))
-    logits = module(Batch(src, seg, {}, rows, (seg > 0).sum(1)))
+    logits = module(Batch(src, seg))
     if model.head != "extractive_qa":
         return {"logits": logits}
     start, end = logits.unbind(-1)

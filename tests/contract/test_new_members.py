@@ -32,7 +32,8 @@ def toy(monkeypatch, tmp_path):
     rows = []
     for _ in range(300):
         label = draw.randrange(3)
-        rows.append(f"{label}\t{''.join(draw.choices(CHARACTERS[label * 12:label * 12 + 16], k=draw.randint(2, 30)))}\n")
+        text = "".join(draw.choices(CHARACTERS[label * 12:label * 12 + 16], k=draw.randint(2, 30)))
+        rows.append(f"{label}\t{text}\n")
     (tmp_path / "corpus.tsv").write_text("".join(rows) + "no label here\n\n", encoding="utf-8")
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]))
     (tmp_path / "config.json").write_text(json.dumps(MODEL))

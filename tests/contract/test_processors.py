@@ -1,4 +1,4 @@
-"""What every entry of PROCESSORS must do. A new entry needs a corpus and settings in CASES below, and all of it runs."""
+"""What every entry of PROCESSORS must do. A new entry needs a corpus and settings in CASES; all tests then run it."""
 
 import os
 import random

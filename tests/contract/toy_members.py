@@ -1,6 +1,6 @@
 """What somebody writes who adds a processor, a target and an encoder: these would be three files.
 
-The task: of lines `label TAB text`, predict the label from the mean of the embedded tokens before each, at the last one.
+The task: of lines `label TAB text`, predict the label at the last token, from the mean of all embedded tokens.
 """
 
 from dataclasses import dataclass

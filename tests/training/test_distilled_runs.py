@@ -38,7 +38,7 @@ def school(shared_playground):
 def test_what_is_said_and_what_is_saved(school):
     job = school.run("m", **school.taught, soft_alpha=0.25, soft_temperature=2, dev_fraction=0.1)
     line = next(line for line in job.output.splitlines() if "] teacher: " in line)
-    assert "parameters" in line and "soft_alpha 0.25, soft_temperature 2; " in line and "MFLOP a token" in line
+    assert "parameters" in line and "soft_alpha 0.25, soft_temperature 2; " in line and "GiB a process" in line
     names = [set(checkpoint.load_weights(school.folder / f"{name}-12")) for name in ("m", "plain")]
     assert names[0] == names[1]
     sizes = [(school.folder / f"{name}.state-12").stat().st_size for name in ("m", "plain")]
