@@ -1,0 +1,97 @@
+"""Whole runs of pretrain.py with every processor, target and encoder: killed and resumed, on two ranks, evaluated.
+
+A new entry of a table needs a place in RUNS below; all tests then run it.
+"""
+
+import json
+import random
+import signal
+
+import pytest
+import torch
+
+from tests.contract.test_processors import CASES
+from tests.tools.datasets import make_dataset
+from tests.training.conftest import MODEL, make_playground
+from uer.checkpoint import files as checkpoint
+from uer.config import TokenizerConfig
+from uer.data.processors import PROCESSORS
+from uer.encoders import ENCODERS
+from uer.targets import TARGETS
+from uer.tokenizers import build_tokenizer
+
+# name -> processor, targets, encoder, further settings of the model
+RUNS = {
+    "mlm": ("mlm", ["mlm"], "transformer", {}),
+    "bert": ("bert", ["mlm", "sp"], "transformer", {}),
+    "albert": ("albert", ["sp", "mlm"], "transformer",
+               {"emb_size": 8, "factorized_embedding_parameterization": True, "parameter_sharing": True}),
+    "lm": ("lm", ["lm"], "transformer", {"mask": "causal", "layernorm_positioning": "pre", "has_lmtarget_bias": True}),
+    "rnn": ("lm", ["lm"], "rnn", {"tie_weights": False}),
+    "lstm": ("lm", ["lm"], "lstm", {"emb_size": 16}),
+    "gru": ("lm", ["lm"], "gru", {"label_smoothing": 0.1}),
+    "gatedcnn": ("lm", ["lm"], "gatedcnn", {"kernel_size": 3, "block_size": 1, "layers_num": 3}),
+    "birnn": ("bilm", ["bilm"], "birnn", {"tie_weights": False}),
+    "bilstm": ("bilm", ["bilm"], "bilstm", {"tie_weights": False}),
+    "bigru": ("bilm", ["bilm"], "bigru", {"tie_weights": False}),
+}
+STEPS = {"total_steps": 8, "save_checkpoint_steps": 4, "report_steps": 2, "data_processor": None}
+TWO_RANKS = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def playground(tmp_path_factory, server):
+    """A dataset of each processor beside the vocabulary."""
+    playground = make_playground(tmp_path_factory.mktemp("runs"), server)
+    tokenizer = build_tokenizer(TokenizerConfig(tokenizer="char", vocab_path=str(playground.folder / "vocab.txt")))
+    random.seed(1)
+    for name in PROCESSORS:
+        corpus = playground.folder / f"{name}.txt"
+        corpus.write_text(CASES[name][0](80), encoding="utf-8")
+        make_dataset(playground.folder / f"{name}.pt", corpus, name, tokenizer, seq_length=16)
+    for name, (_, targets, encoder, settings) in RUNS.items():
+        content = {**MODEL, "encoder": encoder, "target": targets, "dropout": 0.1, **settings}
+        (playground.folder / f"{name}.json").write_text(json.dumps(content))
+    return playground
+
+
+def flags_of(playground, name, **flags):
+    return {**STEPS, "dataset_path": playground.folder / f"{RUNS[name][0]}.pt",
+            "config_path": playground.folder / f"{name}.json", **flags}
+
+
+def test_every_entry_has_a_run():
+    assert {processor for processor, *_ in RUNS.values()} == PROCESSORS.keys()
+    assert {target for _, targets, *_ in RUNS.values() for target in targets} == TARGETS.keys()
+    assert {encoder for _, _, encoder, _ in RUNS.values()} == ENCODERS.keys()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_ends_with_the_same_bits(playground, name):
+    """Killed while it writes its last weights, it goes on from the state before; dropout and masks are the same."""
+    playground.run(f"{name}-whole", **flags_of(playground, name, dev_fraction=0.1))
+    flags = flags_of(playground, name, dev_fraction=0.1)
+    job = playground.start(f"{name}-killed", kill={"rename_to": f"{name}-killed-8"}, **flags)
+    assert job.wait() == 128 + signal.SIGKILL, job.output
+    assert "resumed after step 4" in playground.run(f"{name}-killed", **flags).output
+    whole, killed = ((playground.folder / f"{name}-{part}-8").read_bytes() for part in ("whole", "killed"))
+    assert whole == killed
+    losses = playground.losses(f"{name}-whole")
+    assert losses[-1] < losses[0], "nothing was learned"
+    columns = playground.figures(f"{name}-whole", "eval")[-1]
+    targets = RUNS[name][1]
+    expected = {f"loss_{target}" for target in targets} if len(targets) > 1 else {"loss"}
+    assert expected <= columns.keys() and any(column.startswith("acc") for column in columns)
+    assert any(column.startswith("perplexity") for column in columns)
+
+
+@pytest.mark.parametrize("name", ["bert", "albert", "lm", "bilstm", "gatedcnn"])
+def test_two_ranks_learn_the_same(playground, name):
+    """To rounding, without dropout."""
+    flags = flags_of(playground, name, dropout=0.0, save_checkpoint_steps=8)
+    playground.run(f"{name}-one", **flags)
+    playground.run(f"{name}-two", **{**flags, **TWO_RANKS})
+    assert playground.losses(f"{name}-two") == pytest.approx(playground.losses(f"{name}-one"), rel=1e-4)
+    one, two = (checkpoint.load_weights(playground.folder / f"{name}-{part}-8") for part in ("one", "two"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=1e-3, atol=1e-4)
