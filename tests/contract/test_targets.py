@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+import uer.model
 from tests.tools.configs import model_config
 from uer.data.batch import IGNORED, Batch, Labels, Side
+from uer.layers import layout
 from uer.model import Model, build_model
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
@@ -106,6 +108,26 @@ def test_padding_changes_nothing(targets):
     for name, gradient in gradients[0].items():
         assert gradient is not None, f"no gradient reaches {name}"
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [(name,) for name in LABELS] + PAIRS)
+def test_static_shapes_change_nothing(targets, monkeypatch):
+    """On a GPU no shape may depend on a value: every position that is asked for is computed, and labels are ignored
+    instead of left out."""
+    batch, model = batch_for(*targets), model_for(*targets, unpad="off")
+    expected = model(batch)
+    for module in (layout, uer.model):
+        monkeypatch.setattr(module, "static_shapes", lambda tensor: True)
+    inputs = model.target_inputs(batch)
+    for name in targets:
+        labels = batch.labels[name]
+        assert len(inputs[name].labels) == ROWS * (LENGTH if labels.positions is None else labels.positions.shape[1])
+    found = model(batch)
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+    for name, metrics in expected.metrics.items():
+        for metric, (total, count) in metrics.items():
+            assert found.metrics[name][metric].total.item() == pytest.approx(total.item(), rel=1e-5, abs=1e-6)
+            assert found.metrics[name][metric].count == count
 
 
 @pytest.mark.parametrize("targets", PAIRS)

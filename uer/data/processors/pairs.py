@@ -202,26 +202,31 @@ class PairBuilder:
         return Chunks(document, start, middle, end, keys[start], targets[document])
 
     def _block(self, pool: Pool, copy: int) -> Block:
-        """Truncated and framed pairs as instances."""
+        """Truncated and framed pairs as instances.
+
+        All tokens are taken from the pool at once, behind which [CLS] and [SEP] stand: with 9 tokens in the pool at
+        9 and 10. A pair of the tokens 2 to 4 and 7 consists of the stretches
+
+            begin   9  2  10  7  10       size  1  3  1  1  1
+            tokens  9  2 3 4  10  7  10
+        """
         pairs, keys, columns = self.pairs(pool, copy)
         pairs = self._truncated(pairs, keys)
         first, second = pairs.first_end - pairs.first_begin, pairs.second_end - pairs.second_begin
-        lengths = FRAME + first + second
-        starts = np.cumsum(lengths) - lengths
-        tokens = np.full(int(lengths.sum()), self.sep_id, pool.ids.dtype)
-        tokens[starts] = self.cls_id
-        made = {"src": tokens}
+        cls = np.full_like(first, len(pool.ids))
+        sep, one = cls + 1, np.ones_like(first)
+        begins = np.stack([cls, pairs.first_begin, sep, pairs.second_begin, sep], axis=1).ravel()  # (5 C,)
+        sizes = np.stack([one, first, one, second, one], axis=1).ravel()
+        stops = np.cumsum(sizes)
+        origin = np.arange(stops[-1] if len(stops) else 0, dtype=np.int32)
+        origin += np.repeat((begins - stops + sizes).astype(np.int32), sizes)
+        made = {"src": np.append(pool.ids, np.array([self.cls_id, self.sep_id], pool.ids.dtype))[origin]}
         if pool.word_start is not None:
-            made["word_start"] = np.ones(len(tokens), np.uint8)
-        parts = ((pairs.first_begin, first, starts + 1), (pairs.second_begin, second, starts + 2 + first))
-        for begin, size, to in parts:
-            origin, target = _positions(begin, size), _positions(to, size)
-            tokens[target] = pool.ids[origin]
-            if pool.word_start is not None:
-                made["word_start"][target] = pool.word_start[origin]
+            made["word_start"] = np.append(pool.word_start, np.ones(2, np.uint8))[origin]
         made["split"] = (first + 2).astype(self.split_dtype)
+        starts = stops[4::5] - (FRAME + first + second)
         block = Block({**made, **columns}, {"src": self._position + starts})
-        self._position += len(tokens)
+        self._position += len(origin)
         return block
 
     def _truncated(self, pairs: Pairs, keys: np.ndarray) -> Pairs:
@@ -259,12 +264,6 @@ def _gathered(sentences: list[int], documents: list[int], targets: list[int], sp
             start = middle if again[start] else end
     table = np.array(found, np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2]
-
-
-def _positions(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The numbers of some ranges, one after another: begins [5, 9], sizes [2, 3] -> [5, 6, 9, 10, 11]."""
-    stops = np.cumsum(sizes)
-    return np.arange(stops[-1] if len(stops) else 0) + np.repeat(begins - (stops - sizes), sizes)
 
 
 def _concatenated(blocks: list[Block]) -> Block:
