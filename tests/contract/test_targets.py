@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrize
 
 import uer.model
 from tests.tools.configs import model_config
@@ -199,3 +201,41 @@ def test_tied_weights_are_one(name):
     assert parameters[copy] is parameters[home]
     state = {key: value for key, value in model.state_dict().items() if key != copy}
     model.load_state_dict(state)  # a checkpoint may leave the copy out
+
+
+class Doubled(nn.Module):
+    """A wrapper, as adapters are."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return 2 * self.layer(hidden)
+
+
+class DoubledWeight(nn.Module):
+    """A parametrisation."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_linear_layers_that_are_changed_count_or_are_refused(name):
+    """A wrapped or parametrised layer of a head is never silently ignored."""
+    batch = batch_for(name)
+    for path, layer in model_for(name).target[name].named_modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        plain, wrapped, parametrised = (model_for(name).eval() for _ in range(3))
+        owner, _, attribute = path.rpartition(".")
+        setattr(wrapped.target[name].get_submodule(owner), attribute, Doubled(layer))
+        parametrize.register_parametrization(parametrised.target[name].get_submodule(path), "weight", DoubledWeight())
+        with torch.no_grad():
+            expected = plain(batch).loss
+            assert (parametrised(batch).loss - expected).abs() > 1e-4, path
+            try:
+                assert (wrapped(batch).loss - expected).abs() > 1e-4, path
+            except TypeError as error:
+                assert "Doubled: an output layer over the vocabulary must be a plain linear layer" in str(error)

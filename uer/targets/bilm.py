@@ -4,7 +4,7 @@ from torch import Tensor
 
 from uer.config import ModelConfig
 from uer.errors import UserError
-from uer.layers.linear import Linear
+from uer.layers.linear import Linear, weight_and_bias
 from uer.targets.base import Projection, VocabularyTarget
 
 
@@ -24,5 +24,5 @@ class BilmTarget(VocabularyTarget):
 
     def projections(self, hidden: Tensor) -> list[Projection]:
         """hidden (..., H) -> two questions: the next entry, the one before"""
-        return [Projection(suffix, half, self.output_layer.weight, self.output_layer.bias)
+        return [Projection(suffix, half, *weight_and_bias(self.output_layer))
                 for suffix, half in zip(("_forward", "_backward"), hidden.chunk(2, dim=-1))]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from uer.config import ModelConfig, flag
-from uer.layers.linear import Linear
+from uer.layers.linear import Linear, weight_and_bias
 from uer.targets.base import Projection, VocabularyTarget
 
 
@@ -35,7 +35,7 @@ class LmTarget(VocabularyTarget):
 
     def projections(self, hidden: Tensor) -> list[Projection]:
         """hidden (..., H) -> one question"""
-        return [Projection("", hidden, self.output_layer.weight, self.output_layer.bias)]
+        return [Projection("", hidden, *weight_and_bias(self.output_layer))]
 
     def label_smoothing(self) -> float:
         """The setting of this name."""

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from uer.config import ModelConfig
 from uer.layers.activations import ACTIVATIONS
-from uer.layers.linear import Linear
+from uer.layers.linear import Linear, weight_and_bias
 from uer.layers.norm import LayerNorm
 from uer.registry import choose
 from uer.targets.base import Projection, VocabularyTarget
@@ -25,7 +25,7 @@ class MlmTarget(VocabularyTarget):
 
     def projections(self, hidden: Tensor) -> list[Projection]:
         """hidden (..., H) -> one question"""
-        return [Projection("", self.features(hidden), self.linear_2.weight, self.linear_2.bias)]
+        return [Projection("", self.features(hidden), *weight_and_bias(self.linear_2))]
 
     def features(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., E): what linear_2 turns into logits."""
