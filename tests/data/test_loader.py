@@ -223,8 +223,8 @@ def test_without_weights_an_epoch_is_every_sample_of_every_dataset(tmp_path):
 
 
 def test_rare_datasets_keep_a_slot():
-    assert loader_module._slots([3, 1]) == [0, 7500, 10_000]
-    assert loader_module._slots([1e-9, 1, 1e-9]) == [0, 1, 9999, 10_000]
+    assert loader_module.mixture_slots([3, 1]) == [0, 7500, 10_000]
+    assert loader_module.mixture_slots([1e-9, 1, 1e-9]) == [0, 1, 9999, 10_000]
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5])

@@ -58,7 +58,7 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
         UserError: bad input, a full disk, a killed worker. Started again, the same command goes on where it stopped.
     """
     start = time.monotonic()
-    for name in sorted(unheeded(dataset)):
+    for name in sorted(unused_flags(dataset)):
         note(f"note: --{name} has no effect with --data_processor {dataset.data_processor}")
     path = Path(dataset.dataset_path)
     path = path.resolve() if path.is_symlink() else path
@@ -107,7 +107,7 @@ def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
     return files
 
 
-def unheeded(dataset: DatasetConfig) -> set[str]:
+def unused_flags(dataset: DatasetConfig) -> set[str]:
     """The flags given that belong to other processors than the chosen one."""
     own = getattr(PROCESSORS.get(dataset.data_processor), "config_class", type(None))
     return dataset.members.keys() - {known.name for known in (fields(own) if own is not type(None) else ())}

@@ -12,7 +12,7 @@ from uer.errors import UserError
 
 LONG_LINE = 1 << 20  # bytes; a longer line is worked on in pieces
 LONG_WHOLE_LINE = 1 << 24  # bytes; JSON and fields cannot be read in pieces, so a longer line is left out
-KEPT_PLACES = 100  # damaged lines that are located; all are counted
+KEPT_LOCATIONS = 100  # damaged lines that are located; all are counted
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -31,14 +31,14 @@ def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LON
             yield buffer[:end], False
             buffer, unfinished = buffer[end:], False
         while len(buffer) >= long_line:
-            end = _cut_place(buffer, cut)
+            end = _cut_position(buffer, cut)
             yield buffer[:end], True
             buffer, unfinished = buffer[end:], True
     if buffer or unfinished:  # the last line may end, without a line feed, just where it was cut
         yield buffer, False
 
 
-def _cut_place(buffer: bytes, cut: re.Pattern[bytes]) -> int:
+def _cut_position(buffer: bytes, cut: re.Pattern[bytes]) -> int:
     """Behind the last match of `cut`, searched for from the end in growing windows."""
     start, window = len(buffer), 1024
     while start > 0:
@@ -61,7 +61,7 @@ class LineCleaner:
         left_out: lines of them that gave no text because they are damaged.
         damaged: lines that are damaged in some way, those left out among them.
         damage: how many lines have which kind of damage (a line may have two).
-        places: the first of them, as (line counted from 1, kind of damage).
+        locations: the first of them, as (line counted from 1, kind of damage).
     """
 
     def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None,
@@ -81,7 +81,7 @@ class LineCleaner:
         self.left_out = 0
         self.damaged = 0
         self.damage: Counter[str] = Counter()
-        self.places: list[tuple[int, str]] = []
+        self.locations: list[tuple[int, str]] = []
         self._continued = False  # the next chunk begins inside a line
         self._noted: dict[str, int] = {}  # the line last noted for each kind of damage
 
@@ -188,8 +188,8 @@ class LineCleaner:
         self.damaged += number not in self._noted.values()
         self._noted[kind] = number
         self.damage[kind] += 1
-        if len(self.places) < KEPT_PLACES:
-            self.places.append((number, kind))
+        if len(self.locations) < KEPT_LOCATIONS:
+            self.locations.append((number, kind))
 
 
 class DamagedLine(UserError):

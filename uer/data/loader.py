@@ -32,7 +32,7 @@ from uer.registry import choose
 
 POSITIONS_AT_ONCE = 1 << 16
 SAMPLES_ORDERED_AT_ONCE = 1 << 14
-SLOTS = 10_000
+MIXTURE_SLOTS = 10_000
 """Weighted datasets: samples are dealt in rounds of so many, in which each dataset has its share to 1 in 10,000."""
 
 # What a seed is used for; it keeps the draws apart.
@@ -69,7 +69,7 @@ class Loader:
         self.seed, self.trim = seed, trim
         self.samples_per_step = batch_size * world_size * accumulation_steps
         self._parts = [_TrainPart(dataset, number, seed, dev_fraction) for number, dataset in enumerate(datasets)]
-        self._slots = _slots(weights) if weights else _cumulative([part.samples for part in self._parts])
+        self._bounds = mixture_slots(weights) if weights else _cumulative([part.samples for part in self._parts])
         self.samples_per_epoch = sum(part.samples for part in self._parts)
         self.tokens_per_epoch = sum(part.tokens for part in self._parts)
         rows = batch_size * accumulation_steps
@@ -119,9 +119,9 @@ class Loader:
         """
         if len(self._parts) == 1:
             return torch.zeros_like(samples), samples
-        rounds, place = samples // self._slots[-1], samples % self._slots[-1]
-        slot = permute(place, self._slots[-1], hash_words(self.seed, MIXTURE), rounds)
-        bounds = torch.tensor(self._slots, device=samples.device)
+        rounds, place = samples // self._bounds[-1], samples % self._bounds[-1]
+        slot = permute(place, self._bounds[-1], hash_words(self.seed, MIXTURE), rounds)
+        bounds = torch.tensor(self._bounds, device=samples.device)
         dataset = torch.bucketize(slot, bounds[1:], right=True)
         begin, share = bounds[dataset], bounds[dataset + 1] - bounds[dataset]
         return dataset, rounds * share + slot - begin
@@ -234,15 +234,15 @@ def _cumulative(amounts: Sequence[int]) -> list[int]:
     return [0, *itertools.accumulate(amounts)]
 
 
-def _slots(weights: Sequence[float]) -> list[int]:
+def mixture_slots(weights: Sequence[float]) -> list[int]:
     """Weights -> where each dataset's slots of a round begin, and their end: [3, 1] -> [0, 7500, 10000].
 
     Every dataset has one slot at least.
     """
     bounds = [0]
     for number, reached in enumerate(itertools.accumulate(weights), start=1):
-        wanted = round(SLOTS * reached / sum(weights))
-        bounds.append(min(max(wanted, bounds[-1] + 1), SLOTS - len(weights) + number))
+        wanted = round(MIXTURE_SLOTS * reached / sum(weights))
+        bounds.append(min(max(wanted, bounds[-1] + 1), MIXTURE_SLOTS - len(weights) + number))
     return bounds
 
 

@@ -30,9 +30,9 @@ from uer.data.draws import GOLDEN, MASK
 from uer.data.hashing import below, mix_
 from uer.errors import UserError
 
-SHARE_PREDICTED = 0.15
-SHARE_MASKED = round(0.8 * (1 << 32))
-SHARE_MASKED_OR_RANDOM = round(0.9 * (1 << 32))
+FRACTION_PREDICTED = 0.15
+MASKED_BELOW = round(0.8 * (1 << 32))
+MASKED_OR_RANDOM_BELOW = round(0.9 * (1 << 32))
 WORDS_TRIED = 2
 """How many words, times the widest budget, a row tries before it is content with what it has."""
 
@@ -42,7 +42,7 @@ ORDER, LENGTH, KIND, REPLACEMENT = range(1, 5)
 
 def budget(tokens: int) -> int:
     """How many tokens a row of `tokens` tokens predicts."""
-    return max(1, round(SHARE_PREDICTED * tokens))
+    return max(1, round(FRACTION_PREDICTED * tokens))
 
 
 @dataclass(frozen=True)
@@ -192,8 +192,8 @@ class Masker:
         random = below(_draw(REPLACEMENT, keys, positions), self.entries).add_(1)
         for special in self.never_drawn:
             random += random >= special
-        put = torch.where(kind < SHARE_MASKED_OR_RANDOM, random, originals)
-        put.masked_fill_(kind < SHARE_MASKED, self.mask_id)
+        put = torch.where(kind < MASKED_OR_RANDOM_BELOW, random, originals)
+        put.masked_fill_(kind < MASKED_BELOW, self.mask_id)
         # Where there is nothing to predict the row's first replacement is written again: no two writes differ.
         put = torch.where(chosen, put, torch.where(chosen[:, :1], put[:, :1], originals[:, :1]))
         tokens.scatter_(1, torch.where(chosen, positions, positions[:, :1]), put)

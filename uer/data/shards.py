@@ -16,7 +16,7 @@ import numpy as np
 
 from uer.data.corpus import LINE_END, stretch
 from uer.data.draws import Draws
-from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_PLACES, LONG_LINE, LONG_WHOLE_LINE, LineCleaner, chunks
+from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_LOCATIONS, LONG_LINE, LONG_WHOLE_LINE, LineCleaner, chunks
 from uer.data.processors import Processor
 from uer.data.processors.base import Block, Lines, Ragged
 from uer.data.schema import axes_of
@@ -113,7 +113,7 @@ class Account:
     """Tokens of each sequence ("src", "tgt")."""
     damage: dict[str, int] = field(default_factory=dict)
     """Kind of damage -> how many lines have it."""
-    places: list[list[Any]] = field(default_factory=list)
+    locations: list[list[Any]] = field(default_factory=list)
     """The first damaged lines, as [number of the file, line counted from 1, kind]."""
     unknown: dict[str, int] = field(default_factory=dict)
     """The commonest pieces of text that became [UNK]."""
@@ -129,8 +129,8 @@ class Account:
         self.damaged_lines += cleaner.damaged
         for kind, count in cleaner.damage.items():
             self.damage[kind] = self.damage.get(kind, 0) + count
-        free = max(KEPT_PLACES - len(self.places), 0)
-        self.places += [[file, line, kind] for line, kind in cleaner.places[:free]]
+        free = max(KEPT_LOCATIONS - len(self.locations), 0)
+        self.locations += [[file, line, kind] for line, kind in cleaner.locations[:free]]
 
 
 def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None) -> Account:

@@ -11,10 +11,10 @@ from uer.targets.base import Projection, VocabularyTarget
 
 @dataclass(frozen=True)
 class LmConfig:
-    """The lm target"""
+    """Language model target (--target lm)"""
 
-    has_lmtarget_bias: bool = flag(False, "The lm target's output layer has a bias.")
-    label_smoothing: float = flag(0.0, "How much of the label's probability the other entries get.", file_only=True)
+    has_lmtarget_bias: bool = flag(False, "Add a bias to the output layer of the lm target.")
+    label_smoothing: float = flag(0.0, "Probability that is spread over the other tokens.", file_only=True)
 
     def problems(self) -> list[str]:
         within = 0.0 <= self.label_smoothing < 1.0

@@ -147,19 +147,19 @@ class Reporter:
         if self.world.is_main:
             logger.info(text)
 
-    def report(self, step: int, figures: dict[str, float]) -> None:
-        """A report line, and the same figures for machines."""
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """A report line, and the same metrics for programs."""
         if not self.world.is_main:
             return
         if self.peak_flops and self.flops_per_token:
-            figures = {**figures, "mfu": figures["tokens_per_second"] * self.flops_per_token / self.peak_flops}
-        logger.info(report_line(step, self.total_steps, figures))
-        self.record("train", step, figures)
+            metrics = {**metrics, "mfu": metrics["tokens_per_second"] * self.flops_per_token / self.peak_flops}
+        logger.info(report_line(step, self.total_steps, metrics))
+        self.record("train", step, metrics)
 
-    def record(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+    def record(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
         """A line of `--metrics_path`, and scalars where asked for."""
         if self._writer is not None:
-            self._writer.write(kind, step, figures, {"total_steps": self.total_steps})
+            self._writer.write(kind, step, metrics, {"total_steps": self.total_steps})
 
     def close(self) -> None:
         """Flush everything."""
@@ -169,19 +169,19 @@ class Reporter:
             self._writer.close()
 
 
-def report_line(step: int, total_steps: int, figures: dict[str, float]) -> str:
+def report_line(step: int, total_steps: int, metrics: dict[str, float]) -> str:
     """UER-py's line, then what it did not tell."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
              "seconds_left", "mfu", "skipped", "elapsed"}
-    parts = [f"{step:8d}/{total_steps:8d} steps", f" {figures['tokens_per_second']:8.2f} tokens/s",
-             f" loss {figures['loss']:7.2f}"]
-    parts += [f" {name}: {value:3.3f}" for name, value in figures.items() if name not in shown]
-    parts += [f" lr {figures['learning_rate']:.2e}", f" grad norm {figures['grad_norm']:.2f}",
-              f" {figures['real_tokens_per_second']:.0f} real tokens/s", f" epoch {figures['epoch']:.2f}",
-              f" {figures['memory_gib']:.2f} GiB"]
-    if "mfu" in figures:
-        parts.append(f" MFU {100 * figures['mfu']:.1f}%")
-    if figures["skipped"]:
-        parts.append(f" {figures['skipped']:.0f} updates skipped")
-    parts.append(f" {duration(figures['seconds_left'])} left")
+    parts = [f"{step:8d}/{total_steps:8d} steps", f" {metrics['tokens_per_second']:8.2f} tokens/s",
+             f" loss {metrics['loss']:7.2f}"]
+    parts += [f" {name}: {value:3.3f}" for name, value in metrics.items() if name not in shown]
+    parts += [f" lr {metrics['learning_rate']:.2e}", f" grad norm {metrics['grad_norm']:.2f}",
+              f" {metrics['real_tokens_per_second']:.0f} real tokens/s", f" epoch {metrics['epoch']:.2f}",
+              f" {metrics['memory_gib']:.2f} GiB"]
+    if "mfu" in metrics:
+        parts.append(f" MFU {100 * metrics['mfu']:.1f}%")
+    if metrics["skipped"]:
+        parts.append(f" {metrics['skipped']:.0f} updates skipped")
+    parts.append(f" {duration(metrics['seconds_left'])} left")
     return "| " + "|".join(parts)

@@ -34,7 +34,7 @@ from uer.errors import UserError
 from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
 from uer.hardware import peak_flops
 from uer.model import Model, build_model
-from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
+from uer.optim import OPTIMIZERS, parameter_groups
 from uer.optim.schedules import SCHEDULES
 from uer.registry import choose
 from uer.runtime import launch
@@ -52,7 +52,7 @@ from uer.training.trainer import Parts, StepModule, Trainer
 
 SAMPLED_TOKENS = 4096
 SMALL_MODEL = 50_000_000
-SHARE_FOR_DATA = 0.3
+FRACTION_FOR_DATA = 0.3
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Run:
                                           config.keep_checkpoints)
         world.check(lambda: preflight.check_output(config.output_model_path, kept))
         trainer = Trainer(parts, config, world)
-        self._say_plan(parts, teacher)
+        self._print_summary(parts, teacher)
         if step:
             trainer.resume(found[0] if found else None)
             self.reporter.say(f"resumed after step {step}" + (f" from {found[1]}" if found else ""))
@@ -248,8 +248,7 @@ class Run:
         self._set_flops(precision, teacher)
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
-            rate=schedule, set_rate=set_learning_rate, precision=precision,
-            reporter=self.reporter,
+            learning_rate=schedule, precision=precision, reporter=self.reporter,
             saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say),
             evaluate=(lambda: evaluate(forward, held_out, world, precision, model.perplexities)) if held_out else None,
             decode=self.data.tokenizer.decode, graphed=graphed)
@@ -313,7 +312,7 @@ class Run:
         on_gpu = device.type == "cuda"
         if wanted == "cuda" and not on_gpu:
             raise UserError("--dataset_device cuda: this run has no GPU")
-        fits = on_gpu and size < SHARE_FOR_DATA * torch.cuda.mem_get_info(device)[0]
+        fits = on_gpu and size < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
         on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
         return {"device": device, "dataset_device": device if on_device else "cpu",
                 "trim": not on_gpu and not self.compiled and not reads_padding}
@@ -325,7 +324,7 @@ class Run:
             self.reporter.say(f"--resume never: the training states of an earlier run (steps "
                               f"{', '.join(map(str, steps))}) are renamed to *.old")
 
-    def _say_plan(self, parts: Parts, teacher: Teacher | None) -> None:
+    def _print_summary(self, parts: Parts, teacher: Teacher | None) -> None:
         """What the run is going to do, before it does it."""
         config, model, seq_length = self.config, self.settings.model, self.data.seq_length
         token_slots = config.batch_size * seq_length
@@ -339,11 +338,12 @@ class Run:
             total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
             activation_bytes=activation_bytes(model, token_slots, self.data.vocab_size)
             + (teacher_bytes(teacher.model.config, self.data.vocab_size, token_slots) if teacher else 0),
-            rate=parts.rate, precision=parts.precision.describe(), peak_flops=parts.reporter.peak_flops,
+            learning_rate=parts.learning_rate, precision=parts.precision.describe(),
+            peak_flops=parts.reporter.peak_flops,
             kernels=", ".join(kernels), devices=f"{self.world.world_size} x {device_name(self.world.device)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
         taught = [teacher.line(token_slots)] if teacher else []
-        for line in [*taught, *plan.lines(), *unheeded_masking(self.settings.masking, self.data)]:
+        for line in [*taught, *plan.lines(), *masking_notes(self.settings.masking, self.data)]:
             self.reporter.say(line)
 
 
@@ -388,7 +388,7 @@ def is_compiled(config: TrainConfig, world: World) -> bool:
     return config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
 
 
-def unheeded_masking(asked: MaskingConfig, data: Data) -> list[str]:
+def masking_notes(asked: MaskingConfig, data: Data) -> list[str]:
     """What to say of datasets that were made for other masks than the masking flags of this command ask for.
 
     Static masks are as the dataset says; dynamic ones are drawn while training, as this command says.

@@ -34,7 +34,7 @@ class SkipWatch:
         # [skipped in all, skipped in a row, most in a row, then the numbers of the latest skipped updates]
         self._counts = torch.full((3 + REMEMBERED,), -1, dtype=torch.int64, device=device)
         self._counts[:3] = 0
-        self._places = torch.arange(REMEMBERED, device=device)
+        self._indices = torch.arange(REMEMBERED, device=device)
         self._copy = torch.empty_like(self._counts, device="cpu", pin_memory=not self._immediate)
         self._event: Any = None
         self._told = 0
@@ -45,7 +45,7 @@ class SkipWatch:
             return
         total, row, most = self._counts[:3].unbind()
         row = torch.where(skipped, row + 1, 0)
-        here = skipped & (self._places == total % REMEMBERED)
+        here = skipped & (self._indices == total % REMEMBERED)
         latest = torch.where(here, step, self._counts[3:])
         self._counts.copy_(torch.cat([torch.stack([total + skipped, row, torch.maximum(most, row)]), latest]))
 

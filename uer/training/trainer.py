@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from uer.checkpoint.saver import Saver
 from uer.config import TrainConfig
+from uer.optim import set_learning_rate
 from uer.runtime.memory import memory_gib
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
@@ -57,17 +58,21 @@ class StepModule(nn.Module):
 class Parts:
     """What a trainer works with.
 
-    `module` is the model as `World.wrap` returned it; `rate` gives an update's learning rate, `set_rate` applies it;
-    `evaluate` returns the figures of the held-out data, `decode` the text of token ids (for batches that fail);
-    `graphed` asks for a CUDA graph of the update, which needs one micro-batch and a rate that lives in a tensor.
+    Attributes:
+        model: the bare model, whose parameters are saved.
+        module: the model as `World.wrap` returned it; maps (batch, counts) to (loss, metrics), as `StepModule` does.
+        learning_rate: the schedule: number of the update, counted from 0 -> its learning rate.
+        evaluate: returns the metrics of the held-out data; None where there is no such data.
+        decode: token ids -> text, for the batches of skipped updates.
+        graphed: capture the update as a CUDA graph, which needs one micro-batch and an optimizer that keeps its
+            learning rate in a tensor (`capturable`).
     """
 
     model: nn.Module
     module: nn.Module
     loader: Loader
     optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    set_rate: Callable[[torch.optim.Optimizer, float], None]
+    learning_rate: Callable[[int], float]
     precision: Precision
     reporter: Reporter
     saver: Saver
@@ -120,7 +125,7 @@ class Trainer:
     def update(self, step: int) -> None:
         """One optimizer update: what the host does, then what the device does."""
         batches = self.parts.loader.step(step)
-        self.parts.set_rate(self.parts.optimizer, self.parts.rate(step))
+        set_learning_rate(self.parts.optimizer, self.parts.learning_rate(step))
         self._step.fill_(step)
         if self.parts.graphed:
             self._seed(step, 0)
@@ -218,21 +223,22 @@ class Trainer:
     def _report(self) -> None:
         collected = self.sums.collect(self.world)
         real = float(self.world.sum_(self.real_tokens.clone()))
-        seconds, slots, updates = self.clock.lap()
+        seconds, token_slots, updates = self.clock.lap()
         self.real_tokens.zero_()
         left = (self.config.total_steps - self.step) * seconds / max(1, updates)
         samples = self.step * self.parts.loader.samples_per_step
         self.parts.reporter.report(self.step, {
-            **averages(collected), "tokens_per_second": slots / seconds, "real_tokens_per_second": real / seconds,
-            "learning_rate": self.parts.rate(self.step - 1), "epoch": samples / self.parts.loader.samples_per_epoch,
-            "memory_gib": memory_gib(self.world.device), "skipped": self.watch.total, "seconds_left": left})
+            **averages(collected), "tokens_per_second": token_slots / seconds, "real_tokens_per_second": real / seconds,
+            "learning_rate": self.parts.learning_rate(self.step - 1),
+            "epoch": samples / self.parts.loader.samples_per_epoch, "memory_gib": memory_gib(self.world.device),
+            "skipped": self.watch.total, "seconds_left": left})
         self.sums.reset()
 
     def _evaluate(self) -> None:
-        figures = self.parts.evaluate()
-        shown = "| ".join(f"{name}: {value:.3f}" for name, value in figures.items())
+        metrics = self.parts.evaluate()
+        shown = "| ".join(f"{name}: {value:.3f}" for name, value in metrics.items())
         self.parts.reporter.say(f"| {self.step:8d}/{self.config.total_steps:8d} steps| held-out {shown}")
-        self.parts.reporter.record("eval", self.step, figures)
+        self.parts.reporter.record("eval", self.step, metrics)
 
     def _save(self, with_weights: bool) -> None:
         """Begin to write a checkpoint, but never one that nothing can be done with.

@@ -33,9 +33,9 @@ HEADS = 1 << 31
 
 @dataclass(frozen=True)
 class PairConfig(MaskingConfig):
-    """Pairs of text (bert and albert processors)"""
+    """Sentence pairs (--data_processor bert and albert)"""
 
-    short_seq_prob: float = flag(0.1, "How often a document's rows are made shorter (bert and albert processors).")
+    short_seq_prob: float = flag(0.1, "Probability that the rows of a document get a random shorter length.")
 
     def problems(self) -> list[str]:
         within = 0.0 <= self.short_seq_prob <= 1.0
