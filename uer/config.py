@@ -97,8 +97,8 @@ class TokenizerConfig:
     """Tokenizer."""
 
     tokenizer: str = flag("bert", "Tokenizer that turns text into tokens.", family="tokenizer")
-    vocab_path: str | None = flag(None, "Vocabulary file with one token per line. A known one, such as google_zh_vocab.txt, "
-                                        "is downloaded if it is missing.", path="read")
+    vocab_path: str | None = flag(None, "Vocabulary file with one token per line. A known one, such as "
+                                        "google_zh_vocab.txt, is downloaded if it is missing.", path="read")
     merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True, path="read")
     spm_model_path: str | None = flag(None, "SentencePiece model file.", planned=True, path="read")
     do_lower_case: bool = flag(True, "Convert the text to lower case and remove accents.")
