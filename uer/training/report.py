@@ -1,4 +1,4 @@
-"""What a person sees of a run: report lines as UER-py's, a progress bar on a terminal, JSON lines, TensorBoard.
+"""Reports of a run: lines as UER-py prints them, a progress bar on a terminal, JSON lines, TensorBoard.
 
     | 100/1000 steps| 9512.33 tokens/s| loss    7.01| acc: 0.046| lr 1.00e-04| ... | 0:01:12 left
 """
@@ -27,9 +27,10 @@ METRIC = "metric "  # how the keys of collected metrics begin
 
 
 class Sums:
-    """Sums since the last report, on the device and in place, so that adding to them waits for nothing.
+    """Sums of losses and metrics since the last report. They are tensors on the device that are changed in place, so
+    that the host need not wait for the device.
 
-    `loss` is already that of the global batch; metrics are this rank's until `collect`.
+    `loss` is that of the global batch; `metrics` are this rank's, and `collect` adds them up over the ranks.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -61,14 +62,14 @@ class Sums:
             tensor.zero_()
 
     def collect(self, world: World) -> dict[str, Tensor]:
-        """The sums over all ranks, as a flat dictionary; every rank has to ask."""
+        """The sums over all ranks, as a flat dictionary; a collective operation, which every rank has to call."""
         metrics = {METRIC + key: world.sum_(pair.clone()) for key, pair in sorted(self.metrics.items())}
         return {"updates": self.updates.clone(), "loss": self.loss.clone(), "norm": self.norm.clone(), **metrics}
 
     def load(self, collected: dict[str, Tensor], world: World) -> None:
-        """Go on from `collect`'s result, which rank 0 takes over for all.
+        """Continue from `collect`'s result. It is the sum over all ranks: rank 0 takes it, and the others begin with 0.
 
-        States of earlier versions have metrics without a target's name: these are left out of the next report.
+        Training states of earlier versions have metrics without a target's name, which are ignored.
         """
         for name in ("updates", "loss", "norm"):
             getattr(self, name).copy_(collected[name])
@@ -78,8 +79,15 @@ class Sums:
 
 
 def metric_columns(collected: Mapping[str, Tensor]) -> dict[str, float]:
-    """Collected sums as the columns of a report: with one target "loss" and "acc", with several "loss_mlm", "loss_sp",
-    "acc_mlm" and "acc_sp", in this order, as UER-py has them."""
+    """The columns of a report, from the sums that `collect` returns: each numerator divided by its denominator.
+
+    They have UER-py's names and order: "loss" and "acc" with one target, "loss_mlm", "loss_sp", "acc_mlm" and "acc_sp"
+    with several.
+
+    >>> sums = {"mlm/loss": (6.0, 3.0), "mlm/acc": (1.0, 4.0), "sp/loss": (1.0, 2.0), "sp/acc": (2.0, 2.0)}
+    >>> metric_columns({METRIC + name: torch.tensor(pair) for name, pair in sums.items()})
+    {'loss_mlm': 2.0, 'loss_sp': 0.5, 'acc_mlm': 0.25, 'acc_sp': 1.0}
+    """
     ratios = {tuple(key.removeprefix(METRIC).split("/")): float(pair[0]) / max(1.0, float(pair[1]))
               for key, pair in collected.items() if key.startswith(METRIC)}
     targets, names = (list(dict.fromkeys(parts)) for parts in zip(*ratios)) if ratios else ([], [])
@@ -97,7 +105,7 @@ def averages(collected: dict[str, Tensor]) -> dict[str, float]:
 
 @dataclass
 class Clock:
-    """Throughput since the last report; waiting in evaluation and for checkpoints counts as time, as it is."""
+    """Measures throughput since the last report. Evaluation and waiting for checkpoints are included in the time."""
 
     started: float = field(default_factory=time.perf_counter)
     last: float = field(default_factory=time.perf_counter)
@@ -105,7 +113,7 @@ class Clock:
     updates: int = 0
 
     def lap(self) -> tuple[float, int, int]:
-        """(seconds, token slots, updates) since the last lap; begins a new one."""
+        """(seconds, token slots, updates) since the last call."""
         now = time.perf_counter()
         result = (max(now - self.last, 1e-9), self.token_slots, self.updates)
         self.last, self.token_slots, self.updates = now, 0, 0
@@ -113,11 +121,13 @@ class Clock:
 
 
 class Reporter:
-    """Prints and writes on the main rank; silent on the others.
+    """Prints and writes the reports on rank 0; does nothing on the others.
 
     Args:
-        first_step: the update a resumed run begins with.
-        flops_per_token: for the share of a known GPU's peak; 0 when unknown.
+        config: where reports go.
+        world: the ranks.
+        total_steps: updates of the run.
+        flops_per_token: operations of training per token slot, for MFU; 0 when unknown.
     """
 
     def __init__(self, config: LogConfig, world: World, total_steps: int, flops_per_token: float = 0.0) -> None:
@@ -143,12 +153,17 @@ class Reporter:
             self.bar.update()
 
     def say(self, text: str) -> None:
-        """A line to the terminal and the log file."""
+        """Print a line to the terminal and the log file."""
         if self.world.is_main:
             logger.info(text)
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
-        """A report line, and the same metrics for programs."""
+        """Print a report line, and record its metrics.
+
+        Args:
+            step: how many updates are done.
+            metrics: by name, as `report_line` needs them; "mfu" is added here where the peak of the device is known.
+        """
         if not self.world.is_main:
             return
         if self.peak_flops and self.flops_per_token:
@@ -157,7 +172,13 @@ class Reporter:
         self.record("train", step, metrics)
 
     def record(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
-        """A line of `--metrics_path`, and scalars where asked for."""
+        """Write metrics to --metrics_path, TensorBoard and Weights & Biases, where the settings name them.
+
+        Args:
+            kind: "train" or "eval".
+            step: how many updates are done.
+            metrics: by name.
+        """
         if self._writer is not None:
             self._writer.write(kind, step, metrics, {"total_steps": self.total_steps})
 
@@ -170,7 +191,7 @@ class Reporter:
 
 
 def report_line(step: int, total_steps: int, metrics: dict[str, float]) -> str:
-    """UER-py's line, then what it did not tell."""
+    """The columns of UER-py's report line, then further ones."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
              "seconds_left", "mfu", "skipped", "elapsed"}
     parts = [f"{step:8d}/{total_steps:8d} steps", f" {metrics['tokens_per_second']:8.2f} tokens/s",
