@@ -270,13 +270,13 @@ def _from_queries(hidden: Tensor, layout: Layout, queries: Queries,
 
     The union is a request (B, P), P the sum of the targets' widths, and `queries.requests` (K,) says which of its
     flattened entries each hidden state is for. With mlm at 2 positions a row and sp at 1, B = 3, and nothing to predict
-    in mlm's last entry of row 1:
+    in mlm's last entry of row 2:
 
         entries of the union    0 1 2 | 3 4 5 | 6 7 8        per row: mlm mlm sp
-        queries.requests        0 1 2   3   5   6 7 8        (K,), K = 8
-        row                     0 0 0   1   1   2 2 2        requests // 3
-        column                  0 1 2   0   2   0 1 2        requests % 3
-        mlm  own labels         0 1     2       4 5          row * 2 + column      index in its flattened (B, 2)
+        queries.requests        0 1 2   3 4 5   6   8        (K,), K = 8
+        row                     0 0 0   1 1 1   2   2        requests // 3
+        column                  0 1 2   0 1 2   0   2        requests % 3
+        mlm  own labels         0 1     2 3     4            row * 2 + column      index in its flattened (B, 2)
         sp   own labels             0       1       2        row * 1 + column - 2  index in its flattened (B, 1)
 
     Args:

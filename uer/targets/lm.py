@@ -34,7 +34,7 @@ class LmTarget(VocabularyTarget):
         self.output_layer = Linear(config.hidden_size, vocab_size, bias=own.has_lmtarget_bias)
 
     def projections(self, hidden: Tensor) -> list[Projection]:
-        """hidden (..., H) -> one question"""
+        """Hidden states (..., H) -> one output layer."""
         return [Projection("", hidden, self.output_layer.weight, self.output_layer.bias)]
 
     def label_smoothing(self) -> float:

@@ -38,7 +38,7 @@ class Plan:
         return 16 * self.parameters + self.activation_bytes
 
     def lines(self) -> list[str]:
-        """The plan as it is printed."""
+        """The summary as it is printed."""
         epochs = self.total_steps * self.global_batch / max(1, self.instances)
         steps = sorted({round(fraction * (self.total_steps - 1)) for fraction in (0.0, 0.05, 0.1, 0.5, 1.0)})
         learning_rates = ", ".join(f"{self.learning_rate(step):.2e} at {step + 1}" for step in steps)
