@@ -48,7 +48,7 @@ from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_datas
 from uer.errors import UserError
 from uer.flops import flops_per_token
 from uer.model import build_model
-from uer.optim import AdamW, parameter_groups, set_learning_rate
+from uer.optim import AdamW, parameter_groups
 from uer.runtime.launch import RankInfo
 from uer.runtime.parallel import connect
 from uer.runtime.precision import Precision
@@ -195,8 +195,7 @@ def our_trainer(case: Case, config: BenchmarkConfig, folder: Path) -> Trainer:
     reporter = Reporter(LogConfig(), world, train.total_steps)
     saver = Saver(StateFolder(train.output_model_path, 1), model, optimizer, precision, world, "{}", reporter.say)
     learning_rate = OptimConfig().learning_rate
-    parts = Parts(model, forward, loader, optimizer, lambda step: learning_rate, set_learning_rate, precision, reporter,
-                  saver)
+    parts = Parts(model, forward, loader, optimizer, lambda step: learning_rate, precision, reporter, saver)
     return Trainer(parts, train, world)
 
 

@@ -72,13 +72,13 @@ def test_what_the_page_names_exists(root):
     assert json.loads((root / "models/bert/tiny_config.json").read_text())["hidden_size"] == CONFIG.hidden_size
 
 
-@pytest.mark.parametrize("folder", ["uer/finetuning", "uer/api"])
+@pytest.mark.parametrize("folder", ["uer/finetuning", "uer/api", "uer/data"])
 def test_the_examples_in_docstrings_are_right(root, folder):
     attempted = 0
     for path in sorted((root / folder).rglob("*.py")):
         if ">>>" in path.read_text(encoding="utf-8"):
             module = importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
-            found = doctest.testmod(module, extraglobs={"np": np})
+            found = doctest.testmod(module, extraglobs={"np": np, "torch": torch})
             assert not found.failed, path
             attempted += found.attempted
     assert attempted

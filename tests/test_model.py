@@ -12,7 +12,8 @@ from uer.data.batch import Batch, Labels, Side
 from uer.encoders.base import select
 from uer.errors import UserError
 from uer.layers import view
-from uer.model import Model, build_model
+from uer.layers.layout import unpadded_layout
+from uer.model import Model, _from_queries, build_model
 
 VOCAB, LENGTH, PREDICTED = 37, 13, 3
 CONFIG = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=3, dropout=0.0,
@@ -305,6 +306,22 @@ def test_auto_leaves_padding_out_on_a_cpu():
     batch = make_batch()
     auto, on = make_model("auto"), make_model("on")
     assert torch.equal(auto(batch).loss, on(batch).loss)
+
+
+def test_the_example_of_a_union_of_positions():
+    """The table of `_from_queries`: mlm at 2 positions a row, sp at 1, nothing to predict in mlm's entry (2, 1)."""
+    mlm = Labels(torch.tensor([[10, 11], [12, 13], [14, -100]]), torch.tensor([[1, 2], [2, 0], [1, 0]]))
+    sp = Labels(torch.tensor([[20], [21], [22]]), torch.zeros(3, 1, dtype=torch.int64))
+    asked = {"mlm": mlm, "sp": sp}
+    layout = unpadded_layout(torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]))
+    queries = layout.queries(torch.cat([mlm.positions, sp.positions], dim=1),
+                             torch.cat([mlm.wanted(), sp.wanted()], dim=1))
+    assert queries.requests.tolist() == [0, 1, 2, 3, 4, 5, 6, 8]
+    hidden = queries.requests[:, None].float()  # (K, 1): each state is the number of its entry
+    inputs = _from_queries(hidden, layout, queries, asked)
+    assert (inputs["mlm"].hidden.squeeze(1).tolist(), inputs["mlm"].labels.tolist()) == (
+        [0, 1, 3, 4, 6], [10, 11, 12, 13, 14])
+    assert (inputs["sp"].hidden.squeeze(1).tolist(), inputs["sp"].labels.tolist()) == ([2, 5, 8], [20, 21, 22])
 
 
 def test_planned_and_missing_targets_are_refused():

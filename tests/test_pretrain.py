@@ -14,7 +14,7 @@ import pytest
 from uer.config import MaskingConfig
 from uer.data.processors.lines import LineConfig
 from uer.data.processors.mlm import MlmConfig
-from uer.training.run import unheeded_masking
+from uer.training.run import masking_notes
 
 BAND = 0.05
 
@@ -69,19 +69,19 @@ def masked_data(*datasets):
 
 def test_masking_flags_that_static_masks_do_not_heed_are_named():
     data = masked_data(("a.pt", True, {}), ("b.pt", False, {"span_masking": True}), ("c.pt", False, {}))
-    notes = unheeded_masking(MaskingConfig(span_masking=True), data)
+    notes = masking_notes(MaskingConfig(span_masking=True), data)
     assert [note.split()[1] for note in notes] == ["c.pt"]
-    assert not unheeded_masking(MaskingConfig(), data)
+    assert not masking_notes(MaskingConfig(), data)
 
 
 def test_masks_that_a_dynamic_dataset_was_made_for_and_a_command_leaves_out_are_named():
     masking = {"whole_word_masking": True}
     data = masked_data(("a.pt", True, masking))
-    assert unheeded_masking(MaskingConfig(), data)[0].startswith("note: a.pt was made with other masking flags")
-    assert not unheeded_masking(MaskingConfig(**masking), data)
+    assert masking_notes(MaskingConfig(), data)[0].startswith("note: a.pt was made with other masking flags")
+    assert not masking_notes(MaskingConfig(**masking), data)
 
 
 def test_masking_flags_of_a_dataset_without_masks_are_named():
     data = SimpleNamespace(train=[SimpleNamespace(path="a.pt")], dev=[], processor=SimpleNamespace(config=LineConfig()))
-    assert "a.pt has no masks" in unheeded_masking(MaskingConfig(span_masking=True), data)[0]
-    assert not unheeded_masking(MaskingConfig(), data)
+    assert "a.pt has no masks" in masking_notes(MaskingConfig(span_masking=True), data)[0]
+    assert not masking_notes(MaskingConfig(), data)

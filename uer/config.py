@@ -1,11 +1,12 @@
-"""Every setting of the toolkit, declared once.
+"""The settings of the toolkit: dataclasses whose fields are both command-line flags and keys of JSON config files.
 
 A field's name is the flag's name (UER-py's, letter for letter) and the key in a JSON config file; its annotation is the
 flag's kind, its default the flag's default, its metadata the help text. `uer.cli` makes the flags from these fields.
-Families receive the small config they need; layers receive plain numbers.
+Encoders, targets and processors receive the config class that they need; layers receive plain numbers.
 
-Each class may define `problems()`: the cross-checks between its fields, as lines that name the flags. The command line
-gathers them from every class and raises them once.
+The first line of a class's docstring is the heading of its flags in --help. Each class may define `problems()`: it
+checks the fields against one another and returns a line for each contradiction, which names the flags. The command line
+collects these lines from all classes and raises them as one error.
 """
 
 import math
@@ -26,8 +27,8 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         help: the help text.
         choices: the valid values, where they are a plain list.
         family: where the valid values are the keys of a family's table, its name in `uer.cli.FAMILIES`.
-        positional: the values may also stand on the command line without the flag (one field a command; a tuple).
-        planned: a setting of UER-py that only parts read which are not built here; the help text says so.
+        positional: the values may also be given without the flag (one field of a command; a tuple).
+        planned: a setting of UER-py that no part of this toolkit reads yet; the help text says so.
         path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
         identity: whether the result of a run depends on it, so that a training state continues only a run with the
             same value.
@@ -70,16 +71,16 @@ REQUIRED = object()
 PATHS = ("read", "write", "append", "write_folder", "write_model", "write_prefix")
 
 
-# Sizes above these are slips: the largest dense models have 126 layers, widths of 53,248 and rows of a million tokens,
-# and updates have had 65,536 rows. Whether a smaller model fits this machine is asked when it is built.
+# Larger sizes are typing errors: the largest dense models have 126 layers, widths of 53,248 and rows of a million
+# tokens, and the largest batches have 65,536 rows. Whether a model fits this machine is checked when it is built.
 MOST_LAYERS = 10_000
 LARGEST_WIDTH = 1 << 20
 LONGEST_ROW = 1 << 22
 MOST_ROWS = 1 << 20
 
-LEAST_PEAK_FLOPS = 1e9  # who gives less has written tera operations
+LEAST_PEAK_FLOPS = 1e9  # a smaller value was probably meant in TFLOPS
 PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
-LARGEST_SEED = (1 << 63) - 1  # what the integer functions of order and masks take
+LARGEST_SEED = (1 << 63) - 1  # the largest int64: the order and the masks are computed in int64
 
 
 def _require(problems: list[str], holds: bool, message: str) -> None:
@@ -93,30 +94,30 @@ def _require_seed(problems: list[str], seed: int) -> None:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Which tokenizer, and the files it reads."""
+    """Tokenizer."""
 
-    tokenizer: str = flag("bert", "How text becomes tokens.", family="tokenizer")
-    vocab_path: str | None = flag(None, "Vocabulary file, one entry a line; a known name is fetched when missing.",
-                                  path="read")
+    tokenizer: str = flag("bert", "Tokenizer that turns text into tokens.", family="tokenizer")
+    vocab_path: str | None = flag(None, "Vocabulary file with one token per line. A known one, such as "
+                                        "google_zh_vocab.txt, is downloaded if it is missing.", path="read")
     merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True, path="read")
     spm_model_path: str | None = flag(None, "SentencePiece model file.", planned=True, path="read")
-    do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
+    do_lower_case: bool = flag(True, "Convert the text to lower case and remove accents.")
     tgt_tokenizer: str = flag("bert", "Tokenizer of the target side.", family="tokenizer", planned=True)
     tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", planned=True, path="read")
     tgt_merges_path: str | None = flag(None, "Merges file of the target side.", planned=True, path="read")
     tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.", planned=True,
                                           path="read")
-    tgt_do_lower_case: bool = flag(True, "Lower-case the target side.", planned=True)
+    tgt_do_lower_case: bool = flag(True, "Convert the text of the target side to lower case.", planned=True)
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """Which positions an MLM row predicts (always 15% of its tokens, at least one)."""
+    """Masking (15% of a row's tokens are predicted, at least one)."""
 
-    whole_word_masking: bool = flag(False, "Choose whole words (jieba's segmentation) instead of single tokens.")
-    span_masking: bool = flag(False, "Choose spans of neighbouring tokens.")
-    span_geo_prob: float = flag(0.2, "Parameter of the geometric distribution of span lengths.")
-    span_max_length: int = flag(10, "Longest span.")
+    whole_word_masking: bool = flag(False, "Mask whole words, as jieba segments them, instead of single tokens.")
+    span_masking: bool = flag(False, "Mask spans of consecutive tokens instead of single tokens.")
+    span_geo_prob: float = flag(0.2, "Parameter p of the geometric distribution that span lengths are drawn from.")
+    span_max_length: int = flag(10, "Maximum span length in tokens.")
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -129,26 +130,28 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig(Members):
-    """How `preprocess.py` makes a dataset from a corpus."""
+    """Dataset."""
 
-    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.", path="read")
-    dataset_path: str = flag("dataset.pt", "Where the dataset is written.", path="write")
-    processes_num: int = flag(1, "Worker processes; the output does not depend on it.")
-    data_processor: str = flag("bert", "How documents become training instances.", family="data_processor")
-    docs_buffer_size: int = flag(100000, "Accepted for UER-py's commands; memory is bounded without it.")
-    seq_length: int = flag(128, "Tokens of an instance, [CLS] and [SEP] included.")
-    tgt_seq_length: int = flag(128, "Tokens of a target-side sequence.", planned=True)
-    dup_factor: int = flag(5, "How many versions of each document or instance are made where something is drawn.")
-    seed: int = flag(7, "Seed of static masks and of drawn pairs.")
-    dynamic_masking: bool = flag(False, "Draw new masks in every epoch (makes dup_factor 1).")
+    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, glob patterns or folders to read.", path="read")
+    dataset_path: str = flag("dataset.pt", "Dataset file to write.", path="write")
+    processes_num: int = flag(1, "Number of worker processes. The dataset does not depend on it.")
+    data_processor: str = flag("bert", "Kind of training instances to make, which must fit --target of pretrain.py.",
+                               family="data_processor")
+    docs_buffer_size: int = flag(100000, "Accepted for UER-py's commands; memory is limited without it.")
+    seq_length: int = flag(128, "Maximum sequence length in tokens, [CLS] and [SEP] included.")
+    tgt_seq_length: int = flag(128, "Maximum length of a target-side sequence in tokens.", planned=True)
+    dup_factor: int = flag(5, "How often each document or instance is repeated, each time with other random choices "
+                              "(masks, pairs).")
+    seed: int = flag(7, "Random seed of static masks and of sentence pairs.")
+    dynamic_masking: bool = flag(False, "Draw new masks in every epoch of the training; dup_factor is then 1.")
     sentence_selection_strategy: str = flag("lead", "Which sentences gsg predicts.", choices=("lead", "random"),
                                             planned=True)
-    text_field: str | None = flag(None, "The corpus is JSON lines; this field holds the text.")
-    encoding_errors: str = flag("replace", "A line with bytes that are not UTF-8: report leaves it out, replace puts "
-                                "U+FFFD in their place (the summary counts and locates both), stop ends the run.",
+    text_field: str | None = flag(None, "Read the corpus as JSON lines, with the text in this field.")
+    encoding_errors: str = flag("replace", "What to do with a line that is not valid UTF-8: report skips the line, "
+                                "replace substitutes U+FFFD for the invalid bytes, stop ends the run.",
                                 choices=("report", "replace", "stop"))
-    user_dict: str | None = flag(None, "A jieba user dictionary for --whole_word_masking.", path="read")
-    vocab_report_size: int = flag(10, "How many of the commonest unknown characters the summary names.")
+    user_dict: str | None = flag(None, "User dictionary of jieba for --whole_word_masking.", path="read")
+    vocab_report_size: int = flag(10, "How many of the most frequent unknown characters the summary lists.")
     members: dict[str, Any] = members_of("data_processor")
 
     def problems(self) -> list[str]:
@@ -163,49 +166,53 @@ class DatasetConfig(Members):
 
 @dataclass(frozen=True)
 class ModelConfig(Members):
-    """The architecture; a JSON file of `models/` usually sets it. Defaults are BERT-base's."""
+    """Model (usually set by a JSON file of models/, given as --config_path)."""
 
-    emb_size: int = flag(768, "Width of the embeddings.")
-    hidden_size: int = flag(768, "Width of the hidden states.")
-    feedforward_size: int = flag(3072, "Inner width of the feed-forward layers.")
-    heads_num: int = flag(12, "Attention heads.")
-    attention_head_size: int | None = flag(None, "Width of an attention head (default: hidden_size / heads_num).")
-    layers_num: int = flag(12, "Encoder layers.")
-    decoder_layers_num: int = flag(12, "Decoder layers.", planned=True)
-    hidden_act: str = flag("gelu", "Activation of the feed-forward layers.", family="hidden_act")
+    emb_size: int = flag(768, "Size of the embeddings.")
+    hidden_size: int = flag(768, "Size of the hidden states.")
+    feedforward_size: int = flag(3072, "Inner size of the feed-forward layers.")
+    heads_num: int = flag(12, "Number of attention heads.")
+    attention_head_size: int | None = flag(None, "Size of a head (default: hidden_size / heads_num).")
+    layers_num: int = flag(12, "Number of encoder layers.")
+    decoder_layers_num: int = flag(12, "Number of decoder layers.", planned=True)
+    hidden_act: str = flag("gelu", "Activation function of the feed-forward layers.", family="hidden_act")
     dropout: float = flag(0.1, "Dropout probability.")
-    embedding: tuple[str, ...] = flag(("word",), "Embeddings that are summed.", family="embedding")
+    embedding: tuple[str, ...] = flag(("word",), "Embeddings, which are added up.", family="embedding")
     tgt_embedding: tuple[str, ...] = flag(("word",), "Embeddings of the target side.", family="embedding", planned=True)
-    max_seq_length: int = flag(512, "Longest sequence the position embedding has rows for.")
+    max_seq_length: int = flag(512, "Number of positions of the position embedding: the maximum sequence length.")
     relative_position_embedding: bool = flag(False, "Add T5's relative position bias to the attention scores.")
-    share_embedding: bool = flag(False, "Source and target share their embedding.", planned=True)
-    remove_embedding_layernorm: bool = flag(False, "No layer norm after the embedding.")
-    factorized_embedding_parameterization: bool = flag(False, "A linear layer from emb_size to hidden_size (ALBERT).")
+    share_embedding: bool = flag(False, "Use the same embedding for source and target.", planned=True)
+    remove_embedding_layernorm: bool = flag(False, "Omit the layer norm after the embedding.")
+    factorized_embedding_parameterization: bool = flag(False, "Project the embeddings from emb_size to hidden_size "
+                                                              "(ALBERT).")
     encoder: str = flag("transformer", "Encoder.", family="encoder")
     decoder: str | None = flag(None, "Decoder.", family="decoder", planned=True)
-    mask: str = flag("fully_visible", "What a position may attend to.",
+    mask: str = flag("fully_visible", "Attention mask: all positions, earlier positions only (causal), or the whole "
+                                      "prefix and earlier positions (causal_with_prefix).",
                      choices=("fully_visible", "causal", "causal_with_prefix"))
-    layernorm_positioning: str = flag("post", "Layer norm before or after each sub-layer.", choices=("pre", "post"))
-    feed_forward: str = flag("dense", "Feed-forward kind.", choices=("dense", "gated"))
-    relative_attention_buckets_num: int = flag(32, "Buckets of the relative position bias.")
-    remove_attention_scale: bool = flag(False, "Do not divide attention scores by sqrt(head size).")
-    remove_transformer_bias: bool = flag(False, "Linear layers of the transformer have no bias.")
-    layernorm: str = flag("normal", "Layer norm kind.", choices=("normal", "t5"))
-    parameter_sharing: bool = flag(False, "All layers share one set of parameters (ALBERT).")
-    has_residual_attention: bool = flag(False, "Add the previous layer's attention scores (RealFormer).")
-    target: tuple[str, ...] = flag(("mlm",), "Pretraining objectives.", family="target")
-    tie_weights: bool = flag(False, "The output layer shares the word embedding's weight.")
-    pooling: str = flag("first", "How a sequence becomes one vector.", choices=("mean", "max", "first", "last"))
-    prefix_lm_loss: bool = flag(False, "Only the tokens behind the prefix count in the lm loss.", planned=True)
-    stream_0: dict | None = flag(None, "What differs in the first stream of the dual encoder.", planned=True,
+    layernorm_positioning: str = flag("post", "Layer norm before (pre) or after (post) each sub-layer.",
+                                      choices=("pre", "post"))
+    feed_forward: str = flag("dense", "Kind of feed-forward layer.", choices=("dense", "gated"))
+    relative_attention_buckets_num: int = flag(32, "Number of buckets of the relative position bias.")
+    remove_attention_scale: bool = flag(False, "Do not divide the attention scores by sqrt(head size).")
+    remove_transformer_bias: bool = flag(False, "Omit the biases of the transformer's linear layers.")
+    layernorm: str = flag("normal", "Kind of layer norm; t5 is RMSNorm.", choices=("normal", "t5"))
+    parameter_sharing: bool = flag(False, "Use the same parameters in all layers (ALBERT).")
+    has_residual_attention: bool = flag(False, "Add the attention scores of the previous layer (RealFormer).")
+    target: tuple[str, ...] = flag(("mlm",), "Pretraining targets.", family="target")
+    tie_weights: bool = flag(False, "Use the weight of the word embedding in the output layer too.")
+    pooling: str = flag("first", "How the hidden states of a sequence become one vector.",
+                        choices=("mean", "max", "first", "last"))
+    prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix.", planned=True)
+    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.", planned=True,
                                  file_only=True)
-    stream_1: dict | None = flag(None, "What differs in the second stream of the dual encoder.", planned=True,
+    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.", planned=True,
                                  file_only=True)
     members: dict[str, Any] = members_of("embedding", "encoder", "decoder", "target")
 
     @property
     def longest_row(self) -> int:
-        """Tokens of the longest row that the model takes: only position embeddings set a limit."""
+        """How many tokens a row may have: only position embeddings set a limit."""
         return self.max_seq_length if {"pos", "sinusoidalpos"}.intersection(self.embedding) else LONGEST_ROW
 
     def problems(self) -> list[str]:
@@ -223,7 +230,8 @@ class ModelConfig(Members):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
         _require(found, bool(self.embedding), "embedding names none")
         _require(found, "word" in self.embedding or not self.tie_weights, "tie_weights needs the embedding 'word'")
-        # A quarter of the buckets is for near distances: at least one, and fewer than the 128 where the far ones end.
+        # A quarter of the buckets is for small distances, one bucket each: at least one, and fewer than 128, the
+        # distance from which on all share the last bucket (MAX_DISTANCE in `uer.layers.relative_position`).
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
                  "relative_attention_buckets_num must lie between 4 and 511")
         return found
@@ -234,8 +242,8 @@ class OptimConfig:
     """Optimizer and learning-rate schedule."""
 
     learning_rate: float = flag(2e-5, "Peak learning rate.")
-    warmup: float = flag(0.1, "Share of total_steps in which the rate rises from 0.")
-    lr_decay: float = flag(0.5, "tri_stage and trapezoidal: share of total_steps in which the rate decays.")
+    warmup: float = flag(0.1, "Fraction of total_steps in which the learning rate rises from 0 to its peak.")
+    lr_decay: float = flag(0.5, "tri_stage and trapezoidal: fraction of total_steps in which it decays.")
     optimizer: str = flag("adamw", "Optimizer.", family="optimizer")
     scheduler: str = flag("linear", "Learning-rate schedule.", family="scheduler")
 
@@ -249,47 +257,50 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One pretraining run."""
+    """Training."""
 
     dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", path="read",
                                          identity=False)
-    dataset_weights: tuple[float, ...] = flag((), "How often each dataset is drawn from; one number a dataset.")
-    pretrained_model_path: str | None = flag(None, "Checkpoint to start from.", path="read")
-    output_model_path: str = flag(REQUIRED, "Checkpoints are written to <output_model_path>-<step>.",
+    dataset_weights: tuple[float, ...] = flag((), "Sampling weights of the datasets, one number for each.")
+    pretrained_model_path: str | None = flag(None, "Checkpoint with the initial weights.", path="read")
+    output_model_path: str = flag(REQUIRED, "Checkpoints are saved as <output_model_path>-<step>.",
                                   path="write_prefix", identity=False)
-    config_path: str = flag("models/bert/base_config.json", "JSON file of the model's settings.", path="read",
+    config_path: str = flag("models/bert/base_config.json", "JSON file with the settings of the model.", path="read",
                             identity=False)
-    total_steps: int = flag(100000, "Optimizer updates.")
-    save_checkpoint_steps: int = flag(10000, "Updates between checkpoints.", identity=False)
-    report_steps: int = flag(100, "Updates between report lines.", identity=False)
-    accumulation_steps: int = flag(1, "Micro-batches of one update.", identity=False)
+    total_steps: int = flag(100000, "Number of optimizer updates.")
+    save_checkpoint_steps: int = flag(10000, "Save a checkpoint every N updates.", identity=False)
+    report_steps: int = flag(100, "Print metrics every N updates.", identity=False)
+    accumulation_steps: int = flag(1, "Gradient accumulation: micro-batches per update.", identity=False)
     batch_size: int = flag(32, "Rows of a micro-batch in each process.", identity=False)
     instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.",
                                       identity=False)
     labels_num: int | None = flag(None, "Number of labels of the cls target.", planned=True)
-    seed: int = flag(7, "Seed of initial weights, order, masks and dropout.")
-    data_processor: str | None = flag(None, "How instances become batches (default: as the dataset was made).",
+    seed: int = flag(7, "Random seed of the initial weights, the order of the data, the masks and the dropout.")
+    data_processor: str | None = flag(None, "Processor that made the datasets (default: the one named in them).",
                                       family="data_processor")
-    deep_init: bool = flag(False, "Scale the initial weights of output projections by 1/sqrt(2 layers).")
-    resume: str = flag("auto", "auto: go on from the training state beside the output path; never; or a state's path.",
-                       identity=False)
-    keep_checkpoints: int = flag(2, "How many training states are kept.", identity=False)
-    max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 does not clip.")
-    max_skipped_updates: int = flag(10, "Stop after so many non-finite updates in a row.", identity=False)
-    precision: str = flag("auto", "Arithmetic; auto is bf16 where the GPU has it.",
+    deep_init: bool = flag(False, "Multiply the initial weights of the layers' output projections by "
+                                  "1 / sqrt(2 * layers_num).")
+    resume: str = flag("auto", "auto: continue from the latest training state of --output_model_path; never: start "
+                               "a new run; a path: continue from this training state.", identity=False)
+    keep_checkpoints: int = flag(2, "How many training states to keep.", identity=False)
+    max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 disables clipping.")
+    max_skipped_updates: int = flag(10, "Stop after N consecutive updates with a non-finite loss or gradient.",
+                                    identity=False)
+    precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it, else fp32.",
                           choices=("auto", "fp32", "bf16", "fp16"))
-    compile: str = flag("auto", "torch.compile.", choices=("auto", "on", "off"), identity=False)
-    dataset_device: str = flag("auto", "Where the dataset lives; auto is the GPU when it fits.",
+    compile: str = flag("auto", "Use torch.compile; auto uses it on GPUs.", choices=("auto", "on", "off"),
+                        identity=False)
+    dataset_device: str = flag("auto", "Device that holds the dataset; auto is the GPU if the dataset fits.",
                                choices=("auto", "cpu", "cuda"), identity=False)
-    unpad: str = flag("auto", "Compute nothing for padding.", choices=("auto", "on", "off"), identity=False)
-    document_attention: bool = flag(False, "Attend, and count positions, inside each document of a row only\n"
-                                           "(rows of several documents: preprocess.py --full_sentences).")
-    peak_flops: float = flag(0.0, "Operations a second that one device can do, such as 125e12: what MFU in the report\n"
-                                  "lines is a share of (default: of a known GPU, in the run's precision).",
-                             identity=False)
-    dev_dataset_path: str | None = flag(None, "Dataset for evaluation while training.", path="read", identity=False)
-    dev_fraction: float = flag(0.0, "Share of the dataset held out for evaluation.")
-    eval_steps: int = flag(0, "Updates between evaluations; 0 evaluates at checkpoints.", identity=False)
+    unpad: str = flag("auto", "Remove padding before the encoder; auto does so on CPUs.", choices=("auto", "on", "off"),
+                      identity=False)
+    document_attention: bool = flag(False, "Restrict attention and position numbers to each document of a row,\n"
+                                           "for rows of several documents (preprocess.py --full_sentences).")
+    peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU\n"
+                                  "(default: those of a known GPU in this precision).", identity=False)
+    dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
+    dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
+    eval_steps: int = flag(0, "Evaluate every N updates; 0 evaluates at every checkpoint.", identity=False)
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -313,8 +324,7 @@ class TrainConfig:
         return found
 
     def writes(self) -> list[File]:
-        """The checkpoints of this run, the settings beside them and all training states under its name, where there are
-        such files already."""
+        """The existing files that this run will overwrite: checkpoints, their settings, and training states."""
         output = Path(self.output_model_path)
         kept = re.compile(rf"{re.escape(output.name)}(?:-(\d+)(?:\.settings\.json)?|\.state-\d+(?:\.old)?)")
         found = []
@@ -329,12 +339,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """A teacher, from whose predictions the model learns beside the labels."""
+    """Distillation from a teacher model."""
 
-    teacher_model_path: str | None = flag(None, "Checkpoint of a finished model with the same vocabulary.", path="read")
-    teacher_config_path: str | None = flag(None, "JSON file of the teacher's settings.", path="read")
-    soft_alpha: float = flag(0.5, "Weight of the distillation loss; the labels' loss weighs 1 - soft_alpha.")
-    soft_temperature: float = flag(1.0, "What the logits of both are divided by before they are compared.")
+    teacher_model_path: str | None = flag(None, "Checkpoint of the teacher, a trained model with the same vocabulary.",
+                                          path="read")
+    teacher_config_path: str | None = flag(None, "JSON file with the settings of the teacher.", path="read")
+    soft_alpha: float = flag(0.5, "Weight of the distillation loss; the labels' loss has the weight 1 - soft_alpha.")
+    soft_temperature: float = flag(1.0, "Temperature: the logits of teacher and student are divided by it.")
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -350,23 +361,25 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Which processes train together."""
+    """Distributed training."""
 
-    world_size: int = flag(1, "Processes of the run.")
-    gpu_ranks: tuple[int, ...] = flag((), "Ranks started here, on GPUs 0, 1, ...; with --world_size 1, the GPU.")
-    master_ip: str = flag("tcp://localhost:12345", "Where rank 0 listens; any free port when all ranks run here.")
-    backend: str = flag("nccl", "Communication library; gloo is used without CUDA.", choices=("nccl", "gloo"))
-    device: str = flag("auto", "Where to compute; auto is CUDA when there is one.", choices=("auto", "cpu", "cuda"))
-    sharding: str = flag("none", "fsdp splits parameters and optimizer over the ranks.", choices=("none", "fsdp"))
-    activation_checkpointing: bool = flag(False, "Recompute layers in the backward pass to save memory.")
-    cpu_offload: bool = flag(False, "With --sharding fsdp: keep parameters and optimizer in host memory.")
+    world_size: int = flag(1, "Total number of processes.")
+    gpu_ranks: tuple[int, ...] = flag((), "Ranks to start on this machine, on GPUs 0, 1, ...; with --world_size 1 the "
+                                          "number of the GPU to use.")
+    master_ip: str = flag("tcp://localhost:12345", "Address of rank 0. Ignored if all ranks run on this machine.")
+    backend: str = flag("nccl", "Backend of torch.distributed; without CUDA it is gloo.", choices=("nccl", "gloo"))
+    device: str = flag("auto", "Device to compute on; auto is CUDA if available.", choices=("auto", "cpu", "cuda"))
+    sharding: str = flag("none", "fsdp shards parameters, gradients and optimizer state over the ranks.",
+                         choices=("none", "fsdp"))
+    activation_checkpointing: bool = flag(False, "Recompute the activations in the backward pass to save memory.")
+    cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")
     collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")
 
     def problems(self) -> list[str]:
         found: list[str] = []
         _require(found, self.world_size >= 1, "--world_size must be at least 1")
         _require(found, len(set(self.gpu_ranks)) == len(self.gpu_ranks), "--gpu_ranks names a rank twice")
-        single = self.world_size == 1 and len(self.gpu_ranks) == 1  # then it is the number of the GPU, as in UER-py
+        single = self.world_size == 1 and len(self.gpu_ranks) == 1  # then the number is the GPU's, as in UER-py
         _require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
                  f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
         _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
@@ -377,11 +390,11 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What is written where."""
+    """Logging."""
 
-    log_path: str | None = flag(None, "Also log to this file.", path="append")
-    log_level: str = flag("INFO", "Level on the terminal.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
-    log_file_level: str = flag("INFO", "Level in the log file.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
-    metrics_path: str | None = flag(None, "Append one JSON line a report to this file.", path="append")
+    log_path: str | None = flag(None, "Append the log to this file too.", path="append")
+    log_level: str = flag("INFO", "Log level on the terminal.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
+    log_file_level: str = flag("INFO", "Log level in the log file.", choices=("ERROR", "INFO", "DEBUG", "NOTSET"))
+    metrics_path: str | None = flag(None, "Append the metrics to this file, one JSON line per report.", path="append")
     tensorboard_dir: str | None = flag(None, "Write TensorBoard events to this folder.", path="write_folder")
-    wandb_project: str | None = flag(None, "Report to this project of Weights & Biases too (needs the package wandb).")
+    wandb_project: str | None = flag(None, "Weights & Biases project to send the metrics to (needs the package wandb).")

@@ -1,13 +1,13 @@
-"""A finished model that a smaller one learns from while it is pretrained.
+"""Distillation: a trained model (the teacher) helps to pretrain a smaller one (the student).
 
-Beside the label of each predicted position the student sees the teacher's distribution over the vocabulary (Turc et
-al., 2019, https://arxiv.org/abs/1908.08962).
+At each predicted position the student learns from the label and from the teacher's distribution over the vocabulary
+(Turc et al., 2019, https://arxiv.org/abs/1908.08962).
 
     teacher = load_teacher(config, vocab_size, longest=128, say=print)
     loss, metrics = DistillationStep(model, teacher)(batch, counts)
 
-The teacher is no part of the step's module: its weights are neither trained, averaged over ranks, sharded, counted nor
-saved. It answers in evaluation mode, without gradients, in the arithmetic of the run.
+The teacher is not a submodule of the step's module: its weights are not trained, averaged over ranks, sharded, counted
+or saved. It runs in evaluation mode, without gradients, in the precision of the run.
 """
 
 import hashlib
@@ -35,11 +35,11 @@ WORD_EMBEDDING = "embedding.word.embedding.weight"
 
 
 class Teacher:
-    """A frozen model and how much it counts. No `nn.Module`, so that no module that holds it owns its weights.
+    """A frozen model. It is not an `nn.Module`, so that a module with a teacher does not register its weights.
 
     Attributes:
         model: in evaluation mode, without gradients.
-        config: temperature and weight.
+        config: temperature and weight of the distillation loss.
         fingerprint: a hash of its architecture and weights.
     """
 
@@ -49,17 +49,17 @@ class Teacher:
         self.fingerprint = _fingerprint(model)
 
     def to(self, device: torch.device) -> "Teacher":
-        """Moved there."""
+        """Move the weights to a device; returns self."""
         self.model.to(device)
         return self
 
     @torch.no_grad()
     def soft_targets(self, batch: Any) -> dict[str, list[SoftTargets]]:
-        """What it says of the batch's predictions."""
+        """The teacher's distributions for the predictions of the batch, by target; see `Model.soft_targets`."""
         return self.model.soft_targets(batch, self.config.soft_temperature, self.config.soft_alpha)
 
     def line(self, batch_tokens: int) -> str:
-        """For the plan: its size and what it costs, for micro-batches of `batch_tokens` slots."""
+        """A line for the summary of the run: size and memory, for micro-batches of `batch_tokens` token slots."""
         memory = teacher_bytes(self.model.config, self.model.vocab_size, batch_tokens)
         return (f"teacher: {self.model.num_parameters():,} parameters, {self.config.teacher_model_path}, not trained; "
                 f"soft_alpha {self.config.soft_alpha:g}, soft_temperature {self.config.soft_temperature:g}; "
@@ -74,32 +74,32 @@ class DistillationStep(StepModule):
         self.teacher = teacher
 
     def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, Metrics]:
-        """The labels' loss, with the gradient of the mix, and the metrics."""
+        """The loss of the labels, whose gradient is that of labels and teacher together, and the metrics."""
         output = self.model(batch, counts, self.teacher.soft_targets(batch))
         return output.loss, output.metrics
 
 
 def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_size: int, longest: int,
                  say: Callable[[str], None], **building: Any) -> Teacher:
-    """The teacher that the command line names.
+    """Load the teacher that the settings name.
 
     Args:
-        config: its two files, and how much it counts.
-        targets: the student's; the teacher teaches those that predict vocabulary entries.
+        config: its two files, and the weight of its loss.
+        targets: the student's targets; those that predict entries of the vocabulary are distilled.
         vocab_size: entries of this run's vocabulary.
-        longest: tokens of the longest row.
-        say: told of tensors that a teacher does not need.
-        building: of `build_model`; must be the student's where they say how a batch is laid out.
+        longest: maximum length of a row in tokens.
+        say: called with a line for each tensor that is not used.
+        building: arguments of `build_model`; those that lay out a batch must be the student's.
 
     Raises:
         UserError: the files do not fit one another or this run; every key that does not fit is named.
     """
     path, config_path = config.teacher_model_path, config.teacher_config_path
-    taught = tuple(name for name in targets if issubclass(choose(TARGETS, name, "--target"), VocabularyTarget))
-    if not taught:
+    distilled = tuple(name for name in targets if issubclass(choose(TARGETS, name, "--target"), VocabularyTarget))
+    if not distilled:
         raise UserError(f"--teacher_model_path: a teacher teaches what predicts vocabulary entries, and --target "
                         f"{' '.join(targets)} does not")
-    architecture = teacher_architecture(config_path, taught)
+    architecture = teacher_architecture(config_path, distilled)
     if architecture.longest_row < longest:
         raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {architecture.max_seq_length}, but "
                         f"the dataset's rows have {longest} tokens")
@@ -122,7 +122,7 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
 
 
 def teacher_architecture(config_path: str, targets: tuple[str, ...]) -> ModelConfig:
-    """What the teacher's JSON file says, with the targets that teach.
+    """The settings of the teacher's JSON file, with the targets that are distilled.
 
     Raises:
         UserError: it is missing or wrong.

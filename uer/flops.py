@@ -1,7 +1,7 @@
-"""Sizes and costs of a model. Parameters and operations are counted on torch's meta device, where tensors have shapes
-but no values, so they are right for every architecture; no model is filled.
+"""Size and cost of a model: parameters, operations, memory. They are counted with torch's FLOP counter on the meta
+device, where tensors have shapes but no values, so that no memory is used and every architecture is counted correctly.
 
-All layers of a stack cost the same, so models of one and of two layers are counted, and the rest is arithmetic.
+All layers cost the same: models with one and with two layers are counted, and the cost of more layers follows.
 """
 
 from dataclasses import replace
@@ -17,9 +17,9 @@ from uer.data.schema import INSTANCE, VocabInfo
 from uer.model import Unfilled, build_model, extrapolated
 
 PREDICTED = 0.15
-"""Of the positions of a row, where its processor predicts masked tokens; for `activation_bytes`."""
+"""The fraction of positions that `activation_bytes` assumes to be predicted."""
 BACKWARD = 2
-"""The operations of a backward pass beside those of the forward pass: every matrix product has two gradients."""
+"""A backward pass has twice the operations of the forward pass: every matrix product has two gradients."""
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int, processor: Processor | None = None) -> float:
@@ -32,7 +32,7 @@ def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int, proce
         config: the model, with its targets.
         vocab_size: entries of the vocabulary.
         seq_length: --seq_length.
-        processor: what makes the batches; when None mlm's, for a model with that target alone.
+        processor: makes the batches; when None that of mlm, for a model whose only target is mlm.
     """
     return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, seq_length, processor)
 
@@ -85,18 +85,17 @@ def _mlm(seq_length: int, vocab_size: int) -> Processor:
     return PROCESSORS["mlm"](seq_length, MlmConfig(), {"src": VocabInfo("", max(vocab_size, 6), special_ids)})
 
 
-def activation_bytes(config: ModelConfig, tokens: int, vocab_size: int) -> int:
-    """An estimate, for a transformer, of what `tokens` slots keep for the backward pass in fp32, attention scores not
-    materialised.
+def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int) -> int:
+    """An estimate of the memory that a transformer's forward pass keeps for the backward pass, in fp32.
 
-    A layer keeps about 8 vectors of the hidden size and 2 of the feed-forward's; the head keeps the logits of 15% of
-    the slots and their gradient.
+    For each token slot a layer keeps about 8 vectors of the hidden size and 2 of the feed-forward size (attention
+    scores are not kept). The output layer keeps the logits of 15% of the slots and their gradient.
     """
     layer = 8 * config.hidden_size + 2 * config.feedforward_size
     head = PREDICTED * (2 * vocab_size + 3 * config.emb_size)
-    return round(4 * tokens * (layer * config.layers_num + head))
+    return round(4 * token_slots * (layer * config.layers_num + head))
 
 
-def teacher_bytes(config: ModelConfig, vocab_size: int, tokens: int) -> int:
-    """Memory that a teacher takes: its weights in fp32, and three matrices of the logits of `tokens` slots."""
-    return 4 * parameter_count(config, vocab_size) + round(12 * PREDICTED * tokens * vocab_size)
+def teacher_bytes(config: ModelConfig, vocab_size: int, token_slots: int) -> int:
+    """Memory of a teacher: its weights in fp32, and three matrices of logits for 15% of `token_slots`."""
+    return 4 * parameter_count(config, vocab_size) + round(12 * PREDICTED * token_slots * vocab_size)

@@ -1,4 +1,4 @@
-"""GPUs as they are sold: operations a second, memory."""
+"""The peak operations per second and the memory of known GPUs, from their data sheets."""
 
 import re
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a GPU is sold as.
+    """The specification of a GPU.
 
     Attributes:
-        half: dense bf16 or fp16 operations a second, summed in fp32.
-        single: those of fp32 matrix products, in TF32 where the GPU has it.
-        memory_gib: the smallest that is sold under the name.
-        bf16: whether it computes in bf16; --precision auto takes fp32 where it does not.
+        half: dense bf16 or fp16 operations per second, with fp32 accumulation.
+        single: operations per second of fp32 matrix products, in TF32 if the GPU has it.
+        memory_gib: memory in GiB; of a GPU that is sold in several sizes, the smallest.
+        bf16: whether it supports bf16; if not, --precision auto is fp32.
     """
 
     half: float
@@ -29,7 +29,7 @@ class Gpu:
         return self.single if precision == "fp32" else self.half
 
 
-# By a word of the name that CUDA gives the device.
+# The keys are words of the device name that CUDA reports.
 GPUS = {
     "H200": Gpu(989e12, 495e12, 141), "H100": Gpu(989e12, 495e12, 80), "H800": Gpu(989e12, 495e12, 80),
     "H20": Gpu(148e12, 74e12, 96), "A100": Gpu(312e12, 156e12, 40), "A800": Gpu(312e12, 156e12, 80),

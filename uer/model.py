@@ -1,4 +1,4 @@
-"""A model from its configuration: embedding, encoder, target. The only place where they are wired together."""
+"""Builds a model from its configuration. This is the only module that connects embedding, encoder and targets."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, Metric
 
 SURELY_SMALL = 1 << 28
-"""Where layers x matrices and the embeddings together have fewer numbers, a model fits any machine."""
+"""A model with fewer parameters, in a rough estimate, fits any machine; it is not counted exactly."""
 Number = TypeVar("Number", int, float)
 
 # Scaled down by `deep_init`: what a layer adds to the residual stream.
@@ -40,7 +40,7 @@ class Side(Protocol):
 
 
 class Labels(Protocol):
-    """What a target predicts."""
+    """The labels of a target."""
 
     values: Tensor
     """(B, P, ...) at `positions`, or (B, S, ...) at every position."""
@@ -71,12 +71,12 @@ class ModelOutput:
 
 
 class TargetInput(NamedTuple):
-    """What one target works on."""
+    """The hidden states and labels of one target; K is the number of its predictions."""
 
     hidden: Tensor
-    """(K, H) the last hidden states of the positions that it wants."""
+    """(K, H) the last hidden states of the positions that it predicts from."""
     labels: Tensor
-    """(K, ...)"""
+    """(K, ...) int64"""
 
 
 class Backbone(nn.Module):
@@ -88,10 +88,10 @@ class Backbone(nn.Module):
         Args:
             config: the architecture.
             vocab_size: entries of the vocabulary.
-            unpad: "on" computes nothing for padding; "off" keeps static shapes; "auto" leaves padding out on a CPU,
-                where it is free to look at the batch, and keeps it on a GPU.
-            document_start: the token that each document begins with, where rows have several: attention and positions
-                then stay inside a document, as if each were a row of its own.
+            unpad: "on" removes padding before the encoder; "off" keeps it, for static shapes; "auto" removes it on a
+                CPU, where reading the lengths costs nothing, and keeps it on a GPU.
+            document_start: id of the token that each document of a row begins with: attention and position numbers are
+                then restricted to each document. None for rows of one document.
 
         Raises:
             UserError: the configuration names something unknown or not built.
@@ -114,18 +114,18 @@ class Backbone(nn.Module):
             raise UserError(f"--document_attention: the encoder '{config.encoder}' cannot keep a row's documents apart")
 
     def encode(self, src: Tensor, seg: Tensor) -> Tensor:
-        """src, seg (B, S) -> hidden states (B, S, H). What stands at padding positions has no meaning."""
+        """src, seg (B, S) -> hidden states (B, S, H). Those at padding positions have no meaning."""
         layout = self._layout(src, seg)
         return layout.scatter(self.encoder(self.embedding(src, layout), layout))
 
     def encode_at(self, src: Tensor, seg: Tensor, positions: Tensor) -> Tensor:
         """The hidden states at some positions of each row, such as that of [CLS].
 
-        It is `encode` with most of its last layer left out, where the encoder allows it.
+        The result equals that of `encode` at these positions. A transformer computes only these in its last layer.
 
         Args:
             src, seg: (B, S).
-            positions: (B, P) columns of real tokens in their rows.
+            positions: (B, P) int64, positions of real tokens in each row.
 
         Returns:
             (B, P, H)
@@ -241,14 +241,19 @@ class Model(Backbone):
         return tuple(name for name, target in self.target.items() if target.perplexity)
 
     def soft_targets(self, batch: Batch, temperature: float, alpha: float) -> dict[str, list[SoftTargets]]:
-        """What this model, as a teacher, says of the batch's predictions: `soft` of a student's `forward`."""
-        taught = {name: self.target[name].soft_targets(asked.hidden, temperature, alpha)
-                  for name, asked in self.target_inputs(batch).items()}
-        return {name: soft for name, soft in taught.items() if soft}
+        """This model's predictions for the batch as a teacher: the argument `soft` of a student's `forward`."""
+        soft = {name: self.target[name].soft_targets(inputs.hidden, temperature, alpha)
+                for name, inputs in self.target_inputs(batch).items()}
+        return {name: targets for name, targets in soft.items() if targets}
 
 
 def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
-    """Each target's part of all hidden states (N, H)."""
+    """The inputs of each target, from the hidden states of all tokens (N, H).
+
+    Args:
+        hidden: (N, H) the tokens of `layout`.
+        asked: the labels by target, at some positions (B, P, ...) or at every position (B, S, ...).
+    """
     inputs = {}
     for name, labels in asked.items():
         if labels.positions is None:
@@ -261,18 +266,31 @@ def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels]) -> di
 
 def _from_queries(hidden: Tensor, layout: Layout, queries: Queries,
                   asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
-    """Each target's part of the hidden states (K, H) that answer the request (B, P) for all of them.
+    """The inputs of each target, from the hidden states of the union of all their positions.
 
-    Targets with 2 and 1 positions a row: request 7 of the flattened (B, 3) is row 2, the second position of the first
-    target, and so label 2 * 2 + 1 of its own.
+    The union is a request (B, P), P the sum of the targets' widths, and `queries.requests` (K,) says which of its
+    flattened entries each hidden state is for. With mlm at 2 positions a row and sp at 1, B = 3, and nothing to predict
+    in mlm's last entry of row 2:
+
+        entries of the union    0 1 2 | 3 4 5 | 6 7 8        per row: mlm mlm sp
+        queries.requests        0 1 2   3 4 5   6   8        (K,), K = 8
+        row                     0 0 0   1 1 1   2   2        requests // 3
+        column                  0 1 2   0 1 2   0   2        requests % 3
+        mlm  own labels         0 1     2 3     4            row * 2 + column      index in its flattened (B, 2)
+        sp   own labels             0       1       2        row * 1 + column - 2  index in its flattened (B, 1)
+
+    Args:
+        hidden: (K, H).
+        queries: made of the concatenation of all positions along dimension 1.
+        asked: the labels by target, in the order of this concatenation.
     """
     widths = [labels.positions.shape[1] for labels in asked.values()]
-    row, column = queries.requests // sum(widths), queries.requests % sum(widths)
+    row, column = queries.requests // sum(widths), queries.requests % sum(widths)  # (K,)
     inputs, begin = {}, 0
     for (name, labels), width in zip(asked.items(), widths):
-        states, own = hidden, queries.requests
+        states, own = hidden, queries.requests  # a single target has all of them
         if len(asked) > 1:
-            mine = _answers(layout, column, len(labels.values), begin, width)
+            mine = _queries_of_columns(layout, column, len(labels.values), begin, width)  # (K of this target,)
             states, own = hidden.index_select(0, mine), row[mine] * width + column[mine] - begin
         inputs[name] = _without_ignored(states, labels.values.flatten(0, 1).index_select(0, own),
                                         labels.wanted().flatten().index_select(0, own))
@@ -280,15 +298,19 @@ def _from_queries(hidden: Tensor, layout: Layout, queries: Queries,
     return inputs
 
 
-def _answers(layout: Layout, column: Tensor, rows: int, begin: int, width: int) -> Tensor:
-    """Which of K answers are to the columns `begin` to `begin + width - 1` of a request; `column` (K,) is of each."""
-    if layout.order is None and static_shapes(column):  # every request is answered, in order
+def _queries_of_columns(layout: Layout, column: Tensor, rows: int, begin: int, width: int) -> Tensor:
+    """Which of K queries are for the columns `begin` to `begin + width - 1` of the union (rows, P).
+
+    Args:
+        column: (K,) int64, the column of each query.
+    """
+    if layout.order is None and static_shapes(column):  # there is a query for every entry, in order
         return torch.arange(len(column), device=column.device).view(rows, -1)[:, begin:begin + width].flatten()
     return ((column >= begin) & (column < begin + width)).nonzero().squeeze(1)
 
 
 def _without_ignored(hidden: Tensor, labels: Tensor, wanted: Tensor) -> TargetInput:
-    """Only the states that have a label, where shapes may depend on values."""
+    """Remove the states without a label, unless shapes must be static: hidden (K, H), labels (K, ...), wanted (K,)."""
     if static_shapes(hidden):
         return TargetInput(hidden, labels)
     return TargetInput(hidden[wanted], labels[wanted])
@@ -297,13 +319,13 @@ def _without_ignored(hidden: Tensor, labels: Tensor, wanted: Tensor) -> TargetIn
 def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                 document_start: int | None = None, activation_checkpointing: bool = False,
                 deep_init: bool = False) -> Model:
-    """A freshly initialised model, drawn from torch's default generator.
+    """A model with random weights, drawn from torch's default generator.
 
     Args:
         config: the architecture.
         vocab_size: entries of the vocabulary.
         unpad, document_start: see `Backbone`.
-        activation_checkpointing: recompute each layer in the backward pass instead of keeping its inner values.
+        activation_checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
         deep_init: see `Backbone.initialise`.
 
     Raises:
@@ -317,7 +339,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
 
 
 def extrapolated(count: Callable[[int], Number], layers: int) -> Number:
-    """What `count` says of a number of layers, from what it says of one and of two: all layers count the same.
+    """The result of `count` for a number of layers, from its results for one and two layers: all layers count the same.
 
     >>> extrapolated(lambda layers: 100 + 7 * layers, 24)
     268
@@ -327,9 +349,10 @@ def extrapolated(count: Callable[[int], Number], layers: int) -> Number:
 
 
 class Unfilled(TorchFunctionMode):
-    """While in force, modules are made on the meta device, with shapes and without values: nothing is drawn.
+    """A context in which modules are made on the meta device: parameters have shapes but no values.
 
-    `torch.device("meta")` alone would draw them by torch's decompositions, whose import takes two seconds.
+    With `torch.device("meta")` alone torch imports its decompositions for functions such as `normal_`, which takes two
+    seconds. Here these functions do nothing.
     """
 
     FILLING = ("normal_", "uniform_", "zero_", "zeros_", "ones_", "fill_")
@@ -355,7 +378,7 @@ class Unfilled(TorchFunctionMode):
 def _require_memory(config: ModelConfig, vocab_size: int) -> None:
     """
     Raises:
-        UserError: this machine has less memory than the weights alone need; filling it would take minutes.
+        UserError: this machine has less memory than the weights need. Without this check it would swap for minutes.
     """
     matrices = config.layers_num * config.hidden_size * (config.hidden_size + config.feedforward_size)
     if matrices + (vocab_size + config.max_seq_length) * config.emb_size < SURELY_SMALL or _on_meta_device():
@@ -385,7 +408,7 @@ def _embedding(config: ModelConfig, vocab_size: int) -> EmbeddingSum:
 
 
 def _fill_tied_weights(model: Model, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """A checkpoint may leave out a tied weight; one that has both must have them equal."""
+    """A hook before loading: a checkpoint may leave out a tied weight; if it has both weights, they must be equal."""
     for name, source in model.tied.items():
         name, source = prefix + name, prefix + source
         if name not in state_dict and source in state_dict:

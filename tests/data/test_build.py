@@ -422,8 +422,8 @@ def _random_bytes(chance: random.Random) -> bytes:
 
 def test_random_corpora_never_crash_and_the_report_is_right_to_the_line(tmp_path, small_tokenizer, monkeypatch):
     monkeypatch.setattr(report, "SHOWN_PLACES", 10_000)
-    monkeypatch.setattr(lines, "KEPT_PLACES", 10_000)
-    monkeypatch.setattr(shards, "KEPT_PLACES", 10_000)
+    monkeypatch.setattr(lines, "KEPT_LOCATIONS", 10_000)
+    monkeypatch.setattr(shards, "KEPT_LOCATIONS", 10_000)
     chance = random.Random(23)
     path = tmp_path / "corpus"
     for round_number in range(30):

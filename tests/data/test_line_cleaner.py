@@ -26,7 +26,7 @@ def test_only_line_feeds_end_lines():
 def test_damaged_lines_are_replaced_counted_and_located():
     text, cleaner = _clean(b"ok\nb\xff\xc3d\n\nnul\0\n\xe4\xb8")
     assert text == "ok\nb\ufffd\ufffdd\n\nnul\0\n\ufffd\n"
-    assert cleaner.places == [(2, "not UTF-8, replaced"), (4, "NUL bytes, dropped"), (5, "not UTF-8, replaced")]
+    assert cleaner.locations == [(2, "not UTF-8, replaced"), (4, "NUL bytes, dropped"), (5, "not UTF-8, replaced")]
     assert cleaner.damage == {"not UTF-8, replaced": 2, "NUL bytes, dropped": 1}
     assert (cleaner.lines, cleaner.damaged, cleaner.left_out) == (5, 3, 0)
 
@@ -34,7 +34,7 @@ def test_damaged_lines_are_replaced_counted_and_located():
 def test_damaged_lines_can_be_left_out():
     text, cleaner = _clean(b"ok\nb\xff\nc\n", encoding_errors="report")
     assert text == "ok\nc\n"
-    assert cleaner.places == [(2, "not UTF-8, left out")]
+    assert cleaner.locations == [(2, "not UTF-8, left out")]
     assert (cleaner.lines, cleaner.left_out) == (3, 1)
 
 
@@ -54,7 +54,7 @@ def test_json_lines():
                '{"text": "\\ud800x"}', "[" * 100_000, '{"text": "b"}']
     text, cleaner = _clean("\n".join(records).encode(), text_field="text")
     assert text == "北京 很大\n\n?x\nb\n"
-    assert cleaner.places == [(3, "not JSON, left out"), (4, "not a JSON object, left out"),
+    assert cleaner.locations == [(3, "not JSON, left out"), (4, "not a JSON object, left out"),
                               (5, "no field 'text', left out"), (6, "field 'text' is not text, left out"),
                               (8, "not JSON, left out")]
     assert (cleaner.lines, cleaner.left_out) == (9, 5)
@@ -67,7 +67,7 @@ def test_a_json_line_that_is_too_long_is_left_out():
     text = "".join(cleaner.clean(*chunk) for chunk in chunks(blocks, BertTokenizer.line_cuts, long_line=60))
     assert text == "a\nc\n"
     assert cleaner.lines == 3
-    assert cleaner.places == [(2, "longer than 16 MiB, left out")]
+    assert cleaner.locations == [(2, "longer than 16 MiB, left out")]
 
 
 @pytest.mark.parametrize("kind", ["bert", "char", "space"])
@@ -116,6 +116,6 @@ def test_damage_in_a_long_line_counts_once():
 
 
 def test_places_are_bounded(monkeypatch):
-    monkeypatch.setattr(lines, "KEPT_PLACES", 3)
+    monkeypatch.setattr(lines, "KEPT_LOCATIONS", 3)
     _, cleaner = _clean(b"\xff\n" * 10)
-    assert len(cleaner.places) == 3 and cleaner.damaged == 10
+    assert len(cleaner.locations) == 3 and cleaner.damaged == 10

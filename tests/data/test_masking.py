@@ -297,3 +297,49 @@ def test_masks_are_frozen(config, expected):
     tokens = torch.arange(5, 55).expand(20, 50).contiguous()
     src = run(config, (tokens, tokens > 0, torch.full((20,), 50), torch.arange(20), tokens % 2))[0]
     assert zlib.crc32(src.to(torch.uint8).numpy().tobytes()) == expected
+
+
+# The worked examples of the docstrings in uer/data/masking.py: P = 3, so S is at least 20; the row has 8 or 7 tokens.
+S = 20
+
+
+def example(config, row, order):
+    """A masker, (1, S) maskable, and hashes (1, S) that put the positions into this order."""
+    maskable = torch.tensor([[letter not in "[]" for letter in row] + [False] * (S - len(row))])
+    hashes = torch.arange(S).add(100)
+    hashes[torch.tensor(order)] = torch.arange(len(order))
+    bits = S.bit_length()
+    return build(config, S), maskable, (hashes << bits | torch.arange(S))[None]
+
+
+def test_the_example_of_single_tokens():
+    mask, maskable, hashes = example(PLAIN, "[abcdef]", [5, 2, 3, 1, 6, 4])
+    assert mask._tokens(maskable, hashes, torch.tensor([[3]]))[0].tolist() == [[5, 2, 3]]
+
+
+def test_the_example_of_spans():
+    config = MaskingConfig(span_masking=True, span_geo_prob=0.4, span_max_length=3)
+    mask, maskable, hashes = example(config, "[abcdef]", [5, 2, 3, 1, 6, 4])
+    keys = torch.arange(1000)[:, None]
+    lengths = 1 + torch.bucketize(masking._draw(masking.LENGTH, keys, torch.tensor([5, 2, 3])), mask.span_bounds,
+                                  right=True)
+    key = keys[(lengths == torch.tensor([2, 3, 1])).all(dim=1)][:1]  # one whose spans have the lengths 2, 3 and 1
+    positions, draws = mask._spans(maskable, hashes, torch.tensor([[3]]), key)
+    assert (positions.tolist(), draws.tolist()) == ([[5, 6, 2]], [[5, 5, 2]])
+
+
+def test_the_example_of_whole_words():
+    mask, maskable, hashes = example(WORDS, "[abcde]", [3, 5, 1])
+    word_start = torch.tensor([[0, 1, 0, 1, 0, 1] + [0] * (S - 6)])
+    assert mask._whole_words(maskable, word_start, hashes, torch.tensor([[3]]))[0].tolist() == [[3, 4, 5]]
+
+
+def test_the_examples_of_the_helpers():
+    mask = build(PLAIN, S)
+    eligible = torch.zeros(1, S, dtype=torch.bool)
+    eligible[0, [2, 5]] = True
+    hashes = torch.full((1, S), 9) << S.bit_length() | torch.arange(S)
+    hashes[0, 5] = 5
+    assert mask._first(eligible, hashes, 3).tolist() == [[5, 2, S]]
+    chosen, ranks = torch.tensor([[True, True, False, True]]), torch.tensor([[0, 1, 1, 2]])
+    assert mask._compacted(chosen, ranks, torch.tensor([[5, 6, 7, 2]])).tolist() == [[5, 6, 2]]

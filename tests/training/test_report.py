@@ -42,7 +42,7 @@ def test_sums_divide_after_adding():
 
 def test_the_plan_names_what_matters():
     plan = Plan(parameters=3205000, instances=6616, tokens=663005, seq_length=128, global_batch=32, total_steps=300,
-                flops_per_token=5.2e6, activation_bytes=10**8, rate=lambda step: 1e-3 * step, precision="fp32",
+                flops_per_token=5.2e6, activation_bytes=10**8, learning_rate=lambda step: 1e-3 * step, precision="fp32",
                 kernels="compiled", devices="2 x GPU", start="drawn with seed 7")
     text = "\n".join(plan.lines())
     for part in ("3,205,000 parameters", "663,005 tokens", "1.45 epochs", "5.2 MFLOP a token", "0.14 GiB",

@@ -97,7 +97,7 @@ def build(folder: Path, loader: ToyLoader | None = None, precision: str = "fp32"
     schedule = SCHEDULES["linear"](optim, config.total_steps)
     saver = Saver(StateFolder(config.output_model_path, 2), model, own, chosen, world, "{}", reporter.say)
     parts = Parts(model, StepModule(model), loader or ToyLoader(), own, schedule,
-                  set_learning_rate, chosen, reporter, saver, decode=lambda ids: " ".join(map(str, ids)))
+                  chosen, reporter, saver, decode=lambda ids: " ".join(map(str, ids)))
     return Trainer(parts, config, world)
 
 
@@ -123,9 +123,11 @@ def test_rates_equal_the_golden_schedule_under_accumulation(tmp_path, golden):
     table = json.loads((golden / "lr_schedules.json").read_text())
     wanted = table["lr_used_at_step_1_to_20"]["linear"]
     trainer = build(tmp_path, ToyLoader(accumulation=2), accumulation_steps=2, total_steps=20)
-    trainer.parts.rate = SCHEDULES["linear"](OptimConfig(learning_rate=table["base_lr"], warmup=table["warmup"]), 20)
+    optim = OptimConfig(learning_rate=table["base_lr"], warmup=table["warmup"])
+    trainer.parts.learning_rate = SCHEDULES["linear"](optim, 20)
     seen: list[float] = []
-    trainer.parts.set_rate = lambda optimizer, rate: seen.append(rate) or set_learning_rate(optimizer, rate)
+    trainer.parts.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.append(float(optimizer.param_groups[0]["lr"])))
     trainer.train()
     assert seen == pytest.approx(wanted, rel=1e-6, abs=1e-12)
 
@@ -216,7 +218,7 @@ def test_clipped_update_equals_the_update_of_a_clipped_gradient(tmp_path):
     loss, _ = plain.parts.module(ToyLoader().step(5)[0], torch.tensor([10.0]))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(plain.parts.model.parameters(), 0.01)
-    set_learning_rate(plain.parts.optimizer, ours.parts.rate(5))
+    set_learning_rate(plain.parts.optimizer, ours.parts.learning_rate(5))
     plain.parts.optimizer.step()
     ours.update(5)
     for one, two in zip(ours.parts.model.parameters(), plain.parts.model.parameters()):

@@ -1,5 +1,16 @@
-"""From text to batches: corpus, dataset file, epoch order, masks, loader.
+"""From text to batches.
 
-`store`, `files`, `corpus`, `build` and the first half of each processor run in `preprocess.py` and import no torch;
-`order`, `masking`, `batch` and `loader` run in training.
+`preprocess.py` uses these modules, which import no torch so that it starts fast:
+
+    corpus, line_cleaner    read files, decompress them, cut them into clean lines
+    schema, processors      what a dataset stores; how lines become instances and instances become batches
+    draws, word_starts      random choices; where words begin
+    build, shard_plan, shards, estimate, summary, work_folder    several processes, restart, the printed summary
+    store, packed_offsets   the dataset file
+
+Training uses these, which import torch:
+
+    hashing, order          random numbers as functions of integers; the order of an epoch
+    row_fetcher, loader     stored instances as rows; the batches of an update
+    batch, masking          the batch; which positions are predicted
 """

@@ -1,13 +1,12 @@
-"""What the model is fed with, and the stored rows it is made from.
+"""The input of the model, and the stored rows that it is made from.
 
     src.values   [[2, 7, 4, 9, 3],     labels["mlm"].values     [[8],      predict 8 at position 2 of the first row
                   [2, 5, 3, 0, 0]]     labels["mlm"].positions  [[2],      and 6 at position 1 of the second
     src.seg      [[1, 1, 1, 1, 1],                  [[8],       [1]]
                   [1, 1, 1, 0, 0]]                   [6]]
 
-Labels come in three kinds, and the methods below treat each as what it is: at some positions (B, P), as above; at every
-position of a side (B, S, ...), as for a language model, without `positions`; and one for each row, which is a label at
-position 0 with P = 1.
+There are three kinds of labels: at some positions (B, P), as above; at every position of a side (B, S, ...), without
+`positions`, as for a language model; and one for each row, which is a label at position 0 with P = 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -80,7 +79,7 @@ class Batch:
         return self._each(lambda tensor: tensor[start:stop])
 
     def trimmed(self) -> "Batch":
-        """The batch without the positions that are padding in every row (this looks at the lengths: not for CUDA).
+        """The batch without the positions that are padding in every row. It reads the lengths, so CUDA would wait.
 
             seg [[1, 1, 0, 0], [1, 1, 1, 0]]  ->  [[1, 1, 0], [1, 1, 1]], and labels (B, 4) -> (B, 3)
         """
@@ -93,8 +92,10 @@ class Batch:
         return Batch(cut["src"], labels, self.samples, cut.get("tgt"))
 
     def without(self, filling: Tensor) -> "Batch":
-        """The batch with the rows where `filling` (B,) is true made to count for nothing: no labels, but still tokens,
-        since a row of nothing but padding has no attention to compute."""
+        """The batch without the labels of the rows where `filling` (B,) bool is true.
+
+        These rows keep their tokens: attention is not defined for a row that is only padding.
+        """
         def emptied(values: Tensor) -> Tensor:
             return values.masked_fill(filling.view(-1, *[1] * (values.dim() - 1)), IGNORED)
 
@@ -114,7 +115,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rows:
-    """Stored instances as a processor's `batch` receives them; R rows. The tensors are the receiver's to change."""
+    """R stored instances, the argument of a processor's `batch`, which may change the tensors in place."""
 
     columns: Mapping[str, Tensor]
     """By the schema's names: (R, S) for a value a token, S the longest row there is of that sequence, and behind a

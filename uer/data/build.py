@@ -1,11 +1,13 @@
-"""A corpus of any size to a dataset file: shards, worked on by several processes, put together by copying.
+"""Makes a dataset file from a corpus of any size. Several processes turn shards of the corpus into column files, which
+are then copied into one file.
 
-    corpus -> shards of whole lines -> column files in the work folder -> one dataset, by rename
+    corpus -> shards of whole documents -> column files in the work folder -> one dataset, by rename
 
-Memory does not grow with the corpus. A killed run goes on with the shards that are not finished yet, and the file does
-not depend on the number of processes or on interruptions.
+Memory does not grow with the corpus. After an interruption the same command continues with the unfinished shards. The
+file does not depend on the number of processes or on interruptions.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -50,7 +52,7 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
         dataset: the flags.
         tokenizers: text to ids, by the vocabularies' names: "src", and "tgt" for processors of two sequences.
         arguments: the command line, kept in the metadata.
-        note: where remarks on the work go; takes one line.
+        note: called with one line for each remark, such as a warning.
         shard_bytes: how much text a shard holds; by default it depends on the size of the corpus. Where lines are
             whole and nothing is drawn, the result does not depend on it.
 
@@ -58,7 +60,7 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
         UserError: bad input, a full disk, a killed worker. Started again, the same command goes on where it stopped.
     """
     start = time.monotonic()
-    for name in sorted(unheeded(dataset)):
+    for name in sorted(unused_flags(dataset)):
         note(f"note: --{name} has no effect with --data_processor {dataset.data_processor}")
     path = Path(dataset.dataset_path)
     path = path.resolve() if path.is_symlink() else path
@@ -67,21 +69,29 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
     shard_bytes = shard_bytes or usual_shard_bytes(files)
     lengths = settings.processor.lengths()
     summary = Summary(path, lengths["src"], corpus_bytes=sum(file.size for file in files))
+    with _disk_errors(path), WorkFolder(path, _inputs(files, settings, shard_bytes)) as work:
+        _look_ahead(path, work, files, settings, note)
+        build = _Build(files, settings, work.path, shard_bytes)
+        with Progress(summary.corpus_bytes) as progress:
+            summary.peak_memory = build.run(dataset.processes_num, progress)
+        build.gather(summary)
+        if not summary.totals.instances:
+            work.remove()
+            raise UserError(_no_document(dataset, summary))
+        made = work.path / "dataset"
+        store.write_dataset(made, _info(dataset, settings, summary, arguments), *build.columns(summary))
+        summary.dataset_bytes = made.stat().st_size
+        work.publish(made)
+    summary.peak_memory = max(summary.peak_memory, peak_host_bytes())
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a full disk into a UserError that says how to continue."""
     try:
-        with WorkFolder(path, _inputs(files, settings, shard_bytes)) as work:
-            _look_ahead(path, work, files, settings, note)
-            build = _Build(files, settings, work.path, shard_bytes)
-            with Progress(summary.corpus_bytes) as progress:
-                summary.peak_memory = build.run(dataset.processes_num, progress)
-            build.gather(summary)
-            if not summary.totals.instances:
-                work.remove()
-                raise UserError(_no_document(dataset, summary))
-            info = _info(dataset, settings, summary, arguments)
-            made = work.path / "dataset"
-            store.write_dataset(made, info, *build.columns(summary))
-            summary.dataset_bytes = made.stat().st_size
-            work.publish(made)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path.parent}: {os.strerror(error.errno)}; free some space and start the same command "
@@ -89,13 +99,10 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
         if error.filename is None and error.errno is not None:
             raise UserError(f"{path}: {error.strerror}") from None
         raise
-    summary.peak_memory = max(summary.peak_memory, peak_host_bytes())
-    summary.seconds = time.monotonic() - start
-    return summary
 
 
 def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
-    """The corpus, without the dataset itself and its work folders where a folder of the corpus holds them."""
+    """The files of the corpus, without the dataset and its work folders, which may be in a folder of the corpus."""
     target, found = os.path.realpath(path), find_files(dataset.corpus_path)
     if path.exists() and not store.is_dataset(path) and any(os.path.samefile(file.path, path) for file in found):
         raise UserError(f"--dataset_path: {path} is read by this command (--corpus_path) and would be overwritten")
@@ -107,14 +114,14 @@ def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
     return files
 
 
-def unheeded(dataset: DatasetConfig) -> set[str]:
+def unused_flags(dataset: DatasetConfig) -> set[str]:
     """The flags given that belong to other processors than the chosen one."""
     own = getattr(PROCESSORS.get(dataset.data_processor), "config_class", type(None))
     return dataset.members.keys() - {known.name for known in (fields(own) if own is not type(None) else ())}
 
 
 def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) -> BuildSettings:
-    """What the flags say a shard becomes.
+    """The settings with which every shard is processed.
 
     Raises:
         UserError: the flags do not fit together, or the processor is not built.
@@ -143,7 +150,7 @@ def _no_document(dataset: DatasetConfig, summary: Summary) -> str:
 
 
 def _inputs(files: list[CorpusFile], settings: BuildSettings, shard_bytes: int) -> dict[str, Any]:
-    """What decides the content of the shards; the work folder is named after it."""
+    """Everything that the content of the shards depends on; its hash is part of the work folder's name."""
     processor = settings.processor
     inputs = {"format": store.FORMAT_VERSION, "files": [[file.path, file.size, file.time] for file in files],
               "vocabs": {name: asdict(vocab) for name, vocab in processor.vocabs.items()},
@@ -159,7 +166,7 @@ def _inputs(files: list[CorpusFile], settings: BuildSettings, shard_bytes: int) 
 
 
 def settings_of(processor: Processor) -> dict[str, Any]:
-    """The settings that only this processor has, as the dataset's metadata keep them."""
+    """The settings that only this processor has, as they are stored in the dataset's metadata."""
     return asdict(processor.config) if processor.config is not None else {}
 
 
@@ -172,6 +179,7 @@ def _content_of(path: str) -> str:
 
 def _look_ahead(path: Path, work: WorkFolder, files: list[CorpusFile], settings: BuildSettings,
                 note: Callable[[str], None]) -> None:
+    """Print warnings and notes before the work begins, and check that the disk has enough space."""
     expected = forecast(files, settings)
     for warning in expected.warnings:
         note(f"warning: {warning}")
@@ -184,7 +192,7 @@ def _look_ahead(path: Path, work: WorkFolder, files: list[CorpusFile], settings:
 
 
 class _Build:
-    """The work of one run on the shards of one corpus."""
+    """Processes the shards of a corpus and puts their results together."""
 
     def __init__(self, files: list[CorpusFile], settings: BuildSettings, folder: Path, shard_bytes: int):
         self._files = files
@@ -193,7 +201,7 @@ class _Build:
         self._plan = ShardPlan(files, folder, shard_bytes, settings.processor.corpus.document_end)
 
     def run(self, processes: int, progress: Progress) -> int:
-        """Work on every shard that is not finished; -> the largest worker's peak memory in bytes."""
+        """Process every unfinished shard; returns the peak memory of the largest worker in bytes."""
         peak = 0
         for shard, memory in run_jobs(self._plan.unfinished(progress.add), self._start_task, processes):
             peak = max(peak, memory)
@@ -205,7 +213,7 @@ class _Build:
         return peak
 
     def _start_task(self, worker: int) -> Callable[[Shard], int]:
-        """In a worker: load what it needs; -> a function that works on one shard and returns the peak memory so far."""
+        """Called once in each worker. Returns a function that processes a shard and returns the peak memory."""
         settings = self._settings
         words = WordFinder(settings.tokenizers["src"], settings.user_dict) if settings.processor.stores_words else None
 
@@ -254,7 +262,7 @@ class _Build:
             yield from _pieces(self._folder / f"{shard.name}.{column}", dtype)
 
     def _offsets(self, axis: str, tokens: int) -> Iterator[np.ndarray]:
-        """Where instances begin in the whole, from where they begin in their shards."""
+        """The offsets of all instances: those in the shards, plus the tokens of the shards before."""
         if self._settings.processor.joined:
             yield from _even_offsets(tokens, self._settings.processor.lengths()[axis])
             return
@@ -292,7 +300,7 @@ def _info(dataset: DatasetConfig, settings: BuildSettings, summary: Summary,
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """The command line without what does not change the file's content, so that equal content is equal bytes."""
+    """The command line without the flags that do not change the content, so that equal content gives equal files."""
     kept: list[str] = []
     passed_over = False
     for argument in arguments:

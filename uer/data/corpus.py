@@ -1,6 +1,6 @@
-"""A corpus: text files, globs and folders, plain or compressed, and the stretches they are worked on in.
+"""Reads the files of a corpus: text files, globs and folders, plain or compressed, as bytes.
 
-What a line means is `lines`' matter; this module only knows bytes and the line ends between them.
+`line_cleaner` turns the bytes into lines of text.
 """
 
 import glob
@@ -20,12 +20,12 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 READ_BYTES = 1 << 19
 LINE_END = re.compile(rb"\n")
 LOOK_BACK = 4096
-"""How many bytes before a place are looked at for what stands between two documents."""
+"""How many bytes before a position are searched for the separator of two documents."""
 
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """One file: its size and time say whether it is still the same at a restart."""
+    """A file of a corpus. Size and modification time tell after a restart whether it has changed."""
 
     path: str
     size: int
@@ -36,7 +36,7 @@ class CorpusFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """A look at the beginning of a corpus before the work."""
+    """A sample of a corpus."""
 
     text: bytes
     expansion: float
@@ -200,7 +200,7 @@ def stretch(path: str, start: int, stop: int, document_end: re.Pattern[bytes] = 
         document_end: matches what stands between two documents.
     """
     with open(path, "rb") as file:
-        position, stop = (document_boundary(file, place, document_end) for place in (start, stop))
+        position, stop = (document_boundary(file, byte, document_end) for byte in (start, stop))
         file.seek(position)
         while position < stop and (block := file.read(min(READ_BYTES, stop - position))):
             position += len(block)

@@ -1,4 +1,4 @@
-"""A look at the corpus before the work: does its format fit, and will the dataset fit on the disk?"""
+"""Estimates the size of a dataset from a sample of its corpus, and warns of a corpus in another format."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ FEW_LINES = 20  # a smaller sample says nothing about the format
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a sample of the corpus promises."""
+    """What a sample of the corpus says about the dataset."""
 
     dataset_bytes: int
     """About how large the dataset will be."""
@@ -28,7 +28,7 @@ class Forecast:
 
 
 def forecast(files: list[CorpusFile], settings: BuildSettings) -> Forecast:
-    """Tokenize a sample; expect the rest to be like it."""
+    """Tokenize a sample, and estimate the size of the dataset from it."""
     sample = take_sample(files, SAMPLE_BYTES)
     cleaner = LineCleaner(files[0].path, "replace", settings.text_field, settings.field_counts)
     text = cleaner.clean(sample.text, False) if sample.text else ""
@@ -47,7 +47,7 @@ def forecast(files: list[CorpusFile], settings: BuildSettings) -> Forecast:
 
 
 def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
-    """What looks as if the corpus were written for another command."""
+    """Warnings if the corpus seems to be in another format than the processor reads."""
     lines = [line.strip() for line in sample.removesuffix(b"\n").split(b"\n")]
     filled = [line for line in lines if line]
     if settings.text_field is None and filled and all(map(_is_json_object, filled[:FEW_LINES])):

@@ -1,6 +1,6 @@
-"""From raw bytes to clean lines: what ends a line, damaged bytes, JSON lines, lines of any length.
+"""Turns bytes into clean lines of text: line ends, invalid UTF-8, JSON lines, tab-separated fields, very long lines.
 
-Only "\\n" and "\\r\\n" end a line. Whatever is replaced or left out is counted and located.
+Only "\\n" and "\\r\\n" end a line. Lines that are changed or left out are counted, and the first of them are listed.
 """
 
 import json
@@ -10,18 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 
 from uer.errors import UserError
 
-LONG_LINE = 1 << 20  # bytes; a longer line is worked on in pieces
+LONG_LINE = 1 << 20  # bytes; a longer line is processed in pieces
 LONG_WHOLE_LINE = 1 << 24  # bytes; JSON and fields cannot be read in pieces, so a longer line is left out
-KEPT_PLACES = 100  # damaged lines that are located; all are counted
+KEPT_LOCATIONS = 100  # how many damaged lines are listed; all are counted
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LONG_LINE) -> Iterator[tuple[bytes, bool]]:
     """Regroup a stream into whole lines: -> (bytes, whether the last line goes on in the next chunk).
 
-    A line longer than `long_line` comes in pieces, so that no more than about that is held in memory. It is cut behind
-    a match of `cut` (a tokenizer's `line_cuts`); a stretch of that length without any such place (one endless word) is
-    cut where it stands.
+    A line longer than `long_line` is cut into pieces of about this size, so that memory is limited. It is cut behind a
+    match of `cut` (a tokenizer's `line_cuts`), or between any two characters if there is no match.
     """
     buffer, unfinished = b"", False
     for block in blocks:
@@ -31,14 +30,14 @@ def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LON
             yield buffer[:end], False
             buffer, unfinished = buffer[end:], False
         while len(buffer) >= long_line:
-            end = _cut_place(buffer, cut)
+            end = _cut_position(buffer, cut)
             yield buffer[:end], True
             buffer, unfinished = buffer[end:], True
     if buffer or unfinished:  # the last line may end, without a line feed, just where it was cut
         yield buffer, False
 
 
-def _cut_place(buffer: bytes, cut: re.Pattern[bytes]) -> int:
+def _cut_position(buffer: bytes, cut: re.Pattern[bytes]) -> int:
     """Behind the last match of `cut`, searched for from the end in growing windows."""
     start, window = len(buffer), 1024
     while start > 0:
@@ -61,7 +60,7 @@ class LineCleaner:
         left_out: lines of them that gave no text because they are damaged.
         damaged: lines that are damaged in some way, those left out among them.
         damage: how many lines have which kind of damage (a line may have two).
-        places: the first of them, as (line counted from 1, kind of damage).
+        locations: the first damaged lines, as (line counted from 1, kind of damage).
     """
 
     def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None,
@@ -81,7 +80,7 @@ class LineCleaner:
         self.left_out = 0
         self.damaged = 0
         self.damage: Counter[str] = Counter()
-        self.places: list[tuple[int, str]] = []
+        self.locations: list[tuple[int, str]] = []
         self._continued = False  # the next chunk begins inside a line
         self._noted: dict[str, int] = {}  # the line last noted for each kind of damage
 
@@ -188,8 +187,8 @@ class LineCleaner:
         self.damaged += number not in self._noted.values()
         self._noted[kind] = number
         self.damage[kind] += 1
-        if len(self.places) < KEPT_PLACES:
-            self.places.append((number, kind))
+        if len(self.locations) < KEPT_LOCATIONS:
+            self.locations.append((number, kind))
 
 
 class DamagedLine(UserError):

@@ -3,12 +3,17 @@
     loader.step(12)   -> this rank's micro-batches of update 12
 
 Update s uses the samples s * G to (s + 1) * G - 1 of the run, with G = batch_size * world_size * accumulation_steps;
-micro-batch m of rank r takes those from s * G + (m * world_size + r) * batch_size on. What a sample is (which instance
-of which dataset, masked how) depends on its number and the seed alone: so the number of ranks or micro-batches changes
-nothing, every rank has the same number of batches, and resuming needs nothing but the number of the update.
+micro-batch m of rank r uses those from s * G + (m * world_size + r) * batch_size on. With 2 of each:
 
-Several micro-batches are made in one go, as one large batch that is then cut, and the order of many more is computed in
-one go before: the work per batch is so small that tensor operations of one batch's size would mostly be overhead.
+    update 0    rank 0   samples 0 1   and  4 5          update 1    rank 0   samples  8  9   and  12 13
+                rank 1   samples 2 3   and  6 7                      rank 1   samples 10 11   and  14 15
+
+Which instance of which dataset a sample is, and how it is masked, depends on the number of the sample and the seed
+alone. So the number of ranks or micro-batches changes nothing, every rank has the same number of batches, and resuming
+needs only the number of the update.
+
+The micro-batches of several updates (a group) are made as one large batch, which is then cut, and the order of several
+groups is computed together: tensor operations of the size of one micro-batch would mostly be overhead.
 """
 
 import itertools
@@ -32,10 +37,10 @@ from uer.registry import choose
 
 POSITIONS_AT_ONCE = 1 << 16
 SAMPLES_ORDERED_AT_ONCE = 1 << 14
-SLOTS = 10_000
-"""Weighted datasets: samples are dealt in rounds of so many, in which each dataset has its share to 1 in 10,000."""
+MIXTURE_SLOTS = 10_000
+"""With --dataset_weights: samples of a round. In each round every dataset has its fraction, rounded to 1 / 10,000."""
 
-# What a seed is used for; it keeps the draws apart.
+# The purposes of the hashes: each purpose gives other random numbers.
 ORDER, MASKS, MIXTURE, DEV_SPLIT, DEV_MASKS = range(1, 6)
 
 
@@ -43,17 +48,21 @@ class Loader:
     """The training batches of one rank.
 
     Args:
-        datasets: open datasets of one vocabulary, processor and sequence length.
-        processor: what `open_processor` says of them; its `batch` makes batches of rows.
+        datasets: open datasets with the same vocabulary, processor and sequence length.
+        processor: of `open_processor`; its `batch` makes batches of rows.
         batch_size: rows of a micro-batch.
         accumulation_steps: micro-batches of an update.
-        rank, world_size: which process this is, of how many.
+        rank, world_size: the number of this process, and how many there are.
         seed: of the order, the mixture and dynamic masks.
-        weights: how often each dataset is drawn from; when empty, an epoch is every sample of every dataset once.
-        dev_fraction: share of each dataset that is held out (see `EvaluationLoader`).
+        weights: sampling weight of each dataset; when empty, an epoch is every sample of every dataset once.
+        dev_fraction: fraction of each dataset that is held out (see `EvaluationLoader`).
         device: where batches are made.
-        dataset_device: where the datasets lie: the CPU, which maps the files, or `device`, which holds a copy.
-        trim: cut the positions that are padding in a whole batch (for the CPU; CUDA wants static shapes).
+        dataset_device: where the datasets are: on the CPU, which maps the files, or on `device`, which holds a copy.
+        trim: remove the positions that are padding in all rows of a batch (for CPUs; CUDA graphs need static shapes).
+
+    Attributes:
+        samples_per_step: rows of an update, over all ranks.
+        samples_per_epoch, tokens_per_epoch: of all datasets, each sample counted once.
 
     Raises:
         UserError: a dataset has no word starts for whole-word masking, or more is held out than there is.
@@ -69,42 +78,54 @@ class Loader:
         self.seed, self.trim = seed, trim
         self.samples_per_step = batch_size * world_size * accumulation_steps
         self._parts = [_TrainPart(dataset, number, seed, dev_fraction) for number, dataset in enumerate(datasets)]
-        self._slots = _slots(weights) if weights else _cumulative([part.samples for part in self._parts])
+        self._bounds = mixture_slots(weights) if weights else _cumulative([part.samples for part in self._parts])
         self.samples_per_epoch = sum(part.samples for part in self._parts)
         self.tokens_per_epoch = sum(part.tokens for part in self._parts)
         rows = batch_size * accumulation_steps
+        # A group is `_steps_made` updates; the order of `_groups_ordered` groups is computed together.
         self._steps_made = max(1, POSITIONS_AT_ONCE // (rows * processor.batch_lengths()["src"]))
         self._groups_ordered = max(1, SAMPLES_ORDERED_AT_ONCE // (rows * self._steps_made))
-        self._ordered: tuple[int, tuple[Tensor, ...]] | None = None
-        self._made: tuple[int, Batch] | None = None
+        self._ordered: tuple[int, tuple[Tensor, ...]] | None = None  # the last result of `_order`, and its number
+        self._made: tuple[int, Batch] | None = None  # the last result of `_make`, and the number of its group
 
     def step(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of update `step`, counted from 0; views of a store that nobody may write to."""
-        group, place = divmod(step, self._steps_made)
+        """This rank's micro-batches of update `step`, counted from 0: views of a larger batch, not to be changed."""
+        group, index = divmod(step, self._steps_made)  # the update is number `index` of its group
         if self._made is None or self._made[0] != group:
             self._made = (group, self._make(group))
-        first = place * self.accumulation_steps
+        first = index * self.accumulation_steps
         batches = [self._made[1].rows(number * self.batch_size, (number + 1) * self.batch_size)
                    for number in range(first, first + self.accumulation_steps)]
         return [batch.trimmed() for batch in batches] if self.trim else batches
 
     def _make(self, group: int) -> Batch:
-        """The rows of the updates from group * _steps_made on, as one batch."""
-        many, place = divmod(group, self._groups_ordered)
-        if self._ordered is None or self._ordered[0] != many:
-            self._ordered = (many, self._order(many * self._groups_ordered * self._steps_made))
+        """The rows of a group's updates, group * _steps_made and those that follow, as one batch."""
+        block, index = divmod(group, self._groups_ordered)  # the group is number `index` of those ordered together
+        if self._ordered is None or self._ordered[0] != block:
+            self._ordered = (block, self._order(block * self._groups_ordered * self._steps_made))
         columns = self._ordered[1]
-        size = len(columns[0]) // self._groups_ordered
-        return self._rows.batch(*(column[place * size:(place + 1) * size] for column in columns))
+        size = len(columns[0]) // self._groups_ordered  # rows of a group
+        return self._rows.batch(*(column[index * size:(index + 1) * size] for column in columns))
 
     def _order(self, first_step: int) -> tuple[Tensor, ...]:
-        """For each row from update `first_step` on: its dataset, its stored instance, its key, its sample number."""
+        """This rank's rows of the groups that begin with update `first_step`: dataset, instance, key and sample number.
+
+        With batch_size, world_size and accumulation_steps 2, `first_step` 1, one update and rank 1:
+
+            micro      2 3            numbers of the micro-batches
+            starts     10 14          (micro * 2 + 1) * 2, the first sample of each
+            samples    10 11 14 15
+
+        Returns:
+            four int64 tensors (R,); R is rows of an update in this process * _steps_made * _groups_ordered.
+        """
         device = self._rows.dataset_device
         micro = first_step * self.accumulation_steps + torch.arange(
             self._groups_ordered * self._steps_made * self.accumulation_steps, device=device)
-        starts = (micro * self.world_size + self.rank) * self.batch_size
+        starts = (micro * self.world_size + self.rank) * self.batch_size  # (micro-batches,)
         samples = (starts[:, None] + torch.arange(self.batch_size, device=device)).view(-1)
         dataset, number = self._deal(samples)
+        # Every dataset computes instances for all rows, of which its own are kept: shapes do not depend on the values.
         stored, keys = torch.zeros_like(samples), torch.zeros_like(samples)
         for index, part in enumerate(self._parts):
             mine = dataset == index
@@ -113,25 +134,31 @@ class Loader:
         return dataset, stored, keys, samples
 
     def _deal(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample numbers -> which dataset each comes from, and its number among that dataset's samples.
+        """Sample numbers (R,) -> the dataset of each (R,), and its number among the samples of this dataset (R,).
 
-        The slots of a round come in a shuffled order; those from bounds[d] to bounds[d + 1] - 1 are dataset d's.
+        Samples are dealt in rounds. A round has slots in a shuffled order; the slots from bounds[d] to
+        bounds[d + 1] - 1 belong to dataset d. With bounds 0 3 4 and the slots in the orders 2 3 0 1, then 0 1 3 2:
+
+            samples    0 1 2 3    4 5 6 7
+            slot       2 3 0 1    0 1 3 2
+            dataset    0 1 0 0    0 0 1 0
+            number     2 0 0 1    3 4 1 5      rounds * (slots of the dataset) + slot - begin
         """
         if len(self._parts) == 1:
             return torch.zeros_like(samples), samples
-        rounds, place = samples // self._slots[-1], samples % self._slots[-1]
-        slot = permute(place, self._slots[-1], hash_words(self.seed, MIXTURE), rounds)
-        bounds = torch.tensor(self._slots, device=samples.device)
+        rounds, index = samples // self._bounds[-1], samples % self._bounds[-1]
+        slot = permute(index, self._bounds[-1], hash_words(self.seed, MIXTURE), rounds)
+        bounds = torch.tensor(self._bounds, device=samples.device)  # (datasets + 1,)
         dataset = torch.bucketize(slot, bounds[1:], right=True)
-        begin, share = bounds[dataset], bounds[dataset + 1] - bounds[dataset]
-        return dataset, rounds * share + slot - begin
+        begin, slots = bounds[dataset], bounds[dataset + 1] - bounds[dataset]
+        return dataset, rounds * slots + slot - begin
 
 
 class EvaluationLoader:
     """A rank's part of the held-out instances, or of whole datasets, with masks that are always the same.
 
     Every instance is in one batch of one rank. Every rank has the same number of batches: rows that only fill the last
-    ones have no labels (-100 throughout).
+    batches have no labels (-100 everywhere).
 
     Args:
         datasets, processor, batch_size, rank, world_size, device, dataset_device, trim: as for `Loader`.
@@ -153,29 +180,33 @@ class EvaluationLoader:
         return -(-self.instances // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go through this rank's batches."""
+        """Yield this rank's batches."""
         for number in range(len(self)):
             batch = self._batch((number * self.world_size + self.rank) * self.batch_size)
             yield batch.trimmed() if self.trim else batch
 
     def _batch(self, first: int) -> Batch:
-        places = first + torch.arange(self.batch_size, device=self._rows.dataset_device)
-        filling = places >= self.instances
-        left = places.clamp(max=self.instances - 1)
-        dataset, stored, begin = torch.zeros_like(left), torch.zeros_like(left), 0
+        """The batch of the held-out instances `first` to `first` + batch_size - 1, counted over all datasets."""
+        samples = first + torch.arange(self.batch_size, device=self._rows.dataset_device)  # (B,), like all below
+        filling = samples >= self.instances
+        numbers = samples.clamp(max=self.instances - 1)
+        dataset, stored, begin = torch.zeros_like(numbers), torch.zeros_like(numbers), 0
         for index, (length, held_out) in enumerate(zip(self._lengths, self._held_out)):
-            mine = (left >= begin) & (left < begin + held_out)
-            ranks = torch.where(mine, left - begin, 0)
-            stored = torch.where(mine, _split_order(ranks, length), stored)
+            mine = (numbers >= begin) & (numbers < begin + held_out)
+            own_numbers = torch.where(mine, numbers - begin, 0)
+            stored = torch.where(mine, _split_order(own_numbers, length), stored)
             dataset = torch.where(mine, index, dataset)
             begin += held_out
-        batch = self._rows.batch(dataset, stored, hash_words(DEV_MASKS, dataset, stored), places)
+        batch = self._rows.batch(dataset, stored, hash_words(DEV_MASKS, dataset, stored), samples)
         return batch.without(filling.to(batch.samples.device))
 
 
 @dataclass(frozen=True)
 class _TrainPart:
-    """What is trained on of one dataset, in which order and with which mask keys."""
+    """The training samples of one dataset: their order and their keys.
+
+    A sample is one of `versions` versions of an instance that is not held out; static masks differ between versions.
+    """
 
     dataset: TokenDataset
     number: int
@@ -184,10 +215,12 @@ class _TrainPart:
 
     @property
     def stored(self) -> int:
+        """Instances that are not held out."""
         return len(self.dataset) - _held_out(self.dataset, self.dev_fraction)
 
     @property
     def versions(self) -> int:
+        """Versions of each instance in an epoch."""
         return 1 if self.dataset.info.dynamic_masking else self.dataset.info.dup_factor
 
     @property
@@ -197,25 +230,28 @@ class _TrainPart:
 
     @property
     def tokens(self) -> int:
-        """Tokens of an epoch; of the held-out part an average instance's are left out."""
+        """Tokens of an epoch; held-out instances are counted with the average length."""
         return self.dataset.tokens_num * self.samples // len(self.dataset)
 
     def instances(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """This dataset's samples -> stored instances, and the keys of their masks."""
-        epoch, place = numbers // self.samples, numbers % self.samples
-        place = permute(place, self.samples, hash_words(self.seed, ORDER, self.number), epoch)
-        version, place = place // self.stored, place % self.stored
-        stored = place
+        """Numbers of this dataset's samples (R,) -> the stored instances (R,), and the keys of their masks (R,).
+
+        With 5 instances in 2 versions, sample 13 is number 3 of epoch 1. If the order of this epoch puts 7 there, the
+        sample is version 1 (7 // 5) of instance 2 (7 % 5).
+        """
+        epoch, index = numbers // self.samples, numbers % self.samples
+        shuffled = permute(index, self.samples, hash_words(self.seed, ORDER, self.number), epoch)
+        version, stored = shuffled // self.stored, shuffled % self.stored
         if self.dev_fraction:
             held_out = len(self.dataset) - self.stored
-            stored = _split_order(place + held_out, len(self.dataset))
+            stored = _split_order(stored + held_out, len(self.dataset))
         if self.dataset.info.dynamic_masking:
             return stored, hash_words(self.seed, MASKS, self.number, epoch, stored)
         return stored, hash_words(self.dataset.info.seed, MASKS, version, stored)
 
 
 def _held_out(dataset: TokenDataset, fraction: float) -> int:
-    """How many instances are held out; at least one where any is asked for."""
+    """How many instances are held out: at least one, unless `fraction` is 0."""
     if not fraction:
         return 0
     held_out = max(1, round(fraction * len(dataset)))
@@ -224,30 +260,32 @@ def _held_out(dataset: TokenDataset, fraction: float) -> int:
     return held_out
 
 
-def _split_order(rank: Tensor, length: int) -> Tensor:
-    """The instance at each rank of the order whose first ones are held out; no seed: every run agrees on it."""
-    return permute(rank, length, DEV_SPLIT, 0)
+def _split_order(index: Tensor, length: int) -> Tensor:
+    """The instance at each index of a fixed order, whose first instances are held out. It does not depend on --seed, so
+    that a run with another seed holds out the same instances."""
+    return permute(index, length, DEV_SPLIT, 0)
 
 
 def _cumulative(amounts: Sequence[int]) -> list[int]:
-    """[3, 4] -> [0, 3, 7]"""
+    """Where the parts of these sizes begin, and the end: [3, 4] -> [0, 3, 7]."""
     return [0, *itertools.accumulate(amounts)]
 
 
-def _slots(weights: Sequence[float]) -> list[int]:
-    """Weights -> where each dataset's slots of a round begin, and their end: [3, 1] -> [0, 7500, 10000].
+def mixture_slots(weights: Sequence[float]) -> list[int]:
+    """Where the slots of each dataset begin in a round, and the end of the round. Every dataset has at least one slot.
 
-    Every dataset has one slot at least.
+    >>> mixture_slots([3, 1]), mixture_slots([1e-9, 1])
+    ([0, 7500, 10000], [0, 1, 10000])
     """
     bounds = [0]
     for number, reached in enumerate(itertools.accumulate(weights), start=1):
-        wanted = round(SLOTS * reached / sum(weights))
-        bounds.append(min(max(wanted, bounds[-1] + 1), SLOTS - len(weights) + number))
+        wanted = round(MIXTURE_SLOTS * reached / sum(weights))
+        bounds.append(min(max(wanted, bounds[-1] + 1), MIXTURE_SLOTS - len(weights) + number))
     return bounds
 
 
 class _RowMaker:
-    """Fetches instances, pads them and has the processor make a batch of them."""
+    """Fetches instances of several datasets and lets the processor make a batch of them."""
 
     def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, device: torch.device | str,
                  dataset_device: torch.device | str) -> None:
@@ -259,7 +297,13 @@ class _RowMaker:
         self.fetchers = [RowFetcher(dataset, list(self.schema), self.dataset_device) for dataset in datasets]
 
     def batch(self, dataset: Tensor, stored: Tensor, keys: Tensor, samples: Tensor) -> Batch:
-        """Rows (R,) of the datasets -> a batch of R rows."""
+        """A batch of R rows.
+
+        Args:
+            dataset, stored: (R,) int64, the dataset of each row and its instance there.
+            keys, samples: (R,) int64, see `Rows`.
+        """
+        # All datasets are asked for R rows, of which their own are kept: shapes do not depend on the mixture.
         columns, lengths = self.fetchers[0].fetch(torch.where(dataset == 0, stored, 0))
         for number, fetcher in enumerate(self.fetchers[1:], start=1):
             mine = dataset == number
@@ -273,7 +317,7 @@ class _RowMaker:
         return self.processor.batch(rows)
 
     def _widened(self, name: str, column: Tensor) -> Tensor:
-        """Token ids and values of instances as int64; marks of tokens stay small."""
+        """Token ids and values per instance as int64; other values per token keep their small type."""
         declared = self.schema[name]
         return widened(column) if declared.dtype == "ids" or declared.axis == INSTANCE else column
 
@@ -296,7 +340,7 @@ def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> 
 
     Args:
         datasets: open datasets.
-        masking: how dynamically masked datasets are masked; static ones hold this themselves.
+        masking: the masking of datasets with dynamic masks; those with static masks contain their settings.
 
     Raises:
         UserError: a dataset is empty, or the datasets differ in what a batch is made of.
@@ -331,7 +375,7 @@ def _shared_facts(info: DatasetInfo) -> dict[str, Any]:
 
 
 def _processor_config(dataset: TokenDataset, kind: type[Processor], masking: MaskingConfig) -> Any:
-    """The processor's own settings, with this run's masks where they are drawn while training."""
+    """The processor's own settings; for dynamic masks with this run's masking."""
     info = dataset.info
     try:
         config = kind.config_class(**info.processor_settings)
@@ -347,7 +391,7 @@ def _processor_config(dataset: TokenDataset, kind: type[Processor], masking: Mas
 
 
 def masking_of(config: Any) -> MaskingConfig | None:
-    """The part of a processor's settings that says how its rows are masked; None where they are not."""
+    """The masking part of a processor's settings; None for a processor without masks."""
     if not isinstance(config, MaskingConfig):
         return None
     return MaskingConfig(**{known.name: getattr(config, known.name) for known in fields(MaskingConfig)})

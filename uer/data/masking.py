@@ -1,20 +1,25 @@
-"""Which positions an MLM row predicts and what stands in their place: functions of a row's tokens and its key.
+"""Masking: which positions of a row are predicted, and which tokens replace the predicted ones.
+
+Both are functions of the row's tokens and its key, a 32-bit number. R rows of S positions are masked together, and at
+most P = budget(S) positions of each are predicted.
 
 A row of n tokens ([CLS] and [SEP] counted) predicts `budget(n)` = max(1, round(0.15 n)) of them, never more than it has
 besides [CLS] and [SEP]. Python's `round` goes to the even neighbour at one half: budget(10) = 2, budget(30) = 4.
-Of the predicted tokens 80% become [MASK], 10% any entry but a special one, 10% stay.
+Of the predicted tokens 80% become [MASK], 10% a random entry that is not special, 10% stay as they are.
 
-Every position of a row has a hash of the row's key and its own number; the hashes put the positions in an order.
+Each position of a row has a hash of the row's key and the position. Sorting by these hashes gives the row's positions
+a random order, which the three strategies use:
 
-- tokens: the first positions of that order; exactly the budget.
-- spans: each position is an anchor in its turn, with a length from the geometric distribution, cut at the next special
-  token and at what is left of the budget; positions that an earlier span has taken are passed over; exactly the budget.
-  One draw of the 80/10/10 serves a whole span.
-- whole words: words in the order of their first positions; one that does not fit into what is left of the budget is
-  passed over. Up to the budget; if not one word fits, the first token of the first word, so that every row has
-  something to predict.
+- single tokens: the first positions of this order, exactly as many as the budget.
+- spans: the positions are the first tokens (anchors) of spans, in this order. A span's length is drawn from a geometric
+  distribution; the span ends early at a special token or when the budget is used up. Positions of an earlier span are
+  skipped. Exactly as many positions as the budget; one draw of the 80/10/10 is used for a whole span.
+- whole words: words in the order of their first positions. A word that is longer than what is left of the budget is
+  skipped, so there may be fewer positions than the budget. If no word fits, the first token of the first word is
+  predicted, so that every row predicts something.
 
-All is integer tensor arithmetic of fixed shapes: the same bits on the CPU and on a GPU, and nothing waits for a device.
+Everything is integer arithmetic on tensors of fixed shapes: CPU and GPU give the same bits, and the host never waits
+for a GPU.
 """
 
 from collections.abc import Mapping
@@ -30,24 +35,29 @@ from uer.data.draws import GOLDEN, MASK
 from uer.data.hashing import below, mix_
 from uer.errors import UserError
 
-SHARE_PREDICTED = 0.15
-SHARE_MASKED = round(0.8 * (1 << 32))
-SHARE_MASKED_OR_RANDOM = round(0.9 * (1 << 32))
+FRACTION_PREDICTED = 0.15
+# A predicted token becomes [MASK] where its 32-bit hash is below the first bound, and random below the second.
+MASKED_BELOW = round(0.8 * (1 << 32))
+MASKED_OR_RANDOM_BELOW = round(0.9 * (1 << 32))
 WORDS_TRIED = 2
-"""How many words, times the widest budget, a row tries before it is content with what it has."""
+"""Whole words: the first WORDS_TRIED * P words of the random order are tried, whether or not they fill the budget."""
 
-# What a hash is drawn for; it keeps the draws of one row apart.
+# The purposes of the hashes: each purpose gives the same row and position another hash.
 ORDER, LENGTH, KIND, REPLACEMENT = range(1, 5)
 
 
 def budget(tokens: int) -> int:
-    """How many tokens a row of `tokens` tokens predicts."""
-    return max(1, round(SHARE_PREDICTED * tokens))
+    """How many positions a row of `tokens` tokens predicts.
+
+    >>> [budget(tokens) for tokens in (1, 10, 30, 128)]
+    [1, 2, 4, 19]
+    """
+    return max(1, round(FRACTION_PREDICTED * tokens))
 
 
 @dataclass(frozen=True)
 class Masker:
-    """Masks rows of one shape and vocabulary; see `masker`."""
+    """Masks rows of one length and vocabulary; `masker` makes it."""
 
     config: MaskingConfig
     seq_length: int
@@ -55,13 +65,13 @@ class Masker:
     kept_apart: tuple[int, ...]
     """[CLS] and [SEP], which are never predicted."""
     never_drawn: tuple[int, ...]
-    """Ids that no random replacement takes, ascending; id 0 is the first of them."""
+    """Special ids that a random replacement must not be, ascending; id 0 is never drawn either."""
     entries: int
-    """How many ids a random replacement may take."""
+    """How many ids a random replacement can be."""
     budgets: Tensor
-    """(S + 1,) budget of a row of each length."""
+    """(S + 1,) int64: `budget(n)` at index n."""
     span_bounds: Tensor
-    """(longest span - 1,) a span is longer than i + 1 when its hash is at least span_bounds[i]."""
+    """(span_max_length - 1,) int64: a span is longer than i + 1 tokens if its hash is at least span_bounds[i]."""
     positions: Tensor
     """(S,) 0, 1, 2, ..."""
 
@@ -75,22 +85,24 @@ class Masker:
         """Mask rows in place.
 
         Args:
-            tokens: (R, S) int64 token ids, which become the masked ones.
+            tokens: (R, S) int64 token ids, which are changed to the masked ones.
             real: (R, S) bool, false on padding.
-            lengths: (R,) int64, how many positions of each row are real.
-            keys: (R,) int64 below 2^32.
+            lengths: (R,) int64, number of tokens of each row.
+            keys: (R,) int64 below 2^32, which all random choices depend on.
             word_start: (R, S), not 0 where a token begins a word; needed for whole words.
 
         Returns:
-            positions (R, P), labels (R, P) with -100 (at position 0) where a row predicts fewer than P tokens.
+            positions (R, P) int64 and labels (R, P) int64. Where a row predicts fewer than P tokens, the label is -100
+            and the position 0.
         """
-        keys = keys[:, None]
-        maskable = real.clone()
+        keys = keys[:, None]  # (R, 1)
+        maskable = real.clone()  # (R, S): tokens that may be predicted
         for special in self.kept_apart:
             maskable &= tokens != special
+        # (R, S): a 32-bit hash and, in the lowest bits, the position, so that no two are equal.
         bits = self.seq_length.bit_length()
         hashes = _draw(ORDER, keys, self.positions).bitwise_left_shift_(bits).bitwise_or_(self.positions)
-        wanted = self.budgets[lengths][:, None]
+        wanted = self.budgets[lengths][:, None]  # (R, 1)
         if self.config.whole_word_masking:
             positions, draws = self._whole_words(maskable, word_start, hashes, wanted)
         elif self.config.span_masking:
@@ -100,115 +112,151 @@ class Masker:
         return self._replaced(tokens, positions, draws, keys)
 
     def _first(self, eligible: Tensor, hashes: Tensor, amount: int) -> Tensor:
-        """(R, amount): the first eligible positions in the order of their hashes, then S.
+        """(R, amount) int64: the eligible positions with the smallest hashes, in the order of the hashes.
+
+        A row with fewer than `amount` eligible positions is filled up with S: with amount 3 and S = 8, the eligible
+        positions 2 and 5, of which 5 has the smaller hash, give [5, 2, 8].
 
         Args:
             eligible: (R, S) bool.
-            hashes: (R, S) int64: a hash, and in its last bits the position.
+            hashes: (R, S) int64: a hash, and in the lowest bits the position.
         """
         bits = self.seq_length.bit_length()
-        never = (1 << 32 + bits) + self.seq_length
+        never = (1 << 32 + bits) + self.seq_length  # larger than every hash, with S in the lowest bits
         return _smallest(torch.where(eligible, hashes, never), amount).bitwise_and_((1 << bits) - 1)
 
     def _tokens(self, maskable: Tensor, hashes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Choose single tokens.
 
+            [CLS] a b c d e f [SEP], random order of the positions 5 2 3 1 6 4, wanted 3  ->  positions [5, 2, 3]
+
         Args:
             maskable: (R, S) bool.
             hashes: (R, S) int64, see `_first`.
-            wanted: (R, 1) how many to choose at most.
+            wanted: (R, 1) int64: how many positions to choose at most.
 
         Returns:
-            positions (R, P), S where there is none; and (R, P) the number that the 80/10/10 draw of each depends on.
+            positions (R, P), filled up with S; and (R, P) the numbers that the 80/10/10 draws depend on: equal numbers
+            have the same draw.
         """
         positions = self._first(maskable, hashes, self.predictions)
         positions = torch.where(self.positions[:self.predictions] < wanted, positions, self.seq_length)
         return positions, positions
 
     def _spans(self, maskable: Tensor, hashes: Tensor, wanted: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose spans; as `_tokens`.
+        """Choose spans; arguments and results as `_tokens`.
 
-        P anchors always suffice: each of them brings at least itself, unless an earlier span has brought it. Every
-        (anchor, offset) is a try, numbered in their order; a position belongs to the first try that reaches it.
+        The first P positions of the random order are the anchors, the first tokens of spans. P anchors are enough: each
+        anchor gives a new position, itself, unless it already belongs to an earlier span. Each (anchor, offset) is a
+        candidate, numbered anchor by anchor; a position belongs to the first candidate that reaches it.
+
+            [CLS] a b c d e f [SEP], anchors 5 2 3 of lengths 2 3 1, wanted 3, longest span L = 3
+            reached    5 6 7   2 3 4   3 4 5      anchor + offset
+            inside     1 1 0   1 1 1   1 0 0      offset < length, and no special token on the way
+            fresh      1 1 0   1 1 1   0 0 0      inside, and no earlier candidate reaches this position
+            chosen     1 1 0   1 0 0   0 0 0      the first 3 fresh ones
+            ->  positions [5, 6, 2], and for the draws their anchors [5, 5, 2]
         """
         rows, amount, longest = len(maskable), self.predictions, self.config.span_max_length
         anchors = self._first(maskable, hashes, amount)  # (R, P)
         lengths = 1 + torch.bucketize(_draw(LENGTH, keys, anchors), self.span_bounds, right=True)[:, :, None]
-        offsets = torch.arange(longest, device=keys.device)
-        # No two neighbours have the same number when a special token stands between them, or is one of them.
-        numbers = torch.nn.functional.pad((~maskable).cumsum(dim=1), (0, longest), value=-1)  # (R, S + longest)
-        reached = anchors[:, :, None] + offsets  # (R, P, longest)
+        offsets = torch.arange(longest, device=keys.device)  # (L,)
+        # How many unmaskable tokens stand up to each position: equal for two maskable positions without one between.
+        numbers = torch.nn.functional.pad((~maskable).cumsum(dim=1), (0, longest), value=-1)  # (R, S + L)
+        reached = anchors[:, :, None] + offsets  # (R, P, L)
         inside = numbers.gather(1, reached.view(rows, -1)).view_as(reached) == numbers.gather(1, anchors)[:, :, None]
         inside &= (offsets < lengths) & (anchors < self.seq_length)[:, :, None]
-        inside = inside.view(rows, -1)
+        inside = inside.view(rows, -1)  # (R, P * L), like everything about candidates from here on
         reached = torch.where(inside, reached.view(rows, -1), self.seq_length)
-        tries = torch.arange(amount * longest, device=keys.device).expand(rows, -1)
+        candidates = torch.arange(amount * longest, device=keys.device).expand(rows, -1)
         first = torch.full((rows, self.seq_length + 1), amount * longest, device=keys.device)
-        first.scatter_reduce_(1, reached, tries, "amin")
-        fresh = inside & (first.gather(1, reached) == tries)
-        ranks = fresh.cumsum(dim=1) - 1
+        first.scatter_reduce_(1, reached, candidates, "amin")  # (R, S + 1): the first candidate of each position
+        fresh = inside & (first.gather(1, reached) == candidates)
+        ranks = fresh.cumsum(dim=1) - 1  # 0, 1, 2, ... at the fresh ones
         chosen = fresh & (ranks < wanted)
+        # One number for a position and its anchor, so that both are moved together.
         base = self.seq_length + 1
         both = reached + (anchors * base)[:, :, None].expand(-1, -1, longest).reshape(rows, -1)
-        both = self._compacted(chosen, ranks, both)
+        both = self._compacted(chosen, ranks, both)  # (R, P)
         return both % base, both // base
 
     def _whole_words(self, maskable: Tensor, word_start: Tensor, hashes: Tensor,
                      wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose whole words; as `_tokens`.
+        """Choose whole words; arguments and results as `_tokens`.
 
-        A token behind a special one, or behind the cut before a row, begins a word whatever is stored.
+        The first token of a row, and one that follows a special token, begins a word whatever `word_start` says.
+
+            [CLS] a b  c d  e [SEP] of the words ab, cd and e, random order cd e ab, wanted 3
+            word       S 0 0 1 1 2 S   number of each position's word
+            sizes      2 2 1           tokens of each word
+            cd fits (1 token is left), e fits (0 are left), ab does not fit  ->  positions [3, 4, 5]
         """
         begins = maskable & ~(torch.nn.functional.pad(maskable[:, :-1], (1, 0)) & (word_start == 0))
         word = torch.where(maskable, begins.cumsum(dim=1) - 1, self.seq_length)
-        word = torch.nn.functional.pad(word, (0, 1), value=self.seq_length)  # (R, S + 1)
-        sizes = torch.zeros_like(word).scatter_add_(1, word, torch.ones_like(word))
-        sizes[:, self.seq_length] = self.seq_length
-        firsts = self._first(begins, hashes, min(self.seq_length, WORDS_TRIED * self.predictions))
-        order = word.gather(1, firsts)
+        word = torch.nn.functional.pad(word, (0, 1), value=self.seq_length)  # (R, S + 1); word S is no word
+        sizes = torch.zeros_like(word).scatter_add_(1, word, torch.ones_like(word))  # (R, S + 1)
+        sizes[:, self.seq_length] = self.seq_length  # word S never fits
+        firsts = self._first(begins, hashes, min(self.seq_length, WORDS_TRIED * self.predictions))  # (R, W)
+        order = word.gather(1, firsts)  # (R, W): the words to try, W of them
         left, fitting = wanted.squeeze(1), []
-        for size in sizes.gather(1, order).t().contiguous():
+        for size in sizes.gather(1, order).t().contiguous():  # (R,): the size of each row's next word
             fits = size <= left
             left = left - size * fits
             fitting.append(fits)
-        taken = torch.zeros_like(word).scatter_(1, order, torch.stack(fitting, dim=1).long())
-        chosen = maskable & (taken.gather(1, word[:, :-1]) == 1)
+        taken = torch.zeros_like(word).scatter_(1, order, torch.stack(fitting, dim=1).long())  # (R, S + 1), by word
+        chosen = maskable & (taken.gather(1, word[:, :-1]) == 1)  # (R, S)
         ranks = chosen.cumsum(dim=1) - 1
         positions = self._compacted(chosen, ranks, self.positions.expand_as(chosen))
+        # Where no word fits, ranks[:, -1] is -1: the first token of the first word is predicted.
         positions[:, 0] = torch.where(ranks[:, -1] >= 0, positions[:, 0], firsts[:, 0])
         return positions, positions
 
     def _compacted(self, chosen: Tensor, ranks: Tensor, values: Tensor) -> Tensor:
-        """(R, P): the chosen values (R, N) at their ranks, S where there is none."""
+        """(R, P): the chosen ones of the values (R, N), each at the index that `ranks` (R, N) gives, filled up with S.
+
+            P = 4, values 5 6 7 2, chosen 1 1 0 1, ranks 0 1 1 2  ->  [5, 6, 2, S]
+        """
+        # What is not chosen goes to an extra column P, which is cut off.
         table = torch.full((len(chosen), self.predictions + 1), self.seq_length, device=chosen.device)
         return table.scatter_(1, torch.where(chosen, ranks, self.predictions), values)[:, :self.predictions]
 
     def _replaced(self, tokens: Tensor, positions: Tensor, draws: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [MASK], another entry or the same token at the positions of `tokens`; -> positions, labels."""
-        chosen = positions < self.seq_length
+        """Replace the tokens (R, S) at `positions` (R, P) by [MASK], a random token or the same token.
+
+        Args:
+            draws: (R, P) the numbers that the 80/10/10 draws depend on.
+
+        Returns:
+            positions (R, P), with 0 instead of S, and labels (R, P).
+        """
+        chosen = positions < self.seq_length  # (R, P), like everything below
         positions = torch.where(chosen, positions, 0)
         originals = tokens.gather(1, positions)
         kind = _draw(KIND, keys, draws)
+        # A number from 1 to `entries`; each special id that it reaches moves it up by one. With the special ids 2 and 3
+        # the numbers 1, 2, 3 become the ids 1, 4, 5.
         random = below(_draw(REPLACEMENT, keys, positions), self.entries).add_(1)
         for special in self.never_drawn:
             random += random >= special
-        put = torch.where(kind < SHARE_MASKED_OR_RANDOM, random, originals)
-        put.masked_fill_(kind < SHARE_MASKED, self.mask_id)
-        # Where there is nothing to predict the row's first replacement is written again: no two writes differ.
+        put = torch.where(kind < MASKED_OR_RANDOM_BELOW, random, originals)
+        put.masked_fill_(kind < MASKED_BELOW, self.mask_id)
+        # Entries without a prediction write the row's first replacement once more: scatter_ gives a certain result only
+        # if all values that are written to one position are equal.
         put = torch.where(chosen, put, torch.where(chosen[:, :1], put[:, :1], originals[:, :1]))
         tokens.scatter_(1, torch.where(chosen, positions, positions[:, :1]), put)
         return positions, torch.where(chosen, originals, IGNORED)
 
 
 def _draw(purpose: int, keys: Tensor, numbers: Tensor) -> Tensor:
-    """A hash for each of a row's small numbers: keys (R, 1), numbers (R, N) or (N,) -> (R, N) int64 below 2^32."""
+    """Hashes of the rows' keys, a purpose and some numbers: keys (R, 1), numbers (R, N) or (N,) -> (R, N) int64 below
+    2^32."""
     return mix_((mix_(keys + purpose * GOLDEN & MASK) + numbers).bitwise_and_(MASK))
 
 
 def _smallest(values: Tensor, amount: int) -> Tensor:
-    """The smallest values of each row, ascending; `values` may be reordered.
+    """(R, S) -> (R, amount): the smallest values of each row, ascending. `values` may be reordered in place.
 
-    No two values of interest are equal, so there is one answer; numpy finds it several times faster than torch.
+    The hashes differ from one another, so numpy and torch give the same result; numpy is several times faster.
     """
     if values.device.type != "cpu":
         return values.topk(amount, largest=False, sorted=True).values
@@ -219,10 +267,11 @@ def _smallest(values: Tensor, amount: int) -> Tensor:
 
 def masker(config: MaskingConfig, seq_length: int, vocab_size: int, special_ids: Mapping[str, int],
            device: torch.device) -> Masker:
-    """The masker of these settings, its tables on `device`.
+    """A `Masker` with these settings, whose tables are on `device`.
 
     Args:
-        special_ids: the ids of pad, cls, sep and mask; other roles are passed over.
+        seq_length: S.
+        special_ids: role -> id, of pad, cls, sep and mask; other roles are ignored.
 
     Raises:
         UserError: the vocabulary has nothing but special entries.
@@ -240,9 +289,13 @@ def masker(config: MaskingConfig, seq_length: int, vocab_size: int, special_ids:
 
 
 def span_bounds(probability: float, longest: int) -> list[int]:
-    """Share of spans of at most 1, 2, ..., longest - 1 tokens, in 2^-32: a geometric distribution cut off at `longest`.
+    """The probabilities of spans of at most 1, 2, ..., longest - 1 tokens, multiplied by 2^32.
 
-    span_bounds(0.5, 3) = [4/7, 6/7] * 2^32
+    Span lengths have a geometric distribution with parameter `probability`, truncated at `longest`. Of spans with
+    parameter 0.5 and at most 3 tokens, 4/7 have one token and 6/7 have at most two:
+
+    >>> [round(7 * bound / 2**32, 6) for bound in span_bounds(0.5, 3)]
+    [4.0, 6.0]
     """
     whole = 1.0 - (1.0 - probability) ** longest
     return [round((1.0 - (1.0 - probability) ** length) / whole * (1 << 32)) for length in range(1, longest)]

@@ -1,4 +1,4 @@
-"""The order of an epoch: a keyed permutation, computed for any place in constant time and memory.
+"""The order of an epoch: a keyed permutation, computed for any index in constant time and memory.
 
     instance = permute(i, length, seed, epoch)
 
@@ -12,12 +12,18 @@ from uer.data.hashing import grid_width, hash_words, shuffled
 
 
 def permute(index: Tensor, length: int, seed: int, epoch: int | Tensor) -> Tensor:
-    """The instance at place `index` of an epoch.
+    """The instances that come at `index` in an epoch.
+
+    >>> permute(torch.arange(6), 6, seed=7, epoch=0).tolist(), permute(torch.arange(6), 6, seed=7, epoch=1).tolist()
+    ([0, 1, 3, 2, 4, 5], [3, 4, 5, 1, 2, 0])
 
     Args:
-        index: int64, from 0 to `length` - 1, of any shape.
+        index: int64 of any shape, from 0 to `length` - 1.
         length: instances of an epoch, from 1 to 2^62.
         seed: 0 or more.
-        epoch: 0 or more; a tensor of `index`'s shape where places of several epochs are asked for together.
+        epoch: 0 or more; or int64 of `index`'s shape, where each element has its own epoch.
+
+    Returns:
+        int64 of `index`'s shape, from 0 to `length` - 1.
     """
     return shuffled(index, length, grid_width(length), hash_words(seed, epoch))

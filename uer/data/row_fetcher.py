@@ -1,4 +1,9 @@
-"""Stored instances as rows of tensors, from the mapped file or from a copy on the GPU."""
+"""Fetches stored instances as rows of tensors, from the mapped file or from a copy on the GPU.
+
+    column src        2 7 8 3 | 2 9 3 | 2 5 6 3          three instances, which begin at 0, 4 and 7
+    fetch([2, 1])     2 5 6 3                            rows of S = 4; behind an instance comes what follows it in the
+                      2 9 3 2                            file, which the processor replaces by padding
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -13,24 +18,25 @@ from uer.data.store import TokenDataset
 from uer.errors import UserError
 
 INSTANCES_CHECKED_AT_ONCE = 1 << 20
+# torch has few kernels for unsigned types, so columns are read in the signed type of the same size (see `widened`).
 SIGNED = {"uint8": np.uint8, "uint16": np.int16, "uint32": np.int32}
 
 
 class RowFetcher:
     """Fetches whole instances of one dataset.
 
-    On the CPU rows are copied straight out of the mapped file; on another device the columns are loaded once and rows
-    are gathered there, without the host.
+    On the CPU rows are copied from the mapped file. On another device the columns are copied there once, and rows are
+    gathered on the device.
 
     Args:
         dataset: an open dataset.
         columns: names of the columns to fetch.
         device: where the rows are made.
-        mapped: whether rows come out of the file; by default on the CPU.
+        mapped: read rows from the file; by default so on the CPU.
 
     Raises:
-        UserError: the file was damaged after it was written. On the CPU this is noticed when a damaged row is fetched,
-            so that opening a dataset stays cheap; what is copied is checked as a whole.
+        UserError: the file was damaged after it was written. With `mapped` only the rows that are fetched are checked,
+            so that opening a dataset takes no time; a copied dataset is checked as a whole.
     """
 
     def __init__(self, dataset: TokenDataset, columns: Sequence[str], device: torch.device,
@@ -48,14 +54,15 @@ class RowFetcher:
         """Fetch rows.
 
         Args:
-            instances: (R,) int64.
+            instances: (R,) int64, from 0 to len(dataset) - 1.
 
         Returns:
-            each column as (R, S), S the longest row there is on its axis, with whatever follows in the file behind a
-            row's length, or as (R,) for a value an instance; and for each sequence the lengths (R,). Unsigned columns
-            come in the signed type of their size: torch's kernels are made for these (see `widened`).
+            columns: by name, (R, S) for a value per token, S the most tokens of an instance on the column's axis, with
+                arbitrary values behind a row's length; (R,) for a value per instance. Unsigned columns have the signed
+                type of their size (see `widened`).
+            lengths: for each axis, (R,) int64.
         """
-        starts = {axis: begins[instances] for axis, begins in self._begins.items()}
+        starts = {axis: begins[instances] for axis, begins in self._begins.items()}  # (R,) offsets in the column
         stops = {axis: begins[instances + 1] for axis, begins in self._begins.items()}
         if self.mapped:
             for axis in starts:
@@ -73,10 +80,11 @@ class RowFetcher:
         return column if self.mapped else _copied(column, device, self.lengths.get(self.axes[name], 0))
 
     def _rows(self, column: Tensor, starts: Tensor, length: int) -> Tensor:
-        """The `length` values from each start on: (R,) -> (R, length)."""
-        if not self.mapped:
+        """The `length` values from each start on: column (N,), starts (R,) -> (R, length)."""
+        # `unfold` is a view (N - length + 1, length) whose row i is column[i:i + length]; its selected rows are copied.
+        if not self.mapped:  # the copy has `length` zeros at its end
             return column.unfold(0, length, 1).index_select(0, starts)
-        last = len(column) - length
+        last = len(column) - length  # the last start of a whole row
         if last < 0:
             return _one_by_one(column, starts, length)
         rows = column.unfold(0, length, 1).index_select(0, starts.clamp(max=last))
@@ -87,7 +95,7 @@ class RowFetcher:
 
 
 class _Begins:
-    """Where instances begin; see `uer.data.packed_offsets` for how this is stored."""
+    """The offsets of `uer.data.packed_offsets` as tensors on a device: (R,) instances -> (R,) int64 offsets."""
 
     def __init__(self, offsets: Offsets, device: torch.device) -> None:
         self.shift = offsets.shift
@@ -99,12 +107,12 @@ class _Begins:
 
 
 def _one_by_one(column: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Rows that may reach beyond the end of the column: its last value stands for what is not there."""
+    """As `RowFetcher._rows`, for rows that may reach beyond the end of the column: its last value is repeated there."""
     return column[(starts[:, None] + torch.arange(length)).clamp(max=len(column) - 1)]
 
 
 def _check_content(dataset: TokenDataset) -> None:
-    """Look at every offset and every token id of a dataset."""
+    """Check every offset and every token id of a dataset."""
     for axis, offsets in dataset.offsets.items():
         names = [name for name, column in dataset.info.schema.items() if column.axis == axis]
         for first in range(0, len(dataset), INSTANCES_CHECKED_AT_ONCE):
@@ -123,7 +131,8 @@ def _check_bounds(dataset: TokenDataset, axis: str, starts: np.ndarray, stops: n
 
 
 def _check_ids(dataset: TokenDataset, name: str, tokens: Tensor) -> None:
-    """`tokens` come in the signed type of their size: ids from half of its range on are negative there."""
+    """Raise UserError if an id is not in the vocabulary. `tokens` have the signed type of their size, in which ids from
+    the half of the range on are negative."""
     column = dataset.info.schema[name]
     if column.dtype != "ids":
         return
@@ -136,13 +145,17 @@ def _check_ids(dataset: TokenDataset, name: str, tokens: Tensor) -> None:
 
 
 def widened(tokens: Tensor) -> Tensor:
-    """Token ids as int64: an id of 65535, -1 in the signed type of its size, becomes 65535 again."""
+    """Unsigned values that were read in the signed type of their size, as int64 of the same shape.
+
+    >>> widened(torch.tensor([5, -1, -32768], dtype=torch.int16)).tolist()
+    [5, 65535, 32768]
+    """
     bits = 8 * tokens.element_size()
     return tokens.to(torch.int64).bitwise_and_((1 << bits) - 1)
 
 
 def _copied(column: Tensor, device: torch.device, more: int) -> Tensor:
-    """A mapped column on a device, with `more` zeros behind it; the host never holds a copy of the whole."""
+    """A mapped column on a device, with `more` zeros behind it. The host holds no copy of the column."""
     copy = torch.zeros(len(column) + more, dtype=column.dtype, device=device)
     copy[:len(column)] = column
     return copy

@@ -1,4 +1,13 @@
-"""How a corpus is divided into shards; what is divided where does not depend on who works on it."""
+"""Divides a corpus into shards, which worker processes turn into column files. The division depends on the corpus and
+the size of a shard, not on the number of processes.
+
+With shards of 10 bytes, where every line is a document:
+
+    a.txt   4 bytes                 shard 0: a.txt and b.txt, whole files that follow one another
+    b.txt   5 bytes
+    c.txt   25 bytes                shards 1 to 3: the documents that begin in bytes 0-9, 10-19 and 20-24 of c.txt
+    d.gz    25 bytes of text        shards 4, 5, ...: blocks of decompressed text that end with a document
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,11 +20,14 @@ from uer.json_files import read_json_object
 SMALLEST_SHARD = 1 << 20
 LARGEST_SHARD = 1 << 26
 SHARDS_WANTED = 512
-USUAL_EXPANSION = 4  # text is about so much larger than its compressed form
+USUAL_EXPANSION = 4  # how many times as large as a compressed file its text usually is
 
 
 def usual_shard_bytes(files: list[CorpusFile]) -> int:
-    """Small shards for even work, large ones so that a large corpus does not become a hundred thousand files."""
+    """The size of a shard in bytes of text: about 1/512 of the corpus, at least 1 MiB and at most 64 MiB.
+
+    Small shards keep all processes busy to the end; large ones avoid a hundred thousand files for a large corpus.
+    """
     text = sum(file.size * (USUAL_EXPANSION if file.compression else 1) for file in files)
     return min(max(text // SHARDS_WANTED, SMALLEST_SHARD), LARGEST_SHARD)
 
@@ -23,12 +35,12 @@ def usual_shard_bytes(files: list[CorpusFile]) -> int:
 class ShardPlan:
     """The shards of a corpus, in its order.
 
-    Plain files are divided by byte ranges, which each worker reads by itself; small ones that follow one another are
-    put together. Compressed ones cannot be divided: they are decompressed here, in one stream, into block files that
-    workers take; only about as many blocks exist at a time as there are workers.
+    Plain files are divided by byte ranges, which the workers read themselves; small files that follow one another are
+    one shard. Compressed files cannot be divided: they are decompressed here, in one stream, into block files for the
+    workers. Only about as many blocks exist at a time as there are workers.
 
     Attributes:
-        shards: those met so far; all of them when `unfinished` has ended.
+        shards: the shards that `unfinished` has passed so far; all of them once it has ended.
     """
 
     def __init__(self, files: list[CorpusFile], folder: Path, shard_bytes: int,
@@ -40,22 +52,23 @@ class ShardPlan:
         self.shards: list[Shard] = []
 
     def unfinished(self, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
-        """Every shard that still needs work.
+        """Yield the shards that no earlier run has finished.
 
         Args:
-            progress: told (bytes of the corpus, whether this run works on them) for compressed files as they are read,
-                and for plain ones where an earlier run has done the work.
+            progress: called with (number of bytes of the corpus, whether this run processes them): for compressed files
+                as they are read, for plain files if an earlier run has processed them.
         """
         for shard in self._all(progress):
             self.shards.append(shard)
             if read_account(self._folder, shard) is None:
                 yield shard
-            elif shard.path:
+            elif shard.path:  # a finished block that has been decompressed once more
                 Path(shard.path).unlink(missing_ok=True)
             else:
                 progress(shard.stop - shard.start, False)
 
     def _all(self, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
+        """Every shard, in the order of the corpus."""
         small: list[CorpusFile] = []  # whole files that will be one shard
         for number, file in enumerate(self._files):
             fits = not file.compression and file.size + sum(other.size for other in small) <= self._shard_bytes
@@ -72,12 +85,17 @@ class ShardPlan:
             yield _together(len(self._files) - len(small), small)
 
     def _stretches(self, number: int, file: CorpusFile) -> Iterator[Shard]:
+        """The shards of plain file `number`: byte ranges, the last one shorter."""
         size = self._shard_bytes
         for index, start in enumerate(range(0, file.size, size)):
             yield Shard(number, index, file.path, start, min(start + size, file.size))
 
     def _blocks(self, number: int, file: CorpusFile, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
-        """Blocks of whole documents; a file that an earlier run has read whole is not read again if all is finished."""
+        """The shards of compressed file `number`: blocks of whole documents.
+
+        A marker holds the ends of the blocks once the file has been read to its end. If an earlier run has finished all
+        of them, the file is not read again.
+        """
         marker = self._folder / f"{number:06d}.end"
         known = self._known_blocks(number, file, marker)
         if known and all(read_account(self._folder, shard) for shard in known):
@@ -91,6 +109,7 @@ class ShardPlan:
         write_marker(marker, {"stops": stops})
 
     def _known_blocks(self, number: int, file: CorpusFile, marker: Path) -> list[Shard]:
+        """The blocks by the marker of an earlier run; [] without a marker. Ends [8, 20] are the blocks 0-8 and 8-20."""
         try:
             stops = read_json_object(marker)["stops"]
         except (ValueError, KeyError):
@@ -102,13 +121,17 @@ class ShardPlan:
         return Shard(number, index, file.path, start, stop, str(self._folder / f"{number:06d}-{index:06d}.text"))
 
     def _decompressed(self, number: int, file: CorpusFile, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
-        """Write block files that end at the first document's end once they hold the bytes of a shard."""
-        index = start = position = read = 0
-        tail = b""  # the last bytes of the block file in the making
-        for data, place in read_blocks(file):
-            progress(place - read, True)
-            read = place
+        """Write block files: a block ends with the document in which it reaches the size of a shard.
+
+        Shards of 10 bytes, documents of 6 bytes: the blocks are 0-12, 12-24, 24-36, ...
+        """
+        index = start = position = read = 0  # the block's number and first byte; bytes of text, of the file, so far
+        tail = b""  # the last bytes of the unfinished block: the end of a document may begin there
+        for data, file_position in read_blocks(file):
+            progress(file_position - read, True)
+            read = file_position
             while data:
+                # `end` is where the block ends in `data`; 0 if it does not end there.
                 end = self._first_end(tail, data, max(start + self._shard_bytes - position, 1))
                 piece, data = (data[:end], data[end:]) if end else (data, b"")
                 shard = self._block(number, index, file, start, position + len(piece))
@@ -122,10 +145,10 @@ class ShardPlan:
             yield self._block(number, index, file, start, position)
 
     def _first_end(self, tail: bytes, data: bytes, least: int) -> int:
-        """Behind the first end of a document that lies `least` bytes or more in `data`; 0 where there is none.
+        """The first position in `data`, from `least` on, at which a document has ended; 0 if there is none.
 
         Args:
-            tail: what stands before `data`, where the end may have begun.
+            tail: the bytes before `data`: what separates two documents, such as a blank line, may begin there.
         """
         for match in self._document_end.finditer(tail + data, max(len(tail) + least - LOOK_BACK, 0)):
             if match.end() - len(tail) >= least:
@@ -134,7 +157,7 @@ class ShardPlan:
 
 
 def _together(number: int, files: list[CorpusFile]) -> Shard:
-    """One shard of whole files; the first has this number."""
+    """One shard of whole files; `number` is that of the first file."""
     followers = tuple((file.path, file.size) for file in files[1:])
     return Shard(number, 0, files[0].path, 0, sum(file.size for file in files), followers=followers)
 

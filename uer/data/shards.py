@@ -1,7 +1,7 @@
-"""One shard: a stretch of a file, or several small files, turned into files of columns in the work folder.
+"""Turns one shard (a part of a file, or several small files) into column files in the work folder.
 
-A shard stands alone: what it gives depends on its bytes and the settings, not on other shards or on who works on it.
-Its marker, written last, says that it is finished, and holds the account of what was read.
+The result depends on the shard's bytes and the settings, not on other shards or on the process. The marker, a JSON file
+that is written last, says that the shard is finished and contains its counts (the account).
 """
 
 import os
@@ -16,7 +16,7 @@ import numpy as np
 
 from uer.data.corpus import LINE_END, stretch
 from uer.data.draws import Draws
-from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_PLACES, LONG_LINE, LONG_WHOLE_LINE, LineCleaner, chunks
+from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_LOCATIONS, LONG_LINE, LONG_WHOLE_LINE, LineCleaner, chunks
 from uer.data.processors import Processor
 from uer.data.processors.base import Block, Lines, Ragged
 from uer.data.schema import axes_of
@@ -24,12 +24,12 @@ from uer.data.word_starts import WordFinder
 from uer.json_files import json_text, read_json_object
 from uer.tokenizers.base import Tokenizer
 
-KEPT_UNKNOWN = 1000  # the commonest unknown pieces of a shard that its account names
+KEPT_UNKNOWN = 1000  # how many of the most frequent unknown pieces of a shard its account contains
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Everything that decides what a shard becomes."""
+    """Everything besides its bytes that the result of a shard depends on."""
 
     tokenizers: Mapping[str, Tokenizer]
     """By the vocabularies' names: "src", and "tgt" where the processor has one."""
@@ -98,7 +98,7 @@ COUNTS = ("lines", "documents", "blank_lines", "left_out_lines", "damaged_lines"
 
 @dataclass
 class Account:
-    """What a shard, or a corpus, held."""
+    """The counts of a shard, or of a whole corpus."""
 
     lines: int = 0
     documents: int = 0
@@ -113,7 +113,7 @@ class Account:
     """Tokens of each sequence ("src", "tgt")."""
     damage: dict[str, int] = field(default_factory=dict)
     """Kind of damage -> how many lines have it."""
-    places: list[list[Any]] = field(default_factory=list)
+    locations: list[list[Any]] = field(default_factory=list)
     """The first damaged lines, as [number of the file, line counted from 1, kind]."""
     unknown: dict[str, int] = field(default_factory=dict)
     """The commonest pieces of text that became [UNK]."""
@@ -123,24 +123,27 @@ class Account:
     stop: int = 0
 
     def include_lines(self, file: int, cleaner: LineCleaner) -> None:
-        """Add what was met in a file, or the shard's part of it."""
+        """Add the counts of a file, or of the shard's part of it."""
         self.lines += cleaner.lines
         self.left_out_lines += cleaner.left_out
         self.damaged_lines += cleaner.damaged
         for kind, count in cleaner.damage.items():
             self.damage[kind] = self.damage.get(kind, 0) + count
-        free = max(KEPT_PLACES - len(self.places), 0)
-        self.places += [[file, line, kind] for line, kind in cleaner.places[:free]]
+        free = max(KEPT_LOCATIONS - len(self.locations), 0)
+        self.locations += [[file, line, kind] for line, kind in cleaner.locations[:free]]
 
 
 def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None) -> Account:
-    """Work on one shard: write its column files, then its marker.
+    """Process one shard: write its column files, then its marker.
 
     Args:
-        shard: which one.
-        settings: what it becomes.
+        shard: the shard.
+        settings: tokenizers, processor and so on.
         folder: the work folder.
-        words: finds word starts, when the processor wants them.
+        words: finds word starts; None if the processor does not need them.
+
+    Returns:
+        the counts.
     """
     account = Account(start=shard.start, stop=shard.stop)
     names = [*settings.column_types(), *(f"{axis}.starts" for axis in settings.axes())]
@@ -176,7 +179,7 @@ def _chunks(blocks: Iterator[bytes], settings: BuildSettings, opens_file: bool) 
 
 
 class _Work:
-    """Text to tokens to instances to files, and what there is to count on the way."""
+    """Tokenizes text, makes instances of the tokens, writes them to the column files, and counts."""
 
     def __init__(self, settings: BuildSettings, words: WordFinder | None, files: "_ColumnFiles", draws: Draws):
         self._settings = settings
@@ -192,16 +195,16 @@ class _Work:
         self._axis_tokens = dict.fromkeys(self._axes, 0)
 
     def add(self, text: str, unfinished: bool) -> None:
-        """Lines, each ended by a line feed; `unfinished` when the last one goes on in the next text."""
+        """Process lines that end with a line feed each; `unfinished` if the last one continues in the next text."""
         if text:
             self._write(self._builder.add(Lines(tokenized(text, self._settings, self._encoded), unfinished)))
 
     def end_file(self) -> None:
-        """The texts of a file have ended."""
+        """Process the end of a file."""
         self._write(self._builder.end_file())
 
     def finish(self, account: Account) -> None:
-        """Write what is left, and enter the counts into the account."""
+        """Write what is left, and store the counts in the account."""
         self._write(self._builder.finish())
         account.axis_tokens, account.unknown_tokens = self._axis_tokens, self._unknown_tokens
         account.tokens = sum(self._axis_tokens.values())
@@ -246,14 +249,14 @@ def tokenized(text: str, settings: BuildSettings,
 
 
 def write_marker(path: Path, content: dict[str, Any]) -> None:
-    """A small JSON file that is there whole or not at all."""
+    """Write a small JSON file atomically."""
     temporary = path.with_suffix(".new")
     temporary.write_text(json_text(content), encoding="utf-8")
     os.replace(temporary, path)
 
 
 def read_account(folder: Path, shard: Shard) -> Account | None:
-    """What an earlier run finished; None when it has to be done (again)."""
+    """The account of a shard that an earlier run has finished; None if the shard is not finished."""
     try:
         content = read_json_object(folder / f"{shard.name}.json")
         account = Account(**content)
@@ -264,7 +267,7 @@ def read_account(folder: Path, shard: Shard) -> Account | None:
 
 
 class _ColumnFiles:
-    """The files a shard's columns are appended to."""
+    """The column files of a shard; arrays are appended to them."""
 
     def __init__(self, folder: Path, name: str, columns: list[str]):
         self._paths = {column: folder / f"{name}.{column}" for column in columns}

@@ -144,16 +144,16 @@ def open_dataset(path: str | os.PathLike) -> TokenDataset:
     metadata = header.pop("__metadata__", None)
     info = _read_info(path, metadata)
     try:
-        places = {name: (np.dtype(NUMPY_NAMES[entry["dtype"]]), *entry["shape"], *entry["data_offsets"])
+        ranges = {name: (np.dtype(NUMPY_NAMES[entry["dtype"]]), *entry["shape"], *entry["data_offsets"])
                   for name, entry in header.items()}
-        end = max(stop for _, _, _, stop in places.values())
+        end = max(stop for _, _, _, stop in ranges.values())
         size = path.stat().st_size
         if data_start + end != size:
             raise UserError(f"{path}: the dataset is truncated or damaged: it should have {data_start + end} bytes "
                             f"and has {size}; run preprocess.py again")
         mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))[data_start:]
-        arrays = {name: mapped[start:stop].view(dtype) for name, (dtype, _, start, stop) in places.items()}
-        if any(len(arrays[name]) != length for name, (_, length, _, _) in places.items()):
+        arrays = {name: mapped[start:stop].view(dtype) for name, (dtype, _, start, stop) in ranges.items()}
+        if any(len(arrays[name]) != length for name, (_, length, _, _) in ranges.items()):
             raise ValueError("a column's shape does not match its size")
         return _assemble(path, info, arrays, parse_json(metadata["offsets_shift"], "offsets_shift"))
     except (KeyError, TypeError, ValueError) as error:
@@ -186,10 +186,10 @@ def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[s
     for axis, column in offsets.items():
         packed |= _packed_offsets(axis, column, shifts[axis])
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        header, places = _header(info, shifts, packed)
+        header, starts = _header(info, shifts, packed)
         file.write(header)
         for name, column in packed.items():
-            file.seek(len(header) + places[name])
+            file.seek(len(header) + starts[name])
             written = 0
             for piece in column.pieces:
                 assert piece.dtype == column.dtype, f"column {name}: {piece.dtype} is not {column.dtype}"
@@ -230,16 +230,16 @@ def _header(info: DatasetInfo, shifts: dict[str, int],
     metadata = {name: json_text(value, sort_keys=True)
                 for name, value in dataclasses.asdict(info).items()}
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "offsets_shift": json_text(shifts), **metadata}}
-    places: dict[str, int] = {}
+    starts: dict[str, int] = {}
     end = 0
     for name, column in sorted(columns.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        places[name] = end
+        starts[name] = end
         end += column.length * column.dtype.itemsize
         header[name] = {"dtype": SAFETENSORS_NAMES[column.dtype.name], "shape": [column.length],
-                        "data_offsets": [places[name], end]}
+                        "data_offsets": [starts[name], end]}
     encoded = json_text(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    return struct.pack("<Q", len(encoded)) + encoded, places
+    return struct.pack("<Q", len(encoded)) + encoded, starts
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -96,7 +96,7 @@ class Summary:
         for kind, count in account.damage.items():
             totals.damage[kind] = totals.damage.get(kind, 0) + count
         free = max(SHOWN_PLACES - len(self.places), 0)
-        self.places += [(paths[file], earlier_lines + line, kind) for file, line, kind in account.places[:free]]
+        self.places += [(paths[file], earlier_lines + line, kind) for file, line, kind in account.locations[:free]]
         self.unknown.update(account.unknown)
         if len(self.unknown) > KEPT_PIECES:
             self.unknown = Counter(dict(self.unknown.most_common(KEPT_PIECES // 2)))

@@ -14,10 +14,10 @@ from uer.layers.linear import INITIAL_STD
 
 @dataclass(frozen=True)
 class GatedCnnConfig:
-    """The gatedcnn encoder"""
+    """Gated convolutional encoder (--encoder gatedcnn)"""
 
-    kernel_size: int = flag(4, "Tokens that a convolution reads: a token and those before it.")
-    block_size: int = flag(2, "Layers of a block, whose input is added to its output.")
+    kernel_size: int = flag(4, "Kernel size of the convolutions: a token and the kernel_size - 1 tokens before it.")
+    block_size: int = flag(2, "Layers per residual block.")
 
     def problems(self) -> list[str]:
         return [f"{name} must be at least 1" for name in ("kernel_size", "block_size") if getattr(self, name) < 1]

@@ -20,9 +20,9 @@ from uer.layers.recurrent import RECURRENT
 
 @dataclass(frozen=True)
 class RecurrentConfig:
-    """The rnn, lstm and gru encoders"""
+    """Recurrent encoders (--encoder rnn, lstm and gru)"""
 
-    bidirectional: bool = flag(False, "Each layer reads in both directions, with half of hidden_size for each.")
+    bidirectional: bool = flag(False, "Bidirectional layers, with hidden_size / 2 for each direction.")
 
 
 class RecurrentEncoder(Encoder):

@@ -1,7 +1,7 @@
-"""What every pretraining objective is.
+"""The interface of a pretraining target.
 
-The model asks the encoder once for the hidden states that all of its targets want, and hands each target its own: K
-states and their labels. A target does not know where in the batch they lie.
+The model calls the encoder once for the hidden states of all targets' positions, and passes to each target its own: K
+states and their labels. A target does not know their positions in the batch.
 
 A new target is one file with one class, one line in `uer.targets` and one entry in tests/contract.
 """
@@ -27,7 +27,7 @@ class Metric(NamedTuple):
 
 @dataclass
 class LossOutput:
-    """What a target makes of a batch, on the device.
+    """The result of a target, on the device.
 
     Attributes:
         loss: 0-dim, summed over the predictions.
@@ -58,7 +58,7 @@ class Target(nn.Module):
         Args:
             hidden: (K, H) states of the positions that the labels are for.
             labels: (K, ...) int64; IGNORED where a state is there only to keep shapes static.
-            soft: what a teacher says of the same K predictions; only where `soft_targets` is not empty.
+            soft: a teacher's distributions for the same K predictions; only for targets with `soft_targets`.
         """
 
     @abstractmethod
@@ -66,12 +66,15 @@ class Target(nn.Module):
         """(..., H) -> (..., classes)"""
 
     def soft_targets(self, hidden: Tensor, temperature: float, alpha: float) -> list[SoftTargets]:
-        """A teacher's side: what hidden states (K, H) say, for `forward` of a student; [] where nobody can learn it."""
+        """The distributions of a teacher with the hidden states (K, H), the argument `soft` of a student's `forward`.
+
+        [] for a target that cannot be distilled.
+        """
         return []
 
 
 class Projection(NamedTuple):
-    """A question with one entry of the vocabulary as its answer: the logits are `features @ weight.T + bias`."""
+    """An output layer that predicts an entry of the vocabulary: the logits (K, V) are `features @ weight.T + bias`."""
 
     suffix: str
     """What its metrics' names end with: "" or "_forward"."""
@@ -84,60 +87,60 @@ class Projection(NamedTuple):
 
 
 class VocabularyTarget(Target):
-    """A target that predicts entries of the vocabulary: their cross-entropy, and a teacher's distribution over them.
+    """A target that predicts entries of the vocabulary, with the cross-entropy loss and with distillation.
 
-    It asks one question of each hidden state, with labels (K,), or n of them, with labels (K, n).
+    It makes one prediction from each hidden state, with labels (K,), or n predictions, with labels (K, n).
     """
 
     perplexity = True
 
     @abstractmethod
     def projections(self, hidden: Tensor) -> list[Projection]:
-        """The questions about hidden states (..., H)."""
+        """The output layers for hidden states (..., H): one, or n."""
 
     def label_smoothing(self) -> float:
         """How much of the label's probability is spread over the other entries."""
         return 0.0
 
     def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
-        """The questions' losses summed; see `Target.forward`.
+        """The sum of the losses of all output layers; see `Target.forward`.
 
-        With a teacher the loss has the value of the labels' loss, which compares with that of any other run, and the
-        gradient of the mix (see `uer.layers.distillation`).
+        With a teacher the loss has the value of the labels' loss, so that it can be compared with that of other runs,
+        and the gradient of the mixed objective (see `uer.layers.distillation`).
         """
-        asked = self.projections(hidden)
-        parts = [labels] if len(asked) == 1 else labels.unbind(-1)
-        outputs = [self._distilled(question, part, soft[number]) if soft else self._trained(question, part)
-                   for number, (question, part) in enumerate(zip(asked, parts))]
-        metrics = {name + question.suffix: output.metrics[name] for name in outputs[0].metrics
-                   for question, output in zip(asked, outputs)}
+        projections = self.projections(hidden)
+        parts = [labels] if len(projections) == 1 else labels.unbind(-1)  # (K,) each
+        outputs = [self._distilled(projection, part, soft[number]) if soft else self._trained(projection, part)
+                   for number, (projection, part) in enumerate(zip(projections, parts))]
+        metrics = {name + projection.suffix: output.metrics[name] for name in outputs[0].metrics
+                   for projection, output in zip(projections, outputs)}
         return LossOutput(sum(output.loss for output in outputs), metrics)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., H) -> (..., V); of several questions the first."""
+        """(..., H) -> (..., V), of the first output layer."""
         _, features, weight, bias = self.projections(hidden)[0]
         return nn.functional.linear(features, weight, bias)
 
     def soft_targets(self, hidden: Tensor, temperature: float, alpha: float) -> list[SoftTargets]:
-        """One for each question."""
+        """One for each output layer."""
         return [SoftTargets(features, weight, bias, temperature, alpha)
                 for _, features, weight, bias in self.projections(hidden)]
 
-    def _trained(self, question: Projection, labels: Tensor) -> LossOutput:
-        """By the labels, (K,)."""
+    def _trained(self, projection: Projection, labels: Tensor) -> LossOutput:
+        """The loss of one output layer with the labels (K,)."""
         count = _count(labels)
-        loss, correct = linear_cross_entropy(*question[1:], labels, self.label_smoothing())
+        loss, correct = linear_cross_entropy(*projection[1:], labels, self.label_smoothing())
         return LossOutput(loss, {"loss": Metric(loss.detach(), count), "acc": Metric(correct, count)})
 
-    def _distilled(self, question: Projection, labels: Tensor, soft: SoftTargets) -> LossOutput:
-        """By the labels, (K,), and a teacher."""
+    def _distilled(self, projection: Projection, labels: Tensor, soft: SoftTargets) -> LossOutput:
+        """The loss of one output layer with the labels (K,) and a teacher."""
         count = _count(labels)
-        mixed = linear_distillation(*question[1:], labels, soft)
+        mixed = linear_distillation(*projection[1:], labels, soft)
         loss = mixed.hard + (mixed.objective - mixed.objective.detach())  # not finite where the objective is not
         finite = torch.isfinite(mixed.objective.detach())
-        taught = Metric(torch.where(finite, mixed.soft, 0.0), torch.where(finite, count, 0.0))
+        distillation_loss = Metric(torch.where(finite, mixed.soft, 0.0), torch.where(finite, count, 0.0))
         return LossOutput(loss, {"loss": Metric(mixed.hard, count), "acc": Metric(mixed.correct, count),
-                                 "distillation loss": taught})
+                                 "distillation loss": distillation_loss})
 
 
 class ClassTarget(Target):
@@ -152,5 +155,5 @@ class ClassTarget(Target):
 
 
 def _count(labels: Tensor) -> Tensor:
-    """How many labels count; 0-dim float32."""
+    """How many labels are not IGNORED; 0-dim float32."""
     return (labels != IGNORED).sum().float()

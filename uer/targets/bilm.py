@@ -23,6 +23,6 @@ class BilmTarget(VocabularyTarget):
         self.output_layer = Linear(config.hidden_size // 2, vocab_size, bias=False)
 
     def projections(self, hidden: Tensor) -> list[Projection]:
-        """hidden (..., H) -> two questions: the next entry, the one before"""
+        """Hidden states (..., H) -> two output layers: the next entry, and the one before."""
         return [Projection(suffix, half, *weight_and_bias(self.output_layer))
                 for suffix, half in zip(("_forward", "_backward"), hidden.chunk(2, dim=-1))]

@@ -11,10 +11,10 @@ from uer.targets.base import Projection, VocabularyTarget
 
 @dataclass(frozen=True)
 class LmConfig:
-    """The lm target"""
+    """Language model target (--target lm)"""
 
-    has_lmtarget_bias: bool = flag(False, "The lm target's output layer has a bias.")
-    label_smoothing: float = flag(0.0, "How much of the label's probability the other entries get.", file_only=True)
+    has_lmtarget_bias: bool = flag(False, "Add a bias to the output layer of the lm target.")
+    label_smoothing: float = flag(0.0, "Probability that is spread over the other tokens.", file_only=True)
 
     def problems(self) -> list[str]:
         within = 0.0 <= self.label_smoothing < 1.0
@@ -34,7 +34,7 @@ class LmTarget(VocabularyTarget):
         self.output_layer = Linear(config.hidden_size, vocab_size, bias=own.has_lmtarget_bias)
 
     def projections(self, hidden: Tensor) -> list[Projection]:
-        """hidden (..., H) -> one question"""
+        """Hidden states (..., H) -> one output layer."""
         return [Projection("", hidden, *weight_and_bias(self.output_layer))]
 
     def label_smoothing(self) -> float:

@@ -1,4 +1,4 @@
-"""Masked language modelling (Devlin et al., 2019): the entry that stood at each masked position."""
+"""Masked language modelling (Devlin et al., 2019): the original token of each masked position."""
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class MlmTarget(VocabularyTarget):
         self.linear_2 = Linear(size, vocab_size)
 
     def projections(self, hidden: Tensor) -> list[Projection]:
-        """hidden (..., H) -> one question"""
+        """Hidden states (..., H) -> one output layer."""
         return [Projection("", self.features(hidden), *weight_and_bias(self.linear_2))]
 
     def features(self, hidden: Tensor) -> Tensor:

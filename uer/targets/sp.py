@@ -1,6 +1,6 @@
 """Sentence pairs: is the second part from elsewhere (Devlin et al., 2019), or are the two swapped (Lan et al., 2020)?
 
-Which of the two is asked is the processor's matter: bert or albert.
+The processor decides which of the two it is: bert or albert.
 """
 
 from torch import Tensor

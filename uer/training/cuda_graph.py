@@ -1,8 +1,8 @@
 """The whole update of a small model as one CUDA graph: one launch from the host instead of hundreds.
 
-A captured graph repeats the same kernels on the same memory. So everything an update reads has to lie where it lay at
-the capture (batches are copied into buffers; rate and step live in tensors), and everything it keeps has to be written
-in place.
+A captured graph repeats the same kernels on the same memory. So what an update reads must be at the same addresses as
+during the capture (batches are copied into buffers; learning rate and step are tensors), and what it stores must be
+written in place.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ def _captured(work: Replay) -> Replay:
 
 
 class GraphedUpdate:
-    """Calls `compute(batches)`: the first times as it is, then as a captured graph, unless it cannot be captured.
+    """Calls `compute(batches)`: the first `WARM_UPS` times directly, then as a captured graph if it can be captured.
 
     Args:
-        compute: all the device work of an update; its result is not used.
-        say: told why there is no graph.
-        warm_up, capture: how; those of CUDA by default.
+        compute: the part of an update that runs on the device; its result is not used.
+        say: called with the reason if there is no graph.
+        warm_up, capture: functions that run and capture it; those of CUDA by default. Tests replace them.
     """
 
     def __init__(self, compute: Callable[[list[Any]], Any], say: Callable[[str], None],

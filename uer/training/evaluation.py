@@ -16,11 +16,11 @@ LARGEST_EXPONENT = 700.0
 
 def evaluate(module: nn.Module, batches: Iterable[Any], world: World, precision: Precision,
              perplexities: Collection[str] = ()) -> dict[str, float]:
-    """Loss, metrics and perplexities, exact over all ranks: sums are added up before they are divided.
+    """Loss, metrics and perplexities of all ranks' batches together: sums are added up before they are divided.
 
     Args:
-        module: maps a batch to (loss, metrics), as `StepModule` does; it is put into evaluation mode meanwhile.
-        batches: this rank's part of the held-out data. With sharded parameters, as many as on every other rank.
+        module: maps a batch to (loss, metrics), as `StepModule` does; it is in evaluation mode during the call.
+        batches: this rank's part of the held-out data. With sharded parameters all ranks need equally many.
         perplexities: the targets whose loss has a perplexity.
 
     Returns:

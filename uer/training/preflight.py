@@ -1,6 +1,7 @@
-"""What can be known in seconds to go wrong in hours.
+"""Checks before a run starts: disk space, lengths, memory, vocabulary, processor, targets. They take seconds and find
+mistakes that would otherwise stop the run later.
 
-Each check raises a `UserError`, or an `OSError` that names its reason; `World.check` shows it once for all ranks.
+Each check raises a `UserError`, or an `OSError` that names its reason; `World.check` raises it on all ranks.
 """
 
 import os
@@ -14,14 +15,14 @@ from uer.errors import UserError
 from uer.files import prepare_folder
 
 SLOT_BYTES = 32
-"""Of a batch in the making, for each place of its rows: tokens, segments, masks and their random numbers."""
+"""Memory for each position while a batch is made: tokens, segments, masks and their random numbers."""
 
 
 def check_output(output_model_path: str, kept_bytes: int) -> None:
-    """The folder of the checkpoints can be written to, and has room for those to come.
+    """Check that the folder of the checkpoints can be written to and has enough free space.
 
     Args:
-        kept_bytes: what the run will leave there (see `checkpoint_bytes`).
+        kept_bytes: size of all checkpoints that the run will keep (see `checkpoint_bytes`).
     """
     if Path(output_model_path).name in ("", ".", "..") or output_model_path.endswith("/"):
         raise UserError(f"--output_model_path {output_model_path}: a file name is needed")
@@ -38,9 +39,10 @@ def check_output(output_model_path: str, kept_bytes: int) -> None:
 
 
 def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: int) -> int:
-    """Bytes of the checkpoints that `steps_left` updates will write: all weights, `keep` states and the one in work.
+    """Bytes of the checkpoints of the next `steps_left` updates: the weights of all, and `keep` + 1 training states.
 
-    A state holds the weights and two moments of the same size.
+    One training state more than `keep` exists while it is written. A state has three times the size of the weights,
+    with AdamW's two moments.
     """
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     saves = -(-steps_left // save_every)
@@ -48,17 +50,17 @@ def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: i
 
 
 def check_lengths(path: str, seq_length: int, max_seq_length: int) -> None:
-    """The dataset's rows fit the model's positions."""
+    """Check that the model has positions for the dataset's rows."""
     if seq_length > max_seq_length:
         raise UserError(f"{path}: made with --seq_length {seq_length}, but the model's max_seq_length is "
                         f"{max_seq_length}")
 
 
 def check_update(rows: int, seq_length: int) -> None:
-    """The batches of an update, which are made together, fit into memory.
+    """Check that the batches of an update, which are made together, fit into memory.
 
     Args:
-        rows: of an update in one process: --batch_size x --accumulation_steps.
+        rows: rows of an update in one process: --batch_size x --accumulation_steps.
     """
     needed = rows * seq_length * SLOT_BYTES
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -68,11 +70,11 @@ def check_update(rows: int, seq_length: int) -> None:
 
 
 def check_vocabulary(path: str, dataset: tuple[str, int, dict], vocabulary: tuple[str, int, dict]) -> None:
-    """The dataset was made with the vocabulary of this run.
+    """Check that the dataset was made with the vocabulary of this run.
 
     Args:
-        path: the dataset's.
-        dataset: its vocabulary's fingerprint and size, and its tokenizer's settings.
+        path: path of the dataset.
+        dataset: fingerprint and size of its vocabulary, and the settings of its tokenizer.
         vocabulary: the same of this run.
     """
     (theirs, their_size, their_settings), (ours, our_size, our_settings) = dataset, vocabulary
@@ -91,13 +93,13 @@ def _listed(settings: dict) -> str:
 
 
 def check_processor(path: str, theirs: str, ours: str) -> None:
-    """The dataset was made by the processor this run uses: --data_processor, or that of the first dataset."""
+    """Check that the dataset was made by this run's processor: --data_processor, or that of the first dataset."""
     if theirs != ours:
         raise UserError(f"{path}: made with --data_processor {theirs}, not {ours}")
 
 
 def check_targets(targets: Sequence[str], processor: str, labels: Sequence[str]) -> None:
-    """The processor's batches have labels for every target."""
+    """Check that the processor's batches have labels for every target."""
     without = [target for target in targets if target not in labels]
     if without:
         raise UserError(f"--target {' '.join(targets)}: --data_processor {processor} has labels for "

@@ -1,4 +1,4 @@
-"""What a person sees of a run: report lines as UER-py's, a progress bar on a terminal, JSON lines, TensorBoard.
+"""Reports of a run: lines as UER-py prints them, a progress bar on a terminal, JSON lines, TensorBoard.
 
     | 100/1000 steps| 9512.33 tokens/s| loss    7.01| acc: 0.046| lr 1.00e-04| ... | 0:01:12 left
 """
@@ -27,9 +27,10 @@ METRIC = "metric "  # how the keys of collected metrics begin
 
 
 class Sums:
-    """Sums since the last report, on the device and in place, so that adding to them waits for nothing.
+    """Sums of losses and metrics since the last report. They are tensors on the device that are changed in place, so
+    that the host need not wait for the device.
 
-    `loss` is already that of the global batch; metrics are this rank's until `collect`.
+    `loss` is that of the global batch; `metrics` are this rank's, and `collect` adds them up over the ranks.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -61,14 +62,14 @@ class Sums:
             tensor.zero_()
 
     def collect(self, world: World) -> dict[str, Tensor]:
-        """The sums over all ranks, as a flat dictionary; every rank has to ask."""
+        """The sums over all ranks, as a flat dictionary; a collective operation, which every rank has to call."""
         metrics = {METRIC + key: world.sum_(pair.clone()) for key, pair in sorted(self.metrics.items())}
         return {"updates": self.updates.clone(), "loss": self.loss.clone(), "norm": self.norm.clone(), **metrics}
 
     def load(self, collected: dict[str, Tensor], world: World) -> None:
-        """Go on from `collect`'s result, which rank 0 takes over for all.
+        """Continue from `collect`'s result. It is the sum over all ranks: rank 0 takes it, and the others begin with 0.
 
-        States of earlier versions have metrics without a target's name: these are left out of the next report.
+        Training states of earlier versions have metrics without a target's name, which are ignored.
         """
         for name in ("updates", "loss", "norm"):
             getattr(self, name).copy_(collected[name])
@@ -78,8 +79,15 @@ class Sums:
 
 
 def metric_columns(collected: Mapping[str, Tensor]) -> dict[str, float]:
-    """Collected sums as the columns of a report: with one target "loss" and "acc", with several "loss_mlm", "loss_sp",
-    "acc_mlm" and "acc_sp", in this order, as UER-py has them."""
+    """The columns of a report, from the sums that `collect` returns: each numerator divided by its denominator.
+
+    They have UER-py's names and order: "loss" and "acc" with one target, "loss_mlm", "loss_sp", "acc_mlm" and "acc_sp"
+    with several.
+
+    >>> sums = {"mlm/loss": (6.0, 3.0), "mlm/acc": (1.0, 4.0), "sp/loss": (1.0, 2.0), "sp/acc": (2.0, 2.0)}
+    >>> metric_columns({METRIC + name: torch.tensor(pair) for name, pair in sums.items()})
+    {'loss_mlm': 2.0, 'loss_sp': 0.5, 'acc_mlm': 0.25, 'acc_sp': 1.0}
+    """
     ratios = {tuple(key.removeprefix(METRIC).split("/")): float(pair[0]) / max(1.0, float(pair[1]))
               for key, pair in collected.items() if key.startswith(METRIC)}
     targets, names = (list(dict.fromkeys(parts)) for parts in zip(*ratios)) if ratios else ([], [])
@@ -97,7 +105,7 @@ def averages(collected: dict[str, Tensor]) -> dict[str, float]:
 
 @dataclass
 class Clock:
-    """Throughput since the last report; waiting in evaluation and for checkpoints counts as time, as it is."""
+    """Measures throughput since the last report. Evaluation and waiting for checkpoints are included in the time."""
 
     started: float = field(default_factory=time.perf_counter)
     last: float = field(default_factory=time.perf_counter)
@@ -105,7 +113,7 @@ class Clock:
     updates: int = 0
 
     def lap(self) -> tuple[float, int, int]:
-        """(seconds, token slots, updates) since the last lap; begins a new one."""
+        """(seconds, token slots, updates) since the last call."""
         now = time.perf_counter()
         result = (max(now - self.last, 1e-9), self.token_slots, self.updates)
         self.last, self.token_slots, self.updates = now, 0, 0
@@ -113,11 +121,13 @@ class Clock:
 
 
 class Reporter:
-    """Prints and writes on the main rank; silent on the others.
+    """Prints and writes the reports on rank 0; does nothing on the others.
 
     Args:
-        first_step: the update a resumed run begins with.
-        flops_per_token: for the share of a known GPU's peak; 0 when unknown.
+        config: where reports go.
+        world: the ranks.
+        total_steps: updates of the run.
+        flops_per_token: operations of training per token slot, for MFU; 0 when unknown.
     """
 
     def __init__(self, config: LogConfig, world: World, total_steps: int, flops_per_token: float = 0.0) -> None:
@@ -143,23 +153,34 @@ class Reporter:
             self.bar.update()
 
     def say(self, text: str) -> None:
-        """A line to the terminal and the log file."""
+        """Print a line to the terminal and the log file."""
         if self.world.is_main:
             logger.info(text)
 
-    def report(self, step: int, figures: dict[str, float]) -> None:
-        """A report line, and the same figures for machines."""
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Print a report line, and record its metrics.
+
+        Args:
+            step: how many updates are done.
+            metrics: by name, as `report_line` needs them; "mfu" is added here where the peak of the device is known.
+        """
         if not self.world.is_main:
             return
         if self.peak_flops and self.flops_per_token:
-            figures = {**figures, "mfu": figures["tokens_per_second"] * self.flops_per_token / self.peak_flops}
-        logger.info(report_line(step, self.total_steps, figures))
-        self.record("train", step, figures)
+            metrics = {**metrics, "mfu": metrics["tokens_per_second"] * self.flops_per_token / self.peak_flops}
+        logger.info(report_line(step, self.total_steps, metrics))
+        self.record("train", step, metrics)
 
-    def record(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        """A line of `--metrics_path`, and scalars where asked for."""
+    def record(self, kind: str, step: int, metrics: dict[str, Any]) -> None:
+        """Write metrics to --metrics_path, TensorBoard and Weights & Biases, where the settings name them.
+
+        Args:
+            kind: "train" or "eval".
+            step: how many updates are done.
+            metrics: by name.
+        """
         if self._writer is not None:
-            self._writer.write(kind, step, figures, {"total_steps": self.total_steps})
+            self._writer.write(kind, step, metrics, {"total_steps": self.total_steps})
 
     def close(self) -> None:
         """Flush everything."""
@@ -169,19 +190,19 @@ class Reporter:
             self._writer.close()
 
 
-def report_line(step: int, total_steps: int, figures: dict[str, float]) -> str:
-    """UER-py's line, then what it did not tell."""
+def report_line(step: int, total_steps: int, metrics: dict[str, float]) -> str:
+    """The columns of UER-py's report line, then further ones."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
              "seconds_left", "mfu", "skipped", "elapsed"}
-    parts = [f"{step:8d}/{total_steps:8d} steps", f" {figures['tokens_per_second']:8.2f} tokens/s",
-             f" loss {figures['loss']:7.2f}"]
-    parts += [f" {name}: {value:3.3f}" for name, value in figures.items() if name not in shown]
-    parts += [f" lr {figures['learning_rate']:.2e}", f" grad norm {figures['grad_norm']:.2f}",
-              f" {figures['real_tokens_per_second']:.0f} real tokens/s", f" epoch {figures['epoch']:.2f}",
-              f" {figures['memory_gib']:.2f} GiB"]
-    if "mfu" in figures:
-        parts.append(f" MFU {100 * figures['mfu']:.1f}%")
-    if figures["skipped"]:
-        parts.append(f" {figures['skipped']:.0f} updates skipped")
-    parts.append(f" {duration(figures['seconds_left'])} left")
+    parts = [f"{step:8d}/{total_steps:8d} steps", f" {metrics['tokens_per_second']:8.2f} tokens/s",
+             f" loss {metrics['loss']:7.2f}"]
+    parts += [f" {name}: {value:3.3f}" for name, value in metrics.items() if name not in shown]
+    parts += [f" lr {metrics['learning_rate']:.2e}", f" grad norm {metrics['grad_norm']:.2f}",
+              f" {metrics['real_tokens_per_second']:.0f} real tokens/s", f" epoch {metrics['epoch']:.2f}",
+              f" {metrics['memory_gib']:.2f} GiB"]
+    if "mfu" in metrics:
+        parts.append(f" MFU {100 * metrics['mfu']:.1f}%")
+    if metrics["skipped"]:
+        parts.append(f" {metrics['skipped']:.0f} updates skipped")
+    parts.append(f" {duration(metrics['seconds_left'])} left")
     return "| " + "|".join(parts)

@@ -1,4 +1,7 @@
-"""A pretraining run put together: datasets, model, optimizer and trainer, as the settings say. Used by pretrain.py."""
+"""A pretraining run: opens the datasets, builds model, optimizer and trainer from the settings, and trains them.
+
+`pretrain.py` calls `run`.
+"""
 
 import gc
 import hashlib
@@ -34,7 +37,7 @@ from uer.errors import UserError
 from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
 from uer.hardware import peak_flops
 from uer.model import Model, build_model
-from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
+from uer.optim import OPTIMIZERS, parameter_groups
 from uer.optim.schedules import SCHEDULES
 from uer.registry import choose
 from uer.runtime import launch
@@ -50,14 +53,14 @@ from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
 from uer.training.trainer import Parts, StepModule, Trainer
 
-SAMPLED_TOKENS = 4096
-SMALL_MODEL = 50_000_000
-SHARE_FOR_DATA = 0.3
+SAMPLED_TOKENS = 4096  # tokens at each end of a dataset that its fingerprint covers
+SMALL_MODEL = 50_000_000  # parameters; with fewer, a GPU waits for the host unless the update is a CUDA graph
+FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the command line says."""
+    """All settings of the command."""
 
     train: TrainConfig
     model: ModelConfig
@@ -70,10 +73,10 @@ class Settings:
 
 
 def run(settings: Settings) -> int:
-    """Pretrain in as many processes as asked; returns the exit status.
+    """Pretrain in the processes that the settings ask for; returns the exit status.
 
     Raises:
-        UserError: whatever the user can mend, from any of the processes.
+        UserError: an error that the user can correct, from any of the processes.
     """
     if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
         raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
@@ -84,10 +87,10 @@ def run(settings: Settings) -> int:
 
 
 def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
-    """The work of one process."""
+    """What each rank runs; returns its exit status."""
     world = connect(rank_info, settings.parallel)
     status = _pretrain(world, settings)
-    gc.collect()  # what holds on to the communication library goes before it does
+    gc.collect()  # objects that use the communication library are freed before it is shut down
     world.close()
     return status
 
@@ -107,12 +110,12 @@ def _pretrain(world: World, settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained and evaluated on."""
+    """The tokenizer, the datasets and their processor."""
 
     tokenizer: Tokenizer
     train: list[TokenDataset]
     dev: list[TokenDataset]
-    """Datasets of their own; where it is empty, a part of `train` may be held out."""
+    """Separate evaluation datasets; if empty, a fraction of `train` may be held out."""
     processor: Processor
 
     @property
@@ -127,10 +130,10 @@ class Data:
 
 
 def open_data(settings: Settings) -> Data:
-    """The tokenizer and the datasets, checked against one another.
+    """Open the tokenizer and the datasets, and check that they fit together.
 
     Raises:
-        UserError: they do not fit together, or not this command.
+        UserError: they do not fit together, or do not fit this command.
     """
     config = settings.train
     if config.data_processor:
@@ -169,7 +172,7 @@ class Run:
         self.compiled = is_compiled(settings.train, world)
 
     def train(self) -> int:
-        """Find out where the run stands and go on from there; returns the exit status."""
+        """Continue from the training state if there is one, else start anew; returns the exit status."""
         world, config = self.world, self.config
         teacher = world.check(self._load_teacher)
         identity = run_identity(self.settings, world, self.data, teacher)
@@ -183,7 +186,7 @@ class Run:
                                           config.keep_checkpoints)
         world.check(lambda: preflight.check_output(config.output_model_path, kept))
         trainer = Trainer(parts, config, world)
-        self._say_plan(parts, teacher)
+        self._print_summary(parts, teacher)
         if step:
             trainer.resume(found[0] if found else None)
             self.reporter.say(f"resumed after step {step}" + (f" from {found[1]}" if found else ""))
@@ -194,12 +197,12 @@ class Run:
 
     @cached_property
     def layout(self) -> dict[str, Any]:
-        """How models of this run lay out a batch, as `build_model` takes it."""
+        """The arguments of `build_model` that decide how a batch is laid out: padding, documents."""
         return {"unpad": "off" if self.compiled else self.config.unpad,
                 "document_start": self.data.tokenizer.vocab.cls_id if self.config.document_attention else None}
 
     def _load_teacher(self) -> Teacher | None:
-        """The model to learn from, on this rank's device, where there is one."""
+        """The teacher on this rank's device; None without --teacher_model_path."""
         config = self.settings.distillation
         if not config.teacher_model_path:
             return None
@@ -207,7 +210,7 @@ class Run:
                             self.reporter.say, **self.layout).to(self.world.device)
 
     def _find_state(self, identity: dict[str, Any]) -> Any:
-        """(state, path) to go on from on the main rank, None elsewhere and where there is none."""
+        """On rank 0 the (state, path) to continue from; None if there is none, and on the other ranks."""
         if not self.world.is_main:
             return None
         self.folder.tidy()
@@ -217,9 +220,9 @@ class Run:
         return found
 
     def _finish_again(self, path: Path, found: Any) -> None:
-        """Nothing is left to train; weights that have been lost or damaged since are written again from the state."""
+        """The run is complete. If the checkpoint is missing or damaged, write it again from the training state."""
         if not found:
-            return  # not the main rank
+            return  # not rank 0
         again = ""
         try:
             checkpoint.load_weights(path)
@@ -232,7 +235,11 @@ class Run:
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
 
     def _assemble(self, identity: dict[str, Any], teacher: Teacher | None, fresh: bool) -> Parts:
-        """Model, optimizer and all the trainer needs of this run."""
+        """The model, the optimizer and the other objects that the trainer uses.
+
+        Args:
+            fresh: the run starts at step 0, so the initial weights are needed.
+        """
         config, optim, world = self.config, self.settings.optim, self.world
         precision = Precision(config.precision, world.device)
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
@@ -248,8 +255,7 @@ class Run:
         self._set_flops(precision, teacher)
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
-            rate=schedule, set_rate=set_learning_rate, precision=precision,
-            reporter=self.reporter,
+            learning_rate=schedule, precision=precision, reporter=self.reporter,
             saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say),
             evaluate=(lambda: evaluate(forward, held_out, world, precision, model.perplexities)) if held_out else None,
             decode=self.data.tokenizer.decode, graphed=graphed)
@@ -262,16 +268,16 @@ class Run:
                 and parallel.sharding == "none" and not parallel.activation_checkpointing)
 
     def _set_flops(self, precision: Precision, teacher: Teacher | None) -> None:
-        """What the reports' MFU is computed from."""
+        """Set the numbers from which the reports compute MFU."""
         sizes = self.data.vocab_size, self.data.processor.seq_length, self.data.processor
         self.reporter.peak_flops = self.world.world_size * (
             self.config.peak_flops or peak_flops(self.world.device, precision.name))
-        if self.reporter.peak_flops:  # counting takes seconds, for nothing where no peak is known
+        if self.reporter.peak_flops:  # without a known peak there is no MFU, and counting takes seconds
             self.reporter.flops_per_token = flops_per_token(self.settings.model, *sizes) + (
                 forward_flops_per_token(teacher.model.config, *sizes) if teacher else 0.0)
 
     def _build_model(self, fresh: bool) -> Model:
-        """The model with its first weights: drawn, or of `--pretrained_model_path`."""
+        """The model with random weights or, if `fresh`, those of --pretrained_model_path."""
         config, model_config = self.config, self.settings.model
         torch.manual_seed(config.seed)
         model = build_model(model_config, self.data.vocab_size, **self.layout,
@@ -303,30 +309,30 @@ class Run:
                                 **placement)
 
     def _placement(self, reads_padding: bool) -> dict[str, Any]:
-        """Where the datasets lie and the batches are made.
+        """The arguments of the loaders that say where the datasets are and where batches are made.
 
-        Padding can be cut off where shapes need not be static, unless the encoder reads it: its hidden states would
-        depend on the longest row of a batch.
+        Padding is trimmed if shapes need not be static, but not for an encoder that reads padding: its hidden states
+        would depend on the longest row of the batch.
         """
         device, wanted = self.world.device, self.config.dataset_device
         size = sum(dataset.nbytes for dataset in self.data.train + self.data.dev)
         on_gpu = device.type == "cuda"
         if wanted == "cuda" and not on_gpu:
             raise UserError("--dataset_device cuda: this run has no GPU")
-        fits = on_gpu and size < SHARE_FOR_DATA * torch.cuda.mem_get_info(device)[0]
+        fits = on_gpu and size < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
         on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
         return {"device": device, "dataset_device": device if on_device else "cpu",
                 "trim": not on_gpu and not self.compiled and not reads_padding}
 
     def _set_old_states_aside(self) -> None:
-        """Make room for a new run under the name of an old one."""
+        """Rename the training states of an earlier run with the same --output_model_path."""
         steps = self.folder.set_aside()
         if steps:
             self.reporter.say(f"--resume never: the training states of an earlier run (steps "
                               f"{', '.join(map(str, steps))}) are renamed to *.old")
 
-    def _say_plan(self, parts: Parts, teacher: Teacher | None) -> None:
-        """What the run is going to do, before it does it."""
+    def _print_summary(self, parts: Parts, teacher: Teacher | None) -> None:
+        """Print sizes, costs and learning rates before the first update."""
         config, model, seq_length = self.config, self.settings.model, self.data.seq_length
         token_slots = config.batch_size * seq_length
         kernels = [f"attention: torch's fused, optimizer: {self.settings.optim.optimizer}",
@@ -339,19 +345,20 @@ class Run:
             total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
             activation_bytes=activation_bytes(model, token_slots, self.data.vocab_size)
             + (teacher_bytes(teacher.model.config, self.data.vocab_size, token_slots) if teacher else 0),
-            rate=parts.rate, precision=parts.precision.describe(), peak_flops=parts.reporter.peak_flops,
+            learning_rate=parts.learning_rate, precision=parts.precision.describe(),
+            peak_flops=parts.reporter.peak_flops,
             kernels=", ".join(kernels), devices=f"{self.world.world_size} x {device_name(self.world.device)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
-        taught = [teacher.line(token_slots)] if teacher else []
-        for line in [*taught, *plan.lines(), *unheeded_masking(self.settings.masking, self.data)]:
+        teacher_line = [teacher.line(token_slots)] if teacher else []
+        for line in [*teacher_line, *plan.lines(), *masking_notes(self.settings.masking, self.data)]:
             self.reporter.say(line)
 
 
 def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher | None = None) -> dict[str, Any]:
-    """What makes a run what it is: a training state continues only a run with the same.
+    """The settings that decide the result of a run: a training state continues only a run with the same ones.
 
-    It holds every setting but those that are declared with `identity=False`. The number of ranks and micro-batches is
-    not in it, only their product with the batch size; files stand for themselves by what they hold.
+    These are all settings except those that are declared with `identity=False`. Of the numbers of ranks and
+    micro-batches only the product with the batch size is included, and of files the content instead of the path.
     """
     config = settings.train
     own = {known.name: getattr(config, known.name) for known in fields(config) if known.metadata["identity"]}
@@ -369,7 +376,7 @@ def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher 
 
 
 def _fingerprint(dataset: TokenDataset) -> str:
-    """A hash of the dataset's sizes, settings, first and last tokens: the same wherever the file lies."""
+    """A hash of the dataset's sizes, settings, first and last tokens; it does not depend on the path."""
     info = dataset.info
     masking = {known.name for known in fields(MaskingConfig)}
     masks = sorted((name, value) for name, value in info.processor_settings.items() if name in masking)
@@ -384,14 +391,14 @@ def _fingerprint(dataset: TokenDataset) -> str:
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
-    """Whether torch.compile is used, which wants static shapes: always where asked, of its own accord on a GPU."""
+    """Whether torch.compile is used, which needs static shapes: with --compile on, and on GPUs with --compile auto."""
     return config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
 
 
-def unheeded_masking(asked: MaskingConfig, data: Data) -> list[str]:
-    """What to say of datasets that were made for other masks than the masking flags of this command ask for.
+def masking_notes(asked: MaskingConfig, data: Data) -> list[str]:
+    """Notes on datasets whose masking differs from the masking flags of this command, a line for each.
 
-    Static masks are as the dataset says; dynamic ones are drawn while training, as this command says.
+    Static masks follow the dataset's settings, dynamic masks those of this command.
     """
     lines = []
     for dataset in data.train + data.dev:

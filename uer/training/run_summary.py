@@ -1,4 +1,4 @@
-"""What a run is going to do, in a few lines before its first step."""
+"""The summary that is printed before the first update: sizes of model and data, costs, learning rates, devices."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class Plan:
-    """The figures of a run."""
+    """The numbers of a run that the summary shows."""
 
     parameters: int
     instances: int
@@ -20,27 +20,28 @@ class Plan:
     """Rows of an update, over all micro-batches and ranks."""
     total_steps: int
     flops_per_token: float
-    """Of training; 0 where it is not counted."""
+    """Forward and backward; 0 where it is not counted."""
     activation_bytes: int
-    """Estimate for one micro-batch."""
-    rate: Callable[[int], float]
+    """An estimate of what one micro-batch keeps for the backward pass."""
+    learning_rate: Callable[[int], float]
+    """Number of the update, counted from 0 -> its learning rate."""
     precision: str
     kernels: str
     devices: str
     start: str
-    """Where the weights come from."""
+    """The source of the initial weights: a checkpoint, or "drawn with seed 7"."""
     peak_flops: float = 0.0
     """Operations a second of all devices in this precision; 0 when unknown."""
 
     def memory_bytes(self) -> int:
-        """Weights, gradients and two moments in fp32, and what a micro-batch leaves for the backward pass."""
+        """Bytes of the weights, their gradients and two moments in fp32, and of the activations of a micro-batch."""
         return 16 * self.parameters + self.activation_bytes
 
     def lines(self) -> list[str]:
-        """The plan as it is printed."""
+        """The summary as it is printed."""
         epochs = self.total_steps * self.global_batch / max(1, self.instances)
-        points = sorted({round(share * (self.total_steps - 1)) for share in (0.0, 0.05, 0.1, 0.5, 1.0)})
-        rates = ", ".join(f"{self.rate(step):.2e} at {step + 1}" for step in points)
+        steps = sorted({round(fraction * (self.total_steps - 1)) for fraction in (0.0, 0.05, 0.1, 0.5, 1.0)})
+        learning_rates = ", ".join(f"{self.learning_rate(step):.2e} at {step + 1}" for step in steps)
         peak = f" at a peak of {self.peak_flops / 1e12:.4g} TFLOP/s" if self.peak_flops else ""
         memory = f"about {self.memory_bytes() / 2**30:.2f} GiB a process"
         flops = self.flops_per_token * self.total_steps * self.global_batch * self.seq_length
@@ -50,13 +51,13 @@ class Plan:
             f"data: {self.instances:,} instances, {self.tokens:,} tokens an epoch; {self.total_steps:,} steps of "
             f"{self.global_batch} x {self.seq_length} make {epochs:.2f} epochs",
             f"compute: {counted}{memory}",
-            f"learning rate: {rates}",
+            f"learning rate: {learning_rates}",
             f"runs on: {self.devices}, {self.precision}{peak}; {self.kernels}",
         ]
 
 
 def device_name(device: torch.device) -> str:
-    """As a person calls it."""
+    """A readable name: "NVIDIA H100 80GB HBM3", "CPU process of 4 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

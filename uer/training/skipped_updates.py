@@ -1,8 +1,8 @@
-"""Updates whose loss or gradient is not finite: they are left out, their batches written down, and too many in a row
-stop the run.
+"""Updates whose loss or gradient is not finite are skipped. Their batches are written to a file; too many of them in a
+row stop the run.
 
-The decision is made on the device. On CUDA the host looks at a copy that is `LOOK_EVERY` updates old, so it never
-waits; the batches of any update can be made again from its number, so looking late loses nothing.
+Whether to skip is decided on the device. On CUDA the host reads a copy of the counts that is up to `LOOK_EVERY` updates
+old, so that it never waits. This loses nothing, since the batches of an update can be made again from its number.
 """
 
 import json
@@ -17,7 +17,7 @@ from uer.errors import UserError
 from uer.files import atomic_path
 
 LOOK_EVERY = 50
-REMEMBERED = 16
+REMEMBERED = 16  # how many numbers of skipped updates are kept until the host reads them
 
 
 class SkipWatch:
@@ -34,7 +34,7 @@ class SkipWatch:
         # [skipped in all, skipped in a row, most in a row, then the numbers of the latest skipped updates]
         self._counts = torch.full((3 + REMEMBERED,), -1, dtype=torch.int64, device=device)
         self._counts[:3] = 0
-        self._places = torch.arange(REMEMBERED, device=device)
+        self._indices = torch.arange(REMEMBERED, device=device)
         self._copy = torch.empty_like(self._counts, device="cpu", pin_memory=not self._immediate)
         self._event: Any = None
         self._told = 0
@@ -45,12 +45,18 @@ class SkipWatch:
             return
         total, row, most = self._counts[:3].unbind()
         row = torch.where(skipped, row + 1, 0)
-        here = skipped & (self._places == total % REMEMBERED)
+        # The list of the latest skipped updates is a ring: number `total` replaces the one at total % REMEMBERED.
+        here = skipped & (self._indices == total % REMEMBERED)
         latest = torch.where(here, step, self._counts[3:])
         self._counts.copy_(torch.cat([torch.stack([total + skipped, row, torch.maximum(most, row)]), latest]))
 
     def look(self, step: int, now: bool = False) -> tuple[list[int], int]:
-        """(updates skipped since the last look, most in a row); waits for the device only when `now`."""
+        """The updates that were skipped since the last call, and the largest number of skipped updates in a row.
+
+        Args:
+            step: how many updates are done.
+            now: wait for the device, so that all updates so far are counted.
+        """
         if self._immediate or now:
             self._copy.copy_(self._counts)
         elif step % LOOK_EVERY:
@@ -60,6 +66,7 @@ class SkipWatch:
         return self._news(self._copy.tolist())
 
     def _look_behind(self) -> tuple[list[int], int]:
+        """Read the copy that was begun at the last call, and begin the next one."""
         news: tuple[list[int], int] = ([], 0)
         if self._event is not None:
             self._event.synchronize()
@@ -70,6 +77,7 @@ class SkipWatch:
         return news
 
     def _news(self, counts: list[int]) -> tuple[list[int], int]:
+        """What `look` returns, from a copy of the counts."""
         self.total, most = counts[0], counts[2]
         fresh = range(max(self._told, self.total - REMEMBERED), self.total)
         self._told = self.total
@@ -94,14 +102,14 @@ def dump_batches(prefix: str, step: int, rank: int, batches: list[Any],
 
 
 def stop_message(limit: int, path: str) -> UserError:
-    """The error of a run that no longer learns."""
+    """The error of a run with too many skipped updates in a row."""
     return UserError(f"stopped: the loss or gradient of {limit} updates in a row was not finite "
                      f"(--max_skipped_updates); their batches are in {path}.skipped-*.json; "
                      "a lower --learning_rate or --max_grad_norm 1 may help")
 
 
 def lost_weights_message(step: int) -> UserError:
-    """The error of a run whose weights have become infinite or NaN, or began so."""
+    """The error of a run whose weights are not finite."""
     return UserError(f"stopped: the weights are not finite after step {step}, so no checkpoint of it is written; "
                      "an earlier one with a lower --learning_rate or --max_grad_norm 1 may help, or other weights "
                      "where --pretrained_model_path had such from the start")

@@ -1,8 +1,8 @@
-"""The training loop. It knows updates, accumulation, clipping, reports and checkpoints, not what is trained.
+"""The training loop: updates, gradient accumulation, clipping, reports, checkpoints. It does not know what is trained.
 
-An update is one step, however many micro-batches and ranks share it. Its loss is the sum over all its predictions
-divided by their number, so neither changes the curve. Everything random in it is a function of (seed, step,
-micro-batch), so a resumed run needs nothing but the step's number.
+A step is one optimizer update, however many micro-batches and ranks it has. Its loss is the sum over all predictions of
+the global batch divided by their number, so it does not depend on the number of micro-batches and ranks. All random
+numbers of an update are functions of (seed, step, micro-batch), so a resumed run needs only the number of the step.
 """
 
 import signal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from uer.checkpoint.saver import Saver
 from uer.config import TrainConfig
+from uer.optim import set_learning_rate
 from uer.runtime.memory import memory_gib
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
@@ -23,6 +24,7 @@ from uer.training.report import Clock, Reporter, Sums, averages
 from uer.training.skipped_updates import SkipWatch, dump_batches, lost_weights_message, stop_message
 
 STOP_CHECK_EVERY = {"cpu": 1, "cuda": 10}
+"""With several ranks: updates between two checks whether a rank has received a signal; a check takes time on a GPU."""
 WORD = (1 << 64) - 1
 
 Metrics = Mapping[str, Mapping[str, Sequence[Tensor]]]
@@ -30,7 +32,7 @@ Metrics = Mapping[str, Mapping[str, Sequence[Tensor]]]
 
 
 class Loader(Protocol):
-    """What the trainer asks of its data."""
+    """The data that a trainer reads; `uer.data.loader.Loader` is one."""
 
     samples_per_epoch: int
     samples_per_step: int
@@ -41,33 +43,44 @@ class Loader(Protocol):
 
 
 class StepModule(nn.Module):
-    """A model's forward pass as tensors in plain containers, which wrappers for several processes can look into."""
+    """A model's forward pass whose result is tensors in plain containers, as DistributedDataParallel and `fully_shard`
+    expect it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, Metrics]:
-        """The loss, divided by the global batch's `counts`, and the metrics."""
+        """The loss (0-dim) and the metrics.
+
+        Args:
+            batch: a micro-batch.
+            counts: (targets,) predictions of each target in the global batch, by which its loss is divided; those of
+                the micro-batch when None.
+        """
         output = self.model(batch, counts)
         return output.loss, output.metrics
 
 
 @dataclass
 class Parts:
-    """What a trainer works with.
+    """The objects that a trainer uses.
 
-    `module` is the model as `World.wrap` returned it; `rate` gives an update's learning rate, `set_rate` applies it;
-    `evaluate` returns the figures of the held-out data, `decode` the text of token ids (for batches that fail);
-    `graphed` asks for a CUDA graph of the update, which needs one micro-batch and a rate that lives in a tensor.
+    Attributes:
+        model: the bare model, whose parameters are saved.
+        module: the model as `World.wrap` returned it; maps (batch, counts) to (loss, metrics), as `StepModule` does.
+        learning_rate: the schedule: number of the update, counted from 0 -> its learning rate.
+        evaluate: returns the metrics of the held-out data; None where there is no such data.
+        decode: token ids -> text, for the batches of skipped updates.
+        graphed: capture the update as a CUDA graph, which needs one micro-batch and an optimizer that keeps its
+            learning rate in a tensor (`capturable`).
     """
 
     model: nn.Module
     module: nn.Module
     loader: Loader
     optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    set_rate: Callable[[torch.optim.Optimizer, float], None]
+    learning_rate: Callable[[int], float]
     precision: Precision
     reporter: Reporter
     saver: Saver
@@ -118,9 +131,9 @@ class Trainer:
         return 0
 
     def update(self, step: int) -> None:
-        """One optimizer update: what the host does, then what the device does."""
+        """One optimizer update: the host prepares the batches and the learning rate, then the device computes."""
         batches = self.parts.loader.step(step)
-        self.parts.set_rate(self.parts.optimizer, self.parts.rate(step))
+        set_learning_rate(self.parts.optimizer, self.parts.learning_rate(step))
         self._step.fill_(step)
         if self.parts.graphed:
             self._seed(step, 0)
@@ -131,7 +144,12 @@ class Trainer:
         self.clock.updates += 1
 
     def _compute(self, batches: list[Any], step: int | None = None) -> None:
-        """Gradients of all micro-batches, then the optimizer; seeds dropout when told the step."""
+        """Compute the gradients of all micro-batches, then apply the optimizer.
+
+        Args:
+            step: seed dropout for this step; None in a CUDA graph, where the host has seeded it before.
+        """
+        # (targets,): predictions of the global batch, over all micro-batches and ranks.
         counts = self.world.sum_(sum(self.parts.model.counts(batch) for batch in batches))
         self.parts.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.world.device)
@@ -146,10 +164,17 @@ class Trainer:
         seed_dropout(self.config.seed, step, micro * self.world.world_size + self.world.rank)
 
     def _forward_backward(self, batch: Any, counts: Tensor, last: bool) -> Tensor:
-        """Add a micro-batch's gradients; returns its share of the loss.
+        """Add the gradients of a micro-batch; returns its part of the global batch's loss, 0-dim.
 
-        Gradients are averaged over the ranks, while the loss is already divided by all ranks' predictions: hence the
-        factor world_size.
+        The loss is divided by the number of predictions of all ranks, but the backward pass averages gradients over the
+        ranks, which would divide once more by world_size. So the loss is multiplied by world_size before:
+
+            2 ranks, 3 and 1 predictions: rank 0 computes 2 * (sum of 3 losses) / 4, rank 1 2 * (1 loss) / 4;
+            the mean of the two is (sum of 4 losses) / 4
+
+        Args:
+            counts: (targets,) predictions of the global batch.
+            last: it is the last micro-batch of the update, after which gradients are averaged over the ranks.
         """
         with self.world.synchronise(self.parts.module, now=last):
             with self.parts.precision.autocast():
@@ -162,9 +187,20 @@ class Trainer:
         return loss.detach()
 
     def _apply(self, loss: Tensor) -> None:
-        """Clip and update, unless the loss or gradient is not finite: decided on the device."""
+        """Clip the gradients and update the parameters, unless the loss or a gradient is not finite.
+
+        All values are 0-dim tensors on the device, so that the host need not wait. Gradients are not changed here: the
+        optimizer divides them by `divisor`, the loss scale of fp16 times how far the norm exceeds --max_grad_norm:
+
+            scale 1024, norm of the scaled gradients 3072, max_grad_norm 2
+            norm = 3072 / 1024 = 3,  excess = 3 / 2 = 1.5,  divisor = 1024 * 1.5 = 1536:  the clipped norm is 2
+            with a norm of 1 instead: excess = max(1, 1 / 2) = 1,  divisor = 1024:  the norm stays 1
+
+        Args:
+            loss: 0-dim, of the global batch.
+        """
         scale = self.parts.precision.scale
-        norm = self.world.gradient_norm(self._parameters)
+        norm = self.world.gradient_norm(self._parameters)  # of the scaled gradients
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         divisor = scale.value if scale is not None else None
         if divisor is not None:
@@ -175,12 +211,18 @@ class Trainer:
         self._step_optimizer(finite, divisor)
         overflow = torch.zeros_like(finite)
         if scale is not None:
-            overflow = ~finite & (scale.value > 1.0) & torch.isfinite(loss)  # the scale's own doing
+            # A finite loss with infinite gradients: the scale is too large, which is no fault of the batch. The update
+            # is left out, but not counted as skipped, and the scale is halved.
+            overflow = ~finite & (scale.value > 1.0) & torch.isfinite(loss)
             scale.update(finite)
         self.watch.record(self._step, ~finite & ~overflow)
         self.sums.add_update(loss, norm, finite)
 
     def _step_optimizer(self, finite: Tensor, divisor: Tensor | None) -> None:
+        """Divide the gradients by `divisor` and apply the optimizer if `finite`; both 0-dim on the device.
+
+        Fused optimizers do both inside their kernel, through the attributes that torch's GradScaler uses.
+        """
         optimizer: Any = self.parts.optimizer
         if self._fused_skip:
             optimizer.grad_scale, optimizer.found_inf = divisor, (~finite).float()
@@ -192,7 +234,7 @@ class Trainer:
             optimizer.step()
 
     def _between_updates(self) -> None:
-        """Everything that happens at some steps only; `self.step` updates are done."""
+        """Report, evaluate and save if it is time to; `self.step` updates are done."""
         config, step = self.config, self.step
         last = step == config.total_steps
         saving = step % config.save_checkpoint_steps == 0 or last
@@ -206,6 +248,11 @@ class Trainer:
         self.parts.saver.poll()
 
     def _check_health(self, now: bool) -> None:
+        """Write down the batches of skipped updates; raise UserError after too many in a row.
+
+        Args:
+            now: wait for the device, so that all updates so far are seen.
+        """
         skipped, in_a_row = self.watch.look(self.step, now)
         for step in skipped:
             path = dump_batches(self.config.output_model_path, step, self.world.rank, self.parts.loader.step(step),
@@ -218,24 +265,25 @@ class Trainer:
     def _report(self) -> None:
         collected = self.sums.collect(self.world)
         real = float(self.world.sum_(self.real_tokens.clone()))
-        seconds, slots, updates = self.clock.lap()
+        seconds, token_slots, updates = self.clock.lap()
         self.real_tokens.zero_()
         left = (self.config.total_steps - self.step) * seconds / max(1, updates)
         samples = self.step * self.parts.loader.samples_per_step
         self.parts.reporter.report(self.step, {
-            **averages(collected), "tokens_per_second": slots / seconds, "real_tokens_per_second": real / seconds,
-            "learning_rate": self.parts.rate(self.step - 1), "epoch": samples / self.parts.loader.samples_per_epoch,
-            "memory_gib": memory_gib(self.world.device), "skipped": self.watch.total, "seconds_left": left})
+            **averages(collected), "tokens_per_second": token_slots / seconds, "real_tokens_per_second": real / seconds,
+            "learning_rate": self.parts.learning_rate(self.step - 1),
+            "epoch": samples / self.parts.loader.samples_per_epoch, "memory_gib": memory_gib(self.world.device),
+            "skipped": self.watch.total, "seconds_left": left})
         self.sums.reset()
 
     def _evaluate(self) -> None:
-        figures = self.parts.evaluate()
-        shown = "| ".join(f"{name}: {value:.3f}" for name, value in figures.items())
+        metrics = self.parts.evaluate()
+        shown = "| ".join(f"{name}: {value:.3f}" for name, value in metrics.items())
         self.parts.reporter.say(f"| {self.step:8d}/{self.config.total_steps:8d} steps| held-out {shown}")
-        self.parts.reporter.record("eval", self.step, figures)
+        self.parts.reporter.record("eval", self.step, metrics)
 
     def _save(self, with_weights: bool) -> None:
-        """Begin to write a checkpoint, but never one that nothing can be done with.
+        """Begin to write a checkpoint.
 
         Raises:
             UserError: the weights are not finite.
@@ -245,7 +293,7 @@ class Trainer:
         self.parts.saver.save(self.step, self.sums.collect(self.world), with_weights)
 
     def _asked_to_stop(self, stop: "StopSignals") -> bool:
-        """Whether any rank got a signal; all ranks agree on the step."""
+        """Whether any rank has received a signal; all ranks check after the same step."""
         if self.world.world_size > 1 and self.step % STOP_CHECK_EVERY[self.world.device.type]:
             return False
         return self.step < self.config.total_steps and self.world.any(stop.number != 0)
@@ -261,7 +309,7 @@ class Trainer:
 
 
 class StopSignals:
-    """While in force, SIGTERM and Ctrl-C set `number` instead of ending the process."""
+    """A context in which SIGTERM and Ctrl-C set `number` to that of the signal, instead of ending the process."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -283,7 +331,7 @@ class StopSignals:
 def seed_dropout(seed: int, step: int, index: int) -> None:
     """Seed torch's generators for micro-batch `index` (over all ranks) of update `step`.
 
-    SplitMix64's finaliser over the three numbers, so that neighbours have nothing in common.
+    The seed is a hash of the three numbers (SplitMix64), so that neighbouring steps have unrelated random numbers.
     """
     value = seed & WORD
     for number in (step, index):

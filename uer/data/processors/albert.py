@@ -1,4 +1,4 @@
-"""ALBERT's pretraining data (Lan et al., 2020): two parts of a text, masked, and whether they have changed places."""
+"""ALBERT's pretraining data (Lan et al., 2020): two consecutive parts of a text, masked and possibly swapped."""
 
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from uer.data.batch import Batch, Rows
 
 ORDER = 1 << 20
-"""What the order of a row is drawn with; masks draw with smaller numbers."""
+"""The purpose of the hash that decides whether a row's parts are swapped; those of masks are smaller."""
 
 
 class AlbertProcessor(MaskedProcessor):
     """`--data_processor albert`. The label of `sp` is 1 where the two parts are swapped, else 0.
 
-    Which rows are swapped is drawn when a batch is made. A chunk of one sentence is divided between two of its tokens:
-    UER-py leaves one part empty, and the empty part tells the label.
+    Which rows are swapped is decided when a batch is made. A chunk of one sentence is divided between two of its
+    tokens; UER-py leaves one part empty, from which a model can read the label.
     """
 
     corpus = SENTENCES
@@ -36,7 +36,7 @@ class AlbertProcessor(MaskedProcessor):
         return {**super().schema(), "split": Column(INSTANCE, split_dtype(self.seq_length))}
 
     def builder(self, draws: Draws, copies: int = 1) -> PairBuilder:
-        """The division of each chunk is drawn here."""
+        """A builder that divides each chunk at random."""
         return SentenceOrderBuilder(self.seq_length, self.special_id("cls"), self.special_id("sep"),
                                     self.config.short_seq_prob, draws, copies)
 
@@ -56,12 +56,15 @@ class AlbertProcessor(MaskedProcessor):
 
 
 def swap_parts(rows: "Rows", swapped: "Tensor") -> "Tensor":
-    """[CLS] a [SEP] b [SEP] -> [CLS] b [SEP] a [SEP], in place, where `swapped` (R,) is 1; -> the new `split` (R,).
+    """[CLS] a [SEP] b [SEP] -> [CLS] b [SEP] a [SEP], in place, in the rows where `swapped` (R,) is 1.
 
-    Where position p of the new row comes from, with a of 2 tokens, b of 3, split 4 and length 8:
+    The old position of each token of the new row, with a of 2 tokens, b of 3, split 4 and length 8:
 
         new    [CLS] b0 b1 b2 [SEP] a0 a1 [SEP]
-        from   0     4  5  6  3     1  2  7
+        old    0     4  5  6  3     1  2  7
+
+    Returns:
+        the new `split` (R,): the position of the second part's first token, here 5.
     """
     import torch
 
@@ -69,7 +72,7 @@ def swap_parts(rows: "Rows", swapped: "Tensor") -> "Tensor":
     second = (length - 1 - split)[:, None]  # (R, 1) tokens of b
     positions = torch.arange(rows.columns["src"].shape[1], device=split.device).expand(len(split), -1)
     middle = split[:, None] - 1  # the first [SEP]
-    source = torch.where(positions <= second, positions + middle, positions - second - 1)
+    source = torch.where(positions <= second, positions + middle, positions - second - 1)  # (R, S)
     source = torch.where(positions == second + 1, middle, source)
     outside = (positions == 0) | (positions >= length[:, None] - 1) | (swapped[:, None] == 0)
     source = torch.where(outside, positions, source)

@@ -1,4 +1,6 @@
-"""What every `--data_processor` is: the corpus side in numpy, without torch, so that `preprocess.py` starts fast.
+"""The interface of a `--data_processor`.
+
+Instances are made with numpy, without torch, so that `preprocess.py` starts fast; batches are made with torch.
 
     line(s) --tokenizer--> Lines --Builder--> Block --store--> dataset --fetcher--> Rows --Processor.batch--> Batch
 
@@ -54,13 +56,13 @@ class Lines:
 
 @dataclass(frozen=True)
 class Block:
-    """What some lines became; values follow those of the block before."""
+    """Columns made from some lines, which continue those of the block before."""
 
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """By the schema's names, in its types."""
     starts: dict[str, np.ndarray] = field(default_factory=dict)
-    """For each sequence ("src", "tgt") where the instances that begin here start in it, counted from the shard's first
-    token. Empty where `Processor.joined`."""
+    """For each sequence ("src", "tgt"): the first tokens of the instances that begin in this block, as numbers counted
+    from the shard's first token. Empty if `Processor.joined`."""
 
 
 class Builder(Protocol):
@@ -81,7 +83,7 @@ class Builder(Protocol):
         """A file ends, and with it its last document; the shard may go on with another."""
 
     def finish(self) -> Block:
-        """What is still open at the shard's end."""
+        """Make the last instances at the end of the shard."""
 
 
 class Processor:
@@ -106,8 +108,8 @@ class Processor:
     config_class: ClassVar[type] = type(None)
     """The settings that only this processor has, a dataclass of `uer.config.flag` fields; their flags come from it."""
     duplication: ClassVar[str] = "none"
-    """What --dup_factor does: "load": so many versions of each instance are drawn while training; "build": so many are
-    stored; "none": nothing in an instance is random."""
+    """How --dup_factor is used. "load": training makes so many versions of each stored instance; "build": so many are
+    stored; "none": it is not, since nothing in an instance is random."""
 
     def __init__(self, seq_length: int, config: Any, vocabs: Mapping[str, VocabInfo]) -> None:
         self.seq_length = seq_length
@@ -133,7 +135,7 @@ class Processor:
         return {"src": self.seq_length}
 
     def batch_lengths(self) -> dict[str, int]:
-        """For each side of a batch, its width before trimming: what the model's positions must suffice for."""
+        """For each side of a batch, its width S before trimming; the model needs so many positions."""
         return self.lengths()
 
     def builder(self, draws: Draws, copies: int = 1) -> Builder:
@@ -146,7 +148,7 @@ class Processor:
         raise NotImplementedError
 
     def batch(self, rows: "Rows") -> "Batch":
-        """What the model sees of these rows, whose tensors it may change in place; on the rows' device."""
+        """Make a batch of these rows, whose tensors it may change in place, on the device of the rows."""
         raise NotImplementedError
 
     def special_id(self, role: str, vocab: str = "src") -> int:

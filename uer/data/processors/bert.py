@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from uer.data.batch import Batch, Rows
 
 TRIES = 10
-"""How often another document is drawn where it is the chunk's own."""
-START, DOCUMENT = 4, 5  # what is drawn for a chunk: the other document's first sentence, and the document
+"""How often the other document is drawn anew if it is the chunk's own document."""
+START, DOCUMENT = 4, 5  # the purposes of a chunk's random numbers: first sentence of the other document, the document
 
 
 class BertProcessor(MaskedProcessor):
@@ -43,11 +43,16 @@ class BertProcessor(MaskedProcessor):
 
 
 def pair_batch(processor: MaskedProcessor, rows: "Rows", split: "Tensor", label: "Tensor") -> "Batch":
-    """A batch of pairs with the labels `mlm` and `sp`; split and label (R,) int64."""
-    from uer.data.batch import Batch, Labels, Side  # torch: `preprocess.py` does without it
+    """A batch of pairs with the labels `mlm` (R, P) and `sp` (R, 1).
+
+    Args:
+        split: (R,) int64, the position of the second part's first token.
+        label: (R,) int64, the label of `sp`.
+    """
+    from uer.data.batch import Batch, Labels, Side  # imports torch, which `preprocess.py` avoids
 
     src, seg, labels = processor.masked(rows)
-    second = (seg.cumsum(dim=1) > split[:, None]) & (seg > 0)  # the running number of a token is its position + 1
+    second = (seg.cumsum(dim=1) > split[:, None]) & (seg > 0)  # the sum at a token is its position + 1
     return Batch(Side(src, seg + second), {"mlm": labels, "sp": Labels(label[:, None], label[:, None] * 0)},
                  rows.samples)
 
@@ -55,8 +60,8 @@ def pair_batch(processor: MaskedProcessor, rows: "Rows", split: "Tensor", label:
 class NextSentenceBuilder(PairBuilder):
     """The second part is the rest of the chunk, or begins at any sentence of another document of the pool.
 
-    It is another document's where a coin says so, and always where the chunk is a single sentence. The rest of the
-    chunk, which is not used then, opens the next one.
+    It is from another document if a coin shows heads, and always if the chunk is a single sentence. The rest of the
+    chunk is not used then, so the next chunk begins with it.
     """
 
     def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
@@ -71,8 +76,11 @@ class NextSentenceBuilder(PairBuilder):
         return pairs, chunks.keys, {"is_random": random.astype(np.uint8)}
 
     def _others(self, pool: Pool, chunks: Chunks, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(C,) sentences of another document, begin and end: from any on, until there are `wanted` tokens or the
-        document ends, but at least one."""
+        """Sentences of another document for each chunk: (C,) first and (C,) last + 1.
+
+        They begin at a random sentence of a random document and end when they have `wanted` tokens (C,) or with the
+        document; there is at least one.
+        """
         other = chunks.document.copy()
         for number in range(TRIES):
             same = np.flatnonzero(other == chunks.document)

@@ -10,9 +10,9 @@ from uer.data.processors.base import Block, Lines
 
 @dataclass(frozen=True)
 class LineConfig:
-    """Corpora of a document a line"""
+    """Lines as documents (--data_processor mlm and lm)"""
 
-    full_sentences: bool = flag(False, "Join the documents first, then cut: only the last instance is short.")
+    full_sentences: bool = flag(False, "Concatenate the documents before they are cut into rows (RoBERTa).")
 
 
 class LineBuilder:

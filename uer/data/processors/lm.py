@@ -15,8 +15,7 @@ class LmProcessor(Processor):
 
         stored  [CLS] 7 8 [SEP]     src  [CLS] 7 8 [SEP] [PAD]     predicted  7 8 [SEP]  -  -      (S = 5)
 
-    The target of the last token and of padding is not [PAD], as in UER-py, but nothing: to predict [PAD] behind a text
-    that has ended teaches nothing.
+    The last token and padding have no label. In UER-py their label is [PAD], which teaches a model nothing.
     """
 
     labels = ("lm",)

@@ -1,4 +1,4 @@
-"""What the processors share whose rows predict masked tokens."""
+"""The base class of the processors whose rows predict masked tokens: mlm, bert, albert."""
 
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ class MaskedProcessor(Processor):
         mask = self._masker(src.device)
         real = mask.positions < lengths[:, None]
         seg, pad = real.long(), self.special_id("pad")
+        # Behind a row's length the stored values are arbitrary: they become [PAD].
         src.mul_(seg)
         if pad:
             src.add_((1 - seg) * pad)
@@ -48,7 +49,7 @@ class MaskedProcessor(Processor):
         return src, seg, Labels(labels, positions)
 
     def _masker(self, device: "torch.device") -> "Masker":
-        """Made once for each device."""
+        """The masker on a device; it is made once for each device."""
         from uer.data.masking import masker
 
         known = self.__dict__.setdefault("_maskers", {})

@@ -1,12 +1,12 @@
-"""Pairs of text from documents of one sentence a line: what `bert` and `albert` have in common.
+"""Sentence pairs: what the processors `bert` and `albert` have in common. Each line of a document is a sentence.
 
-Sentences of a document are gathered until they have as many tokens as a row takes: a chunk. A chunk is divided into two
+Consecutive sentences of a document that have together as many tokens as a row are a chunk. A chunk is divided into two
 parts, which become [CLS] first [SEP] second [SEP].
 
     document  s0 s1 s2 s3 s4     chunk  s0 s1 s2     parts  s0 | s1 s2
 
-Documents are worked on many at a time (a pool), so that a pair can take its second part from another document, and so
-that all but the gathering is done by numpy for thousands of pairs at once.
+Many documents are processed together (a pool): so a pair can take its second part from another document, and numpy
+processes thousands of pairs in one operation.
 """
 
 from bisect import bisect_left
@@ -20,12 +20,12 @@ from uer.data.draws import Draws, below, coins, drawn
 from uer.data.processors.base import Block, Lines, Ragged
 
 POOL_TOKENS = 1 << 19
-"""Documents are worked on when so many tokens have come together."""
+"""The documents that have been read are processed when they have so many tokens."""
 LARGEST_DOCUMENT = 1 << 22
-"""Tokens; a longer document is worked on in pieces of this size, so that memory stays bounded."""
-FRAME = 3  # [CLS] first [SEP] second [SEP]
+"""In tokens; a longer document is processed in pieces of this size, so that memory is limited."""
+FRAME = 3  # the special tokens of [CLS] first [SEP] second [SEP]
 
-# What is drawn for a document, and for a chunk by its first sentence.
+# The purposes of the random numbers of a document, and of a chunk, whose key depends on its first sentence.
 SHORT, SHORT_LENGTH, CHUNKS = 0, 1, 2
 SPLIT, FRONT_OF_FIRST, FRONT_OF_SECOND, COIN = 0, 1, 2, 3
 HEADS = 1 << 31
@@ -33,9 +33,9 @@ HEADS = 1 << 31
 
 @dataclass(frozen=True)
 class PairConfig(MaskingConfig):
-    """Pairs of text (bert and albert processors)"""
+    """Sentence pairs (--data_processor bert and albert)"""
 
-    short_seq_prob: float = flag(0.1, "How often a document's rows are made shorter (bert and albert processors).")
+    short_seq_prob: float = flag(0.1, "Probability that the rows of a document get a random shorter length.")
 
     def problems(self) -> list[str]:
         within = 0.0 <= self.short_seq_prob <= 1.0
@@ -43,8 +43,12 @@ class PairConfig(MaskingConfig):
 
 
 class Pool(NamedTuple):
-    """Some documents: sentence i has the tokens `sentences[i]` to `sentences[i + 1]` - 1, document d the sentences
-    `documents[d]` to `documents[d + 1]` - 1. None of them is empty."""
+    """D documents with N tokens, none of them empty.
+
+    Sentence i has the tokens `sentences[i]` to `sentences[i + 1]` - 1, document d the sentences `documents[d]` to
+    `documents[d + 1]` - 1. Two documents, of two sentences (3 and 4 tokens) and of one (5 tokens), have the sentences
+    [0, 3, 7, 12] and the documents [0, 2, 3].
+    """
 
     ids: np.ndarray
     """(N,) token ids"""
@@ -55,24 +59,25 @@ class Pool(NamedTuple):
     documents: np.ndarray
     """(D + 1,) int64"""
     first: int
-    """Number of the first document in the shard."""
+    """The number of the pool's first document, counted from the start of the shard."""
 
 
 class Chunks(NamedTuple):
-    """C chunks: sentences `start` to `end` - 1 of the pool, of which the first part ends before `middle`."""
+    """C chunks, each array (C,) int64: sentences `start` to `end` - 1 of the pool, divided before sentence `middle`."""
 
     document: np.ndarray
     start: np.ndarray
     middle: np.ndarray
     end: np.ndarray
     keys: np.ndarray
-    """What the draws of each chunk depend on."""
+    """What the random choices of each chunk depend on."""
     target: np.ndarray
-    """Tokens that its pair should have, without [CLS] and [SEP]."""
+    """How many tokens its pair should have, without [CLS] and [SEP]."""
 
 
 class Pairs(NamedTuple):
-    """The two parts of each pair as tokens `first_begin` to `first_end` - 1 of the pool, and so on; (C,) each."""
+    """C pairs, each array (C,) int64: the first part is the pool's tokens `first_begin` to `first_end` - 1, the second
+    `second_begin` to `second_end` - 1."""
 
     first_begin: np.ndarray
     first_end: np.ndarray
@@ -85,10 +90,10 @@ class PairBuilder:
 
     Args:
         seq_length: tokens of a full row.
-        cls_id, sep_id: what frames the parts.
-        short_seq_prob: how often a document's rows get a random length between 2 and the room of a row.
-        draws: the shard's random choices.
-        copies: how often each document is worked on, with other choices each time.
+        cls_id, sep_id: the ids of the special tokens.
+        short_seq_prob: the probability that a document's rows get a random length between 2 and that of a full row.
+        draws: the random choices of the shard.
+        copies: how often each document is processed, each time with other random choices.
 
     Attributes:
         documents: finished documents so far.
@@ -108,36 +113,44 @@ class PairBuilder:
         self._held_tokens = 0
 
     def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
-        """The pairs of a pool; (C,) what the draws of each depend on; further columns with a value for each."""
+        """The pairs of a pool.
+
+        Returns:
+            C pairs; their keys (C,), which `_truncated` draws with; and further columns with a value per pair, by name.
+        """
         raise NotImplementedError
 
     def add(self, lines: Lines) -> Block:
-        """Hold the lines, and work on all finished documents when there are enough of them."""
+        """Keep the lines, and process all finished documents when they have `POOL_TOKENS` tokens."""
         self._held.append(lines)
         self._held_tokens += len(lines.tokens.ids)
         return self._work(at_end=False) if self._held_tokens >= POOL_TOKENS else Block()
 
     def end_file(self) -> Block:
-        """The last document of a file ends with it, as if a blank line stood there; nothing is made yet."""
+        """Add a blank line, since the last document of a file ends with the file. Nothing is made yet."""
         if self._held:
             last = self._held[-1].tokens
             words = None if last.word_start is None else np.empty(0, np.uint8)
             self._held.append(Lines((Ragged(np.empty(0, last.ids.dtype), np.zeros(2, np.int64), words),)))
-            self.blank_lines -= 1  # it does not stand in the file
+            self.blank_lines -= 1  # it is not in the file, so it is not counted
         return Block()
 
     def finish(self) -> Block:
-        """Work on what is left."""
+        """Process what is left."""
         return self._work(at_end=True) if self._held else Block()
 
     def _work(self, at_end: bool) -> Block:
-        """Make pairs of the documents that are complete; hold the rest."""
+        """Make pairs of the documents that are complete; keep the rest.
+
+        Of lines of 3 4 0 5 2 tokens, where 0 is a blank line, the document 3 4 is complete and processed. Further lines
+        may belong to the other one, so 5 2 are kept.
+        """
         ids, words, lengths, unfinished = self._joined()
-        whole = len(lengths)
+        whole = len(lengths)  # how many lines belong to complete documents
         if not at_end:
             blank = np.flatnonzero(lengths[:len(lengths) - unfinished] == 0)
             whole = int(blank[-1]) + 1 if len(blank) else 0
-            if not whole and len(ids) >= LARGEST_DOCUMENT:
+            if not whole and len(ids) >= LARGEST_DOCUMENT:  # process what there is of this document
                 whole = len(lengths) - unfinished
         tokens = int(lengths[:whole].sum())
         rest = slice(tokens, None)
@@ -149,7 +162,8 @@ class PairBuilder:
         return _concatenated(blocks)
 
     def _joined(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, bool]:
-        """What is held: ids (N,), word starts (N,), tokens of each line, whether the last line goes on."""
+        """The lines that are kept: ids (N,), word starts (N,), tokens of each line (lines,), and whether the last line
+        continues in the next block."""
         ids = np.concatenate([lines.tokens.ids for lines in self._held])
         words = None
         if self._held[0].tokens.word_start is not None:
@@ -166,15 +180,18 @@ class PairBuilder:
         return ids, words, np.concatenate(lengths), goes_on
 
     def _hold(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, unfinished: bool) -> None:
+        """Keep these lines instead of all; arguments as `_joined` returns them."""
         self._held_tokens = len(ids)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         self._held = [Lines((Ragged(ids, offsets, words),), unfinished)] if len(lengths) else []
 
     def _pool(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray) -> Pool:
-        """Lines of `lengths` tokens, where 0 is a blank line, as documents: [3, 4, 0, 0, 5] -> sentences [0, 3, 7, 12],
-        documents [0, 2, 3]."""
+        """Lines of `lengths` tokens, where 0 is a blank line, as documents.
+
+            lengths [3, 4, 0, 0, 5]  ->  sentences [0, 3, 7, 12], documents [0, 2, 3]
+        """
         filled = lengths > 0
-        paragraph = np.cumsum(~filled)[filled]  # (sentences,) how many blank lines stand before
+        paragraph = np.cumsum(~filled)[filled]  # (sentences,) blank lines before each: [0, 0, 2] in the example
         firsts = np.flatnonzero(np.diff(paragraph, prepend=-1))
         self.blank_lines += int((~filled).sum())
         pool = Pool(ids, words, np.concatenate([[0], np.cumsum(lengths[filled])]),
@@ -186,19 +203,23 @@ class PairBuilder:
         """The chunks of every document.
 
         Args:
-            put_back: where a chunk's coin shows heads, the sentences behind its first part go to the next chunk.
+            copy: which copy of the documents; each has other random choices.
+            put_back: a chunk whose coin shows heads takes its second part from another document (see `bert`), so the
+                sentences behind its first part are used for the next chunk.
         """
+        # For each document (D,): its key, and the number of tokens that its chunks should have.
         document_keys = self.draws.documents(pool.first + np.arange(len(pool.documents) - 1), copy)
         short = drawn(document_keys, SHORT) < round(self.short_seq_prob * (1 << 32))
         length = 2 + below(drawn(document_keys, SHORT_LENGTH), max(self.room - 1, 1))
         targets = np.where(short, np.minimum(length, self.room), self.room)
-        sizes = np.diff(pool.documents)
-        numbers = np.arange(sizes.sum()) - np.repeat(pool.documents[:-1], sizes)  # of each sentence in its document
+        # For each sentence, as if a chunk began there: its number in its document, its key, the coin.
+        sizes = np.diff(pool.documents)  # (D,) sentences of each document
+        numbers = np.arange(sizes.sum()) - np.repeat(pool.documents[:-1], sizes)
         keys = drawn(np.repeat(document_keys, sizes), CHUNKS + numbers)
         again = drawn(keys, COIN) < HEADS if put_back else np.zeros(len(keys), bool)
         start, middle, end = _gathered(pool.sentences.tolist(), pool.documents.tolist(), targets.tolist(),
                                        drawn(keys, SPLIT).tolist(), again.tolist())
-        document = np.searchsorted(pool.documents, start, side="right") - 1
+        document = np.searchsorted(pool.documents, start, side="right") - 1  # (C,): documents [0, 2, 3], start 2 -> 1
         return Chunks(document, start, middle, end, keys[start], targets[document])
 
     def _block(self, pool: Pool, copy: int) -> Block:
@@ -230,18 +251,24 @@ class PairBuilder:
         return block
 
     def _truncated(self, pairs: Pairs, keys: np.ndarray) -> Pairs:
-        """Pairs that fit into a row: while one is too long, its longer part (the second on a tie) loses a token, at the
-        front or the end as a coin says.
+        """The pairs, truncated so that they fit into a row.
 
-            room 9, parts of 12 and 4: 7 are too many; the first loses all of them, so 5 and 4 are left
-            room 9, parts of 7 and 6:  4 are too many; first 1, then the second and the first in turn: 5 and 4
+        BERT's rule is a loop: while a pair is too long, its longer part (the second if they are equal) loses a token,
+        at the front or at the end by the toss of a coin. Here the results of all loops are computed directly:
+
+            room 9, parts of 12 and 4: 7 tokens too many. The first part loses all of them: 5 and 4.
+            room 9, parts of 7 and 6: 4 too many. The first loses 1, then the second, the first, the second: 5 and 4.
+
+        Args:
+            keys: (C,) which the coins depend on.
         """
-        first, second = pairs.first_end - pairs.first_begin, pairs.second_end - pairs.second_begin
+        first, second = pairs.first_end - pairs.first_begin, pairs.second_end - pairs.second_begin  # (C,) tokens
         excess = np.maximum(first + second - self.room, 0)
-        ahead = np.minimum(excess, np.abs(first - second))  # what the longer part loses before they are equal
-        left = excess - ahead  # then the second loses the first of these, and so on in turn
+        ahead = np.minimum(excess, np.abs(first - second))  # what the longer part loses until both are equal
+        left = excess - ahead  # what both lose in turn; the second part begins
         from_first = np.where(first > second, ahead, 0) + left // 2
         from_second = np.where(first > second, 0, ahead) + left - left // 2
+        # How many of the lost tokens are lost at the front.
         front_first = coins(drawn(keys, FRONT_OF_FIRST), from_first)
         front_second = coins(drawn(keys, FRONT_OF_SECOND), from_second)
         return Pairs(pairs.first_begin + front_first, pairs.first_end - (from_first - front_first),
@@ -250,9 +277,22 @@ class PairBuilder:
 
 def _gathered(sentences: list[int], documents: list[int], targets: list[int], splits: list[int],
               again: list[bool]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> start, middle and end (C,) of the chunks; see `PairBuilder.gather`.
+    """The chunks of all documents: (C,) start, middle and end, as in `Chunks`.
 
-    Where a chunk begins depends on how the one before was divided, so this is a loop, over plain numbers.
+    Where a chunk begins depends on how the one before was divided, so this is a loop over Python's integers, which are
+    faster here than numpy's.
+
+    >>> [array.tolist() for array in _gathered([0, 3, 7, 12], [0, 3], [6], [0, 0, 0], [False, False, False])]
+    [[0, 2], [1, 3], [2, 3]]
+
+    Three sentences of 3, 4 and 5 tokens, target 6: the chunk of sentences 0 and 1 (7 tokens) is divided before 1; then
+    sentence 2 alone is a chunk, whose end is its middle.
+
+    Args:
+        sentences, documents: of `Pool`.
+        targets: for each document, the tokens that a chunk should have at least.
+        splits: for each sentence, a 32-bit random number, which decides where a chunk that begins there is divided.
+        again: for each sentence, whether the next chunk begins at the middle of a chunk that begins there.
     """
     found: list[tuple[int, int, int]] = []
     for start, stop, target in zip(documents, documents[1:], targets):
@@ -267,6 +307,7 @@ def _gathered(sentences: list[int], documents: list[int], targets: list[int], sp
 
 
 def _concatenated(blocks: list[Block]) -> Block:
+    """One block of all their columns and starts."""
     if len(blocks) < 2:
         return blocks[0] if blocks else Block()
     return Block({name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
