@@ -22,7 +22,6 @@ from uer.errors import UserError
 from uer.tokenizers.fetch import ensure_vocab
 from uer.tokenizers.vocab import BERT_SPECIAL_TOKENS, Vocab
 
-BLOCK_CHARS = 1 << 15  # characters tokenized at once: the arrays of a block stay in the processor's cache
 UNKNOWN_SURFACES = 100_000  # a counter of unknown pieces is cut to its commoner half beyond this
 
 IDEOGRAPH = rb"\xe4[\xb8-\xbf][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2}"  # U+4E00 to U+8FFF in UTF-8
@@ -52,8 +51,9 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     """Its name on the command line."""
     line_cuts: ClassVar[re.Pattern[bytes]]
-    """Matches in UTF-8 bytes. After a match a long line can be cut: its two parts have the tokens that they have in the
-    line, unless one of them is blank."""
+    """Matches in UTF-8 bytes. A long line can be cut after a match: the tokens of its two parts are its tokens."""
+    block_chars: ClassVar[int] = 1 << 15
+    """Characters that are encoded at once; the arrays of so many stay in the processor's cache."""
     default_special_tokens: ClassVar[Mapping[str, str]] = BERT_SPECIAL_TOKENS
     """The roles that its vocabulary must have, with their entries where no `special_tokens_map.json` names others. A
     vocabulary may have further roles; see `uer.tokenizers.vocab.ROLES`."""
@@ -120,7 +120,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def splits_between(self, before: str, after: str) -> bool:
-        """Whether tokens never reach across these two neighbouring characters, whatever stands around them."""
+        """Whether tokens never reach across these two neighbouring characters, whatever is around them.
+
+        A text that is cut there has the tokens of its two parts, but for whitespace that becomes the end of a part.
+        """
 
     def encode_lines(self, text: str, unknown: Counter | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokenize many lines at once: `"北京\\n\\n东"` -> ids `[1266, 776, 691]`, offsets `[0, 2, 2, 3]`.
@@ -183,14 +186,14 @@ class WordTokenizer(Tokenizer):
     """A tokenizer for which some characters separate words: a long line can be cut after them."""
 
     def _blocks(self, text: str) -> Iterator[str]:
-        """`text` in pieces of about `BLOCK_CHARS`, cut after line feeds, or in a long line between words.
+        """`text` in pieces of about `block_chars`, cut after line feeds, or in a long line between words.
 
         A word that is longer than a block is shortened, and the next block begins with it.
         """
         start = 0
         carry = ""
-        while len(text) - start > BLOCK_CHARS:
-            stop = start + BLOCK_CHARS
+        while len(text) - start > self.block_chars:
+            stop = start + self.block_chars
             cut = text.rfind("\n", start, stop) + 1 or self._cut_in_line(text, start, stop)
             if cut:
                 yield carry + text[start:cut]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from uer.tokenizers.base import BLOCK_CHARS, IDEOGRAPH, Tokenizer
+from uer.tokenizers.base import IDEOGRAPH, Tokenizer
 from uer.tokenizers.vocab import Vocab
 
 UNSEEN = -1
@@ -51,8 +51,8 @@ class CharTokenizer(Tokenizer):
         """Blocks of stripped lines; a long line in pieces."""
         start = 0
         while start < len(text):
-            cut = text.rfind("\n", start, start + BLOCK_CHARS) + 1 or text.find("\n", start) + 1 or len(text)
+            cut = text.rfind("\n", start, start + self.block_chars) + 1 or text.find("\n", start) + 1 or len(text)
             block = "\n".join(map(str.strip, text[start:cut].split("\n")))
-            for first in range(0, len(block), BLOCK_CHARS):
-                yield block[first:first + BLOCK_CHARS]
+            for first in range(0, len(block), self.block_chars):
+                yield block[first:first + self.block_chars]
             start = cut
