@@ -8,19 +8,19 @@ from uer.data.build import build_dataset
 from uer.data.processors import PLANNED, PROCESSORS
 from uer.registry import choose
 from uer.terminal import output_error
-from uer.tokenizers import build_tokenizer
+from uer.tokenizers import build_tokenizers
 
 
 def main() -> None:
     """Read the flags, make the dataset, print what came out; the status is that of the dataset."""
     dataset, tokenizer_config = cli.parse(__doc__, (DatasetConfig, TokenizerConfig))
-    choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)  # the default too may not be built yet
-    tokenizer = build_tokenizer(tokenizer_config)
-    summary = build_dataset(dataset, {"src": tokenizer}, ["preprocess.py", *sys.argv[1:]],
+    processor = choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)
+    tokenizers = build_tokenizers(tokenizer_config, ("src", *filter(None, processor.fields)))
+    summary = build_dataset(dataset, tokenizers, ["preprocess.py", *sys.argv[1:]],
                             note=lambda line: print(line, file=sys.stderr, flush=True))
     lost = None
     try:
-        print("\n".join(summary.lines(dataset.vocab_report_size, tokenizer.vocab.ids)))
+        print("\n".join(summary.lines(dataset.vocab_report_size, tokenizers.values())))
     except OSError as error:
         lost = error
     lost = output_error() or lost

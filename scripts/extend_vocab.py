@@ -21,12 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _corpus_text import read_texts
 
 from uer import cli
-from uer.config import REQUIRED, flag
+from uer.config import REQUIRED, TokenizerConfig, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
-from uer.tokenizers import TOKENIZERS, Tokenizer, Vocab
-from uer.tokenizers.fetch import ensure_vocab
+from uer.tokenizers import Tokenizer, Vocab, build_tokenizer
 from uer.tokenizers.vocab import read_entries
 
 if TYPE_CHECKING:
@@ -74,8 +73,9 @@ class ExtendVocabConfig:
 
 def main() -> None:
     (config,) = cli.parse(__doc__, (ExtendVocabConfig,))
-    vocab = Vocab.load(ensure_vocab(config.vocab_path))
-    tokenizer = TOKENIZERS[config.tokenizer](vocab, config.do_lower_case)
+    tokenizer = build_tokenizer(TokenizerConfig(config.tokenizer, config.vocab_path,
+                                                do_lower_case=config.do_lower_case))
+    vocab = tokenizer.vocab
     if config.suggest:
         print_suggestions(tokenizer, config.corpus_path, config.suggest)
         return
@@ -83,8 +83,9 @@ def main() -> None:
     added = [entry for entry in dict.fromkeys(wanted) if entry not in vocab.ids]
     if not added:
         raise UserError(f"{config.vocab_path}: holds all of these {len(wanted)} entries already")
-    extended = Vocab(vocab.tokens + added, vocab.special_tokens, f"{config.vocab_path} and what is added")
-    warn_of_unreachable(TOKENIZERS[config.tokenizer](extended, config.do_lower_case), added)
+    extended = Vocab(vocab.tokens + added, vocab.special_tokens, f"{config.vocab_path} and what is added",
+                     tokenizer.default_special_tokens)
+    warn_of_unreachable(tokenizer.from_saved(extended, tokenizer.saved_settings()), added)
     if config.pretrained_model_path and config.output_model_path:
         extend_checkpoint(config.pretrained_model_path, config.output_model_path, tokenizer, added)
     with atomic_path(config.output_vocab_path) as path:
@@ -96,10 +97,11 @@ def print_suggestions(tokenizer: Tokenizer, paths: tuple[str, ...], limit: int) 
     """Print the most frequent unknown pieces as lines `entry<TAB>count` for `--add_path`, and totals on stderr."""
     unknown: Counter[str] = Counter()
     tokens = missing = 0
+    unk = tokenizer.vocab.special_ids.get("unk", -1)
     for text in read_texts(paths):
         ids, _ = tokenizer.encode_lines(text, unknown)
         tokens += len(ids)
-        missing += int((ids == tokenizer.vocab.unk_id).sum())
+        missing += int((ids == unk).sum())
     for piece, count in sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:limit]:
         print(f"{piece}\t{count}")
     print(f"{missing:,} of {tokens:,} tokens are unknown ({missing / max(tokens, 1):.3%})", file=sys.stderr)
@@ -108,7 +110,7 @@ def print_suggestions(tokenizer: Tokenizer, paths: tuple[str, ...], limit: int) 
 def warn_of_unreachable(tokenizer: Tokenizer, added: list[str]) -> None:
     """Warn of new entries that the tokenizer never produces, such as `"北京"` with BERT, which splits ideographs."""
     unreachable = [entry for entry in added
-                   if not entry.startswith("##") and tokenizer.tokenize(entry) != [entry]]
+                   if not tokenizer.continues(entry) and tokenizer.tokenize(entry) != [entry]]
     if unreachable:
         print(f"warning: the {tokenizer.kind} tokenizer never gives {len(unreachable)} of the new entries: "
               f"{' '.join(unreachable[:10])}", file=sys.stderr)
@@ -143,7 +145,8 @@ def extend_checkpoint(source: str, target: str, tokenizer: Tokenizer, added: lis
 
 def known_pieces(tokenizer: Tokenizer, entry: str) -> list[int]:
     """Ids that `entry` is tokenized into with the old vocabulary, without [UNK]."""
-    return [index for index in tokenizer.encode(entry.removeprefix("##") or entry) if index != tokenizer.vocab.unk_id]
+    unk = tokenizer.vocab.special_ids.get("unk")
+    return [index for index in tokenizer.encode(tokenizer.surface(entry)) if index != unk]
 
 
 def with_new_rows(rows: "Tensor", pieces: list[list[int]]) -> "Tensor":

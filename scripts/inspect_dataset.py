@@ -20,15 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from uer import cli
-from uer.config import MaskingConfig, flag
+from uer.config import MaskingConfig, TokenizerConfig, flag
 from uer.data.batch import IGNORED, Batch
 from uer.data.loader import Loader, open_processor
 from uer.data.packed_offsets import Offsets
 from uer.data.schema import INSTANCE, VocabInfo
 from uer.data.store import TokenDataset, open_dataset
 from uer.errors import UserError
-from uer.tokenizers import Vocab
-from uer.tokenizers.fetch import ensure_vocab
+from uer.tokenizers import Tokenizer, build_tokenizer
 
 VALUES_AT_ONCE = 1 << 22
 BAR_WIDTH = 40
@@ -52,16 +51,27 @@ class InspectConfig:
 
 def main() -> None:
     config, masking = cli.parse(__doc__, (InspectConfig, MaskingConfig))
-    vocab = Vocab.load(ensure_vocab(config.vocab_path)) if config.vocab_path else None
     for path in config.dataset_path:
         dataset = open_dataset(path)
-        if vocab and vocab.fingerprint != dataset.info.vocab.fingerprint:
-            raise UserError(f"--vocab_path {config.vocab_path} is not the vocabulary that {path} was made with")
-        axes = {axis: entries_of(dataset, axis, vocab) for axis in dataset.offsets}
+        tokenizer = tokenizer_of(dataset, config.vocab_path) if config.vocab_path else None
+        axes = {axis: entries_of(dataset, axis, tokenizer) for axis in dataset.offsets}
         sections = [metadata_lines(dataset), *(length_lines(dataset, axis) for axis in axes),
                     *(token_lines(dataset, axis, entries, config.tokens_num) for axis, entries in axes.items()),
-                    sample_lines(dataset, axes, masking, config) if vocab else []]
+                    sample_lines(dataset, axes, tokenizer, masking, config) if tokenizer else []]
         print("\n".join(line for section in sections for line in section))
+
+
+def tokenizer_of(dataset: TokenDataset, vocab_path: str) -> Tokenizer:
+    """The tokenizer of the source sequence, with the vocabulary at `vocab_path`.
+
+    Raises:
+        UserError: it cannot be read, or is not the dataset's vocabulary.
+    """
+    info = dataset.info.vocab
+    tokenizer = build_tokenizer(TokenizerConfig(info.tokenizer.get("kind", "bert"), vocab_path))
+    if tokenizer.vocab.fingerprint != info.fingerprint:
+        raise UserError(f"--vocab_path {vocab_path} is not the vocabulary that {dataset.path} was made with")
+    return tokenizer
 
 
 def vocab_of(dataset: TokenDataset, axis: str) -> VocabInfo:
@@ -69,11 +79,11 @@ def vocab_of(dataset: TokenDataset, axis: str) -> VocabInfo:
     return dataset.info.vocabs[dataset.info.schema[axis].vocab]
 
 
-def entries_of(dataset: TokenDataset, axis: str, vocab: Vocab | None) -> list[str]:
+def entries_of(dataset: TokenDataset, axis: str, tokenizer: Tokenizer | None) -> list[str]:
     """How the ids of a sequence are shown: as the vocabulary's entries where it is theirs, else as numbers."""
     info = vocab_of(dataset, axis)
-    known = vocab is not None and vocab.fingerprint == info.fingerprint
-    return vocab.tokens if known else [str(index) for index in range(info.size)]
+    known = tokenizer is not None and tokenizer.vocab.fingerprint == info.fingerprint
+    return tokenizer.vocab.tokens if known else [str(index) for index in range(info.size)]
 
 
 def metadata_lines(dataset: TokenDataset) -> list[str]:
@@ -119,7 +129,8 @@ def token_lines(dataset: TokenDataset, axis: str, entries: list[str], shown: int
             raise UserError(f"{dataset.path}: a token id is {len(found) - 1}, beyond the vocabulary's {len(entries)}")
         counts += found
     total = max(int(counts.sum()), 1)
-    unknown = int(counts[vocab_of(dataset, axis).special_ids["unk"]])
+    unk = vocab_of(dataset, axis).special_ids.get("unk")
+    unknown = 0 if unk is None else int(counts[unk])
     order = np.argsort(-counts, kind="stable")[:shown]
     commonest = "  ".join(f"{entries[index]} {counts[index] / total:.2%}" for index in order if counts[index])
     name = "tokens" if len(dataset.offsets) == 1 else f"tokens of {axis}"
@@ -133,7 +144,7 @@ def pieces(array: np.ndarray | Offsets, overlap: int = 0) -> Iterator[np.ndarray
         yield array[start:start + VALUES_AT_ONCE + overlap]
 
 
-def sample_lines(dataset: TokenDataset, axes: dict[str, list[str]], masking: MaskingConfig,
+def sample_lines(dataset: TokenDataset, axes: dict[str, list[str]], tokenizer: Tokenizer, masking: MaskingConfig,
                  config: InspectConfig) -> list[str]:
     """The first rows of training.
 
@@ -144,26 +155,25 @@ def sample_lines(dataset: TokenDataset, axes: dict[str, list[str]], masking: Mas
         return []
     processor = open_processor([dataset], masking)
     (batch,) = Loader([dataset], processor, batch_size=config.samples_num, seed=config.seed).step(0)
-    mask_id = dataset.info.vocab.special_ids["mask"]
     lines = [""]
     for row in range(config.samples_num):
-        lines += [f"sample {row}", *row_lines(batch.rows(row, row + 1).trimmed(), axes, mask_id)]
+        lines += [f"sample {row}", *row_lines(batch.rows(row, row + 1).trimmed(), axes, tokenizer)]
     return lines
 
 
-def row_lines(batch: Batch, axes: dict[str, list[str]], mask_id: int) -> list[str]:
+def row_lines(batch: Batch, axes: dict[str, list[str]], tokenizer: Tokenizer) -> list[str]:
     """A batch of one row: its text, with a line for each part where it has two; the text masked; labels of the row."""
     ids, parts, entries = batch.src.values[0].tolist(), batch.src.seg[0].tolist(), axes["src"]
     plain, shown = list(ids), [entries[index] for index in ids]
     if "mlm" in batch.labels:
-        plain, shown = masked(ids, batch, entries, mask_id)
+        plain, shown = masked(ids, batch, entries, tokenizer.vocab.mask_id)
     words = [entries[index] for index in plain]
     texts = {"plain": words} if 2 not in parts else {"first": words[:parts.index(2)], "second": words[parts.index(2):]}
     if "mlm" in batch.labels:
         texts["masked"] = shown
     if batch.tgt is not None:
         texts["target"] = [axes.get("tgt", entries)[index] for index in batch.tgt.values[0].tolist()]
-    lines = [f"  {name + ':':<8}{joined(text)}" for name, text in texts.items()]
+    lines = [f"  {name + ':':<8}{joined(text, tokenizer)}" for name, text in texts.items()]
     for name, labels in batch.labels.items():
         if labels.positions is not None and labels.values.shape[1:] == (1,) and name != "mlm":
             value = int(labels.values[0, 0])
@@ -188,13 +198,16 @@ def masked(ids: list[int], batch: Batch, entries: list[str], mask_id: int) -> tu
     return plain, shown
 
 
-def joined(tokens: list[str]) -> str:
+def joined(tokens: list[str], tokenizer: Tokenizer) -> str:
     """Tokens as text: single characters without spaces between them, other tokens between spaces."""
     text = ""
     for token in tokens:
-        apart = len(token) > 1 or (token.isascii() and token.isalnum())
-        text += f" {token} " if apart else token
-    return " ".join(text.split()).replace(" ##", "")
+        if text and tokenizer.continues(token):
+            text = f"{text.rstrip()}{tokenizer.surface(token)} "
+        else:
+            apart = len(token) > 1 or (token.isascii() and token.isalnum())
+            text += f" {token} " if apart else token
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

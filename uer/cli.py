@@ -28,6 +28,7 @@ from uer.terminal import output_error, tolerate_encodings
 # Where the valid values of a `family` field are: module, its table, and the names it knows but does not build yet.
 FAMILIES = {
     "tokenizer": ("uer.tokenizers", "TOKENIZERS", "PLANNED"),
+    "tgt_tokenizer": ("uer.tokenizers", "TOKENIZERS", "PLANNED"),
     "data_processor": ("uer.data.processors", "PROCESSORS", "PLANNED"),
     "hidden_act": ("uer.layers.activations", "ACTIVATIONS", ""),
     "embedding": ("uer.embeddings", "EMBEDDINGS", "PLANNED"),
@@ -147,8 +148,13 @@ def _fields_by_name(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
     fields: dict[str, dataclasses.Field] = {}
     for section in sections:
         for field in _settings(section):
-            # Classes that inherit from one that several members share have its very fields.
-            assert fields.setdefault(field.name, field) is field, f"two sections share the flag --{field.name}"
+            # Classes that inherit from one that several members share have its very fields. A flag that is not built
+            # yet is replaced by that of the first member that declares it.
+            known = fields.setdefault(field.name, field)
+            if known.metadata["planned"]:
+                fields[field.name] = field
+            else:
+                assert known is field, f"two sections share the flag --{field.name}"
     return fields
 
 
@@ -221,7 +227,7 @@ def _declared(sections: Sequence[type],
     found: dict[str, tuple[dataclasses.Field, type]] = {}
     for section in _expanded(sections):
         for field in _settings(section):
-            if field.name in shown and field.name not in found:
+            if shown.get(field.name) is field and field.name not in found:
                 found[field.name] = (field, next(known for known in reversed(section.__mro__)
                                                  if field.name in inspect.get_annotations(known)))
     return list(found.values())

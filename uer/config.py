@@ -11,7 +11,7 @@ collects these lines from all classes and raises them as one error.
 
 import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def _require_seed(problems: list[str], seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(Members):
     """Tokenizer."""
 
     tokenizer: str = flag("bert", "Tokenizer that turns text into tokens.", family="tokenizer")
@@ -102,12 +102,22 @@ class TokenizerConfig:
     merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True, path="read")
     spm_model_path: str | None = flag(None, "SentencePiece model file.", planned=True, path="read")
     do_lower_case: bool = flag(True, "Convert the text to lower case and remove accents.")
-    tgt_tokenizer: str = flag("bert", "Tokenizer of the target side.", family="tokenizer", planned=True)
-    tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", planned=True, path="read")
+    tgt_tokenizer: str = flag("bert", "Tokenizer of the target side, of processors that have one of its own.",
+                              family="tgt_tokenizer")
+    tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", path="read")
     tgt_merges_path: str | None = flag(None, "Merges file of the target side.", planned=True, path="read")
     tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.", planned=True,
                                           path="read")
-    tgt_do_lower_case: bool = flag(True, "Convert the text of the target side to lower case.", planned=True)
+    tgt_do_lower_case: bool = flag(True, "Convert the text of the target side to lower case and remove accents.")
+    members: dict[str, Any] = members_of("tokenizer", "tgt_tokenizer")
+
+    def of_side(self, side: str) -> "TokenizerConfig":
+        """The settings of one side by the names of the source's: for "tgt", `vocab_path` is --tgt_vocab_path."""
+        if side == "src":
+            return self
+        own = {name.removeprefix("tgt_"): value for name, value in self.values().items() if name.startswith("tgt_")}
+        known = own.keys() & {known.name for known in fields(self)}
+        return replace(self, members={**self.members, **own}, **{name: own[name] for name in known})
 
 
 @dataclass(frozen=True)

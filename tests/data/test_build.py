@@ -313,7 +313,7 @@ def test_a_corpus_for_another_command_is_noticed(content, warning, tmp_path, sma
 def test_the_summary_says_what_was_lost_and_what_is_unknown(tmp_path, small_tokenizer):
     (tmp_path / "a.txt").write_bytes("a语 鑫鑫龘\n\n𠀀é☃☃☃\n".encode() + b"\xff\n" * 15 + b"x\0\n")
     summary = _make(tmp_path, small_tokenizer, tmp_path / "a.txt")
-    text = "\n".join(summary.lines(10, small_tokenizer.vocab.ids))
+    text = "\n".join(summary.lines(10, [small_tokenizer]))
     assert "documents: 3 (16 blank lines skipped)" in text  # the damaged lines, once replaced, hold no token
     assert "damaged lines: 15 not UTF-8, replaced" in text and "damaged lines: 1 NUL bytes, dropped" in text
     assert "a.txt: line 5: not UTF-8, replaced" in text and "and 6 more" in text

@@ -124,12 +124,12 @@ def test_blocks_of_any_size_give_the_same_ids(block, monkeypatch):
     text = "\n".join(lines)
     tokenizer = BertTokenizer(Vocab(character_vocab(lines)))
     whole = tokenizer.encode_lines(text)
-    monkeypatch.setattr(base_module, "BLOCK_CHARS", block)
+    monkeypatch.setattr(BertTokenizer, "block_chars", block)
     if block < 40:  # a block shorter than a word may miss a sigma's neighbours, as documented
         text = text.replace("Σ", "-")
-        monkeypatch.setattr(base_module, "BLOCK_CHARS", 1 << 16)
+        monkeypatch.setattr(BertTokenizer, "block_chars", 1 << 16)
         whole = tokenizer.encode_lines(text)
-        monkeypatch.setattr(base_module, "BLOCK_CHARS", block)
+        monkeypatch.setattr(BertTokenizer, "block_chars", block)
     pieces = tokenizer.encode_lines(text)
     np.testing.assert_array_equal(pieces[0], whole[0])
     np.testing.assert_array_equal(pieces[1], whole[1])
@@ -176,7 +176,7 @@ def test_unknown_pieces_are_counted():
 
 def test_the_counter_of_unknown_pieces_stays_bounded(monkeypatch):
     monkeypatch.setattr(base_module, "UNKNOWN_SURFACES", 10)
-    monkeypatch.setattr(base_module, "BLOCK_CHARS", 100)
+    monkeypatch.setattr(BertTokenizer, "block_chars", 100)
     unknown = Counter()
     text = "\n".join(f"w{number} often" for number in range(500))
     BertTokenizer(Vocab(SPECIAL)).encode_lines(text, unknown)
@@ -208,7 +208,7 @@ def test_settings_tell_cased_from_lower():
 def test_the_memory_of_words_is_bounded(monkeypatch, reference_encode):
     words = sys.modules["uer.tokenizers.words"]
     monkeypatch.setattr(words, "CACHED_WORDS", 20)
-    monkeypatch.setattr(base_module, "BLOCK_CHARS", 50)
+    monkeypatch.setattr(BertTokenizer, "block_chars", 50)
     vocab = Vocab(SPECIAL + [str(digit) for digit in range(10)] + [f"##{digit}" for digit in range(10)])
     tokenizer = BertTokenizer(vocab)
     text = " ".join(map(str, range(3000)))

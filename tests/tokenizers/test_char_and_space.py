@@ -9,8 +9,6 @@ import pytest
 from uer.config import TokenizerConfig
 from uer.errors import UserError
 from uer.tokenizers import CharTokenizer, SpaceTokenizer, Vocab, build_tokenizer
-from uer.tokenizers import base as base_module
-from uer.tokenizers import char as char_module
 
 VOCAB = Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "A", "中", "国", "中国", "😀", "\u3000"])
 TEXT = "  a 中国  A\r\n\n😀b中\u3000国\n \n中国 中国\t[MASK] é"
@@ -35,8 +33,7 @@ def test_lines_equal_the_definition(kind, split):
 @pytest.mark.parametrize("kind, split", KINDS)
 @pytest.mark.parametrize("block", [1, 3, 10, 40])
 def test_blocks_of_any_size_give_the_same_ids(kind, split, block, monkeypatch):
-    monkeypatch.setattr(base_module, "BLOCK_CHARS", block)
-    monkeypatch.setattr(char_module, "BLOCK_CHARS", block)
+    monkeypatch.setattr(kind, "block_chars", block)
     draw = random.Random(5)
     text = "".join(draw.choice("aA中国 \n😀b") for _ in range(600)) + "b" * 100
     assert lines_of(*kind(VOCAB).encode_lines(text)) == expected(text, split)
@@ -53,6 +50,7 @@ def test_unknown_pieces_are_counted():
 
 def test_decode():
     assert CharTokenizer(VOCAB).decode([7, 8, 5]) == "中国a"
+    assert CharTokenizer(VOCAB).decode([5, 6, 5]) == "aAa"
     assert SpaceTokenizer(VOCAB).decode([7, 8, 5]) == "中 国 a"
     assert SpaceTokenizer(VOCAB).tokenize("中国 x") == ["中国", "[UNK]"]
 

@@ -36,11 +36,11 @@ def make_cloze(text: str, tokenizer: Tokenizer, length: int, draw: torch.Generat
         None for a sentence without known tokens.
     """
     vocab = tokenizer.vocab
-    pieces = [tokenizer.encode(piece) for piece in text.split(vocab.special_tokens["mask_token"])]
+    pieces = [tokenizer.encode(piece) for piece in text.split(vocab.special_token("mask"))]
     ids = pieces[0] + [token for piece in pieces[1:] for token in (vocab.mask_id, *piece)]
     answer = None
     if len(pieces) == 1:
-        known = [position for position, token in enumerate(ids) if token != vocab.unk_id]
+        known = [position for position, token in enumerate(ids) if token != vocab.special_ids.get("unk")]
         if not known:
             return None
         chosen = known[int(torch.randint(len(known), (), generator=draw))]

@@ -23,9 +23,6 @@ from uer.finetuning.tasks.regression import Regression
 from uer.finetuning.tasks.siamese import Siamese, interleave
 from uer.finetuning.tasks.simcse import Simcse
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (
-    Classification, MultiLabel, Regression, Siamese, Simcse, Ner, cmrc.ReadingComprehension, c3.MultipleChoiceTask)}
-
 
 def make_examples(task: Task, encoder: TextToRows, inputs: Sequence[Any]) -> Examples:
     """Convert N inputs to N examples (with cmrc, one or more windows for each input).

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from uer.api.examples import TASKS
 from uer.api.text_model import TextModel
 from uer.api.weights import fill, find_device, open_tokenizer, pretrained_model, require_size
 from uer.config import ModelConfig, TokenizerConfig
@@ -24,6 +23,7 @@ from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
 from uer.finetuning.readers import read_json
 from uer.finetuning.saved_model import load_finetuned, load_settings, settings_path
 from uer.finetuning.task import TextToRows
+from uer.finetuning.tasks import TASKS
 from uer.model_settings import model_settings
 from uer.registry import choose
 from uer.tokenizers import BertTokenizer, Tokenizer

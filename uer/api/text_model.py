@@ -151,7 +151,7 @@ class TextModel:
                             + (f"; it is fine-tuned on '{self.task.name}'" if self.task else ""))
         _require_positive(top_k, "fill_mask: top_k")
         _require_positive(batch_size, "fill_mask: batch_size")
-        texts, mask = _as_list(text), self.tokenizer.vocab.special_tokens["mask_token"]
+        texts, mask = _as_list(text), self.tokenizer.vocab.special_token("mask")
         for at, item in enumerate(texts):
             require_text(item, at, "fill_mask")
             if mask not in item:

@@ -3,7 +3,7 @@
     vocab.txt                transformers 4 needs it (its slow tokenizer); transformers 5 no longer writes it
     tokenizer.json           the Rust tokenizer's description
     tokenizer_config.json    which class, its settings and the longest sequence
-    special_tokens_map.json  the names of [CLS] and its kin
+    special_tokens_map.json  the names of [CLS], [SEP] and the other special tokens
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from uer.convert.hugging_face_files import read_json, write_json
 from uer.errors import UserError
-from uer.tokenizers.bert import MAX_WORD_CHARS, BertTokenizer
+from uer.tokenizers.bert import CONTINUATION, MAX_WORD_CHARS, BertTokenizer
 from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json
 
 
@@ -23,7 +23,8 @@ def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do
 
     Args:
         tokens: the vocabulary; an entry's line is its number.
-        special_tokens: role -> entry: {"pad_token": "[PAD]", "unk_token": ..., "cls_token", "sep_token", "mask_token"}.
+        special_tokens: role -> entry: {"pad_token": "[PAD]", "unk_token": ..., "cls_token", "sep_token", "mask_token"}
+            and maybe further roles.
         do_lower_case: whether text is lower-cased and its accents stripped.
         max_length: the longest sequence the model takes.
         folder: an existing folder.
@@ -83,7 +84,7 @@ def lower_cases(folder: str | os.PathLike) -> bool:
 
 
 def read_tokenizer(folder: str | os.PathLike) -> BertTokenizer:
-    """The tokenizer of a Hugging Face folder; errors as `read_tokens`, `lower_cases` and `Vocab`."""
+    """The BERT tokenizer of a Hugging Face folder; errors as `read_tokens`, `lower_cases` and `Vocab`."""
     special_tokens = read_special_tokens(Path(folder) / "special_tokens_map.json")
     return BertTokenizer(Vocab(read_tokens(folder), special_tokens, str(folder)), lower_cases(folder))
 
@@ -103,7 +104,7 @@ def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_
     101 to 200 characters is [UNK].
     """
     ids = {token: number for number, token in enumerate(tokens)}
-    specials = sorted(special_tokens.values(), key=ids.__getitem__)
+    specials = sorted(set(special_tokens.values()), key=ids.__getitem__)
     return {
         "version": "1.0",
         "truncation": None,
@@ -114,8 +115,9 @@ def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_
                        "strip_accents": None, "lowercase": do_lower_case},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": _template(ids, special_tokens["cls_token"], special_tokens["sep_token"]),
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {"type": "WordPiece", "unk_token": special_tokens["unk_token"], "continuing_subword_prefix": "##",
+        "decoder": {"type": "WordPiece", "prefix": CONTINUATION, "cleanup": True},
+        "model": {"type": "WordPiece", "unk_token": special_tokens["unk_token"],
+                  "continuing_subword_prefix": CONTINUATION,
                   "max_input_chars_per_word": MAX_WORD_CHARS, "vocab": ids},
     }
 

@@ -68,7 +68,7 @@ class VocabInfo:
     fingerprint: str
     size: int
     special_ids: dict[str, int]
-    """The id of each role it has: some of "pad", "unk", "cls", "sep", "mask"."""
+    """The id of each role it has, by the short names of `uer.tokenizers.vocab.ROLES`: "pad", "cls" and so on."""
     tokenizer: dict[str, Any] = field(default_factory=dict)
     """Settings of the tokenizer."""
 

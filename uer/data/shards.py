@@ -217,8 +217,11 @@ class _Work:
     def _encoded(self, text: str, vocab: str) -> Ragged:
         tokenizer = self._tokenizers[vocab]
         ids, offsets = tokenizer.encode_lines(text, self._unknown)
-        self._unknown_tokens += int(np.count_nonzero(ids == tokenizer.vocab.special_ids["unk"]))
-        return Ragged(ids, offsets, self._words.word_starts(text, ids, offsets) if self._words else None)
+        unk = tokenizer.vocab.special_ids.get("unk")
+        if unk is not None:
+            self._unknown_tokens += int(np.count_nonzero(ids == unk))
+        words = self._words if vocab == "src" else None
+        return Ragged(ids, offsets, words.word_starts(text, ids, offsets) if words else None)
 
     def _write(self, block: Block) -> None:
         if not block.columns:

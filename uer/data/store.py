@@ -46,7 +46,6 @@ FORMAT = "uer-dataset"
 FORMAT_VERSION = 2  # goes up with every change to what the docstring above says
 MAX_HEADER_BYTES = 1 << 24
 SAFETENSORS_NAMES = {"int64": "I64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
-SPECIAL_ROLES = ("pad", "unk", "cls", "sep", "mask")
 INFO_KINDS = {"processor": str, "seq_length": int, "schema": dict, "lengths": dict, "vocabs": dict,
               "processor_settings": dict, "dynamic_masking": bool, "dup_factor": int, "seed": int, "counts": dict,
               "command": str}
@@ -318,8 +317,7 @@ def _check_info(info: DatasetInfo) -> None:
         if column.dtype == "ids" and column.vocab not in info.vocabs:
             raise ValueError(f"there is no vocabulary {column.vocab}")
     for vocab in info.vocabs.values():
-        for role in SPECIAL_ROLES:
-            number = vocab.special_ids.get(role)
+        for role, number in {"pad": None, **vocab.special_ids}.items():  # batches are padded; no other role is a must
             if type(number) is not int or not 0 <= number < vocab.size:
                 raise ValueError(f"the special id '{role}' is {number}, of {vocab.size} entries")
 

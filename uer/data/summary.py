@@ -4,13 +4,14 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from uer.data.shards import COUNTS, Account
 from uer.text import in_bytes, in_time
+from uer.tokenizers.base import Tokenizer
 
 SECONDS_BETWEEN_LINES = 10
 SHOWN_PLACES = 10
@@ -105,19 +106,19 @@ class Summary:
         """What the dataset's metadata keeps: only what does not depend on the run."""
         return {"corpus_bytes": self.corpus_bytes, **{name: getattr(self.totals, name) for name in COUNTS}}
 
-    def lines(self, shown_unknown: int, entries: dict[str, int]) -> list[str]:
+    def lines(self, shown_unknown: int, tokenizers: Collection[Tokenizer]) -> list[str]:
         """The closing summary.
 
         Args:
             shown_unknown: how many of the commonest unknown characters are named.
-            entries: the vocabulary.
+            tokenizers: those that the corpus was tokenized with.
         """
         totals = self.totals
         report = [f"documents: {totals.documents:,} ({totals.blank_lines:,} blank lines skipped)",
                   *self._damage_lines(),
                   f"tokens: {totals.tokens:,}, unknown: {totals.unknown_tokens:,} "
                   f"({totals.unknown_tokens / max(totals.tokens, 1):.3%})"]
-        commonest = unknown_characters(self.unknown, entries)[:shown_unknown]
+        commonest = unknown_characters(self.unknown, tokenizers)[:shown_unknown]
         if commonest:
             report.append("commonest unknown: " + "  ".join(f"{_visible(char)} {count:,}" for char, count in commonest))
         return [*report,
@@ -135,14 +136,14 @@ class Summary:
         return [*report, f"  and {more:,} more"] if more else report
 
 
-def unknown_characters(pieces: Counter[str], entries: dict[str, int]) -> list[tuple[str, int]]:
-    """The characters without an entry in the pieces that became [UNK], commonest first.
+def unknown_characters(pieces: Counter[str], tokenizers: Collection[Tokenizer]) -> list[tuple[str, int]]:
+    """The characters without an entry of any tokenizer in the pieces that became [UNK], commonest first.
 
     A piece whose characters all have entries (a word that is too long, or cannot be put together) counts as a whole.
     """
     found: Counter[str] = Counter()
     for piece, count in pieces.items():
-        missing = [char for char in piece if char not in entries and f"##{char}" not in entries]
+        missing = [char for char in piece if not any(tokenizer.covers(char) for tokenizer in tokenizers)]
         for part in missing or [piece if len(piece) <= 20 else piece[:20] + "…"]:
             found[part] += count
     return sorted(found.items(), key=lambda item: (-item[1], item[0]))

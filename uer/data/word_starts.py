@@ -13,18 +13,18 @@ class WordFinder:
     """jieba, loaded once a process, and the tokenizer whose tokens are marked.
 
     A border between two of jieba's words counts only where the tokenizer too begins a new token whatever stands beside
-    it, so that a `##` piece never begins a word:
+    it, so that a piece from the inside of a word never begins one:
 
         text     使用 iPhone6s 语言模型
         words    使用| |iPhone6s| |语言|模型
-        tokens   使 用 iphone ##6 ##s 语 言 模 型
+        tokens   使 用 iphone ##6 ##s 语 言 模 型        (of BERT)
         starts   1  0  1      0   0   1  0  1  0
     """
 
     def __init__(self, tokenizer: Tokenizer, user_dict: str | None = None):
         """Raises UserError when jieba is missing or the user dictionary cannot be read."""
         self._tokenizer = tokenizer
-        self._continues = np.array([token.startswith("##") and len(token) > 2 for token in tokenizer.vocab.tokens])
+        self._continues = np.array([tokenizer.continues(token) for token in tokenizer.vocab.tokens])
         self._segmenter = import_jieba().Tokenizer()
         if user_dict:
             self._load(user_dict)

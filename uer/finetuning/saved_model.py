@@ -68,7 +68,7 @@ def save_finetuned(path: str | os.PathLike, state: Mapping[str, Tensor], task: T
     settings = {
         "format": FORMAT, "version": VERSION, "task": task.name, **task.settings(),
         "seq_length": encoder.seq_length, "truncation": encoder.truncation,
-        "tokenizer": {"tokenizer": tokenizer.kind, "do_lower_case": tokenizer.do_lower_case,
+        "tokenizer": {"tokenizer": tokenizer.kind, **tokenizer.saved_settings(),
                       "vocab_path": vocabulary.name, "special_tokens": tokenizer.vocab.special_tokens},
         "model": model.values(), "training": training}
     with atomic_path(settings_path(path)) as temporary:
@@ -93,11 +93,11 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
     try:
         tokenizer = content["tokenizer"]
         named = settings.parent / tokenizer["vocab_path"]
-        vocab = Vocab(read_entries(named if named.exists() else vocab_path(path)),  # all three files were renamed
-                      tokenizer["special_tokens"], str(settings))
         kind = choose(TOKENIZERS, tokenizer["tokenizer"], str(settings))
+        vocab = Vocab(read_entries(named if named.exists() else vocab_path(path)),  # all three files were renamed
+                      tokenizer["special_tokens"], str(settings), kind.default_special_tokens)
         _check_settings(content, settings)
-        encoder = TextToRows(kind(vocab, tokenizer["do_lower_case"]), content["seq_length"], content["truncation"])
+        encoder = TextToRows(kind.from_saved(vocab, tokenizer), content["seq_length"], content["truncation"])
         model = cli.from_json(ModelConfig, content["model"], str(settings))
         return SavedModel(weights, content["task"], content, model, encoder)
     except KeyError as error:

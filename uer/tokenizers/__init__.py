@@ -1,29 +1,40 @@
-"""Tokenizers: text to ids and back. They need no torch."""
+"""Tokenizers by their `--tokenizer` names: text to ids and back, without torch; `base` says what a tokenizer is."""
+
+from collections.abc import Iterable
 
 from uer.config import TokenizerConfig
-from uer.errors import UserError
 from uer.registry import choose
 from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.char import CharTokenizer
-from uer.tokenizers.fetch import ensure_vocab
 from uer.tokenizers.space import SpaceTokenizer
 from uer.tokenizers.vocab import Vocab
 
-TOKENIZERS = {"bert": BertTokenizer, "char": CharTokenizer, "space": SpaceTokenizer}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "bert": BertTokenizer,
+    "char": CharTokenizer,
+    "space": SpaceTokenizer,
+}
 PLANNED = ("bpe", "xlmroberta")
 
 __all__ = ["PLANNED", "TOKENIZERS", "BertTokenizer", "CharTokenizer", "SpaceTokenizer", "Tokenizer", "Vocab",
-           "build_tokenizer"]
+           "build_tokenizer", "build_tokenizers"]
 
 
-def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
+def build_tokenizer(config: TokenizerConfig, side: str = "src") -> Tokenizer:
     """The tokenizer that the flags ask for; a known vocabulary that is missing is fetched.
 
+    Args:
+        config: the flags.
+        side: "src": `--tokenizer` and the flags beside it; "tgt": `--tgt_tokenizer` and the like.
+
     Raises:
-        UserError: an unknown kind, no `--vocab_path`, or a vocabulary that cannot be read or fetched.
+        UserError: an unknown kind, no `--vocab_path`, or a file that cannot be read or fetched.
     """
-    kind = choose(TOKENIZERS, config.tokenizer, "--tokenizer", PLANNED)
-    if not config.vocab_path:
-        raise UserError(f"--vocab_path is required for --tokenizer {config.tokenizer}")
-    return kind(Vocab.load(ensure_vocab(config.vocab_path)), config.do_lower_case)
+    flag = "--tokenizer" if side == "src" else f"--{side}_tokenizer"
+    return choose(TOKENIZERS, config.of_side(side).tokenizer, flag, PLANNED).from_config(config, side)
+
+
+def build_tokenizers(config: TokenizerConfig, sides: Iterable[str]) -> dict[str, Tokenizer]:
+    """The tokenizers of some sides by the sides' names; errors as `build_tokenizer`."""
+    return {side: build_tokenizer(config, side) for side in dict.fromkeys(sides)}

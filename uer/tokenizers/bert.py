@@ -9,6 +9,7 @@ strings. The table is filled for the code points that occur, by the plain defini
 import functools
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,9 +27,12 @@ from uer.tokenizers.characters import (
 from uer.tokenizers.vocab import Vocab
 from uer.tokenizers.words import WordCache, WordPiece
 
-# Codes of characters that are not a token of their own (those that are have their id >= 0); the rarer, the lower.
+CONTINUATION = "##"  # an entry that begins with it stands for the rest, inside a word
+
+# Codes of characters that are not a token of their own (those that are have their id, 0 or more). Rarer classes have
+# lower codes, so that a block's lowest code says what has to be done for it.
 WORD, SPACE, NEWLINE, DROPPED, ACCENT, ENTANGLED, UNSEEN = range(-1, -8, -1)
-COMMON = NEWLINE  # a block whose lowest code is this needs nothing but the short way
+COMMON = NEWLINE  # blocks whose lowest code is not below this skip `_settle_rare`
 
 MAX_WORD_CHARS = 200
 SHORTENED_CHARS = 4096
@@ -37,7 +41,7 @@ SHORTENED_CHARS = 4096
 class BertTokenizer(WordTokenizer):
     """WordPiece with Google's rules; a word of over 200 characters is [UNK].
 
-    One instance is for one thread: its table and its memory of words grow as it reads.
+    Not for several threads at once: the table of characters and the cache of words grow as it reads.
     """
 
     kind = "bert"
@@ -48,8 +52,34 @@ class BertTokenizer(WordTokenizer):
         super().__init__(vocab, do_lower_case)
         self._codes = np.full(0x110000, UNSEEN, np.int32)
         self._folded = np.zeros(0x110000, np.uint32)
-        self._wordpiece = WordPiece(vocab.ids, MAX_WORD_CHARS)
+        self._unk_id = vocab.unk_id
+        inside = {self.surface(entry): index for entry, index in vocab.ids.items() if self.continues(entry)}
+        self._wordpiece = WordPiece(vocab.ids, inside, MAX_WORD_CHARS)
         self._words = WordCache(self._encode_word)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Pieces of a word are joined, and there is no space beside ideographs and punctuation."""
+        text = ""
+        for token in (self.vocab.tokens[index] for index in ids):
+            if self.continues(token) and text:
+                text += self.surface(token)
+            elif text and not _stands_alone(text[-1]) and not _stands_alone(token[0]):
+                text += " " + token
+            else:
+                text += token
+        return text
+
+    def continues(self, token: str) -> bool:
+        """`"##ken"` does; `"##"` alone is an entry like others."""
+        return token.startswith(CONTINUATION) and token != CONTINUATION
+
+    def surface(self, token: str) -> str:
+        """`"##ken"` -> `"ken"`."""
+        return token.removeprefix(CONTINUATION) if self.continues(token) else token
+
+    def covers(self, char: str) -> bool:
+        """As a word, or inside one."""
+        return char in self.vocab.ids or CONTINUATION + char in self.vocab.ids
 
     def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
         points = _code_points(block)
@@ -58,7 +88,7 @@ class BertTokenizer(WordTokenizer):
         if lowest < COMMON:
             points, codes = self._settle_rare(points, codes)
         if unknown is not None:
-            self._count_unknown(points[codes == self.vocab.unk_id], unknown)
+            self._count_unknown(points[codes == self._unk_id], unknown)
         is_word = codes == WORD
         begins = is_word.copy()
         np.greater(is_word[1:], is_word[:-1], out=begins[1:])
@@ -84,7 +114,7 @@ class BertTokenizer(WordTokenizer):
         """Code of `char`, and the code point it becomes within a word."""
         point = ord(char)
         if 0x4E00 <= point <= 0x9FFF:  # the ideographs that most text consists of; nothing below changes them
-            return self.vocab.ids.get(char, self.vocab.unk_id), point
+            return self.vocab.ids.get(char, self._unk_id), point
         if char == "\n":
             return NEWLINE, point
         if is_dropped(char):
@@ -99,7 +129,7 @@ class BertTokenizer(WordTokenizer):
             if not folded:
                 return ACCENT, point
         if is_ideograph(char) or is_punctuation(folded):
-            return self.vocab.ids.get(folded, self.vocab.unk_id), ord(folded)
+            return self.vocab.ids.get(folded, self._unk_id), ord(folded)
         return WORD, ord(folded)
 
     def _settle_rare(self, points: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +164,7 @@ class BertTokenizer(WordTokenizer):
         for piece in pieces:
             found = self._wordpiece(piece)
             if found is None:
-                found = [self.vocab.unk_id]
+                found = [self._unk_id]
                 unknown.append(piece[:MAX_WORD_CHARS])
             ids += found
         return ids, unknown

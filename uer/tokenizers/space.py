@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class SpaceTokenizer(WordTokenizer):
 
     def __init__(self, vocab: Vocab, do_lower_case: bool = False):
         super().__init__(vocab, False)
+        self._unk_id = vocab.unk_id
         self._words = WordCache(self._encode_word)
         self._longest = max(map(len, vocab.tokens))
 
@@ -28,9 +30,9 @@ class SpaceTokenizer(WordTokenizer):
 
     def _encode_word(self, word: str) -> tuple[list[int], list[str]]:
         found = self.vocab.ids.get(word)
-        return ([self.vocab.unk_id], [word]) if found is None else ([found], [])
+        return ([self._unk_id], [word]) if found is None else ([found], [])
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The entries, joined by spaces."""
         return " ".join(self.vocab.tokens[index] for index in ids)
 

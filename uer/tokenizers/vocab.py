@@ -1,8 +1,8 @@
-"""The vocabulary: one entry a line, its id is its line number counted from 0."""
+"""The vocabulary: one entry a line, its id is its line number counted from 0; some entries have a role."""
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from uer.errors import UserError
@@ -11,8 +11,13 @@ from uer.reading import read_bytes
 
 ENTRY_END = re.compile("[ \t\r\n]")  # what ends an entry in a file; a count may follow
 
-# Role -> the entry that plays it where no `special_tokens_map.json` stands beside the vocabulary.
-DEFAULT_SPECIAL_TOKENS = {
+# The roles that an entry may have, by their names in `special_tokens_map.json`. The sentinels of T5 are entries with
+# consecutive ids, of which the first is named.
+ROLES = ("pad_token", "unk_token", "bos_token", "eos_token", "cls_token", "sep_token", "mask_token", "sentinel_token")
+SHARED_ROLES = ("bos_token", "eos_token")  # their entries may have another role too: BART's [CLS] is its bos token
+
+# The entries of BERT's five roles where no `special_tokens_map.json` stands beside the vocabulary.
+BERT_SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
@@ -22,19 +27,28 @@ DEFAULT_SPECIAL_TOKENS = {
 
 
 class Vocab:
-    """Entries and their ids.
+    """Entries, their ids, and the roles that some of them have.
+
+    Which roles a vocabulary must have depends on its tokenizer: BERT's five for BERT's. Code that needs a role asks
+    for it (`special_id`, `cls_id` and so on), and the user is told where the vocabulary lacks it.
 
     Attributes:
         tokens: the entries in the order of their ids.
         ids: entry -> id.
-        special_tokens: role (`pad_token`, `unk_token`, `cls_token`, `sep_token`, `mask_token`) -> entry.
-        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special entries.
+        special_tokens: role, one of `ROLES`, -> entry, for the roles that the vocabulary has.
+        special_ids: the same as ids, by short names: {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}.
         fingerprint: SHA-256 in hex of the entries, each followed by a line feed, in UTF-8. Two files that differ only
             in BOM or line ends have the same one.
     """
 
-    def __init__(self, tokens: Sequence[str], special_tokens: dict[str, str] | None = None, source: str = "vocabulary"):
-        """Args: tokens: the entries; special_tokens: role -> entry, default names where absent; source: for messages.
+    def __init__(self, tokens: Sequence[str], special_tokens: Mapping[str, str] | None = None,
+                 source: str = "vocabulary", defaults: Mapping[str, str] = BERT_SPECIAL_TOKENS):
+        """
+        Args:
+            tokens: the entries.
+            special_tokens: role -> entry. A role that `defaults` lacks is passed over where its entry is missing.
+            source: the vocabulary's name in messages.
+            defaults: the roles that the vocabulary must have, with their entries where `special_tokens` lacks them.
 
         Raises:
             UserError: an entry is blank, holds what ends an entry in a file, or stands there twice, a special entry is
@@ -42,33 +56,72 @@ class Vocab:
         """
         self.tokens = list(tokens)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
+        self.source = source
         _check_entries(self.tokens, self.ids, source)
-        self.special_tokens = {**DEFAULT_SPECIAL_TOKENS, **(special_tokens or {})}
+        named = {**defaults, **(special_tokens or {})}
+        _check_strings(named, source)
+        self.special_tokens = {role: entry for role, entry in named.items() if role in defaults or entry in self.ids}
         _check_roles(self.special_tokens, source)
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            _special_id(self.ids, self.special_tokens[role], role, source) for role in DEFAULT_SPECIAL_TOKENS)
+        self.special_ids = {role.removesuffix("_token"): _id_of(self.ids, entry, role, source)
+                            for role, entry in self.special_tokens.items()}
         self.fingerprint = hashlib.sha256("".join(f"{token}\n" for token in self.tokens).encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: str | Path) -> "Vocab":
+    def load(cls, path: str | Path, defaults: Mapping[str, str] = BERT_SPECIAL_TOKENS) -> "Vocab":
         """Read `path`: a text file (UTF-8, BOM and CRLF allowed), or Hugging Face's tokenizer.json.
 
-        The names of the special entries are those of `special_tokens_map.json` in its folder.
+        The names of the special entries are those of `special_tokens_map.json` in its folder; `defaults` as for
+        `__init__`.
 
         Raises:
             UserError: the file cannot be read, is not UTF-8, or its entries are not valid (see `__init__`).
         """
         path = Path(path)
         entries = read_tokenizer_json(path) if path.name == "tokenizer.json" else read_entries(path)
-        return cls(entries, read_special_tokens(path.parent / "special_tokens_map.json"), str(path))
+        return cls(entries, read_special_tokens(path.parent / "special_tokens_map.json"), str(path), defaults)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def special_id(self, role: str) -> int:
+        """The id of the entry with a role, "pad" for instance.
+
+        Raises:
+            UserError: no entry has it.
+        """
+        if role not in self.special_ids:
+            raise UserError(f"{self.source}: a {role} token is needed, and the vocabulary has none; name one of its "
+                            f"entries as {role}_token in a special_tokens_map.json in its folder")
+        return self.special_ids[role]
+
+    def special_token(self, role: str) -> str:
+        """The entry with a role, "[PAD]" for instance; errors as `special_id`."""
+        return self.tokens[self.special_id(role)]
+
     @property
-    def special_ids(self) -> dict[str, int]:
-        """Short role -> id: {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}."""
-        return {"pad": self.pad_id, "unk": self.unk_id, "cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id}
+    def pad_id(self) -> int:
+        """The id of [PAD]; this and the next ones raise a UserError as `special_id` does."""
+        return self.special_id("pad")
+
+    @property
+    def unk_id(self) -> int:
+        """The id of [UNK]."""
+        return self.special_id("unk")
+
+    @property
+    def cls_id(self) -> int:
+        """The id of [CLS]."""
+        return self.special_id("cls")
+
+    @property
+    def sep_id(self) -> int:
+        """The id of [SEP]."""
+        return self.special_id("sep")
+
+    @property
+    def mask_id(self) -> int:
+        """The id of [MASK]."""
+        return self.special_id("mask")
 
 
 def read_entries(path: Path) -> list[str]:
@@ -119,7 +172,7 @@ def read_special_tokens(path: Path) -> dict[str, str]:
         return {}
     content = read_json_object(path)
     named = {}
-    for role in DEFAULT_SPECIAL_TOKENS.keys() & content.keys():
+    for role in (role for role in ROLES if role in content):
         value = content[role]
         entry = value.get("content") if isinstance(value, dict) else value
         if not isinstance(entry, str):
@@ -129,8 +182,8 @@ def read_special_tokens(path: Path) -> dict[str, str]:
 
 
 def special_entries(named: dict[str, str]) -> list[str]:
-    """The special entries of a new vocabulary in their order, `named` as `read_special_tokens` gives it."""
-    return list({**DEFAULT_SPECIAL_TOKENS, **named}.values())
+    """The special entries of a new BERT vocabulary in their order, `named` as `read_special_tokens` gives it."""
+    return [named.get(role, entry) for role, entry in BERT_SPECIAL_TOKENS.items()]
 
 
 def _check_entries(tokens: list[str], ids: dict[str, int], source: str) -> None:
@@ -145,18 +198,22 @@ def _check_entries(tokens: list[str], ids: dict[str, int], source: str) -> None:
             raise UserError(f"{source}, line {line}: '{token}' already stands at line {first[token]}")
 
 
-def _check_roles(special_tokens: dict[str, str], source: str) -> None:
-    roles: dict[str, str] = {}
+def _check_strings(special_tokens: dict[str, str], source: str) -> None:
     for role, entry in special_tokens.items():
         if not isinstance(entry, str):
             raise UserError(f"{source}: {role} must be a string, not {type(entry).__name__}")
-        other = roles.setdefault(entry, role)
+
+
+def _check_roles(special_tokens: dict[str, str], source: str) -> None:
+    roles: dict[str, str] = {}
+    for role, entry in special_tokens.items():
+        other = role if role in SHARED_ROLES else roles.setdefault(entry, role)
         if other != role:
             raise UserError(f"{source}: {other} and {role} are both '{entry}'; each role needs an entry of its own "
                             "(special_tokens_map.json beside the vocabulary)")
 
 
-def _special_id(ids: dict[str, int], token: str, role: str, source: str) -> int:
+def _id_of(ids: dict[str, int], token: str, role: str, source: str) -> int:
     if token not in ids:
         raise UserError(f"{source}: no entry '{token}' ({role}); add it, or name another one in a "
                         "special_tokens_map.json in the vocabulary's folder")

@@ -13,19 +13,20 @@ CACHED_CHARS = 1 << 22  # or this many characters
 
 
 class WordPiece:
-    """Greedy longest match from the left: `"tokens"` -> ids of `"to"`, `"##ken"`, `"##s"`.
+    """Greedy longest match from the left: `"tokens"` -> ids of `"to"`, then of `"ken"` and `"s"` inside a word.
 
     A match is sought upwards, character by character, until no entry begins like that; so a word costs about as many
     look-ups as it has characters, whatever it is made of.
 
     Args:
-        ids: entry -> id; entries that begin with `##` continue a word.
+        first: text -> id of the entry for it at the beginning of a word.
+        further: text -> id of the entry for it inside a word.
         max_chars: a longer word has no ids.
     """
 
-    def __init__(self, ids: dict[str, int], max_chars: int):
-        self._first = _with_beginnings(ids)
-        self._further = _with_beginnings({entry[2:]: index for entry, index in ids.items() if entry[:2] == "##"})
+    def __init__(self, first: dict[str, int], further: dict[str, int], max_chars: int):
+        self._first = _with_beginnings(first)
+        self._further = _with_beginnings(further)
         self._max_chars = max_chars
 
     def __call__(self, word: str) -> list[int] | None:

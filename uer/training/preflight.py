@@ -69,18 +69,20 @@ def check_update(rows: int, seq_length: int) -> None:
                         f"{needed / 2**30:,.0f} GiB; this machine has {present / 2**30:,.0f} GiB")
 
 
-def check_vocabulary(path: str, dataset: tuple[str, int, dict], vocabulary: tuple[str, int, dict]) -> None:
+def check_vocabulary(path: str, dataset: tuple[str, int, dict], vocabulary: tuple[str, int, dict],
+                     flag: str = "--vocab_path") -> None:
     """Check that the dataset was made with the vocabulary of this run.
 
     Args:
         path: path of the dataset.
         dataset: fingerprint and size of its vocabulary, and the settings of its tokenizer.
         vocabulary: the same of this run.
+        flag: which flag names the vocabulary.
     """
     (theirs, their_size, their_settings), (ours, our_size, our_settings) = dataset, vocabulary
     if theirs != ours:
         raise UserError(f"{path}: made with another vocabulary ({their_size} entries, hash {theirs[:8]}) than "
-                        f"--vocab_path ({our_size} entries, hash {ours[:8]})")
+                        f"{flag} ({our_size} entries, hash {ours[:8]})")
     different = sorted(name for name in their_settings.keys() | our_settings.keys()
                        if their_settings.get(name) != our_settings.get(name))
     if different:

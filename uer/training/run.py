@@ -45,7 +45,7 @@ from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision
 from uer.sizes import check_sizes
-from uer.tokenizers import build_tokenizer
+from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
 from uer.training import preflight
 from uer.training.evaluation import evaluate
@@ -151,12 +151,14 @@ def open_data(settings: Settings) -> Data:
     length = processor.batch_lengths()["src"]
     preflight.check_lengths(str(train[0].path), length, settings.model.longest_row)
     preflight.check_update(config.batch_size * config.accumulation_steps, length)
-    tokenizer = build_tokenizer(settings.tokenizer)
+    tokenizers = build_tokenizers(settings.tokenizer, (side for dataset in train + dev for side in dataset.info.vocabs))
     for dataset in train + dev:
-        vocab = dataset.info.vocab
-        preflight.check_vocabulary(str(dataset.path), (vocab.fingerprint, vocab.size, vocab.tokenizer),
-                                   (tokenizer.vocab.fingerprint, len(tokenizer.vocab), tokenizer.settings))
-    return Data(tokenizer, train, dev, processor)
+        for side, vocab in dataset.info.vocabs.items():
+            ours = tokenizers[side]
+            preflight.check_vocabulary(str(dataset.path), (vocab.fingerprint, vocab.size, vocab.tokenizer),
+                                       (ours.vocab.fingerprint, len(ours.vocab), ours.settings),
+                                       "--vocab_path" if side == "src" else f"--{side}_vocab_path")
+    return Data(tokenizers["src"], train, dev, processor)
 
 
 class Run:

@@ -54,6 +54,6 @@ class MaskedProcessor(Processor):
 
         known = self.__dict__.setdefault("_maskers", {})
         if device not in known:
-            vocab = self.vocabs["src"]
-            known[device] = masker(self.config, self.seq_length, vocab.size, vocab.special_ids, device)
+            special_ids = {role: self.special_id(role) for role in ("pad", "cls", "sep", "mask")}
+            known[device] = masker(self.config, self.seq_length, self.vocabs["src"].size, special_ids, device)
         return known[device]

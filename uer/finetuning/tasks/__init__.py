@@ -1,1 +1,28 @@
-"""The tasks, one file each; all of them are trained, evaluated and saved by the same code."""
+"""The tasks, one file each, by the names in their saved settings; `uer.finetuning.task` says what a task is.
+
+All of them are trained, evaluated and saved by the same code. A new one is one file, one line here, the two scripts
+that name its class, and one entry in tests/contract.
+"""
+
+from uer.finetuning.task import Task
+from uer.finetuning.tasks.c3 import MultipleChoiceTask
+from uer.finetuning.tasks.classification import Classification
+from uer.finetuning.tasks.cmrc import ReadingComprehension
+from uer.finetuning.tasks.multi_label import MultiLabel
+from uer.finetuning.tasks.ner import Ner
+from uer.finetuning.tasks.regression import Regression
+from uer.finetuning.tasks.siamese import Siamese
+from uer.finetuning.tasks.simcse import Simcse
+
+TASKS: dict[str, type[Task]] = {
+    "classifier": Classification,
+    "multi_label": MultiLabel,
+    "regression": Regression,
+    "siamese": Siamese,
+    "simcse": Simcse,
+    "ner": Ner,
+    "cmrc": ReadingComprehension,
+    "c3": MultipleChoiceTask,
+}
+
+__all__ = ["TASKS", "Task"]

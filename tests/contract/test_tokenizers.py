@@ -1,0 +1,436 @@
+"""What every entry of TOKENIZERS must do. A new entry needs files and a little text in CASES; all tests then run it."""
+
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import runpy
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from uer import cli
+from uer.config import (
+    DistillationConfig,
+    LogConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    TokenizerConfig,
+    TrainConfig,
+    flag,
+)
+from uer.data.draws import Draws
+from uer.data.processors import PROCESSORS
+from uer.data.processors.base import Block, Lines, Processor
+from uer.data.schema import FIELDS, Column
+from uer.data.store import open_dataset
+from uer.errors import UserError
+from uer.tokenizers import TOKENIZERS, Tokenizer, Vocab, build_tokenizer
+from uer.training.run import Settings, open_data
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LETTERS, IDEOGRAPHS, SIGNS = "abcdefgh", "北京东西南中国语言", ".,-!?()。，"
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a tokenizer is tried.
+
+    Attributes:
+        files: writes its files to a folder; -> the flags that name them, without `tokenizer`.
+        known: draws a text of which no part is unknown.
+        mask: the tokens of "a [MASK] b".
+        spaces_are_tokens: whether whitespace inside a line is a token.
+    """
+
+    files: Callable[[Path], dict[str, object]]
+    known: Callable[[random.Random], str]
+    mask: list[str]
+    spaces_are_tokens: bool = False
+
+
+def vocabulary(*entries: str) -> Callable[[Path], dict[str, object]]:
+    """Files of a tokenizer that reads nothing but a vocabulary."""
+    def write(folder: Path) -> dict[str, object]:
+        (folder / "vocab.txt").write_text("".join(f"{entry}\n" for entry in [*SPECIAL, *entries]), encoding="utf-8")
+        return {"vocab_path": str(folder / "vocab.txt"), "do_lower_case": True}
+    return write
+
+
+def words(draw: random.Random, signs: str = SIGNS) -> str:
+    """Words of letters, ideographs and signs, in any order with spaces between."""
+    parts = ["".join(draw.choices(LETTERS, k=draw.randint(1, 6))), draw.choice(IDEOGRAPHS), draw.choice(signs)]
+    return " ".join("".join(draw.choices(parts, k=2)) for _ in range(draw.randint(1, 5)))
+
+
+CASES: dict[str, Case] = {
+    "bert": Case(vocabulary(*LETTERS, *IDEOGRAPHS, *SIGNS, *(f"##{char}" for char in LETTERS), "cab", "##ed", "##fgh",
+                            "\u0661", "\u05d0", "😀", "\u3041", "##\u3042"),
+                 words, ["a", "[UNK]", "[UNK]", "[UNK]", "b"]),
+    "char": Case(vocabulary(*LETTERS, *IDEOGRAPHS, *SIGNS, "\u3000", "\u0301", "😀", "\u05d0"),
+                 lambda draw: words(draw).replace(" ", ""), ["a", *["[UNK]"] * 8, "b"],
+                 spaces_are_tokens=True),
+    "space": Case(vocabulary(*IDEOGRAPHS, "北京", "中国", "a", "b", "cab", "\u0301", "😀"),
+                  lambda draw: " ".join(draw.choices([*IDEOGRAPHS, "北京", "cab"], k=draw.randint(1, 6))),
+                  ["a", "[MASK]", "b"]),
+}
+EVERY = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Makes a tokenizer as the commands do, from flags."""
+    folder = tmp_path_factory.mktemp("files")
+
+    def made(name: str, prefix: str = "", **changes: object) -> Tokenizer:
+        flags = {"tokenizer": name, **CASES[name].files(folder), **changes}
+        return build_tokenizer(TokenizerConfig(**{prefix + flag: value for flag, value in flags.items()}),
+                               "tgt" if prefix else "src")
+    return made
+
+
+def random_lines(count: int, seed: int = 6) -> list[str]:
+    """Lines of all that Unicode has, and of what the rules of tokenizers speak of: marks, capital sigma, spaces."""
+    draw = random.Random(seed)
+    curious = ("\u0301\u0327\u0345\u0663\u05d0\u202e\u200d\u200b\ufeff\ufffd\0\x07\t\r\x0b\x85\u2028\u3000\u00a0\u00ad"
+               "ΣσςİıßﬁÅ각\u1100\u1161\u0f71\U0001d165\U0001f1e6😀\U0010ffff\ue000#_'.")
+    pools = [lambda: chr(draw.randrange(0x110000)), lambda: draw.choice(curious), lambda: draw.choice(" " + LETTERS),
+             lambda: draw.choice(LETTERS.upper()), lambda: draw.choice(IDEOGRAPHS), lambda: draw.choice(SIGNS + " ")]
+
+    def line() -> str:
+        chosen = draw.sample(pools, 3)
+        text = "".join(draw.choice(chosen)() for _ in range(draw.choice((0, 1, 5, 30, 60))))
+        return "".join(char for char in text if char != "\n" and not "\ud800" <= char <= "\udfff")
+
+    return [*(line() for _ in range(count - 4)), "[MASK]", " [CLS]a[SEP] ", "x" * 300, ""]
+
+
+def alone(tokenizer: Tokenizer, line: str) -> list[int]:
+    return tokenizer.encode_lines(f"{line}\n")[0].tolist()
+
+
+def test_every_entry_has_a_case():
+    assert CASES.keys() == TOKENIZERS.keys(), "a new entry of TOKENIZERS needs files and text in CASES"
+
+
+@EVERY
+def test_many_lines_are_encoded_as_each_alone(make, name):
+    tokenizer, lines = make(name), random_lines(300)
+    ids, offsets = tokenizer.encode_lines("".join(f"{line}\n" for line in lines))
+    assert ids.dtype == tokenizer.dtype == np.uint16 and offsets.dtype == np.int64
+    assert offsets[0] == 0 and offsets[-1] == len(ids) and len(offsets) == len(lines) + 1
+    assert (np.diff(offsets) >= 0).all() and ids.max() < len(tokenizer.vocab)
+    other = make(name)  # has seen nothing yet, so that a cache cannot hide an error
+    for number, line in enumerate(lines):
+        assert ids[offsets[number]:offsets[number + 1]].tolist() == alone(other, line), repr(line)
+
+
+@EVERY
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_blocks_of_any_size_give_the_same_ids(make, name, block, monkeypatch):
+    whole = random_lines(60, seed=block)
+    text = "\n".join([*whole, " ".join(whole), "".join(whole)])
+    expected = make(name).encode_lines(text)
+    tokenizer = make(name)
+    monkeypatch.setattr(type(tokenizer), "block_chars", block)
+    for found, wanted in zip(tokenizer.encode_lines(text), expected):
+        assert np.array_equal(found, wanted)
+
+
+@EVERY
+@pytest.mark.parametrize("text, lines", [("", 0), ("\n", 1), ("\n\n", 2), (" ", 1), ("\n \n", 2), ("\u3000\n\t\n", 2)])
+def test_blank_lines_have_no_tokens(make, name, text, lines):
+    ids, offsets = make(name).encode_lines(text)
+    assert ids.tolist() == [] and offsets.tolist() == [0] * (lines + 1) and ids.dtype == np.uint16
+
+
+@EVERY
+def test_a_line_feed_at_the_end_may_be_absent(make, name):
+    tokenizer = make(name)
+    for text in ("北京\na", "北京\n\na"):
+        for with_it, without in zip(tokenizer.encode_lines(text + "\n"), tokenizer.encode_lines(text)):
+            assert np.array_equal(with_it, without)
+    assert tokenizer.encode("a\n北") == tokenizer.encode("a 北")
+
+
+@EVERY
+def test_what_is_decoded_has_the_same_tokens(make, name):
+    tokenizer, draw = make(name), random.Random(8)
+    for _ in range(200):
+        text = CASES[name].known(draw)
+        ids = tokenizer.encode(text)
+        assert ids and tokenizer.vocab.special_ids.get("unk") not in ids
+        assert tokenizer.encode(tokenizer.decode(ids)) == ids, text
+        tokens = tokenizer.tokenize(text)
+        assert not tokenizer.continues(tokens[0])
+        assert "".join(map(tokenizer.surface, tokens)) == "".join(text.split())
+    assert tokenizer.decode([]) == ""
+
+
+@EVERY
+def test_a_long_line_can_be_cut_where_line_cuts_matches(make, name):
+    tokenizer, cuts = make(name), 0
+    for line in random_lines(200, seed=9):
+        data, whole = line.encode(), alone(tokenizer, line)
+        for match in list(tokenizer.line_cuts.finditer(data))[:12]:
+            before, after = (part.decode() for part in (data[:match.end()], data[match.end():]))
+            assert alone(tokenizer, before) + alone(tokenizer, after) == whole, (before, after)
+            cuts += 1
+    assert cuts > 100
+
+
+@EVERY
+def test_tokens_do_not_reach_across_where_a_tokenizer_splits(make, name):
+    tokenizer, splits = make(name), 0
+    for line in random_lines(200, seed=10):
+        whole = alone(tokenizer, line)
+        for at in range(1, min(len(line), 25)):
+            kept = CASES[name].spaces_are_tokens and (line[at - 1].isspace() or line[at].isspace())
+            if tokenizer.splits_between(line[at - 1], line[at]) and not kept:
+                assert alone(tokenizer, line[:at]) + alone(tokenizer, line[at:]) == whole, (line[:at], line[at:])
+                splits += 1
+    assert splits > 200
+
+
+@EVERY
+def test_every_unknown_token_is_counted(make, name):
+    tokenizer, unknown = make(name), Counter()
+    lines = random_lines(300, seed=11)
+    ids, _ = tokenizer.encode_lines("\n".join(lines), unknown)
+    unk = tokenizer.vocab.special_ids.get("unk")
+    assert sum(unknown.values()) == (0 if unk is None else int((ids == unk).sum()))
+    assert unk is None or len(unknown) > 100
+    assert all(unknown.values()) and "" not in unknown
+
+
+@EVERY
+def test_special_tokens_in_a_text(make, name):
+    assert make(name).tokenize("a [MASK] b") == CASES[name].mask
+
+
+@EVERY
+def test_characters_with_an_entry_are_covered(make, name):
+    tokenizer = make(name)
+    assert all(tokenizer.covers(entry) for entry in tokenizer.vocab.tokens if len(tokenizer.surface(entry)) == 1)
+    assert not tokenizer.covers("龘") and not tokenizer.covers("")
+
+
+@EVERY
+def test_a_worker_gives_the_same_ids(make, name):
+    """Tokenizers are handed to forked processes, which go on with what they remember."""
+    tokenizer, text = make(name), "\n".join(random_lines(40, seed=12))
+    expected = tokenizer.encode_lines(text)[0]
+    child = os.fork()
+    if not child:
+        found = tokenizer.encode_lines("新\n" + text)[0]
+        os._exit(0 if np.array_equal(found[-len(expected):], expected) else 3)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@EVERY
+def test_a_saved_tokenizer_is_the_same(make, name):
+    tokenizer = make(name)
+    vocab = Vocab(tokenizer.vocab.tokens, tokenizer.vocab.special_tokens, "saved", tokenizer.default_special_tokens)
+    again = TOKENIZERS[tokenizer.kind].from_saved(vocab, json.loads(json.dumps(tokenizer.saved_settings())))
+    assert tokenizer.kind == name == tokenizer.settings["kind"] and again.settings == tokenizer.settings
+    assert all(isinstance(value, str) for value in tokenizer.settings.values())
+    text = "\n".join(random_lines(100, seed=13))
+    assert np.array_equal(again.encode_lines(text)[0], tokenizer.encode_lines(text)[0])
+
+
+@EVERY
+def test_the_target_side_has_flags_of_its_own(make, name):
+    target = make(name, prefix="tgt_")
+    assert target.settings == make(name).settings and target.vocab.fingerprint == make(name).vocab.fingerprint
+    assert target.encode("a 北京 cab") == make(name).encode("a 北京 cab")
+    with pytest.raises(UserError, match=rf"--tgt_vocab_path is required for --tgt_tokenizer {name}"):
+        make(name, prefix="tgt_", vocab_path=None)
+
+
+@EVERY
+def test_roles_are_ids_and_those_that_it_needs_are_asked_for(make, name):
+    vocab, kind = make(name).vocab, TOKENIZERS[name]
+    assert {f"{role}_token": vocab.tokens[index] for role, index in vocab.special_ids.items()} == vocab.special_tokens
+    assert kind.default_special_tokens.keys() <= vocab.special_tokens.keys()
+    for role, entry in kind.default_special_tokens.items():
+        with pytest.raises(UserError, match=role):
+            Vocab([token for token in vocab.tokens if token != entry], source="v", defaults=kind.default_special_tokens)
+    with pytest.raises(UserError, match="a sentinel token is needed, and the vocabulary has none"):
+        vocab.special_id("sentinel")
+
+
+# ---- A new tokenizer with a setting of its own, for the target side of a new processor. These would be two files.
+
+
+@dataclass(frozen=True)
+class ToyTokenizerConfig:
+    """The toy tokenizer"""
+
+    toy_size: int = flag(2, "Characters of a token.")
+    tgt_toy_size: int = flag(2, "The same for the target side.")
+    merges_path: str | None = flag(None, "A flag of UER-py that no other tokenizer reads.", path="read")
+
+
+class ToyTokenizer(Tokenizer):
+    """Pieces of some characters; the vocabulary has neither [CLS] nor [MASK], and what it lacks is left out."""
+
+    kind, line_cuts, config_class = "toy", re.compile(b"\n"), ToyTokenizerConfig
+    default_special_tokens: ClassVar = {"pad_token": "<pad>", "eos_token": "</s>"}
+
+    def __init__(self, vocab: Vocab, size: int) -> None:
+        super().__init__(vocab, False)
+        self.size = size
+
+    @classmethod
+    def from_config(cls, config: TokenizerConfig, side: str = "src") -> "ToyTokenizer":
+        own = config.of_side(side)
+        return cls(Vocab.load(own.vocab_path, cls.default_special_tokens), own.of(ToyTokenizerConfig).toy_size)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"kind": self.kind, "toy_size": str(self.size)}
+
+    def _blocks(self, text: str) -> list[str]:
+        return [text] if text else []
+
+    def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
+        ids, ends = [], []
+        for line in block.split("\n"):
+            pieces = [line[at:at + self.size] for at in range(0, len(line), self.size)]
+            ids += [self.vocab.ids[piece] for piece in pieces if piece in self.vocab.ids]
+            ends.append(len(ids))
+        return np.array(ids, np.int64), np.array(ends[:-1], np.int64)
+
+    def splits_between(self, before: str, after: str) -> bool:
+        return False
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.vocab.tokens[index] for index in ids)
+
+
+class ToyBuilder:
+    """A line is an instance: its source and its target, which the target's eos token ends."""
+
+    def __init__(self, eos: int) -> None:
+        self.eos, self.documents, self.blank_lines, self.positions = eos, 0, 0, {"src": 0, "tgt": 0}
+
+    def add(self, lines: Lines) -> Block:
+        source, target = lines.fields
+        ends = np.insert(target.ids, target.offsets[1:], self.eos).astype(target.ids.dtype)
+        starts = {"src": source.offsets[:-1] + self.positions["src"],
+                  "tgt": target.offsets[:-1] + np.arange(len(target.lengths)) + self.positions["tgt"]}
+        self.positions = {"src": self.positions["src"] + len(source.ids), "tgt": self.positions["tgt"] + len(ends)}
+        self.documents += len(source.lengths)
+        return Block({"src": source.ids, "tgt": ends}, starts)
+
+    def end_file(self) -> Block:
+        return Block()
+
+    def finish(self) -> Block:
+        return Block()
+
+
+class ToyPairs(Processor):
+    corpus, fields, field_counts, labels = FIELDS, ("src", "tgt"), (2,), ("lm",)
+
+    def schema(self) -> dict[str, Column]:
+        return {"src": Column(), "tgt": Column("tgt", vocab="tgt")}
+
+    def lengths(self) -> dict[str, int]:
+        return {"src": self.seq_length, "tgt": self.seq_length}
+
+    def builder(self, draws: Draws, copies: int = 1) -> ToyBuilder:
+        return ToyBuilder(self.special_id("eos", "tgt"))
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """The two lines of a new tokenizer and a new processor, and files of theirs."""
+    monkeypatch.setitem(TOKENIZERS, "toy", ToyTokenizer)
+    monkeypatch.setitem(PROCESSORS, "toy", ToyPairs)
+    monkeypatch.chdir(tmp_path)
+    CASES["bert"].files(tmp_path)
+    for name, entries in (("toy.txt", ["</s>", "<pad>", "abc", "def", "a", "b"]), ("no_eos.txt", ["<pad>", "abc"])):
+        (tmp_path / name).write_text("\n".join(entries), encoding="utf-8")
+    (tmp_path / "corpus.tsv").write_text("北京\tabcdef\ncab ed\tdefxyz\n", encoding="utf-8")
+    return tmp_path
+
+
+FLAGS = ["--vocab_path", "vocab.txt", "--tgt_tokenizer", "toy", "--tgt_vocab_path", "toy.txt", "--tgt_toy_size", "3"]
+
+
+def preprocess(root: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> str:
+    """`preprocess.py` in this process; what it printed."""
+    monkeypatch.setattr(sys, "argv", ["preprocess.py", "--corpus_path", "corpus.tsv", "--dataset_path", "d.pt",
+                                      "--seq_length", "8", *flags])
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        runpy.run_path(str(root / "preprocess.py"), run_name="script")["main"]()
+    return output.getvalue()
+
+
+def opened(*flags: str) -> None:
+    """What `pretrain.py` does with its datasets and tokenizers."""
+    sections = (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig, ParallelConfig, LogConfig,
+                DistillationConfig)
+    Path("config.json").write_text("{}")
+    open_data(Settings(*cli.parse("", sections, [
+        "--config_path", "config.json", "--dataset_path", "d.pt", "--output_model_path", "m.bin", "--target", "lm",
+        *flags])))
+
+
+def test_two_sides_have_tokenizers_of_their_own(root, toy, monkeypatch):
+    printed = preprocess(root, monkeypatch, "--data_processor", "toy", *FLAGS)
+    dataset = open_dataset(toy / "d.pt")
+    source, target = (build_tokenizer(cli.parse("", (TokenizerConfig,), FLAGS)[0], side) for side in ("src", "tgt"))
+    assert [dataset.sequence(row, "tgt").tolist() for row in (0, 1)] == [[2, 3, 0], [3, 0]]
+    assert [dataset.sequence(row, "src").tolist() for row in (0, 1)] == [source.encode("北京"), source.encode("cab ed")]
+    assert dataset.info.vocabs["tgt"].special_ids == {"pad": 1, "eos": 0} == target.vocab.special_ids
+    assert dataset.info.vocabs["tgt"].tokenizer == {"kind": "toy", "toy_size": "3"}
+    assert "tokens: 10, unknown: 0" in printed
+
+
+def test_pretraining_checks_the_vocabularies_of_both_sides(root, toy, monkeypatch):
+    preprocess(root, monkeypatch, "--data_processor", "toy", *FLAGS)
+    opened(*FLAGS)
+    with pytest.raises(UserError, match=r"made with another vocabulary .* than --tgt_vocab_path"):
+        opened(*FLAGS[:4], "--tgt_vocab_path", "vocab.txt", "--tgt_tokenizer", "bert")
+    with pytest.raises(UserError, match="toy_size = 3, but this run has toy_size = 2"):
+        opened(*FLAGS[:-2])
+    with pytest.raises(UserError, match="--tgt_vocab_path is required for --tgt_tokenizer bert"):
+        opened(*FLAGS[:2])
+
+
+def test_a_role_that_the_vocabulary_lacks_is_asked_for(root, toy, monkeypatch):
+    with pytest.raises(UserError, match=r"no_eos.txt: no entry '</s>' \(eos_token\)"):
+        preprocess(root, monkeypatch, "--data_processor", "toy", *FLAGS[:4], "--tgt_vocab_path", "no_eos.txt")
+    (toy / "corpus.tsv").write_text("abcdef\n")
+    with pytest.raises(UserError, match="this processor needs a cls token, and the vocabulary names none"):
+        preprocess(root, monkeypatch, "--data_processor", "mlm", "--tokenizer", "toy", "--vocab_path", "toy.txt")
+
+
+def test_flags_of_the_target_side_do_nothing_where_there_is_one_side(root, toy, monkeypatch):
+    (toy / "corpus.tsv").write_text("北京\n")
+    preprocess(root, monkeypatch, "--data_processor", "mlm", *FLAGS[:4], "--tgt_vocab_path", "none.txt")
+    assert list(open_dataset(toy / "d.pt").info.vocabs) == ["src"]
+
+
+def test_a_flag_that_was_not_built_is_the_member_s(toy, capsys):
+    """`merges_path` is in `TokenizerConfig` for UER-py's commands; the toy tokenizer declares it."""
+    (config,) = cli.parse("", (TokenizerConfig,), [*FLAGS, "--merges_path", "m.txt"])
+    assert config.of(ToyTokenizerConfig) == ToyTokenizerConfig(2, 3, "m.txt")
+    assert config.of_side("tgt").of(ToyTokenizerConfig) == ToyTokenizerConfig(3, 3, None)
+    with pytest.raises(SystemExit):
+        cli.parse("", (TokenizerConfig,), ["--help"])
+    built, _, planned = capsys.readouterr().out.partition("Not built yet")
+    assert "A flag of UER-py that no other tokenizer reads." in built and "--tgt_vocab_path" in built
+    assert "--merges_path" not in planned and "--spm_model_path" in planned
