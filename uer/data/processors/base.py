@@ -105,6 +105,10 @@ class Processor:
     """The targets that the batches have labels for."""
     config_class: ClassVar[type] = type(None)
     """The settings that only this processor has, a dataclass of `uer.config.flag` fields; their flags come from it."""
+    least_length: ClassVar[int] = 4
+    """What --seq_length must be at least."""
+    least_documents: ClassVar[int] = 1
+    """A corpus of fewer documents gives labels without meaning."""
     duplication: ClassVar[str] = "none"
     """What --dup_factor does: "load": so many versions of each instance are drawn while training; "build": so many are
     stored; "none": nothing in an instance is random."""
