@@ -194,6 +194,13 @@ class Model(Backbone):
         setattr(owner, attribute, word)
         self.tied[f"target.{name}.{parameter}"] = "embedding.word.embedding.weight"
 
+    def warnings(self) -> list[str]:
+        """What would train, but teach nothing; a line each."""
+        sees = self.encoder.sees(self.config)
+        return [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be predicted, "
+                f"so there is nothing to learn but to copy them; choose {_encoders_that_see(target.needs)}"
+                for name, target in self.target.items() if target.needs and sees not in target.needs]
+
     def counts(self, batch: Batch) -> Tensor:
         """(targets,) float32 on the device: how many predictions each target's loss sums over."""
         found = batch.counts()
@@ -245,6 +252,13 @@ class Model(Backbone):
         taught = {name: self.target[name].soft_targets(asked.hidden, temperature, alpha)
                   for name, asked in self.target_inputs(batch).items()}
         return {name: soft for name, soft in taught.items() if soft}
+
+
+def _encoders_that_see(needed: Sequence[str]) -> str:
+    """The settings with which an encoder sees one of these, for people."""
+    names = [name for name, encoder in ENCODERS.items() if encoder.sees(ModelConfig()) in needed]
+    causal = ["--mask causal"] if "earlier" in needed else []
+    return " or ".join([*causal, f"--encoder {', '.join(names)}"])
 
 
 def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels]) -> dict[str, TargetInput]:

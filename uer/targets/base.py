@@ -52,6 +52,9 @@ class Target(nn.Module):
     perplexity: ClassVar[bool] = False
     """Whether exp(loss) is a perplexity."""
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What an encoder may see (`Encoder.sees`) so that the input does not hold the answers; () where anything may be."""
+
     @abstractmethod
     def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
         """
