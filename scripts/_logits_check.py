@@ -18,8 +18,8 @@ from uer.checkpoint.files import load_into
 from uer.config import ModelConfig
 from uer.convert import Architecture
 from uer.convert.names import some
-from uer.finetuning.batches import Batch
 from uer.errors import UserError
+from uer.finetuning.batches import Batch
 from uer.finetuning.hugging_face import task_of_head
 from uer.model import build_model
 from uer.tokenizers import Tokenizer

@@ -10,6 +10,7 @@ gathers them from every class and raises them once.
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -222,11 +223,21 @@ class ModelConfig(Members):
         for name in ("embedding", "tgt_embedding", "target"):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
         _require(found, bool(self.embedding), "embedding names none")
-        _require(found, "word" in self.embedding or not self.tie_weights, "tie_weights needs the embedding 'word'")
+        words = {"word", "dual"}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
+        _require(found, bool(words) or not self.tie_weights, "tie_weights needs the embedding 'word'")
         # A quarter of the buckets is for near distances: at least one, and fewer than the 128 where the far ones end.
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
                  "relative_attention_buckets_num must lie between 4 and 511")
         return found
+
+
+def model_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings from a file of ours, as they are written today.
+
+    Earlier versions named the decoder "transformer" where no model had one; they did not know `stream_0`.
+    """
+    absent = () if "stream_0" in settings else ("decoder",)
+    return {name: value for name, value in settings.items() if name not in absent}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from uer.config import ModelConfig
+from uer.decoders import DECODERS
+from uer.decoders import PLANNED as PLANNED_DECODERS
 from uer.embeddings import EMBEDDINGS, EmbeddingSum
 from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
@@ -170,6 +172,8 @@ class Model(Backbone):
     def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                  document_start: int | None = None) -> None:
         super().__init__(config, vocab_size, unpad=unpad, document_start=document_start)
+        if config.decoder:
+            choose(DECODERS, config.decoder, "--decoder", PLANNED_DECODERS)
         if not config.target:
             raise UserError("--target: at least one is needed")
         self.target = nn.ModuleDict({name: choose(TARGETS, name, "--target", PLANNED_TARGETS)(config, vocab_size)
@@ -197,8 +201,8 @@ class Model(Backbone):
     def warnings(self) -> list[str]:
         """What would train, but teach nothing; a line each."""
         sees = self.encoder.sees(self.config)
-        return [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be predicted, "
-                f"so there is nothing to learn but to copy them; choose {_encoders_that_see(target.needs)}"
+        return [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be "
+                f"predicted, so it learns nothing but to copy them; choose {_encoders_that_see(target.needs)}"
                 for name, target in self.target.items() if target.needs and sees not in target.needs]
 
     def counts(self, batch: Batch) -> Tensor:

@@ -78,8 +78,8 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
                 work.remove()
                 raise UserError(_no_document(dataset, summary))
             if summary.totals.documents < settings.processor.least_documents:
-                note("warning: the whole corpus is one document (no blank line between sentences), so a second part that "
-                     f"--data_processor {dataset.data_processor} labels as another document's is of the same one")
+                note("warning: the whole corpus is one document (no blank line between sentences), so what "
+                     f"--data_processor {dataset.data_processor} labels as a part of another document is of the same")
             info = _info(dataset, settings, summary, arguments)
             made = work.path / "dataset"
             store.write_dataset(made, info, *build.columns(summary))

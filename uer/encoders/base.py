@@ -32,9 +32,12 @@ class Encoder(nn.Module):
 
     @classmethod
     def sees(cls, config: ModelConfig) -> str:
-        """Which tokens of its row a hidden state depends on: "all"; "earlier", which are its own and those before;
-        "prefix", which are these and the row's prefix; "halves", where its first half depends on its own token and those
-        before, its second half on its own and those after."""
+        """Which tokens of its row a hidden state depends on.
+
+        Returns:
+            "all"; "earlier": its own and those before; "prefix": these and the row's prefix; "halves": its first half
+            depends on its own token and those before, its second half on its own and those after.
+        """
         return "all"
 
     def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:

@@ -343,7 +343,8 @@ class Run:
             kernels=", ".join(kernels), devices=f"{self.world.world_size} x {device_name(self.world.device)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
         taught = [teacher.line(token_slots)] if teacher else []
-        for line in [*taught, *plan.lines(), *parts.model.warnings(), *unheeded_masking(self.settings.masking, self.data)]:
+        warnings = [*parts.model.warnings(), *unheeded_masking(self.settings.masking, self.data)]
+        for line in [*taught, *plan.lines(), *warnings]:
             self.reporter.say(line)
 
 
