@@ -53,7 +53,7 @@ class Target(nn.Module):
     """Whether exp(loss) is a perplexity."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """What the encoder may see (`Encoder.sees`), so that the input does not hold the labels; () where it may see all."""
+    """What the encoder may see (`Encoder.sees`), so that its input does not hold the labels; () where it may be all."""
 
     @abstractmethod
     def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
