@@ -11,6 +11,7 @@ collects these lines from all classes and raises them as one error.
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -239,12 +240,22 @@ class ModelConfig(Members):
         for name in ("embedding", "tgt_embedding", "target"):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
         _require(found, bool(self.embedding), "embedding names none")
-        _require(found, "word" in self.embedding or not self.tie_weights, "tie_weights needs the embedding 'word'")
+        words = {"word", "dual"}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
+        _require(found, bool(words) or not self.tie_weights, "tie_weights needs the embedding 'word'")
         # A quarter of the buckets is for small distances, one bucket each: at least one, and fewer than 128, the
         # distance from which on all share the last bucket (MAX_DISTANCE in `uer.layers.relative_position`).
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
                  "relative_attention_buckets_num must lie between 4 and 511")
         return found
+
+
+def model_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings from a file of ours, as they are written today.
+
+    Earlier versions named the decoder "transformer" where no model had one; they did not know `stream_0`.
+    """
+    absent = () if "stream_0" in settings else ("decoder",)
+    return {name: value for name, value in settings.items() if name not in absent}
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,10 @@ def teacher_architecture(config_path: str, targets: tuple[str, ...]) -> ModelCon
 
 
 def _fingerprint(model: Model) -> str:
-    digest = hashlib.sha256(repr(sorted(model.config.values().items())).encode())
+    """Only settings that differ from their default are in it: a setting that is added later changes nothing."""
+    usual = ModelConfig().values()
+    told = sorted((name, value) for name, value in model.config.values().items() if usual.get(name) != value)
+    digest = hashlib.sha256(repr(told).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy())

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from uer.config import ModelConfig
+from uer.decoders import DECODERS
+from uer.decoders import PLANNED as PLANNED_DECODERS
 from uer.embeddings import EMBEDDINGS, EmbeddingSum
 from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
@@ -170,6 +172,8 @@ class Model(Backbone):
     def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                  document_start: int | None = None) -> None:
         super().__init__(config, vocab_size, unpad=unpad, document_start=document_start)
+        if config.decoder:
+            choose(DECODERS, config.decoder, "--decoder", PLANNED_DECODERS)
         if not config.target:
             raise UserError("--target: at least one is needed")
         self.target = nn.ModuleDict({name: choose(TARGETS, name, "--target", PLANNED_TARGETS)(config, vocab_size)
@@ -193,6 +197,13 @@ class Model(Backbone):
                             f"embedding {list(word.shape)}")
         setattr(owner, attribute, word)
         self.tied[f"target.{name}.{parameter}"] = "embedding.word.embedding.weight"
+
+    def warnings(self) -> list[str]:
+        """What would train, but teach nothing; a line each."""
+        sees = self.encoder.sees(self.config)
+        return [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be "
+                f"predicted, so it learns nothing but to copy them; choose {_encoders_that_see(target.needs)}"
+                for name, target in self.target.items() if target.needs and sees not in target.needs]
 
     def counts(self, batch: Batch) -> Tensor:
         """(targets,) float32 on the device: how many predictions each target's loss sums over."""
@@ -245,6 +256,13 @@ class Model(Backbone):
         soft = {name: self.target[name].soft_targets(inputs.hidden, temperature, alpha)
                 for name, inputs in self.target_inputs(batch).items()}
         return {name: targets for name, targets in soft.items() if targets}
+
+
+def _encoders_that_see(needed: Sequence[str]) -> str:
+    """The settings with which an encoder sees one of these, for people."""
+    names = [name for name, encoder in ENCODERS.items() if encoder.sees(ModelConfig()) in needed]
+    causal = ["--mask causal"] if "earlier" in needed else []
+    return " or ".join([*causal, f"--encoder {', '.join(names)}"])
 
 
 def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels]) -> dict[str, TargetInput]:

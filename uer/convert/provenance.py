@@ -15,7 +15,8 @@ from typing import Any
 
 from uer.checkpoint.settings import read_settings, settings_path
 from uer.checkpoint.state import read_state
-from uer.config import ModelConfig
+from uer.cli import member_classes
+from uer.config import ModelConfig, model_values
 from uer.errors import UserError
 from uer.json_files import parse_json
 
@@ -71,9 +72,12 @@ class Stage:
 
     def model(self) -> ModelConfig:
         """The architecture that was trained."""
-        names = {field.name for field in dataclasses.fields(ModelConfig)}
-        return ModelConfig(**{name: tuple(value) if isinstance(value, list) else value
-                              for name, value in self.settings.items() if name in names})
+        told = {name: tuple(value) if isinstance(value, list) else value
+                for name, value in model_values(self.settings).items()}
+        names, others = ({field.name for known in classes for field in dataclasses.fields(known)}
+                         for classes in ([ModelConfig], member_classes(ModelConfig)))
+        return ModelConfig(**{name: value for name, value in told.items() if name in names},
+                           members={name: value for name, value in told.items() if name in others})
 
 
 def record_names(checkpoint: str | os.PathLike) -> re.Pattern[str]:

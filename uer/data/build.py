@@ -78,6 +78,9 @@ def build_dataset(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer], a
         if not summary.totals.instances:
             work.remove()
             raise UserError(_no_document(dataset, summary))
+        if summary.totals.documents < settings.processor.least_documents:
+            note("warning: the whole corpus is one document (no blank line between sentences), so what "
+                 f"--data_processor {dataset.data_processor} labels as a part of another document is of the same")
         made = work.path / "dataset"
         store.write_dataset(made, _info(dataset, settings, summary, arguments), *build.columns(summary))
         summary.dataset_bytes = made.stat().st_size
@@ -130,6 +133,9 @@ def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) 
     vocabs = {name: VocabInfo(tokenizer.vocab.fingerprint, len(tokenizer.vocab), tokenizer.vocab.special_ids,
                               dict(tokenizer.settings)) for name, tokenizer in tokenizers.items()}
     processor = kind(dataset.seq_length, dataset.of(kind.config_class), vocabs)
+    if dataset.seq_length < kind.least_length:
+        raise UserError(f"--seq_length must be at least {kind.least_length} with --data_processor "
+                        f"{dataset.data_processor}")
     if dataset.user_dict and not processor.stores_words:
         raise UserError("--user_dict needs --whole_word_masking")
     if dataset.text_field and not processor.corpus.one_line:

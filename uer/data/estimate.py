@@ -48,13 +48,14 @@ def forecast(files: list[CorpusFile], settings: BuildSettings) -> Forecast:
 
 def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
     """Warnings if the corpus seems to be in another format than the processor reads."""
-    lines = [line.strip() for line in sample.removesuffix(b"\n").split(b"\n")]
+    text = sample.decode("utf-8", "replace").replace("\0", "")  # what tokenizers take for blank is no text here either
+    lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     filled = [line for line in lines if line]
     if settings.text_field is None and filled and all(map(_is_json_object, filled[:FEW_LINES])):
         return ["the corpus looks like JSON lines; without --text_field its braces and keys become training text"]
     if len(filled) < FEW_LINES:
         return []
-    paragraphs = sum(bool(line) and not before for before, line in zip([b"", *lines], lines))
+    paragraphs = sum(bool(line) and not before for before, line in zip(["", *lines], lines))
     blank = len(lines) - len(filled)
     if settings.processor.corpus is SENTENCES:
         return [] if blank else ["no blank line among the first lines of the corpus: --data_processor bert and albert "
@@ -62,13 +63,13 @@ def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
                                  "taken for a single document"]
     if blank * 50 >= len(filled) and len(filled) >= 2 * paragraphs:
         return [f"the corpus looks like one sentence a line with blank lines between documents (about "
-                f"{len(filled) / paragraphs:.0f} lines, then a blank one), as --data_processor bert reads it; "
-                "mlm makes a document of each line"]
+                f"{len(filled) / paragraphs:.0f} lines, then a blank one), as --data_processor bert reads it; this "
+                "--data_processor makes a document of each line"]
     return []
 
 
-def _is_json_object(line: bytes) -> bool:
-    if not line.startswith(b"{"):
+def _is_json_object(line: str) -> bool:
+    if not line.startswith("{"):
         return False
     try:
         return isinstance(json.loads(line), dict)

@@ -30,6 +30,16 @@ class Encoder(nn.Module):
         """Which settings this encoder cannot work with, a line each."""
         return []
 
+    @classmethod
+    def sees(cls, config: ModelConfig) -> str:
+        """Which tokens of its row a hidden state depends on.
+
+        Returns:
+            "all"; "earlier": its own and those before; "prefix": these and the row's prefix; "halves": its first half
+            depends on its own token and those before, its second half on its own and those after.
+        """
+        return "all"
+
     def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
         """
         Args:

@@ -46,6 +46,11 @@ class GatedCnnEncoder(Encoder):
         self.gate_b = nn.ParameterList(_bias(config.hidden_size) for _ in range(later))
         self.reset_parameters()
 
+    @classmethod
+    def sees(cls, config: ModelConfig) -> str:
+        """Zeros stand before a row, and nothing behind it is read."""
+        return "earlier"
+
     def reset_parameters(self) -> None:
         for parameter in (self.conv_b1, self.gate_b1, *self.conv_b, *self.gate_b):
             nn.init.zeros_(parameter)

@@ -40,6 +40,11 @@ class RecurrentEncoder(Encoder):
         self.rnn = _stack(self.kind, config, 2 if self.reads_padding else 1)
         self.dropout = Dropout(config.dropout)
 
+    @classmethod
+    def sees(cls, config: ModelConfig) -> str:
+        """A second layer mixes the two directions."""
+        return "all" if config.of(RecurrentConfig).bidirectional else "earlier"
+
     def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
         """(N, E) -> (N, H), or (K, H) for the tokens that are wanted."""
         assert layout.index is None or not self.reads_padding, "padding is read, so the layout must have it"
@@ -62,6 +67,11 @@ class BidirectionalEncoder(Encoder):
         self.rnn_forward = _stack(self.kind, config, 1, config.hidden_size // 2)
         self.rnn_backward = _stack(self.kind, config, 1, config.hidden_size // 2)
         self.dropout = Dropout(config.dropout)
+
+    @classmethod
+    def sees(cls, config: ModelConfig) -> str:
+        """The directions never meet."""
+        return "halves"
 
     def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
         """(N, E) -> (N, H), or (K, H) for the tokens that are wanted."""

@@ -50,6 +50,11 @@ class TransformerEncoder(Encoder):
                          "without factorized_embedding_parameterization")
         return found
 
+    @classmethod
+    def sees(cls, config: ModelConfig) -> str:
+        """As the mask says."""
+        return {"causal": "earlier", "causal_with_prefix": "prefix"}.get(config.mask, "all")
+
     def layers(self) -> list[TransformerLayer]:
         """The layers in the order they run; with shared parameters, the one layer as often as it runs."""
         if isinstance(self.transformer, nn.ModuleList):

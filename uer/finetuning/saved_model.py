@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from uer import cli
 from uer.checkpoint.files import load_into, load_weights, save_weights
-from uer.config import ModelConfig
+from uer.config import ModelConfig, model_values
 from uer.convert.hugging_face_files import weights_files
 from uer.convert.open import load_uer_weights
 from uer.errors import UserError
@@ -98,7 +98,9 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
                       tokenizer["special_tokens"], str(settings), kind.default_special_tokens)
         _check_settings(content, settings)
         encoder = TextToRows(kind.from_saved(vocab, tokenizer), content["seq_length"], content["truncation"])
-        model = cli.from_json(ModelConfig, content["model"], str(settings))
+        described = content["model"]
+        model = cli.from_json(ModelConfig, model_values(described) if isinstance(described, dict) else described,
+                              str(settings))
         return SavedModel(weights, content["task"], content, model, encoder)
     except KeyError as error:
         raise UserError(f"{settings}: damaged settings: no {error}") from None

@@ -52,6 +52,9 @@ class Target(nn.Module):
     perplexity: ClassVar[bool] = False
     """Whether exp(loss) is a perplexity."""
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What the encoder may see (`Encoder.sees`), so that its input does not hold the labels; () where it may be all."""
+
     @abstractmethod
     def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
         """

@@ -16,6 +16,8 @@ class BilmTarget(VocabularyTarget):
         UserError: the hidden size is odd.
     """
 
+    needs = ("halves",)
+
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         if config.hidden_size % 2:

@@ -26,6 +26,7 @@ class LmTarget(VocabularyTarget):
 
     config_class = LmConfig
     tied = "output_layer.weight"
+    needs = ("earlier", "prefix")
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()

@@ -352,7 +352,8 @@ class Run:
             kernels=", ".join(kernels), devices=f"{self.world.world_size} x {device_name(self.world.device)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
         teacher_line = [teacher.line(token_slots)] if teacher else []
-        for line in [*teacher_line, *plan.lines(), *masking_notes(self.settings.masking, self.data)]:
+        notes = [*parts.model.warnings(), *masking_notes(self.settings.masking, self.data)]
+        for line in [*teacher_line, *plan.lines(), *notes]:
             self.reporter.say(line)
 
 

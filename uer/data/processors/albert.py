@@ -7,7 +7,7 @@ import numpy as np
 from uer.data.draws import Draws, below, drawn
 from uer.data.processors.bert import pair_batch
 from uer.data.processors.masked import MaskedProcessor
-from uer.data.processors.pairs import COIN, PairBuilder, PairConfig, Pairs, Pool, split_dtype
+from uer.data.processors.pairs import COIN, FRAME, PairBuilder, PairConfig, Pairs, Pool, split_dtype
 from uer.data.schema import INSTANCE, SENTENCES, Column
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class AlbertProcessor(MaskedProcessor):
     corpus = SENTENCES
     labels = ("mlm", "sp")
     config_class = PairConfig
+    least_length = FRAME + 2  # a token of each part
     duplication = "build"
 
     def schema(self) -> dict[str, Column]:

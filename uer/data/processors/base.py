@@ -107,6 +107,10 @@ class Processor:
     """The targets that the batches have labels for."""
     config_class: ClassVar[type] = type(None)
     """The settings that only this processor has, a dataclass of `uer.config.flag` fields; their flags come from it."""
+    least_length: ClassVar[int] = 4
+    """What --seq_length must be at least."""
+    least_documents: ClassVar[int] = 1
+    """A corpus of fewer documents gives labels without meaning."""
     duplication: ClassVar[str] = "none"
     """How --dup_factor is used. "load": training makes so many versions of each stored instance; "build": so many are
     stored; "none": it is not, since nothing in an instance is random."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from uer.data.draws import Draws, below, drawn
 from uer.data.processors.masked import MaskedProcessor
-from uer.data.processors.pairs import COIN, HEADS, Chunks, PairBuilder, PairConfig, Pairs, Pool, split_dtype
+from uer.data.processors.pairs import COIN, FRAME, HEADS, Chunks, PairBuilder, PairConfig, Pairs, Pool, split_dtype
 from uer.data.schema import INSTANCE, SENTENCES, Column
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class BertProcessor(MaskedProcessor):
     corpus = SENTENCES
     labels = ("mlm", "sp")
     config_class = PairConfig
+    least_length = FRAME + 2  # a token of each part
+    least_documents = 2
     duplication = "build"
 
     def schema(self) -> dict[str, Column]:

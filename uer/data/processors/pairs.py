@@ -23,6 +23,8 @@ POOL_TOKENS = 1 << 19
 """The documents that have been read are processed when they have so many tokens."""
 LARGEST_DOCUMENT = 1 << 22
 """In tokens; a longer document is processed in pieces of this size, so that memory is limited."""
+LENT_TOKENS = 1 << 16
+"""How many tokens of a document are kept, for a later pool that has no other document to draw from."""
 FRAME = 3  # the special tokens of [CLS] first [SEP] second [SEP]
 
 # The purposes of the random numbers of a document, and of a chunk, whose key depends on its first sentence.
@@ -60,6 +62,8 @@ class Pool(NamedTuple):
     """(D + 1,) int64"""
     first: int
     """The number of the pool's first document, counted from the start of the shard."""
+    lent: int = 0
+    """How many documents at the end have been processed before: the others draw sentences from them."""
 
 
 class Chunks(NamedTuple):
@@ -111,6 +115,7 @@ class PairBuilder:
         self._position = 0  # tokens made so far
         self._held: list[Lines] = []  # lines that are not worked on yet
         self._held_tokens = 0
+        self._lent: Pool | None = None  # the last document that ended in an earlier pool
 
     def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
         """The pairs of a pool.
@@ -146,20 +151,37 @@ class PairBuilder:
         may belong to the other one, so 5 2 are kept.
         """
         ids, words, lengths, unfinished = self._joined()
-        whole = len(lengths)  # how many lines belong to complete documents
+        whole, goes_on = len(lengths), False  # how many lines belong to complete documents
         if not at_end:
-            blank = np.flatnonzero(lengths[:len(lengths) - unfinished] == 0)
-            whole = int(blank[-1]) + 1 if len(blank) else 0
+            whole = _complete(lengths[:len(lengths) - unfinished])
             if not whole and len(ids) >= LARGEST_DOCUMENT:  # process what there is of this document
-                whole = len(lengths) - unfinished
+                whole = len(lengths) - unfinished or len(lengths)  # a line without end is cut, too
+                goes_on = True
         tokens = int(lengths[:whole].sum())
         rest = slice(tokens, None)
         self._hold(ids[rest], None if words is None else words[rest], lengths[whole:], unfinished)
         if not whole:
             return Block()
         pool = self._pool(ids[:tokens], None if words is None else words[:tokens], lengths[:whole])
-        blocks = [self._block(pool, copy) for copy in range(self.copies)] if len(pool.documents) > 1 else []
+        if len(pool.documents) < 2:
+            return Block()
+        blocks = [self._block(self._with_lent(pool), copy) for copy in range(self.copies)]
+        if ended := len(pool.documents) - 1 - goes_on:  # a document lends nothing to its own further pieces
+            self._lent = _document(pool, ended - 1)
         return _concatenated(blocks)
+
+    def _with_lent(self, pool: Pool) -> Pool:
+        """A pool; where it is a single document, with an earlier one behind it, so that pairs can be drawn of two.
+
+        Only the first document of a shard, if it has more than `LARGEST_DOCUMENT` tokens or no other follows, is alone.
+        """
+        lent = self._lent
+        if len(pool.documents) > 2 or lent is None:
+            return pool
+        words = None if pool.word_start is None else np.concatenate([pool.word_start, lent.word_start])
+        sentences = np.append(pool.sentences, pool.sentences[-1] + lent.sentences[1:])
+        return Pool(np.concatenate([pool.ids, lent.ids]), words, sentences,
+                    np.append(pool.documents, len(sentences) - 1), pool.first, lent=1)
 
     def _joined(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, bool]:
         """The lines that are kept: ids (N,), word starts (N,), tokens of each line (lines,), and whether the last line
@@ -208,18 +230,19 @@ class PairBuilder:
                 sentences behind its first part are used for the next chunk.
         """
         # For each document (D,): its key, and the number of tokens that its chunks should have.
-        document_keys = self.draws.documents(pool.first + np.arange(len(pool.documents) - 1), copy)
+        documents = pool.documents[:len(pool.documents) - pool.lent]
+        document_keys = self.draws.documents(pool.first + np.arange(len(documents) - 1), copy)
         short = drawn(document_keys, SHORT) < round(self.short_seq_prob * (1 << 32))
         length = 2 + below(drawn(document_keys, SHORT_LENGTH), max(self.room - 1, 1))
         targets = np.where(short, np.minimum(length, self.room), self.room)
         # For each sentence, as if a chunk began there: its number in its document, its key, the coin.
-        sizes = np.diff(pool.documents)  # (D,) sentences of each document
-        numbers = np.arange(sizes.sum()) - np.repeat(pool.documents[:-1], sizes)
+        sizes = np.diff(documents)  # (D,) sentences of each document
+        numbers = np.arange(sizes.sum()) - np.repeat(documents[:-1], sizes)
         keys = drawn(np.repeat(document_keys, sizes), CHUNKS + numbers)
         again = drawn(keys, COIN) < HEADS if put_back else np.zeros(len(keys), bool)
-        start, middle, end = _gathered(pool.sentences.tolist(), pool.documents.tolist(), targets.tolist(),
+        start, middle, end = _gathered(pool.sentences.tolist(), documents.tolist(), targets.tolist(),
                                        drawn(keys, SPLIT).tolist(), again.tolist())
-        document = np.searchsorted(pool.documents, start, side="right") - 1  # (C,): documents [0, 2, 3], start 2 -> 1
+        document = np.searchsorted(documents, start, side="right") - 1  # (C,): documents [0, 2, 3], start 2 -> 1
         return Chunks(document, start, middle, end, keys[start], targets[document])
 
     def _block(self, pool: Pool, copy: int) -> Block:
@@ -273,6 +296,28 @@ class PairBuilder:
         front_second = coins(drawn(keys, FRONT_OF_SECOND), from_second)
         return Pairs(pairs.first_begin + front_first, pairs.first_end - (from_first - front_first),
                      pairs.second_begin + front_second, pairs.second_end - (from_second - front_second))
+
+
+def _complete(lengths: np.ndarray) -> int:
+    """How many of the lines, of `lengths` tokens each, make whole documents, at least two; 0 where there is only one:
+    [3, 0, 4, 2, 0, 0, 5] -> 6, [3, 0, 5] -> 0."""
+    blank = np.flatnonzero(lengths == 0)
+    if not len(blank):
+        return 0
+    filled = lengths[:blank[-1]] > 0
+    ends = np.count_nonzero(filled & ~np.append(filled[1:], False))  # documents end where a blank line follows
+    return int(blank[-1]) + 1 if ends > 1 else 0
+
+
+def _document(pool: Pool, number: int) -> Pool:
+    """The first sentences, at least one, of one of the pool's documents, as a pool of its own."""
+    begin, stop = pool.documents[number:number + 2].tolist()
+    first = pool.sentences[begin]
+    stop = min(stop, max(int(np.searchsorted(pool.sentences, first + LENT_TOKENS, side="right")) - 1, begin + 1))
+    tokens = slice(int(first), int(pool.sentences[stop]))
+    words = None if pool.word_start is None else pool.word_start[tokens].copy()
+    return Pool(pool.ids[tokens].copy(), words, pool.sentences[begin:stop + 1] - first,
+                np.array([0, stop - begin]), pool.first)
 
 
 def _gathered(sentences: list[int], documents: list[int], targets: list[int], splits: list[int],
