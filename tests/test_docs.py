@@ -1,7 +1,7 @@
 """The examples of the documentation run: the Python of docs/python.md and README.md, and the examples in docstrings.
 
-The blocks of a page run in order, in a folder with tiny models that have the names of the page. The commands of all pages
-name scripts and flags that exist, links lead to files, and the code in docs/extending.md is that of the repository.
+The blocks of a page run in order, in a folder with tiny models that have the names of the page. The commands of all
+pages name scripts and flags that exist, links lead to files, and the code in docs/extending.md is the repository's.
 """
 
 import doctest
@@ -27,8 +27,8 @@ from uer.model import build_model
 from uer.tokenizers import BertTokenizer, Vocab
 
 PAGES = ("README.md", "README_ZH.md", "docs/preprocessing.md", "docs/training.md", "docs/family.md", "docs/scripts.md",
-         "docs/differences.md", "docs/extending.md", "docs/glossary.md", "docs/python.md", "models/README.md", "corpora/README.md",
-         "finetune/README.md")
+         "docs/differences.md", "docs/extending.md", "docs/glossary.md", "docs/python.md", "models/README.md",
+         "corpora/README.md", "finetune/README.md")
 CONFIG = ModelConfig(emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=2,
                      embedding=("word", "pos", "seg"), tie_weights=True)
 
