@@ -1,6 +1,7 @@
-"""The examples of the documentation run: the Python of docs/python.md, and the examples in docstrings.
+"""The examples of the documentation run: the Python of docs/python.md and README.md, and the examples in docstrings.
 
-The blocks of the page run in order, in a folder with tiny models that have the page's names.
+The blocks of a page run in order, in a folder with tiny models that have the names of the page. The commands of all
+pages name scripts and flags that exist, links lead to files, and the code in docs/extending.md is the repository's.
 """
 
 import doctest
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.test_flag_coverage import flags_of
 from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES
@@ -24,6 +26,9 @@ from uer.finetuning.tasks.classification import Classification
 from uer.model import build_model
 from uer.tokenizers import BertTokenizer, Vocab
 
+PAGES = ("README.md", "README_ZH.md", "docs/preprocessing.md", "docs/training.md", "docs/family.md", "docs/scripts.md",
+         "docs/differences.md", "docs/extending.md", "docs/glossary.md", "docs/python.md", "models/README.md",
+         "corpora/README.md", "finetune/README.md")
 CONFIG = ModelConfig(emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=2,
                      embedding=("word", "pos", "seg"), tie_weights=True)
 
@@ -70,6 +75,57 @@ def test_what_the_page_names_exists(root):
     for name in re.findall(r"`(run_\w+\.py)`", page):
         assert (root / "finetune" / name).is_file(), name
     assert json.loads((root / "models/bert/tiny_config.json").read_text())["hidden_size"] == CONFIG.hidden_size
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands of a page that run a script of the repository: ["pretrain.py", "--dataset_path", ...]."""
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    found = (re.match(r"\s*(?:\S+\$)?\s*(?:python3|torchrun .*?|srun python3) ((?:\w+/)*\w+\.py)\b(.*)", line)
+             for line in lines)
+    return [[match[1], *match[2].split()] for match in found if match]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_scripts_and_flags_that_exist(root, page, monkeypatch):
+    known: dict[str, set[str]] = {}
+    for script, *words in commands((root / page).read_text(encoding="utf-8")):
+        assert (root / script).is_file(), script
+        flags = {word.strip("[]").removeprefix("--") for word in words if word.startswith("--")}
+        if flags and script not in known:
+            known[script] = flags_of(script, monkeypatch)
+        assert flags <= known.get(script, set()), (script, flags - known[script])
+
+
+def test_both_readmes_have_the_same_commands(root):
+    english, chinese = (commands((root / name).read_text(encoding="utf-8")) for name in ("README.md", "README_ZH.md"))
+    assert english == chinese and len(english) >= 15
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_pages_link_and_name_exists(root, page):
+    text, folder = (root / page).read_text(encoding="utf-8"), (root / page).parent
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (folder / link).exists(), link
+    for path in re.findall(r"`((?:uer|tests|scripts|finetune|inference)/[\w/]+\.(?:py|sh))`", text):
+        assert (root / path).is_file(), path
+
+
+def test_the_code_about_extending_is_the_repositorys(root):
+    page = (root / "docs/extending.md").read_text(encoding="utf-8")
+    sources = [path.read_text(encoding="utf-8") for folder in ("tests/contract", "uer/convert/architectures")
+               for path in sorted((root / folder).glob("*.py"))]
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        assert any(block in source for source in sources), block
+
+
+def test_the_python_of_the_readme_runs(folder, root):
+    block = re.search(r"^```python\n(.*?)^```", (root / "README.md").read_text(encoding="utf-8"),
+                      re.MULTILINE | re.DOTALL)[1].replace("my_model", "chinese_roberta_L-2_H-128")
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["vectors"].shape == (2, CONFIG.hidden_size) and len(names["words"]) == 3
 
 
 @pytest.mark.parametrize("folder", ["uer/finetuning", "uer/api", "uer/data"])

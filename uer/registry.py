@@ -23,5 +23,5 @@ def choose(table: Mapping[str, T], name: str, flag: str, planned: Sequence[str] 
     if name in table:
         return table[name]
     reason = "is not built yet" if name in planned else "is unknown"
-    choice = f"; choose from: {', '.join(table)}" if table else ""
-    raise UserError(f"{flag}: '{name}' {reason}{choice}")
+    choices = f"; choose from: {', '.join(table)}" if table else ""
+    raise UserError(f"{flag}: '{name}' {reason}{choices}")
