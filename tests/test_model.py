@@ -346,3 +346,10 @@ def test_on_a_gpu_it_equals_the_cpu_and_never_waits():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(loss.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_labels_of_the_target_side_need_a_decoder():
+    batch = make_batch()
+    aside = dataclasses.replace(batch, labels={"mlm": dataclasses.replace(batch.labels["mlm"], side="tgt")})
+    with pytest.raises(UserError, match="labels are on the target side, which needs a decoder"):
+        build_model(CONFIG, VOCAB)(aside)

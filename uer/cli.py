@@ -62,7 +62,8 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
     values = {**from_file, **given}
     _check_values(fields, values, set(given))
     built = [_build(section, values) for section in sections]
-    problems = [line for part in built for line in _problems(part)] + path_problems(built)
+    members = [part.of(known) for part in built for known in chosen_classes(part)]  # with paths of their own
+    problems = [line for part in built for line in _problems(part)] + path_problems([*built, *members])
     if problems:
         raise UserError("; ".join(problems))
     return built

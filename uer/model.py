@@ -240,6 +240,10 @@ class Model(Backbone):
         layout = self._layout(batch.src.values, batch.src.seg)
         embedded = self.embedding(batch.src.values, layout)
         asked = {name: batch.labels[name] for name in self.target}
+        for name, labels in asked.items():
+            if labels.side != "src":
+                raise UserError(f"--target {name}: the dataset's labels are on the target side, which needs a decoder; "
+                                "none is built yet")
         if any(labels.positions is None for labels in asked.values()):
             return _from_all(self.encoder(embedded, layout), layout, asked)
         queries = layout.queries(torch.cat([labels.positions for labels in asked.values()], dim=1),

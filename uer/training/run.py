@@ -385,7 +385,8 @@ def _fingerprint(dataset: TokenDataset) -> str:
     masks = sorted((name, value) for name, value in info.processor_settings.items() if name in masking)
     others = sorted((name, value) for name, value in info.processor_settings.items() if name not in masking and value)
     facts = (len(dataset), len(dataset.tokens), info.processor, info.seq_length, info.vocab.fingerprint,
-             info.dynamic_masking, info.dup_factor, info.seed, masks, *others)
+             info.dynamic_masking, info.dup_factor, info.seed, masks, *others,
+             *((name, vocab.fingerprint) for name, vocab in sorted(info.vocabs.items()) if name != "src"))
     digest = hashlib.sha256(repr(facts).encode())
     for axis in dataset.offsets:
         digest.update(dataset.columns[axis][:SAMPLED_TOKENS].tobytes())
