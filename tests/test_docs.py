@@ -72,7 +72,7 @@ def test_what_the_page_names_exists(root):
     assert json.loads((root / "models/bert/tiny_config.json").read_text())["hidden_size"] == CONFIG.hidden_size
 
 
-@pytest.mark.parametrize("folder", ["uer/finetuning", "uer/api", "uer/data"])
+@pytest.mark.parametrize("folder", ["uer/finetuning", "uer/api", "uer/data", "uer/training", "uer/runtime"])
 def test_the_examples_in_docstrings_are_right(root, folder):
     attempted = 0
     for path in sorted((root / folder).rglob("*.py")):

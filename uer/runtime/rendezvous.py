@@ -11,11 +11,11 @@ from uer.runtime.heartbeat import Heartbeat
 from uer.runtime.launch import RankInfo
 
 NOTICE_SECONDS = 10
-"""After so long a line says who is waited for."""
+"""After so many seconds a line is printed that names the missing ranks."""
 
 
 def meet(rank_info: RankInfo, timeout: timedelta) -> dist.Store:
-    """The store that all ranks share, once every rank has connected to it.
+    """Connect to the store that all ranks use, and wait until every rank has done so.
 
     Raises:
         UserError: the port is taken, rank 0 cannot be reached, or a rank did not come within `timeout`.
