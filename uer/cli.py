@@ -71,8 +71,8 @@ def run(main: Callable[[], Any]) -> None:
     """Run an entry script: a `UserError` becomes one line on stderr and status 2.
 
     Ctrl-C gives status 130. An `OSError` with a reason, such as a full disk or an unreadable file, is one line too,
-    since the user can correct it. If the reader of standard output has ended (`| head`), the script ends without a message
-    and with status 141, as a shell reports SIGPIPE. Any other exception is a bug and keeps its traceback.
+    since the user can correct it. If the reader of standard output has ended (`| head`), the script ends without a
+    message and with status 141, as a shell reports SIGPIPE. Any other exception is a bug and keeps its traceback.
     """
     tolerate_encodings()
     try:

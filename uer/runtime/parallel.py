@@ -177,7 +177,7 @@ class World:
         return tensor.to(like.device)
 
     def identity(self, tensor: Tensor) -> tuple:
-        """A value that is equal for tensors that share their memory."""
+        """A value that is equal for tensors with the same memory, such as tied weights."""
         local = local_part(tensor)
         return (local.data_ptr(), tensor.shape) if local.numel() else (id(tensor), tensor.shape)
 
@@ -222,7 +222,7 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     dist.init_process_group(backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size,
                             timeout=timeout)
     present = world.sum_(torch.ones((), device=device))
-    assert int(present.item()) == rank_info.world_size, f"{present} of {rank_info.world_size} ranks answered"
+    assert int(present.item()) == rank_info.world_size, f"{present} of {rank_info.world_size} ranks responded"
     return _with_heartbeat(world, rank_info, timeout) if rank_info.world_size > 1 else world
 
 

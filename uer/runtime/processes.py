@@ -60,7 +60,7 @@ def death_note(exitcode: int | None) -> str:
         exitcode: as `multiprocessing` and `subprocess` give it: negative for a signal, None while the process runs.
     """
     if exitcode is None:
-        return "does not answer"
+        return "does not respond"
     if exitcode >= 0:
         return f"ended with status {exitcode}"
     hint = " (out of memory?)" if exitcode == -signal.SIGKILL else ""

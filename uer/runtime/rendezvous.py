@@ -53,7 +53,7 @@ def _await_all(store: dist.Store, rank_info: RankInfo, seconds: float) -> None:
             missing = [rank for rank in missing if not store.check([f"rank {rank}"])]
         names = ", ".join(map(str, missing))
         if missing and waited >= seconds:
-            raise UserError(f"no answer from rank {names} of {rank_info.world_size} within {seconds:.0f} s "
+            raise UserError(f"no response from rank {names} of {rank_info.world_size} within {seconds:.0f} s "
                             "(--collective_timeout); is it running, and can it reach --master_ip?")
         if missing and rank_info.rank == min(set(range(rank_info.world_size)) - set(missing)):
             print(f"waiting for rank {names}", flush=True)
@@ -67,5 +67,5 @@ def start_heartbeat(rank_info: RankInfo, timeout: timedelta) -> Heartbeat:
 
 
 def _prefix() -> str:
-    """Keeps the keys of torchrun's restarts apart, which share a store."""
+    """A prefix for the keys in the store: torchrun's restarts use the same store, but each has its own keys."""
     return f"uer-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
