@@ -1,4 +1,4 @@
-"""Turn a corpus into a dataset for pretraining."""
+"""Make a dataset for pretraining from a corpus."""
 
 import sys
 
@@ -12,7 +12,7 @@ from uer.tokenizers import build_tokenizers
 
 
 def main() -> None:
-    """Read the flags, make the dataset, print what came out; the status is that of the dataset."""
+    """Read the flags, make the dataset and print the summary. If only the summary fails, the exit status is still 0."""
     dataset, tokenizer_config = cli.parse(__doc__, (DatasetConfig, TokenizerConfig))
     processor = choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)
     tokenizers = build_tokenizers(tokenizer_config, ("src", *filter(None, processor.fields)))

@@ -1,12 +1,12 @@
-r"""Pretrain an encoder on a dataset that preprocess.py made.
+r"""Pretrain a model on a dataset that preprocess.py made.
 
     python3 pretrain.py --dataset_path dataset.pt --vocab_path models/google_zh_vocab.txt \
         --config_path models/bert/tiny_config.json --output_model_path models/output_model.bin \
         --data_processor mlm --target mlm --total_steps 1000 --save_checkpoint_steps 500
 
-Several processes: --world_size 2 --gpu_ranks 0 1, or torchrun, or srun. The same command goes on with a run that was
-stopped. Status 0: finished; 2: something the user can mend, said in one line; 130 and 143: stopped by Ctrl-C and by
-SIGTERM, with the training state saved.
+Start several processes with --world_size 2 --gpu_ranks 0 1, with torchrun or with srun. To continue a run that was
+stopped, start the same command again. Exit status: 0 finished; 2 an error that the user can correct, printed in one
+line; 130 and 143 stopped by Ctrl-C and by SIGTERM, after the training state was saved.
 """
 
 import sys
@@ -29,7 +29,7 @@ def main() -> None:
     sections = model_settings.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
                                               ParallelConfig, LogConfig, DistillationConfig))
 
-    from uer.training.run import Settings, run  # torch takes seconds; a mistyped flag need not wait for it
+    from uer.training.run import Settings, run  # importing torch takes seconds; an error in a flag is shown before
 
     sys.exit(run(Settings(*sections)))
 

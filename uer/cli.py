@@ -1,6 +1,6 @@
-"""The command line, made from the dataclasses of `uer.config`. The only user of argparse.
+"""The command line: makes argparse flags from the dataclasses of `uer.config`. No other module imports argparse.
 
-Merge order: a field's default < the JSON file of `--config_path` < the command line.
+A value on the command line has precedence over the JSON file of `--config_path`, and this over the field's default.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from uer.paths import path_problems
 from uer.registry import choose
 from uer.terminal import output_error, tolerate_encodings
 
-# Where the valid values of a `family` field are: module, its table, and the names it knows but does not build yet.
+# For each `family` of a field: the module, its table of valid values, and its list of names that are planned.
 FAMILIES = {
     "tokenizer": ("uer.tokenizers", "TOKENIZERS", "PLANNED"),
     "tgt_tokenizer": ("uer.tokenizers", "TOKENIZERS", "PLANNED"),
@@ -72,9 +72,9 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
 def run(main: Callable[[], Any]) -> None:
     """Run an entry script: a `UserError` becomes one line on stderr and status 2.
 
-    Ctrl-C leaves with status 130. A full disk or an unreadable file is the user's to mend, so an `OSError` that names
-    its reason is one line too. When whatever reads standard output has left (`| head`), the script ends quietly with
-    status 141, as a shell reports SIGPIPE. Anything else is a bug and keeps its traceback.
+    Ctrl-C gives status 130. An `OSError` with a reason, such as a full disk or an unreadable file, is one line too,
+    since the user can correct it. If the reader of standard output has ended (`| head`), the script ends without a
+    message and with status 141, as a shell reports SIGPIPE. Any other exception is a bug and keeps its traceback.
     """
     tolerate_encodings()
     try:
@@ -99,7 +99,7 @@ def run(main: Callable[[], Any]) -> None:
 
 
 def _finish_output(failed: OSError | None) -> None:
-    """Write what is left of standard output; where that fails, the script ends here.
+    """Flush standard output; if that fails, end the script.
 
     Args:
         failed: an error without a file name that may have come from printing.
@@ -132,7 +132,7 @@ def _families(section: type) -> tuple[str, ...]:
 
 
 def member_classes(section: type) -> list[type]:
-    """The `config_class` of every member that the section can choose, each once."""
+    """The `config_class` of every encoder, target and so on that the section can choose, each once."""
     found: dict[type, None] = {}
     for family in _families(section):
         for member in _family(family)[0].values():
@@ -160,7 +160,7 @@ def _fields_by_name(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
 
 
 def _build(section: type, values: Mapping[str, Any]) -> Any:
-    """The section from the values given, its chosen members' settings filled up with their defaults."""
+    """The section with the given values; settings of its chosen members that are not given have their defaults."""
     built = section(**{field.name: values[field.name] for field in _settings(section) if field.name in values})
     if not _families(section):
         return built
@@ -187,7 +187,7 @@ def chosen_classes(built: Any) -> list[type]:
 
 
 def _problems(part: Any) -> list[str]:
-    """What a section, its members' settings and the members themselves say against it."""
+    """The problems that a section, its members' settings and the members themselves report."""
     parts = [part, *(part.of(known) for known in chosen_classes(part))]
     lines = [line for each in parts if hasattr(each, "problems") for line in each.problems()]
     return lines + [line for member in _chosen(part) if hasattr(member, "problems") for line in member.problems(part)]
@@ -201,8 +201,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(description: str, sections: Sequence[type], fields: dict[str, dataclasses.Field],
             helping: bool) -> _Parser:
-    """Flags in groups, one for each section, and what is not built yet at the end; the usage line shows those that a
-    command cannot do without."""
+    """A parser with a group of flags for each section, and the planned flags at the end. The usage line shows the flags
+    that are required."""
     required = [f"--{name} {_metavar(field)}" for name, field in fields.items() if field.default is REQUIRED]
     parser = _Parser(description=description, usage=" ".join(["%(prog)s", *required, "[flags]"]), allow_abbrev=False,
                      argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter)

@@ -317,8 +317,8 @@ class TrainConfig:
                       identity=False)
     document_attention: bool = flag(False, "Restrict attention and position numbers to each document of a row,\n"
                                            "for rows of several documents (preprocess.py --full_sentences).")
-    peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU\n"
-                                  "(default: those of a known GPU in this precision).", identity=False)
+    peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU;\n"
+                                  "0 takes those of a known GPU in this precision.", identity=False)
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
     eval_steps: int = flag(0, "Evaluate every N updates; 0 evaluates at every checkpoint.", identity=False)

@@ -1,6 +1,6 @@
-"""Writes files atomically: a final name never has an incomplete file. Checks early that outputs can be written.
+"""Writes files atomically: no file with a final name is ever incomplete. Checks early that outputs can be written.
 
-The folder of an output is made where it is missing.
+The folder of an output is made if it is missing.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""JSON from files that anybody may have written: bounded in size and depth, every mistake with its file and line.
+"""Reads JSON files, with limits for their size and depth and with the file and line in every error.
 
-Every JSON file of the toolkit is read here. `json_text` is the other way: text that any file and any reader takes.
+Every JSON file of the toolkit is read here. `json_text` is the opposite: JSON text for files.
 """
 
 import json
@@ -15,7 +15,7 @@ from uer.reading import read_bytes
 SETTINGS_BYTES = 1 << 28
 # Examples in one JSON document, such as SQuAD's: 40 MB. More would not fit into memory as Python objects.
 DATA_BYTES = 1 << 32
-# SQuAD's files are 8 deep. Python's own limit depends on who calls, and on its version.
+# SQuAD's files have 8 levels. Python's own limit depends on the depth of the call stack and on its version.
 DEEPEST = 100
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -83,7 +83,7 @@ def parse_json(text: str | bytes, path: str | os.PathLike, line: int = 0, half_p
 
 
 def json_text(content: Any, **layout: Any) -> str:
-    """JSON that every encoding of Unicode and every reader takes: non-ASCII text as it is, but no half pairs.
+    """JSON text that can be encoded as UTF-8: non-ASCII characters stay as they are, halves of surrogate pairs do not.
 
     A file name whose bytes are not UTF-8 has half pairs in Python; they are written as the six characters `\\udcb5`.
 

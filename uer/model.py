@@ -160,6 +160,8 @@ class Backbone(nn.Module):
         for module in self.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+        # 2 * layers_num outputs are added to the residual stream (attention and feed-forward of each layer); with this
+        # factor the variance of their sum does not grow with the number of layers (Radford et al., 2019, GPT-2).
         if deep_init:
             for name, parameter in self.named_parameters():
                 if name.endswith(RESIDUAL_OUTPUTS):
@@ -222,7 +224,7 @@ class Model(Backbone):
         Returns:
             The sum of the targets' mean losses, and each target's metrics.
         """
-        inputs = self.target_inputs(batch)
+        inputs = self.target_inputs(batch)  # (K, H) and (K, ...) for each target
         counts = self.counts(batch) if counts is None else counts
         total, metrics = 0.0, {}
         for (name, target), count in zip(self.target.items(), counts):
@@ -238,14 +240,15 @@ class Model(Backbone):
         [2, 5] and sp at [0] of each row are one request [2, 5, 0], of which each gets its part back.
         """
         layout = self._layout(batch.src.values, batch.src.seg)
-        embedded = self.embedding(batch.src.values, layout)
+        embedded = self.embedding(batch.src.values, layout)  # (N, E): N tokens, those of `layout`
         asked = {name: batch.labels[name] for name in self.target}
         for name, labels in asked.items():
             if labels.side != "src":
                 raise UserError(f"--target {name}: the dataset's labels are on the target side, which needs a decoder; "
                                 "none is built yet")
         if any(labels.positions is None for labels in asked.values()):
-            return _from_all(self.encoder(embedded, layout), layout, asked)
+            return _from_all(self.encoder(embedded, layout), layout, asked)  # a target wants every position
+        # (B, P) positions of all targets together, and whether anything is predicted there.
         queries = layout.queries(torch.cat([labels.positions for labels in asked.values()], dim=1),
                                  torch.cat([labels.wanted() for labels in asked.values()], dim=1))
         return _from_queries(self.encoder(embedded, layout, queries), layout, queries, asked)
@@ -402,6 +405,7 @@ def _require_memory(config: ModelConfig, vocab_size: int) -> None:
     Raises:
         UserError: this machine has less memory than the weights need. Without this check it would swap for minutes.
     """
+    # A quick lower estimate first: counting the parameters exactly builds two models on the meta device.
     matrices = config.layers_num * config.hidden_size * (config.hidden_size + config.feedforward_size)
     if matrices + (vocab_size + config.max_seq_length) * config.emb_size < SURELY_SMALL or _on_meta_device():
         return
@@ -410,7 +414,7 @@ def _require_memory(config: ModelConfig, vocab_size: int) -> None:
         with Unfilled():
             return Backbone(replace(config, layers_num=layers), vocab_size).num_parameters()
 
-    count = extrapolated(numbers, config.layers_num)
+    count = extrapolated(numbers, config.layers_num)  # parameters; 4 bytes each in fp32
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * count > present:
         raise UserError(f"a model of {count:,} parameters (layers_num {config.layers_num}, hidden_size "

@@ -1,7 +1,7 @@
-"""The model's settings of a command: from --config_path, a Hugging Face folder, or the shipped files.
+"""Finds the model settings of a command: in --config_path, in a Hugging Face folder, or in the files of this toolkit.
 
-The folder that holds pretrain.py also holds `models/bert/*.json`. A path such as `models/bert/tiny_config.json` is
-looked for in the current folder first, then there, so that an installed package finds its own.
+The folder of pretrain.py contains `models/bert/*.json`. A path such as `models/bert/tiny_config.json` is first searched
+in the current folder, then there, so that it is also found by an installed package.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from uer.config import ModelConfig
 COMMANDS = "uer_commands"
 """The package that holds the entry scripts where they are installed."""
 CONFIG_FLAGS = ("--config_path", "--teacher_config_path")
-# Settings that a Hugging Face folder does not decide: what is trained is the command's business.
+# Settings that are not taken from a Hugging Face folder, but from the command.
 OF_THE_COMMAND = ("target",)
 
 
@@ -56,8 +56,8 @@ def find_config(path: str) -> str:
 def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
     """`uer.cli.parse` for a command that builds a model.
 
-    Shipped settings are found from any folder. Where --pretrained_model_path is Hugging Face's, its config.json stands
-    in for a --config_path that is not given, and its vocabulary for a --vocab_path; explicit flags win.
+    The settings files of this toolkit are found from any folder. If --pretrained_model_path is a Hugging Face model,
+    its config.json and vocabulary replace --config_path and --vocab_path where these are not given.
 
     Args:
         description, sections, argv: as `uer.cli.parse` takes them.
@@ -71,7 +71,7 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
 
 
 def _defaults(section: type, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What a section's defaults become: the values told of its fields, and the shipped file for --config_path."""
+    """New defaults for a section: the values of `told` for its fields, and the full path of its --config_path."""
     names = {known.name for known in dataclasses.fields(section)}
     found = {name: value for name, value in told.items() if name in names}
     if "config_path" in names and "config_path" not in found and section.config_path:
@@ -80,7 +80,7 @@ def _defaults(section: type, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_configs(words: Sequence[str]) -> list[str]:
-    """The arguments, with the paths of shipped settings made whole."""
+    """The arguments, with full paths of this toolkit's settings files."""
     found = list(words)
     for at, word in enumerate(found):
         name, equals, value = word.partition("=")
@@ -103,7 +103,7 @@ def _given(words: Sequence[str], name: str) -> str | None:
 
 
 def _hugging_face_settings(words: Sequence[str]) -> dict[str, Any]:
-    """What a Hugging Face model at --pretrained_model_path says, by flag names; {} where there is none."""
+    """The settings of a Hugging Face model at --pretrained_model_path, by flag names; {} if it is no such model."""
     path = _given(words, "pretrained_model_path")
     if not path:
         return {}

@@ -1,12 +1,12 @@
-"""What a command reads and what it writes, from the path flags of its sections: an output is never an input.
+"""Checks that a command does not overwrite a file that it reads.
 
-Each path flag declares what the command does with it (`uer.config.PATHS`). A section whose files have further names (a
-checkpoint's `<path>-<step>`, the settings beside a fine-tuned model) adds them:
+Each path flag declares what the command does with the path (`uer.config.PATHS`). A section with files of further names
+(the checkpoints `<path>-<step>`, the settings of a fine-tuned model) adds them by methods:
 
     def reads(self) -> list[File]:      # files beside those that the flags name
     def writes(self) -> list[File]:
 
-Files are compared by device and inode, so that links and other spellings of a name are seen through.
+Files are compared by device and inode, so that links and other spellings of a path are recognized.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Opening what a user names: regular files only, and errors that say which file they are about."""
+"""Reads files that a user names: regular files only, with the file's name in every error."""
 
 import os
 import stat
@@ -13,10 +13,10 @@ KINDS = {stat.S_IFDIR: "is a folder", stat.S_IFIFO: "is a named pipe", stat.S_IF
 
 
 def require_regular(path: str | os.PathLike, flag: str = "") -> int:
-    """The size in bytes of a file that can be read as often as one likes and comes to an end.
+    """Check that a path is a regular file; returns its size in bytes.
 
-    A named pipe would make the reader wait, a device such as /dev/zero never ends; both are refused without opening
-    them.
+    Reading a named pipe could wait for ever, and a device such as /dev/zero has no end; both are refused before they
+    are opened.
 
     Args:
         path: the file.
@@ -56,7 +56,7 @@ def read_bytes(path: str | os.PathLike, flag: str = "", most: int | None = None)
 
 @contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Give an `OSError` that says no file name, as those of writing to an open file, that of `path`."""
+    """A context that adds the file name `path` to an `OSError` without one, as raised by writing to an open file."""
     try:
         yield
     except OSError as error:

@@ -175,7 +175,7 @@ def test_a_program_gets_a_signal_when_its_parent_is_killed(tmp_path):
 def test_how_a_process_ended_in_words():
     assert death_note(0) == "ended with status 0"
     assert death_note(-signal.SIGTERM) == "was killed by SIGTERM"
-    assert death_note(None) == "does not answer"
+    assert death_note(None) == "does not respond"
     assert signal_name(signal.SIGINT) == "SIGINT" and signal_name(250) == "signal 250"
     assert death_signal(signal.SIGTERM) is None or sys.platform == "linux"
     assert start_method(has_cuda=True) == "spawn"

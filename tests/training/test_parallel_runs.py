@@ -145,7 +145,7 @@ def test_an_error_of_all_ranks_is_shown_once(playground):
     assert "max_seq_length is 8" in line
 
 
-@pytest.mark.parametrize("run, words", [("absent rank", "no answer from rank 2 of 3 within 2 s"),
+@pytest.mark.parametrize("run, words", [("absent rank", "no response from rank 2 of 3 within 2 s"),
                                         ("absent master", "could not reach rank 0")])
 def test_an_absent_rank_is_named(waiting, run, words):
     assert words in waiting[run].refusal()

@@ -1,8 +1,8 @@
-"""Weights on disk: written whole or not at all, read without ever running code.
+"""Checkpoint files: they are written atomically and read without running code.
 
 A checkpoint is a `torch.save` file of a flat dictionary from UER's parameter names to tensors, as the original toolkit
-writes it. Reading is weights-only, so a file from a stranger can be wrong but never run anything, and checks every
-record against its checksum first, so that a damaged file is refused rather than loaded in part.
+writes it. It is read with `weights_only`, so a file from an unknown source cannot run code. Every record is first
+compared with its checksum, so that a damaged file is refused instead of being loaded in part.
 
     save_weights(model.state_dict(), "model.bin-1000")
     report = load_into(model, load_weights("model.bin-1000"), "model.bin-1000")
@@ -30,13 +30,13 @@ WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def save_weights(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """Write `state` as plain CPU tensors; `path` exists only once the file is whole and on disk.
 
-    Tensors that share their memory (tied weights) are stored once. The same weights give the same bytes.
+    Tensors with the same memory (tied weights) are stored once. The same weights give the same bytes.
     """
     write(to_host(state), path)
 
 
 def load_weights(path: str | os.PathLike, buffers: bool = False) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors onto the CPU: finite floating-point numbers, so that no later step need ask.
+    """Read a checkpoint's tensors onto the CPU: finite floating-point numbers, so that no later step need check them.
 
     Args:
         path: the file.
@@ -102,7 +102,7 @@ class LoadReport:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | os.PathLike) -> LoadReport:
-    """Copy the tensors of `state` that fit into `model`; say of every other key why it does not.
+    """Copy the tensors of `state` that fit into `model`; report for every other key why it does not fit.
 
     A name the file lacks is not missing when the model ties it to one the file has.
 

@@ -1,9 +1,9 @@
-"""Checks what a `torch.save` file says it holds, without allocating a tensor.
+"""Checks the sizes that a `torch.save` file declares, without allocating a tensor.
 
-torch trusts what such a file says of itself: a record of three gigabytes in a small archive is unpacked, a storage
-that claims more numbers than its record has is read beyond its end, a tensor of a few stored numbers and a stride of 0
-has any shape. Here the claims are compared with the size of the file first. This reads the archive's directory and
-the pickle, in which every class and function is replaced by an inert one, so nothing of the file is ever run.
+torch does not check them: it unpacks a record of three gigabytes in a small archive, reads a storage beyond the end of
+its record, and makes a tensor of any shape from a few stored numbers and a stride of 0. Here the declared sizes are
+compared with the size of the file first. Only the archive's directory and the pickle are read, and every class and
+function in the pickle is replaced by one that does nothing, so no code of the file is run.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Saves checkpoints during training: the state is copied between two updates and written while training continues."""
+"""Saves checkpoints during training: the state is copied between two updates, and a thread writes the copy to disk."""
 
 import json
 import time

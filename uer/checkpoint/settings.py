@@ -4,7 +4,7 @@
     model.bin-1000.settings.json     {"format": ..., "version": 1, "step": 1000, "settings": {"hidden_size": 768, ...}}
 
 Conversion and the scripts that open a model read it instead of the training state, which is 400,000 times as large and
-is removed when newer ones are there. The name is not `model.bin-1000.json`, since that of a fine-tuned model is.
+is removed when there are newer ones. The name is not `model.bin-1000.json`, since that of a fine-tuned model is.
 """
 
 import os
@@ -36,7 +36,7 @@ def write_settings(weights: str | os.PathLike, step: int, settings: Mapping[str,
     Args:
         weights: the checkpoint's path.
         step: how many updates it had.
-        settings: what makes the run what it is, under UER's flag names; plain JSON.
+        settings: the settings of the run, by UER's flag names; plain JSON.
 
     Raises:
         OSError: it cannot be written.

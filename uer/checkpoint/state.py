@@ -1,9 +1,9 @@
-"""Training states, `<output_model_path>.state-<step>`: all that a run needs to continue with the same results.
+"""Training states, `<output_model_path>.state-<step>`: everything that a run needs to continue with the same results.
 
-A state is one file of plain tensors, numbers and JSON text, readable weights-only: the step, the model and the
-optimizer's state by parameter name, the loss scale, the sums since the last report, and the settings that identify the
-run. Nothing in it depends on the number of ranks; its size and the time to read it do not grow with the step. Random
-state is a function of (seed, step); the generator's own is kept for completeness.
+A training state is one file of plain tensors, numbers and JSON text, which `torch.load` reads with `weights_only`: the
+step, the model and the optimizer's state by parameter name, the loss scale, the sums since the last report, and the
+settings that identify the run. It does not depend on the number of ranks. Random numbers are functions of (seed, step);
+the state of torch's generator is stored as well, but not needed.
 """
 
 import json
@@ -55,14 +55,14 @@ class StateFolder:
             self.state_path(step).unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove what a killed run left unfinished."""
+        """Remove the unfinished files of a killed run."""
         names = rf"(-\d+({re.escape(ENDING)})?|\.state-\d+)"
         unfinished = re.compile(re.escape(self.output.name) + names + TEMPORARY_ENDING)
         for path in existing(self.output.parent, unfinished):
             path.unlink(missing_ok=True)
 
     def set_aside(self) -> list[int]:
-        """Rename the states of an earlier run, so that a new one under the same name does not take them for its own."""
+        """Rename the states of an earlier run, so that a new run with the same name does not continue from them."""
         steps = self.steps()
         for step in steps:
             path = self.state_path(step)
@@ -107,7 +107,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
-    """See that a state belongs to this run. A setting that only one of the two has is not compared.
+    """Check that a state belongs to this run. A setting that only one of the two has is not compared.
 
     Args:
         saved: the state's settings, as JSON.
@@ -130,7 +130,7 @@ def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
 
 
 class BackgroundWriter:
-    """Runs one writing job at a time in a thread; a job's error comes out at the next call.
+    """Runs one writing job at a time in a thread; the error of a job is raised by the next call.
 
     Attributes:
         seconds: how long the last finished job took.

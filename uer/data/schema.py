@@ -1,4 +1,4 @@
-"""What a dataset stores and what a corpus is made of, as a processor declares it. No torch: `preprocess.py` reads this.
+"""The columns of a dataset and the format of a corpus, as a processor declares them. Imports no torch.
 
     {"src": Column(), "word_start": Column(dtype="uint8"), "is_next": Column(axis="instance", dtype="uint8")}
 
@@ -75,11 +75,11 @@ class VocabInfo:
 
 @dataclass(frozen=True)
 class CorpusFormat:
-    """What a document of a corpus is.
+    """The format of a corpus: what a document is.
 
     Attributes:
         name: for messages.
-        description: one sentence for people.
+        description: the format in a few words, for messages.
         document_end: matches what stands between two documents; a shard ends only there.
         fields: lines are tab-separated fields, each tokenized on its own.
     """

@@ -4,7 +4,7 @@ This is format version 2; everything in the file is little-endian. Whatever read
 
     8 bytes   length of the header, uint64
     header    JSON, filled up with spaces to a multiple of 8: dtype, shape and offsets of each column, `__metadata__`
-    columns   one after another in falling size of their type, each one-dimensional
+    columns   one after another, each one-dimensional, those with the largest types first
 
 The metadata are strings: `format` ("uer-dataset"), `offsets_shift` (a whole number for each sequence, as JSON), and
 each field of `DatasetInfo` as JSON; `format_version` is one of them. `schema` names the columns. For N instances of the
@@ -16,8 +16,8 @@ sequences "src" and, where there is one, "tgt":
     src.block_starts  int64 (N // 2^shift + 1): where instances begin in `src`. Instance i has the tokens
                       src[offset(i):offset(i + 1)] with offset(i) = block_starts[i >> shift] + starts[i]
     tgt, ...          likewise
-    others            what the schema says: one value for each token of a sequence, such as `word_start` (1 where a
-                      token begins a word), or one for each instance, a label
+    others            further columns of the schema: one value for each token of a sequence, such as `word_start` (1
+                      where a token begins a word), or one for each instance, such as a label
 
 Masks are not in the file: they are made while training (`uer.data.masking`). Files of version 1, which hold one
 sequence under the names `tokens`, `starts` and `block_starts`, are still read. No torch here: `preprocess.py` has to
@@ -54,7 +54,7 @@ NUMPY_NAMES = {short: name for name, short in SAFETENSORS_NAMES.items()}
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The file's metadata: what made it, and what a training run must agree with."""
+    """The metadata of a dataset: how it was made, and what a training run must agree with."""
 
     format_version: int
     processor: str
@@ -66,14 +66,14 @@ class DatasetInfo:
     vocabs: dict[str, VocabInfo]
     """By the names that the schema's columns use."""
     processor_settings: dict[str, Any] = field(default_factory=dict)
-    """What only the processor reads: `Processor.config_class` as a dictionary."""
+    """The settings of the processor: its `config_class` as a dictionary."""
     dynamic_masking: bool = False
     """Whether what is random in a batch is drawn anew in every epoch."""
     dup_factor: int = 1
-    """Where it is not: how many versions of each instance an epoch holds."""
+    """Without dynamic masking: how many versions of each instance an epoch has."""
     seed: int = 7
     counts: dict[str, int] = field(default_factory=dict)
-    """What the corpus held and the file holds: documents, blank_lines, instances, tokens, ..."""
+    """The counts of corpus and dataset: documents, blank_lines, instances, tokens, ..."""
     command: str = ""
 
     @property

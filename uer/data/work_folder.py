@@ -15,7 +15,7 @@ from uer.runtime.lock import OutputLock
 class WorkFolder:
     """`<dataset>.work-<hash of the command's inputs>`; the dataset's lock is held while a run uses it.
 
-    The hash covers everything that decides what the shards hold, so no other command uses them.
+    The hash covers everything that the shards depend on, so another command uses another folder.
     """
 
     def __init__(self, dataset_path: Path, inputs: dict[str, Any]):
@@ -38,7 +38,7 @@ class WorkFolder:
         return sum(entry.stat().st_size for entry in os.scandir(self.path))
 
     def finished_shards(self) -> int:
-        """How many shards earlier runs left finished: each has its marker."""
+        """How many shards earlier runs have finished: each has a marker."""
         return sum(entry.name.endswith(".json") for entry in os.scandir(self.path))
 
     def others(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Embeddings by their `--embedding` names; an encoder's input is the sum of those that are chosen."""
+"""Embeddings by their `--embedding` names; the input of the encoder is the sum of the chosen ones."""
 
 from uer.embeddings.container import EmbeddingSum
 from uer.embeddings.position import PositionEmbedding, SinusoidalPositionEmbedding

@@ -1,4 +1,4 @@
-"""The contract of an encoder."""
+"""The interface of an encoder."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from uer.layers.layout import Layout, Queries
 class Encoder(nn.Module):
     """Turns embedded tokens into hidden states. An entry of `ENCODERS` is a subclass, built from a `ModelConfig`.
 
-    A row's real tokens must not depend on other rows, and not on padding unless `reads_padding` says so.
+    The hidden states of a row must not depend on other rows, nor on padding unless `reads_padding` is true.
 
     Attributes:
         config_class: the settings that only this encoder has; see `uer.config.Members`.
@@ -27,7 +27,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def problems(cls, config: ModelConfig) -> list[str]:
-        """Which settings this encoder cannot work with, a line each."""
+        """Settings that this encoder does not support, a line for each."""
         return []
 
     @classmethod
@@ -44,9 +44,9 @@ class Encoder(nn.Module):
         """
         Args:
             embedded: (N, E) the tokens of `layout`.
-            layout: which of them form a row.
-            queries: the tokens whose hidden states are wanted; all when None. An encoder may compute less for the
-                others.
+            layout: which of the N tokens belong to which row.
+            queries: the tokens whose hidden states are returned; all tokens when None. An encoder may compute less for
+                the other tokens.
 
         Returns:
             (N, H), or (K, H) for `queries`. What stands at padding positions has no meaning.
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Whether to recompute inner values in the backward pass while training, instead of keeping them.
+        """Turn activation checkpointing on or off: recompute activations in the backward pass instead of keeping them.
 
         Raises:
             UserError: this encoder cannot.

@@ -2,7 +2,7 @@
 
 A layer reads the rows (B, S) from left to right with initial state 0, so a real token's hidden state does not depend on
 the padding that follows it. Where a layer also reads from right to left (`bidirectional`, or one of the last three), it
-reads a row's padding first: UER-py's released weights were trained so, and these encoders do the same.
+reads the row's padding first, as UER-py does: its released weights were trained in this way.
 """
 
 from dataclasses import dataclass

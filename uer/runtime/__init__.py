@@ -1,14 +1,14 @@
-"""What all commands share: processes, ranks and their collective operations, locks, logs, precision, memory.
+"""Used by all commands: processes, ranks and their collective operations, locks, logs, precision, memory.
 
-    processes       worker processes: a pool, death with the parent (no torch)
-    lock            one run at a time writes an output (no torch)
+    processes       a pool of worker processes that end with their parent (no torch)
+    lock            lets one run at a time write an output (no torch)
     memory          peak memory (no torch)
-    launch          which ranks a command starts, and watching them
-    failures        what an exception in a rank means
-    rendezvous      how ranks connect; heartbeat: which rank does not answer
+    launch          starts the ranks of a command on this machine and watches them
+    failures        classifies the exceptions of ranks
+    rendezvous      connects the ranks; heartbeat: finds the rank that does not respond
     parallel        World: collective operations, wrapping a module; sharding, trees: their helpers
     precision       autocast and loss scale
-    logs            log lines; metrics_writer: metrics for machines
+    logs            log lines; metrics_writer: metrics as JSON lines and for TensorBoard
 
 Nothing here imports models, data or checkpoints.
 """

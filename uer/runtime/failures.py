@@ -14,13 +14,13 @@ def _no_explanation(error: BaseException) -> str:
     return ""
 
 
-# Explains a failed communication, such as which rank did not answer; "" where the cause is not known.
+# Explains a failed communication, such as which rank did not respond; "" if the cause is not known.
 # `uer.runtime.parallel`, which connects the ranks, sets it.
 explain: Callable[[BaseException], str] = _no_explanation
 
 
 class SharedError(UserError):
-    """A user's error that every rank knows of: rank 0 shows it."""
+    """A UserError that is raised on every rank, so that only rank 0 shows it."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class Failure:
     """Why a rank ended.
 
     Attributes:
-        weight: orders causes before consequences (a rank whose peer is gone fails too); the heaviest is shown.
+        weight: larger for a cause than for its consequences (a rank fails too if another one has ended); the failure
+            with the largest weight is shown.
         status: the exit status of the command.
         message: one line, or a traceback.
-        user: it is an error of the user, to be shown as one line.
+        user: the user can correct it; it is shown as one line without a traceback.
     """
 
     weight: int
@@ -41,7 +42,7 @@ class Failure:
 
 
 def describe(error: BaseException) -> Failure:
-    """What the parent process has to know of a rank's exception."""
+    """The description of a rank's exception that is sent to the parent process."""
     if isinstance(error, UserError):
         return Failure(3, 2, str(error), user=True)
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
@@ -77,7 +78,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Whether this exception says that another rank did not answer in time."""
+    """Whether this exception says that another rank did not respond in time."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("timed out" in text or "timeout" in text)
 

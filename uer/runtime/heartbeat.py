@@ -1,9 +1,9 @@
-"""Which rank keeps the others waiting: every rank writes to a shared store, twice a second, that it runs and how many
-collective operations it has entered.
+"""Finds the rank that the others wait for: every rank writes to a store that all can read, twice a second, how often it
+has written and how many collective operations it has begun.
 
-When a collective operation times out, the healthy ranks are the ones that fail. Their error says only that some rank
-did not answer. The store tells which: a rank whose heartbeat has stopped (its process is stopped, or its machine cannot
-be reached), else the rank that has entered fewer operations than the others.
+When a collective operation times out, the waiting ranks fail, and their error says only that some rank did not respond.
+The store says which one: a rank whose heartbeat has stopped (its process is stopped, or its machine cannot be reached),
+or the rank that has begun fewer operations than the others.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 INTERVAL = 0.5
 LOOKS = 3
-"""After so many intervals without a beat a heartbeat counts as stopped."""
+"""A heartbeat has stopped if nothing is written for so many intervals."""
 
 
 class Store(Protocol):
@@ -34,7 +34,7 @@ class Heartbeat:
     """One rank's heartbeat, which a thread of its own writes.
 
     Attributes:
-        calls: collective operations that this rank has entered so far; whoever starts one adds to it.
+        calls: collective operations that this rank has begun so far; the caller of an operation adds 1.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:
@@ -51,9 +51,9 @@ class Heartbeat:
         self._thread.join(INTERVAL)
 
     def diagnose(self) -> str:
-        """Which ranks do not answer, as text; "" where the store does not tell. Takes two seconds, four at most.
+        """Which ranks do not respond, as text; "" if the store does not say. It takes two seconds, at most four.
 
-        The store lives in rank 0's process: when it does not answer, rank 0 does not.
+        The store is in the process of rank 0: if the store does not respond, neither does rank 0.
         """
         found: list[str] = []
         thread = threading.Thread(target=lambda: found.append(self._look()), daemon=True)
@@ -97,9 +97,15 @@ class Heartbeat:
 
 
 def judge(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]], waiting: list[int]) -> str:
-    """Every rank's (beats, calls) at two moments -> the ranks that caused the timeout, as text; "" where none did.
+    """The ranks that caused a timeout, as text; "" if none did.
+
+    >>> judge({0: (10, 5), 1: (9, 5)}, {0: (13, 5), 1: (9, 5)}, waiting=[0])
+    'rank 1 does not run (stopped, or the machine cannot be reached)'
+    >>> judge({0: (10, 5), 1: (9, 4)}, {0: (13, 5), 1: (12, 4)}, waiting=[0])
+    'rank 1 runs but is behind the others'
 
     Args:
+        before, after: rank -> (beats, calls), read at two times.
         waiting: ranks that did not cause it, since they wait themselves.
     """
     others = [rank for rank in after if rank not in waiting]

@@ -1,6 +1,6 @@
 """Decides which ranks a command runs on this machine, starts them and watches them.
 
-There are four ways to a `RankInfo` (a process's rank and the address of rank 0):
+The `RankInfo` of a process (its rank and the address of rank 0) comes from one of four sources:
 - no flag and no such variable: one process;
 - `--world_size 4 --gpu_ranks 0 1 2 3`: this command starts the ranks named, one process each;
 - `torchrun --nproc_per_node 4 pretrain.py ...`: it sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT;
@@ -42,7 +42,7 @@ class RankInfo:
         rank: its number among the `world_size` processes.
         local_rank: its number among the `local_size` processes of its machine (1 where that is not known).
         host, port: where rank 0 listens.
-        store_exists: something outside (torchrun's agent) already listens there.
+        store_exists: torchrun's agent already listens there.
         may_see_one_gpu: the scheduler may show each process no GPU but its own.
         spawned: a command starts it; otherwise it is the command itself.
     """
@@ -163,7 +163,7 @@ class _Rank:
 
 
 def _rank_main(pipe: Any, worker: Callable[..., int], rank_info: RankInfo, arguments: tuple) -> None:
-    """What a spawned rank does. It sends its error to the parent, which prints it once."""
+    """The main function of a spawned rank. It sends its error to the parent process, which prints it once."""
     die_with_parent()
     try:
         status, failure = worker(rank_info, *arguments), None

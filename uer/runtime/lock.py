@@ -11,27 +11,27 @@ from uer.errors import UserError
 from uer.files import make_folder
 
 PATIENCE_SECONDS = 10.0
-"""How long the ranks of a killed run may take to notice that it is gone."""
+"""How long the ranks of a killed run may take to notice that it has ended."""
 RETRY_SECONDS = 0.1
 
 
 class Lock:
-    """Holds the lock file `path` until `release`, or until the process and those that share the lock end, however.
+    """Holds the lock file `path` until `release`, or until this process and the children that inherited the lock end.
 
         with Lock("models/family/.lock", "--output_dir models/family: another run is working there") as lock:
             subprocess.Popen(command, pass_fds=(lock.fileno(),))  # the child holds it too, as forked processes do
 
-    The file is removed at the end. One that has content is somebody's own: it is locked, but neither changed nor
+    The file is removed at the end, unless it has content: then it is not ours, and is locked but neither changed nor
     removed. On a file system without locks nothing is locked.
 
     Args:
         path: the lock file; its folder is made.
-        refusal: what the error says where somebody else holds it.
-        patience: seconds to wait for whoever holds it; None for `PATIENCE_SECONDS`.
-        on_wait: called once when there is somebody to wait for.
+        refusal: the error message if another process holds it.
+        patience: seconds to wait for the process that holds it; None for `PATIENCE_SECONDS`.
+        on_wait: called once if another process holds it.
 
     Raises:
-        UserError: somebody else still holds it after `patience` seconds, or the file cannot be written.
+        UserError: another process still holds it after `patience` seconds, or the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, refusal: str, patience: float | None = None,
@@ -72,7 +72,7 @@ class Lock:
         return self._file.fileno()
 
     def release(self) -> None:
-        """Let others take it."""
+        """Release the lock."""
         if self._file is not None:
             if os.fstat(self._file.fileno()).st_size == 0:
                 self._path.unlink(missing_ok=True)

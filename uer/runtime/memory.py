@@ -1,4 +1,4 @@
-"""How much memory a process takes, and a setting that keeps a CPU run's memory level. Imports torch only for GPUs."""
+"""The memory of a process, and a setting that keeps the memory of a CPU run constant. Imports torch only for GPUs."""
 
 import os
 import resource
@@ -27,12 +27,11 @@ def memory_gib(device: "torch.device") -> float:
 
 
 def limit_cached_kernels() -> None:
-    """Let oneDNN keep the code it compiled for the newest shapes alone, instead of 1,024 of them.
+    """Limit oneDNN's cache of compiled kernels to 32 shapes, instead of 1,024.
 
-    Rows without padding bring new shapes with every batch, which hardly ever come again. What is kept for them lies
-    scattered over the heap, so that freed memory between it cannot be used for larger tensors: a run of small batches
-    grew from 0.6 to 1.2 GiB. A step needs about ten. To be called before the first operation; a setting of the
-    environment is left as it is.
+    Without padding nearly every batch has new shapes, which hardly ever occur again. The cached kernels fragment the
+    heap, so that freed memory cannot be used for larger tensors: a run with small batches grew from 0.6 to 1.2 GiB. A
+    step needs about ten kernels. Call this before the first operation; an environment variable has precedence.
     """
     if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CACHED_KERNELS))

@@ -1,4 +1,4 @@
-"""A run's metrics for machines: JSON lines (`--metrics_path`), TensorBoard, Weights & Biases."""
+"""Writes the metrics of a run: JSON lines (`--metrics_path`), TensorBoard, Weights & Biases."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from uer.files import prepare_file
 
 
 class MetricsWriter:
-    """Writes to JSON lines, TensorBoard and Weights & Biases, each where the settings ask for it.
+    """Writes metrics to those of JSON lines, TensorBoard and Weights & Biases that the settings name.
 
     Raises:
         UserError: a file cannot be written, or a package is missing.
@@ -27,7 +27,7 @@ class MetricsWriter:
 
         Args:
             kind: "train", "eval" or "test".
-            facts: what the JSON line says beside the metrics; no scalars.
+            facts: further entries of the JSON line, which TensorBoard does not get.
             tag: put before the scalars' names, where a command trains several models.
         """
         if self._file is not None:

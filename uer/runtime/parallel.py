@@ -32,9 +32,9 @@ from uer.runtime.trees import put_back_tensors, take_out_tensors
 
 @dataclass(frozen=True)
 class World:
-    """The process group that this rank belongs to, and the rank's number and device.
+    """The process group of a run, and this process's rank and device.
 
-    Every collective operation has to be called by every rank, in the same order. With one rank they do nothing.
+    Every collective operation must be called by all ranks in the same order. With one rank they do nothing.
     """
 
     rank: int
@@ -50,7 +50,7 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Add up `tensor` over the ranks, in place."""
+        """Add up `tensor`, of any shape, over the ranks, in place."""
         if self.world_size > 1:
             self._enter()
             dist.all_reduce(tensor)
@@ -91,7 +91,7 @@ class World:
         return put_back_tensors(skeleton, received)
 
     def agree(self, problem: str | None) -> None:
-        """Raise on every rank when any rank has a problem.
+        """Raise an error on every rank if any rank has a problem.
 
         Raises:
             UserError: the problems, each once, with the ranks that have it where not all do.
@@ -126,8 +126,8 @@ class World:
         """Apply DistributedDataParallel or `fully_shard`, as `--sharding` says: the backward pass averages gradients.
 
         Args:
-            accumulating: several micro-batches make an update; torch's static graph has to see its first backward pass
-                synchronised, so it is for single ones.
+            accumulating: an update has several micro-batches. DistributedDataParallel's `static_graph` must synchronise
+                in its first backward pass, so it is used for single micro-batches only.
         """
         if self.config.sharding == "fsdp":
             return shard(module, self.device.type, self.world_size, self.config.cpu_offload)
@@ -140,7 +140,8 @@ class World:
 
     @contextlib.contextmanager
     def synchronise(self, module: nn.Module, now: bool) -> Iterator[None]:
-        """Around a forward and backward pass: gradients travel between ranks only `now`, at the last micro-batch."""
+        """A context for a forward and backward pass: gradients are averaged over the ranks only if `now`, which is true
+        for the last micro-batch."""
         if isinstance(module, nn.parallel.DistributedDataParallel) and not now:
             with module.no_sync():
                 yield
@@ -176,7 +177,7 @@ class World:
         return tensor.to(like.device)
 
     def identity(self, tensor: Tensor) -> tuple:
-        """A value that is equal for tensors that share their memory."""
+        """A value that is equal for tensors with the same memory, such as tied weights."""
         local = local_part(tensor)
         return (local.data_ptr(), tensor.shape) if local.numel() else (id(tensor), tensor.shape)
 
@@ -187,7 +188,7 @@ class World:
                 tensor.copy_(self.distribute(state[name], tensor))
 
     def _enter(self) -> None:
-        """Count a collective operation: a rank that has entered fewer than the others is behind them."""
+        """Count a collective operation, for the heartbeat."""
         if self.heartbeat is not None:
             self.heartbeat.calls += 1
 
@@ -221,12 +222,12 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     dist.init_process_group(backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size,
                             timeout=timeout)
     present = world.sum_(torch.ones((), device=device))
-    assert int(present.item()) == rank_info.world_size, f"{present} of {rank_info.world_size} ranks answered"
+    assert int(present.item()) == rank_info.world_size, f"{present} of {rank_info.world_size} ranks responded"
     return _with_heartbeat(world, rank_info, timeout) if rank_info.world_size > 1 else world
 
 
 def _with_heartbeat(world: World, rank_info: RankInfo, timeout: timedelta) -> World:
-    """`world` with a heartbeat, which tells after a timeout which rank did not answer."""
+    """`world` with a heartbeat, which says after a timeout which rank did not respond."""
     heartbeat = start_heartbeat(rank_info, timeout)
     world.barrier()  # every rank has written its first beat
     seconds = int(timeout.total_seconds())

@@ -1,7 +1,7 @@
-"""Arithmetic of a run: fp32 (TF32 on CUDA), bf16 or fp16 under autocast, and fp16's loss scale.
+"""Precision of a run: fp32 (TF32 on CUDA), bf16 or fp16 with autocast, and the loss scale of fp16.
 
-All decisions about a step's gradients are tensors on the device, so that no step waits for the host, and are updated
-in place, so that a CUDA graph can repeat them.
+The loss scale is a tensor on the device, so that the host need not wait, and is changed in place, so that a CUDA graph
+can repeat the change.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Worker processes: how they are started, run jobs and end with their parent, and how a death is put into words.
+"""Worker processes: starting them, giving them jobs, ending them with their parent, and describing how they ended.
 
     for job, result in run_jobs(range(10), start_task, processes=4):
         ...
@@ -35,14 +35,14 @@ PR_SET_PDEATHSIG = 1
 
 
 class WorkerError(RuntimeError):
-    """A bug of ours in a worker; the message holds the job and the worker's traceback."""
+    """An unexpected exception in a worker; the message contains the job and the worker's traceback."""
 
 
 def start_method(has_cuda: bool = False) -> str:
     """How `multiprocessing` starts workers: "fork" or "spawn".
 
-    A fork starts in milliseconds and shares what is imported and loaded; CUDA does not survive it, and elsewhere than
-    on Linux it is not safe.
+    A fork starts in milliseconds and shares imported modules and loaded data with its parent. It is not possible with
+    CUDA, and safe only on Linux.
 
     Args:
         has_cuda: the processes may use GPUs.
@@ -51,7 +51,7 @@ def start_method(has_cuda: bool = False) -> str:
 
 
 def death_note(exitcode: int | None) -> str:
-    """How a process ended, to put behind its name.
+    """How a process ended, as the end of a sentence.
 
     >>> death_note(-9), death_note(7)
     ('was killed by SIGKILL (out of memory?)', 'ended with status 7')
@@ -60,7 +60,7 @@ def death_note(exitcode: int | None) -> str:
         exitcode: as `multiprocessing` and `subprocess` give it: negative for a signal, None while the process runs.
     """
     if exitcode is None:
-        return "does not answer"
+        return "does not respond"
     if exitcode >= 0:
         return f"ended with status {exitcode}"
     hint = " (out of memory?)" if exitcode == -signal.SIGKILL else ""
@@ -272,7 +272,7 @@ def _as_exception(job: Any, kind: str, content: Any) -> Exception:
 
 
 def _work(connection: Connection, start_task: StartTask, number: int) -> None:
-    """What a worker process does: one job after another, until it is told to leave or nobody listens any more."""
+    """The main function of a worker: it does one job after another until it receives None or the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops its workers
     die_with_parent()
     task = None

@@ -11,11 +11,11 @@ from uer.runtime.heartbeat import Heartbeat
 from uer.runtime.launch import RankInfo
 
 NOTICE_SECONDS = 10
-"""After so long a line says who is waited for."""
+"""After so many seconds a line is printed that names the missing ranks."""
 
 
 def meet(rank_info: RankInfo, timeout: timedelta) -> dist.Store:
-    """The store that all ranks share, once every rank has connected to it.
+    """Connect to the store that all ranks use, and wait until every rank has done so.
 
     Raises:
         UserError: the port is taken, rank 0 cannot be reached, or a rank did not come within `timeout`.
@@ -53,7 +53,7 @@ def _await_all(store: dist.Store, rank_info: RankInfo, seconds: float) -> None:
             missing = [rank for rank in missing if not store.check([f"rank {rank}"])]
         names = ", ".join(map(str, missing))
         if missing and waited >= seconds:
-            raise UserError(f"no answer from rank {names} of {rank_info.world_size} within {seconds:.0f} s "
+            raise UserError(f"no response from rank {names} of {rank_info.world_size} within {seconds:.0f} s "
                             "(--collective_timeout); is it running, and can it reach --master_ip?")
         if missing and rank_info.rank == min(set(range(rank_info.world_size)) - set(missing)):
             print(f"waiting for rank {names}", flush=True)
@@ -67,5 +67,5 @@ def start_heartbeat(rank_info: RankInfo, timeout: timedelta) -> Heartbeat:
 
 
 def _prefix() -> str:
-    """Keeps the keys of torchrun's restarts apart, which share a store."""
+    """A prefix for the keys in the store: torchrun's restarts use the same store, but each has its own keys."""
     return f"uer-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"

@@ -152,7 +152,7 @@ class Trainer:
         # (targets,): predictions of the global batch, over all micro-batches and ranks.
         counts = self.world.sum_(sum(self.parts.model.counts(batch) for batch in batches))
         self.parts.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.world.device)
+        loss = torch.zeros((), device=self.world.device)  # on the device, so that the host does not wait
         for micro, batch in enumerate(batches):
             if step is not None:
                 self._seed(step, micro)
@@ -180,6 +180,7 @@ class Trainer:
             with self.parts.precision.autocast():
                 loss, metrics = self.parts.module(batch, counts)
             scaled = loss * self.world.world_size if self.world.world_size > 1 else loss
+            # fp16's gradients would underflow; the optimizer divides them by the same scale.
             if self.parts.precision.scale is not None:
                 scaled = scaled * self.parts.precision.scale.value
             scaled.backward()
@@ -267,6 +268,7 @@ class Trainer:
         real = float(self.world.sum_(self.real_tokens.clone()))
         seconds, token_slots, updates = self.clock.lap()
         self.real_tokens.zero_()
+        # Seconds left, if the remaining updates are as fast as those since the last report.
         left = (self.config.total_steps - self.step) * seconds / max(1, updates)
         samples = self.step * self.parts.loader.samples_per_step
         self.parts.reporter.report(self.step, {
@@ -294,6 +296,7 @@ class Trainer:
 
     def _asked_to_stop(self, stop: "StopSignals") -> bool:
         """Whether any rank has received a signal; all ranks check after the same step."""
+        # A signal may reach the ranks at different times, so `world.any` is a collective operation.
         if self.world.world_size > 1 and self.step % STOP_CHECK_EVERY[self.world.device.type]:
             return False
         return self.step < self.config.total_steps and self.world.any(stop.number != 0)
