@@ -10,7 +10,7 @@ from uer.data.processors.base import Block, Lines
 
 @dataclass(frozen=True)
 class LineConfig:
-    """Corpora of a document a line"""
+    """Corpora of a document a line (mlm and lm processors)"""
 
     full_sentences: bool = flag(False, "Join the documents first, then cut: only the last instance is short.")
 
