@@ -55,10 +55,11 @@ def place(tmp_path_factory) -> Iterator[Path]:
     vocab = Vocab.load(folder / "vocab.txt")
     write_dataset(folder / "d.pt", vocab)
     write_dataset(folder / "no_specials.pt", vocab, {})
-    (folder / "lengths.pt").write_bytes((folder / "d.pt").read_bytes().replace(b'"seq_length": "8"',
-                                                                               b'"seq_length": "7"'))
-    (folder / "long.pt").write_bytes((folder / "d.pt").read_bytes().replace(b'"seq_length": "8"',
-                                                                            b'"seq_length":"99999999"'))
+    for name, length in (("lengths", b"7"), ("long", b"99999999")):
+        content = (folder / "d.pt").read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = content[8:8 + size].replace(b'"seq_length": "8"', b'"seq_length": "%s"' % length)
+        (folder / f"{name}.pt").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size:])
     write_dataset(folder / "bad_specials.pt", vocab, {**vocab.special_ids, "mask": 25})
     write_settings(folder)
     write_checkpoints(folder, len(vocab))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from uer.data.draws import Draws
+from uer.data import draws
+from uer.data.draws import Draws, coins
 from uer.data.processors import pairs
 from uer.data.processors.base import Lines, Ragged
 from uer.data.processors.bert import NextSentenceBuilder
@@ -61,3 +62,12 @@ def test_a_line_without_end_is_worked_on_in_pieces():
     for _ in range(200):
         builder.add(lines(1, [49], unfinished=True))
         assert builder._held_tokens <= LARGEST + 49
+
+
+def test_coins_of_many_are_those_of_few(monkeypatch):
+    """The same number of heads, one key at a time or all keys together; about half of the coins."""
+    keys, amounts = np.arange(40) * 7919, np.arange(40) * 61
+    together = coins(keys, amounts)
+    monkeypatch.setattr(draws, "MANY_COINS", 0)
+    assert np.array_equal(coins(keys, amounts), together) and (together <= amounts).all()
+    assert abs(together.sum() / amounts.sum() - 0.5) < 0.01
