@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from tests.test_faults import SPECIAL, TINY, run
+from tests.tools.configs import model_config
+from uer.config import ModelConfig, model_identity
 from uer.convert.provenance import Stage
 from uer.data.store import open_dataset
 from uer.encoders.gatedcnn import GatedCnnConfig
@@ -219,6 +221,27 @@ def test_what_is_recorded_beside_a_checkpoint_tells_its_model(tmp_path):
     assert (model.encoder, model.decoder, model.target) == ("gatedcnn", None, ("lm",))
     assert model.of(GatedCnnConfig) == GatedCnnConfig(kernel_size=7)
     assert Stage("m-4", 4, {"decoder": "transformer", "stream_0": None}).model().decoder == "transformer"
+
+
+# `ModelConfig()` as the first version had it, when the keys of finished trials were made from it.
+FIRST_SETTINGS = {"emb_size": 768, "hidden_size": 768, "feedforward_size": 3072, "heads_num": 12, "layers_num": 12,
+    "decoder_layers_num": 12, "hidden_act": "gelu", "dropout": 0.1, "embedding": ("word",),
+    "tgt_embedding": ("word",), "max_seq_length": 512, "relative_position_embedding": False,
+    "share_embedding": False, "remove_embedding_layernorm": False,
+    "factorized_embedding_parameterization": False, "encoder": "transformer", "decoder": "transformer",
+    "mask": "fully_visible", "layernorm_positioning": "post", "feed_forward": "dense",
+    "relative_attention_buckets_num": 32, "remove_attention_scale": False, "remove_transformer_bias":
+    False, "layernorm": "normal", "bidirectional": False, "parameter_sharing": False,
+    "has_residual_attention": False, "has_lmtarget_bias": False, "target": ("mlm",), "tie_weights":
+    False, "pooling": "first", "prefix_lm_loss": False}
+
+
+def test_finished_trials_are_found_again():
+    """Their keys are hashes of all settings: those that came later are in them only where they are not the default."""
+    assert model_identity(ModelConfig()) == FIRST_SETTINGS
+    assert model_identity(ModelConfig(attention_head_size=5)) == {**FIRST_SETTINGS, "attention_head_size": 5}
+    bidirectional = model_config(encoder="lstm", bidirectional=True)
+    assert model_identity(bidirectional) == {**FIRST_SETTINGS, "encoder": "lstm", "bidirectional": True}
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path):

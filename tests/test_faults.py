@@ -25,7 +25,7 @@ import torch
 from uer import cli, json_files
 from uer.checkpoint.files import load_weights, save_weights
 from uer.config import ModelConfig
-from uer.data.schema import Column, VocabInfo
+from uer.data.schema import SENTENCES, Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 from uer.flops import parameter_count
@@ -55,6 +55,11 @@ def place(tmp_path_factory) -> Iterator[Path]:
     vocab = Vocab.load(folder / "vocab.txt")
     write_dataset(folder / "d.pt", vocab)
     write_dataset(folder / "no_specials.pt", vocab, {})
+    for name, length in (("lengths", b"7"), ("long", b"99999999")):
+        content = (folder / "d.pt").read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = content[8:8 + size].replace(b'"seq_length": "8"', b'"seq_length": "%s"' % length)
+        (folder / f"{name}.pt").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size:])
     write_dataset(folder / "bad_specials.pt", vocab, {**vocab.special_ids, "mask": 25})
     write_settings(folder)
     write_checkpoints(folder, len(vocab))
@@ -94,7 +99,8 @@ def write_dataset(path: Path, vocab: Vocab, special_ids: dict[str, int] | None =
 
 def write_settings(folder: Path) -> None:
     for name, changes in (("c", {}), ("layers", {"layers_num": 10**8}), ("overflow", {"feedforward_size": 2**63 - 1}),
-                          ("positions", {"max_seq_length": 2**40}), ("dict", {"embedding": {"word": 1}})):
+                          ("positions", {"max_seq_length": 2**40}), ("dict", {"embedding": {"word": 1}}),
+                          ("decoder", {"decoder": "transformer"}), ("dual", {"embedding": "dual"})):
         (folder / f"{name}.json").write_text(json.dumps({**TINY, **changes}))
     (folder / "deep.json").write_text("[" * 100_000)
     (folder / "half.json").write_text('{\n"mask": "\\ud800"}')
@@ -175,6 +181,12 @@ REFUSED: dict[str, tuple[str, str]] = {
     "pt_out_is_folder": (f"{PRETRAIN} --output_model_path hf_deep", "--output_model_path hf_deep: is a folder"),
     "pt_accumulation": (f"{PRETRAIN} --accumulation_steps 100000000", "--accumulation_steps must be at most"),
     "pp_seq_length": (f"{PREPROCESS} --vocab_path vocab.txt --seq_length 1000000000", "--seq_length must be at most"),
+    "pp_pair_length": (f"{PREPROCESS} --vocab_path vocab.txt --data_processor bert --seq_length 4",
+                       "--seq_length must be at least 5 with --data_processor bert"),
+    "cfg_decoder": (f"{PRETRAIN} --config_path decoder.json", "--decoder: 'transformer' is not built yet"),
+    "cfg_dual": (f"{PRETRAIN} --config_path dual.json", "--embedding: 'dual' is not built yet"),
+    "ds_long": (f"{PRETRAIN} --dataset_path long.pt", "long.pt: .*seq_length is 99999999"),
+    "ds_lengths": (f"{PRETRAIN} --dataset_path lengths.pt", "lengths.pt: .*damaged .*seq_length is 7"),
     "fam_length_late": (f"{FAMILY} --sizes tiny --seq_length 16 1024", "--seq_length 1024: L-2_H-128 has 512"),
     "fam_mfu0": (f"{FAMILY} --mfu 0", "--mfu must lie"),
     "fam_sizes_flag": (f"{FAMILY} --sizes nope.json", "--sizes nope.json: No such file"),
@@ -349,6 +361,29 @@ def test_damaged_companions(companion, monkeypatch):
                            ({"model": 3}, "a JSON object"), ({"tokenizer": {}}, "damaged settings")):
         done = companion(**changes)
         assert done.status == 2 and words in done.err and done.err.count("\n") == 1, (changes, done.err)
+
+
+PARAGRAPHS = "一丁七\n万丈三\n{}\n" * 12
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\f", "\r", "\u3000", "\u00a0"])
+def test_whatever_is_blank_ends_a_document(place, tmp_path, blank):
+    """pp_blank_lines: in shards of any size, and without a warning that there is none."""
+    (tmp_path / "c.txt").write_text(PARAGRAPHS.format(*[blank] * 12), encoding="utf-8", newline="")
+    done = run(*PREPROCESS.split(), "--corpus_path", tmp_path / "c.txt", "--dataset_path", tmp_path / "d.pt",
+               "--data_processor", "bert", "--vocab_path", place / "vocab.txt")
+    assert (done.status, done.err) == (0, "")
+    assert open_dataset(tmp_path / "d.pt").info.counts["documents"] == 12
+    assert SENTENCES.document_end.search(f"一\n{blank}\n".encode())
+
+
+@pytest.mark.parametrize("processor", ["bert", "albert"])
+def test_a_corpus_of_one_document(place, tmp_path, processor):
+    """pp_one_document: bert's second parts cannot be of another one, and the run says so."""
+    (tmp_path / "c.txt").write_text("一丁七\n" * 9, encoding="utf-8")
+    done = run(*PREPROCESS.split(), "--corpus_path", tmp_path / "c.txt", "--dataset_path", tmp_path / "d.pt",
+               "--data_processor", processor, "--vocab_path", place / "vocab.txt")
+    assert done.status == 0 and ("the whole corpus is one document" in done.err) == (processor == "bert")
 
 
 def test_no_warning_of_one_sentence_a_line(place, tmp_path):

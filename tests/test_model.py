@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tools.configs import model_config
 from uer.config import ModelConfig
 from uer.data.batch import Batch, Labels, Side
 from uer.encoders.base import select
@@ -353,3 +354,15 @@ def test_labels_of_the_target_side_need_a_decoder():
     aside = dataclasses.replace(batch, labels={"mlm": dataclasses.replace(batch.labels["mlm"], side="tgt")})
     with pytest.raises(UserError, match="labels are on the target side, which needs a decoder"):
         build_model(CONFIG, VOCAB)(aside)
+
+
+@pytest.mark.parametrize("target, encoder, mask, learns", [
+    ("lm", "transformer", "causal", True), ("lm", "transformer", "fully_visible", False),
+    ("lm", "gatedcnn", "causal", True),
+    ("lm", "bilstm", "causal", False), ("bilm", "bilstm", "causal", True), ("bilm", "lstm", "causal", False),
+    ("mlm", "transformer", "fully_visible", True)])
+def test_targets_whose_labels_the_encoder_sees_are_named(target, encoder, mask, learns):
+    config = model_config(emb_size=8, hidden_size=8, feedforward_size=16, heads_num=2, layers_num=1, embedding=["word"],
+                          target=[target], encoder=encoder, mask=mask)
+    warnings = build_model(config, 11).warnings()
+    assert len(warnings) == (not learns) and all(f"--target {target}" in line for line in warnings)

@@ -258,6 +258,17 @@ def model_values(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in absent}
 
 
+def model_identity(model: ModelConfig) -> dict[str, Any]:
+    """A model's settings as hashes of finished work have them: trials of earlier versions are found again.
+
+    It has the settings of the first version, and of those that came later what is not the default.
+    """
+    at_first = {"decoder": "transformer", "bidirectional": False, "has_lmtarget_bias": False}
+    later = ("attention_head_size", "stream_0", "stream_1", "decoder")
+    values = model.values()
+    return {**at_first, **{name: value for name, value in values.items() if name not in later or value is not None}}
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimizer and learning-rate schedule."""

@@ -16,6 +16,7 @@ import numpy as np
 MASK = 0xFFFFFFFF
 GOLDEN = 0x1E3779B9  # an odd constant near 2^32 times the golden ratio's fraction, less its highest bit
 BITS_OF_BYTES = np.array([number.bit_count() for number in range(256)], np.int64)
+MANY_COINS = 1 << 12
 
 Number = TypeVar("Number")  # int, int64 array of numpy, int64 tensor of torch
 
@@ -67,13 +68,22 @@ def coins(keys: np.ndarray, amounts: np.ndarray) -> np.ndarray:
         amounts: (N,) how many coins each key tosses.
     """
     heads = np.zeros(len(keys), np.int64)
-    chosen, left, word = np.arange(len(keys)), amounts, 0  # the keys that need more bits, and how many they need
+    many = amounts > MANY_COINS
+    for one in np.flatnonzero(many):  # few keys, with many words of 32 coins each
+        words = np.arange(-(-amounts[one] // 32))
+        heads[one] = _heads(np.repeat(keys[one], len(words)), words, amounts[one] - 32 * words).sum()
+    chosen, left, word = np.arange(len(keys)), np.where(many, 0, amounts), 0  # the keys that need more, and how many
     while len(chosen := chosen[left > 0]):
         left = left[left > 0]
-        bits = drawn(keys[chosen], word) & (1 << np.minimum(left, 32)) - 1  # the lowest `left` bits
-        heads[chosen] += BITS_OF_BYTES[bits.astype("<u4").view(np.uint8).reshape(-1, 4)].sum(1)
+        heads[chosen] += _heads(keys[chosen], word, left)
         left, word = left - 32, word + 1
     return heads
+
+
+def _heads(keys: np.ndarray, word: int | np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Of at most 32 coins each: the bits of the keys' numbered words."""
+    bits = drawn(keys, word) & (1 << np.minimum(left, 32)) - 1
+    return BITS_OF_BYTES[bits.astype("<u4").view(np.uint8).reshape(-1, 4)].sum(1)
 
 
 @dataclass(frozen=True)

@@ -352,7 +352,11 @@ def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> 
         if masking_of(config) != masking_of(configs[0]):
             raise UserError(f"{dataset.path}: its masks are made otherwise than those of {datasets[0].path}: "
                             f"{masking_of(config)}")
-    return kind(info.seq_length, configs[0], info.vocabs)
+    processor = kind(info.seq_length, configs[0], info.vocabs)
+    if processor.lengths() != info.lengths:
+        raise UserError(f"{datasets[0].path}: the dataset's metadata is damaged (rows of {info.lengths} tokens, but "
+                        f"seq_length is {info.seq_length}); run preprocess.py again")
+    return processor
 
 
 def _common_info(datasets: Sequence[TokenDataset]) -> DatasetInfo:

@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from uer.config import LARGEST_SEED, LONGEST_ROW
 from uer.data.packed_offsets import Offsets, block_shift, pack
 from uer.data.schema import INSTANCE, Column, VocabInfo, axes_of, schema_problem
 from uer.errors import UserError
@@ -45,6 +46,7 @@ from uer.reading import require_regular
 FORMAT = "uer-dataset"
 FORMAT_VERSION = 2  # goes up with every change to what the docstring above says
 MAX_HEADER_BYTES = 1 << 24
+LARGEST_LENGTH = LONGEST_ROW + 1  # a language model's rows have a token more than --seq_length
 SAFETENSORS_NAMES = {"int64": "I64", "uint32": "U32", "uint16": "U16", "uint8": "U8"}
 INFO_KINDS = {"processor": str, "seq_length": int, "schema": dict, "lengths": dict, "vocabs": dict,
               "processor_settings": dict, "dynamic_masking": bool, "dup_factor": int, "seed": int, "counts": dict,
@@ -310,8 +312,9 @@ def _check_info(info: DatasetInfo) -> None:
         raise ValueError(problem)
     lengths = {f"the length of {axis}": info.lengths[axis] for axis in axes_of(info.schema)}
     sizes = {f"vocab_size of {name}": vocab.size for name, vocab in info.vocabs.items()}
-    for name, value in {"seq_length": info.seq_length, "dup_factor": info.dup_factor, **lengths, **sizes}.items():
-        if type(value) is not int or value < 1:
+    rows = {"seq_length": info.seq_length, **lengths}
+    for name, value in {"dup_factor": info.dup_factor, **rows, **sizes}.items():
+        if type(value) is not int or not 1 <= value <= (LARGEST_LENGTH if name in rows else LARGEST_SEED):
             raise ValueError(f"{name} is {value!r}")
     for column in info.schema.values():
         if column.dtype == "ids" and column.vocab not in info.vocabs:

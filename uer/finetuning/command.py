@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from uer import model_settings
-from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig
+from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig, model_identity
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.finetuning.config import AdversarialConfig, FinetuneConfig
@@ -200,7 +200,7 @@ def decides(command: Command, bench: Trials) -> dict[str, Any]:
             "seq_length": config.seq_length, "truncation": config.truncation, "early_stop": config.early_stop,
             "save_best_by": config.save_best_by, "precision": config.precision,
             "tokenizer": bench.encoder.tokenizer.settings, "columns": config.columns,
-            "model": command.model.values(),
+            "model": model_identity(command.model),
             "adversarial": dataclasses.asdict(command.adversarial),
             "optim": {**dataclasses.asdict(command.optim), "learning_rate": None},
             "task_config": command.task_config and dataclasses.asdict(command.task_config),

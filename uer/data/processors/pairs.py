@@ -197,7 +197,8 @@ class PairBuilder:
             if goes_on:  # the first line is the rest of the one before
                 lengths[-1][-1] += here[0]
                 here = here[1:]
-            lengths.append(here)
+            if len(here):  # else the block is all one line's, which goes on
+                lengths.append(here)
             goes_on = lines.unfinished
         return ids, words, np.concatenate(lengths), goes_on
 
