@@ -13,6 +13,7 @@ from uer import cli, config
 from uer.config import REQUIRED, DatasetConfig, ModelConfig, ParallelConfig, TrainConfig, flag
 from uer.data.processors.pairs import PairConfig
 from uer.errors import UserError
+from uer.sections import from_json, member_classes
 from uer.targets.lm import LmConfig
 
 REQUIRED_FLAGS = ["--output_model_path", "out.bin"]
@@ -167,7 +168,7 @@ def test_every_setting_is_read_or_says_that_it_is_not(root):
     paths = [*root.glob("*.py"), *(root / "uer").rglob("*.py")]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in paths if path.name != "config.py")
     sections = [known for known in vars(config).values() if dataclasses.is_dataclass(known)]
-    for section in [*sections, *(part for known in sections for part in cli.member_classes(known))]:
+    for section in [*sections, *(part for known in sections for part in member_classes(known))]:
         for field in dataclasses.fields(section):
             if "help" not in field.metadata:
                 assert field.name == "members"
@@ -182,7 +183,7 @@ def test_settings_of_members_are_flags_and_keys_and_go_where_they_belong(tmp_pat
     model = cli.parse("A test.", (ModelConfig, TrainConfig), [*REQUIRED_FLAGS, "--config_path", path])[0]
     assert (model.of(LmConfig).has_lmtarget_bias, model.of(LmConfig).label_smoothing) == (True, 0.25)
     assert model.values()["has_lmtarget_bias"] and "members" not in model.values()
-    assert cli.from_json(ModelConfig, json.loads(json.dumps(model.values())), "x") == model
+    assert from_json(ModelConfig, json.loads(json.dumps(model.values())), "x") == model
     given = [*REQUIRED_FLAGS, "--config_path", path, "--no-has_lmtarget_bias"]
     assert not cli.parse("A test.", (ModelConfig, TrainConfig), given)[0].of(LmConfig).has_lmtarget_bias
     flags = ["--corpus_path", "x", "--data_processor", "albert", "--short_seq_prob", "0.5"]
@@ -190,13 +191,13 @@ def test_settings_of_members_are_flags_and_keys_and_go_where_they_belong(tmp_pat
     with pytest.raises(UserError, match="--short_seq_prob must lie between 0 and 1"):
         cli.parse("A test.", (DatasetConfig,), [*flags, "--short_seq_prob", "1.5"])
     with pytest.raises(UserError, match="label_smoothing must lie"):
-        cli.from_json(ModelConfig, {"target": ["lm"], "label_smoothing": 1.5}, "x")
+        from_json(ModelConfig, {"target": ["lm"], "label_smoothing": 1.5}, "x")
 
 
 def test_settings_that_earlier_versions_wrote_are_read():
     """Every key that a model's settings had beside a fine-tuned model before members had settings of their own."""
     old = {"bidirectional": False, "has_lmtarget_bias": False, "decoder": "transformer", "prefix_lm_loss": False,
            "target": ["mlm"], "heads_num": 6, "hidden_size": 48, "emb_size": 48}
-    read = cli.from_json(ModelConfig, old, "x")
+    read = from_json(ModelConfig, old, "x")
     assert (read.heads_num, read.target, read.decoder) == (6, ("mlm",), "transformer")
-    assert cli.from_json(ModelConfig, json.loads(json.dumps(read.values())), "x") == read
+    assert from_json(ModelConfig, json.loads(json.dumps(read.values())), "x") == read

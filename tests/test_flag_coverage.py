@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from uer import cli
+from uer.sections import member_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,9 +101,8 @@ class Parsed(Exception):
 
 def flags_of(script: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The flags that a script's `main` hands to the command line's parser, those of members among them."""
-    members = cli.member_classes
     def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
-        raise Parsed({field.name for section in sections for part in (section, *members(section))
+        raise Parsed({field.name for section in sections for part in (section, *member_classes(section))
                       for field in dataclasses.fields(part)})
 
     monkeypatch.setattr(cli, "parse", parse)

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from uer.cli import member_classes
 from uer.config import (
     REQUIRED,
     DatasetConfig,
@@ -17,6 +16,7 @@ from uer.config import (
     TrainConfig,
 )
 from uer.finetuning.config import AdversarialConfig, ClassifierConfig, FinetuneConfig, GridConfig, InferConfig
+from uer.sections import member_classes
 
 TOKENIZER = {f"{side}{name}": default for side in ("", "tgt_") for name, default in (
     ("tokenizer", "bert"), ("vocab_path", None), ("merges_path", None), ("spm_model_path", None),

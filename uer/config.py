@@ -27,7 +27,7 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         default: the value when neither the command line nor a JSON file gives one; `REQUIRED` makes the flag mandatory.
         help: the help text.
         choices: the valid values, where they are a plain list.
-        family: where the valid values are the keys of a family's table, its name in `uer.cli.FAMILIES`.
+        family: where the valid values are the keys of a family's table, its name in `uer.sections.FAMILIES`.
         positional: the values may also be given without the flag (one field of a command; a tuple).
         planned: a setting of UER-py that no part of this toolkit reads yet; the help text says so.
         path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
@@ -62,7 +62,7 @@ class Members:
 
 
 def members_of(*families: str) -> Any:
-    """The field `members` of a section: which families of `uer.cli.FAMILIES` its members are chosen from."""
+    """The field `members` of a section: which families of `uer.sections.FAMILIES` its members are chosen from."""
     return field(default_factory=dict, hash=False, metadata={"families": families})
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uer import cli
+from uer import sections
 from uer.checkpoint import files as checkpoint
 from uer.config import DistillationConfig, ModelConfig
 from uer.convert.open import load_uer_weights
@@ -127,7 +127,7 @@ def teacher_architecture(config_path: str, targets: tuple[str, ...]) -> ModelCon
     Raises:
         UserError: it is missing or wrong.
     """
-    return replace(cli.read_section(ModelConfig, config_path, "--teacher_config_path"), target=targets)
+    return replace(sections.read_section(ModelConfig, config_path, "--teacher_config_path"), target=targets)
 
 
 def _fingerprint(model: Model) -> str:

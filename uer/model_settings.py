@@ -15,6 +15,7 @@ from typing import Any
 
 from uer import cli
 from uer.config import ModelConfig
+from uer.sections import read_section
 
 COMMANDS = "uer_commands"
 """The package that holds the entry scripts where they are installed."""
@@ -33,7 +34,7 @@ def model_settings(path: str | os.PathLike | None, flag: str = "--config_path") 
     Raises:
         UserError: the file cannot be read, or what it says is no model.
     """
-    return cli.read_section(ModelConfig, find_config(os.fspath(path)), flag) if path else None
+    return read_section(ModelConfig, find_config(os.fspath(path)), flag) if path else None
 
 
 def commands_folder() -> Path | None:

@@ -13,6 +13,7 @@ import pytest
 from uer import cli
 from uer.config import PATHS, REQUIRED
 from uer.errors import UserError
+from uer.sections import member_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(str(path.relative_to(ROOT))
@@ -50,7 +51,7 @@ def _scripts_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def flags_of(sections: tuple[type, ...]) -> list[dataclasses.Field]:
     """The fields that are flags, those of members among them, each once."""
-    found = {field.name: field for section in sections for part in (section, *cli.member_classes(section))
+    found = {field.name: field for section in sections for part in (section, *member_classes(section))
              for field in dataclasses.fields(part) if "help" in field.metadata}
     return list(found.values())
 

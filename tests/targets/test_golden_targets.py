@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from uer import cli
+from uer import sections
 from uer.config import ModelConfig
 from uer.data.batch import IGNORED, Batch, Labels, Side
 from uer.model import build_model
@@ -22,7 +22,7 @@ def open_model(folder, name):
     """The model, the arrays, and the figures."""
     content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     settings = {key: value for key, value in content["config"].items() if key != "data_processor"}
-    model = build_model(cli.from_json(ModelConfig, settings, name), content["vocab_size"]).eval()
+    model = build_model(sections.from_json(ModelConfig, settings, name), content["vocab_size"]).eval()
     weights = load_file(folder / f"{name}.safetensors")
     weights |= {copy: weights[home] for copy, home in content["tied"].items()}
     assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == dict(content["keys"])

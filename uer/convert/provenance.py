@@ -15,10 +15,10 @@ from typing import Any
 
 from uer.checkpoint.settings import read_settings, settings_path
 from uer.checkpoint.state import read_state
-from uer.cli import member_classes
 from uer.config import ModelConfig, model_values
 from uer.errors import UserError
 from uer.json_files import parse_json
+from uer.sections import member_classes
 
 STAGES = 4  # how far back the chain of stages is followed
 

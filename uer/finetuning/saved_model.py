@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from uer import cli
+from uer import sections
 from uer.checkpoint.files import load_into, load_weights, save_weights
 from uer.config import ModelConfig, model_values
 from uer.convert.hugging_face_files import weights_files
@@ -99,7 +99,7 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
         _check_settings(content, settings)
         encoder = TextToRows(kind.from_saved(vocab, tokenizer), content["seq_length"], content["truncation"])
         described = content["model"]
-        model = cli.from_json(ModelConfig, model_values(described) if isinstance(described, dict) else described,
+        model = sections.from_json(ModelConfig, model_values(described) if isinstance(described, dict) else described,
                               str(settings))
         return SavedModel(weights, content["task"], content, model, encoder)
     except KeyError as error:
