@@ -1,7 +1,7 @@
 """Sections: the values of config classes, from flags, JSON files and defaults; those of their members among them.
 
 A section is a config class of `uer.config`. Where it chooses members (an encoder, a processor), the settings that their
-classes declare as `config_class` are flags and JSON keys too, and the section keeps their values (`uer.config.Members`).
+classes declare as `config_class` are flags and JSON keys too, and the section keeps their values: see `Members`.
 """
 
 import dataclasses
