@@ -112,6 +112,11 @@ class TokenizerConfig(Members):
     tgt_do_lower_case: bool = flag(True, "Convert the text of the target side to lower case and remove accents.")
     members: dict[str, Any] = members_of("tokenizer", "tgt_tokenizer")
 
+    def problems(self) -> list[str]:
+        """SentencePiece models give other tokens than --vocab_path, so they are not ignored."""
+        return [f"--{name} is not built yet" for name in ("spm_model_path", "tgt_spm_model_path")
+                if getattr(self, name) and name not in self.members]
+
     def of_side(self, side: str) -> "TokenizerConfig":
         """The settings of one side by the names of the source's: for "tgt", `vocab_path` is --tgt_vocab_path."""
         if side == "src":

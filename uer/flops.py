@@ -4,6 +4,7 @@ device, where tensors have shapes but no values, so that no memory is used and e
 All layers cost the same: models with one and with two layers are counted, and the cost of more layers follows.
 """
 
+import functools
 from dataclasses import replace
 
 import torch
@@ -41,17 +42,26 @@ def forward_flops_per_token(config: ModelConfig, vocab_size: int, seq_length: in
                             processor: Processor | None = None) -> float:
     """Floating-point operations of a forward pass for one token slot; arguments as `flops_per_token`."""
     if processor is None:
-        processor, config = _mlm(seq_length, vocab_size), replace(config, target=("mlm",))
+        mlm = replace(config, target=("mlm",))
+        return extrapolated(lambda layers: _mlm_flops(replace(mlm, layers_num=layers), vocab_size, seq_length),
+                            config.layers_num)
     batch = example_batch(processor, rows=1)
+    return extrapolated(lambda layers: _flops(replace(config, layers_num=layers), vocab_size, batch), config.layers_num)
 
-    def count(layers: int) -> float:
-        with Unfilled():
-            model = build_model(replace(config, layers_num=layers), vocab_size, unpad="off")
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(batch.to("meta"))
-        return counter.get_total_flops()
 
-    return extrapolated(count, config.layers_num) / batch.token_slots()
+def _flops(config: ModelConfig, vocab_size: int, batch: Batch) -> float:
+    """Operations of a forward pass of the batch, for one token slot."""
+    with Unfilled():
+        model = build_model(config, vocab_size, unpad="off")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(batch.to("meta"))
+    return counter.get_total_flops() / batch.token_slots()
+
+
+@functools.lru_cache(maxsize=256)
+def _mlm_flops(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
+    """`_flops` of mlm's batches; a plan asks for the same few layers of models of all depths."""
+    return _flops(config, vocab_size, example_batch(_mlm(seq_length, vocab_size), rows=1))
 
 
 def parameter_count(config: ModelConfig, vocab_size: int) -> int:

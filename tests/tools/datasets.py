@@ -19,7 +19,7 @@ def make_dataset(path: Path, corpus: Path, processor: str, tokenizer: Tokenizer,
     """What `preprocess.py` makes; `members` are the processor's own settings."""
     config = DatasetConfig(corpus_path=(str(corpus),), dataset_path=str(path), data_processor=processor,
                            members=members or {}, **settings)
-    build_dataset(config, {"src": tokenizer, "tgt": tokenizer}, note=lambda line: None, shard_bytes=shard_bytes)
+    build_dataset(config, {"src": tokenizer}, note=lambda line: None, shard_bytes=shard_bytes)
     return open_dataset(path)
 
 
