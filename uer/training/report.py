@@ -63,7 +63,7 @@ class Sums:
 
     def collect(self, world: World) -> dict[str, Tensor]:
         """The sums over all ranks, as a flat dictionary; a collective operation, which every rank has to call."""
-        reduced = {key: world.sum_(pair.clone()) for key, pair in sorted(self.metrics.items())}  # one order on all ranks
+        reduced = {key: world.sum_(pair.clone()) for key, pair in sorted(self.metrics.items())}  # same on all ranks
         metrics = {METRIC + key: reduced[key] for key in self.metrics}
         return {"updates": self.updates.clone(), "loss": self.loss.clone(), "norm": self.norm.clone(), **metrics}
 
