@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,41 @@ def server(tmp_path_factory):
     yield running
     running.process.stdin.close()
     running.process.wait(60)
+
+
+SCRIPT = """
+import os, runpy, sys
+for number, path in enumerate({outputs!r}, start=1):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+os.chdir({folder!r})
+sys.argv = {argv!r}
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def run_forked(server, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
+    """`run_forked("scripts/x.py", "--flag", value)` runs a script as a user does, in a process of its own that need not
+    import torch again; the result has returncode, stdout and stderr."""
+    def run(script: str, *words: object) -> subprocess.CompletedProcess:
+        folder = tmp_path_factory.mktemp("forked")
+        outputs = [str(folder / name) for name in ("stdout", "stderr")]
+        argv = [str(ROOT / script), *map(str, words)]
+        pid = server.ask({"program": SCRIPT.format(outputs=outputs, folder=str(ROOT), argv=argv),
+                          "log": str(folder / "log")})
+        status = server.ask({"wait": pid, "seconds": 240})
+        return subprocess.CompletedProcess(argv, status, *(Path(path).read_text(encoding="utf-8") for path in outputs))
+
+    return run
+
+
+# Files that take long come first, so that the two processes of tests/run.sh end together.
+LONGEST_FIRST = ("test_pretrain.py", "test_pretrain_family.py", "test_runs.py", "test_convert_bert.py",
+                 "test_run_classifier.py", "test_resume.py", "test_build.py", "test_parallel_runs.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of `LONGEST_FIRST` in front; all other files stay in their order."""
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))

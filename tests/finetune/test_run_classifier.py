@@ -25,16 +25,16 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_train_predict_and_errors(root, files):
+def test_train_predict_and_errors(root, files, run_forked):
     shared = ["--vocab_path", str(files / "vocab.txt"), "--config_path", str(files / "config.json"),
               "--train_path", str(files / "train.tsv"), "--output_model_path", str(files / "model.bin"),
               "--epochs_num", "1", "--seq_length", "8", "--device", "cpu"]
-    wrong = run(root, "finetune/run_classifier.py", *shared, "--dev_path", str(files / "dev.tsv"))
+    wrong = run_forked("finetune/run_classifier.py", *shared, "--dev_path", str(files / "dev.tsv"))
     assert wrong.returncode == 2
     assert wrong.stderr == (f"error: {files}/dev.tsv:3: label '2' is not one of the 2 labels of the training file: "
                             "0, 1\n")
     (files / "file").write_text("")
-    nowhere = run(root, "finetune/run_classifier.py", *shared, "--dev_path", str(files / "train.tsv"),
+    nowhere = run_forked("finetune/run_classifier.py", *shared, "--dev_path", str(files / "train.tsv"),
                   "--output_model_path", str(files / "file" / "model.bin"))
     assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
     assert f"{files}/file cannot be written to" in nowhere.stderr
@@ -42,7 +42,7 @@ def test_train_predict_and_errors(root, files):
                "--batch_size_list", "4", "8", "--learning_rate_list", "1e-2", "--epochs_num_list", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| 0.01 | 1 |") == 2
-    predicted = run(root, "inference/run_classifier_infer.py", "--load_model_path", str(files / "model.bin"),
+    predicted = run_forked("inference/run_classifier_infer.py", "--load_model_path", str(files / "model.bin"),
                     "--test_path", str(files / "dev.tsv"), "--prediction_path", str(files / "out.tsv"))
     assert predicted.returncode == 0, predicted.stderr
     assert (files / "out.tsv").read_text().splitlines()[0] == "label"

@@ -1,7 +1,6 @@
 """scripts/extend_vocab.py through its command line."""
 
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,12 +11,11 @@ ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b", "中", "国
 
 
 @pytest.fixture
-def extend(root, tmp_path):
+def extend(run_forked, tmp_path):
     (tmp_path / "vocab.txt").write_text("".join(f"{entry}\n" for entry in ENTRIES), encoding="utf-8")
 
     def run(*flags: str, status: int = 0) -> subprocess.CompletedProcess:
-        command = [sys.executable, "scripts/extend_vocab.py", "--vocab_path", str(tmp_path / "vocab.txt"), *flags]
-        result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        result = run_forked("scripts/extend_vocab.py", "--vocab_path", tmp_path / "vocab.txt", *flags)
         assert result.returncode == status, result.stderr
         return result
 
