@@ -372,12 +372,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_file(packed, tmp_path, s
             tmp_path, small_tokenizer, path, shard_bytes=20_000, processes_num=chance.choice([1, 2])))
         kills += killed
         usual *= 1 if killed else 0.7  # a busy machine may have made the first run slow
-        if kills == 10:
+        if kills == 5:
             break
         if (tmp_path / "d.pt").exists():
             assert (tmp_path / "d.pt").read_bytes() == whole
     _make(tmp_path, small_tokenizer, path, shard_bytes=20_000, processes_num=2)
-    assert kills == 10
+    assert kills == 5
     assert (tmp_path / "d.pt").read_bytes() == whole
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corpus", "d.pt", "whole"]
 
