@@ -101,13 +101,14 @@ class TokenizerConfig(Members):
     vocab_path: str | None = flag(None, "Vocabulary file with one token per line. A known one, such as "
                                         "google_zh_vocab.txt, is downloaded if it is missing.", path="read")
     merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True, path="read")
-    spm_model_path: str | None = flag(None, "SentencePiece model file.", planned=True, path="read")
+    spm_model_path: str | None = flag(None, "SentencePiece model file; refused until it is built.", planned=True,
+                                      path="read")
     do_lower_case: bool = flag(True, "Convert the text to lower case and remove accents.")
     tgt_tokenizer: str = flag("bert", "Tokenizer of the target side, of processors that have one of its own.",
                               family="tgt_tokenizer")
     tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", path="read")
     tgt_merges_path: str | None = flag(None, "Merges file of the target side.", planned=True, path="read")
-    tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.", planned=True,
+    tgt_spm_model_path: str | None = flag(None, "The same of the target side; refused, too.", planned=True,
                                           path="read")
     tgt_do_lower_case: bool = flag(True, "Convert the text of the target side to lower case and remove accents.")
     members: dict[str, Any] = members_of("tokenizer", "tgt_tokenizer")

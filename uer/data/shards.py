@@ -219,7 +219,7 @@ class _Work:
         ids, offsets = tokenizer.encode_lines(text, self._unknown)
         unk = tokenizer.vocab.special_ids.get("unk")
         if unk is not None:
-            self._unknown_tokens += int(np.count_nonzero(ids == unk))
+            self._unknown_tokens += self._settings.copies * int(np.count_nonzero(ids == unk))  # every copy has them
         words = self._words if vocab == "src" else None
         return Ragged(ids, offsets, words.word_starts(text, ids, offsets) if words else None)
 
