@@ -15,7 +15,8 @@ from uer.data.batch import Batch, Rows
 from uer.data.processors import PROCESSORS, Processor
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import INSTANCE, VocabInfo
-from uer.model import Unfilled, build_model, extrapolated
+from uer.meta_device import Unfilled, extrapolated
+from uer.model import build_model
 
 PREDICTED = 0.15
 """The fraction of positions that `activation_bytes` assumes to be predicted."""

@@ -2,13 +2,12 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from uer.config import ModelConfig
 from uer.decoders import DECODERS
@@ -20,13 +19,13 @@ from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
 from uer.layers.distillation import SoftTargets
 from uer.layers.layout import Layout, Queries, document_starts, padded_layout, static_shapes, unpadded_layout
+from uer.meta_device import Unfilled, extrapolated
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, Metric
 
 SURELY_SMALL = 1 << 28
 """A model with fewer parameters, in a rough estimate, fits any machine; it is not counted exactly."""
-Number = TypeVar("Number", int, float)
 
 # Scaled down by `deep_init`: what a layer adds to the residual stream.
 RESIDUAL_OUTPUTS = ("self_attn.final_linear.weight", "feed_forward.linear_2.weight")
@@ -361,43 +360,6 @@ def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
     if deep_init:
         model.initialise(deep_init)
     return model
-
-
-def extrapolated(count: Callable[[int], Number], layers: int) -> Number:
-    """The result of `count` for a number of layers, from its results for one and two layers: all layers count the same.
-
-    >>> extrapolated(lambda layers: 100 + 7 * layers, 24)
-    268
-    """
-    one = count(1)
-    return one if layers == 1 else one + (layers - 1) * (count(2) - one)
-
-
-class Unfilled(TorchFunctionMode):
-    """A context in which modules are made on the meta device: parameters have shapes but no values.
-
-    With `torch.device("meta")` alone torch imports its decompositions for functions such as `normal_`, which takes two
-    seconds. Here these functions do nothing.
-    """
-
-    FILLING = ("normal_", "uniform_", "zero_", "zeros_", "ones_", "fill_")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.device = torch.device("meta")
-
-    def __enter__(self) -> "Unfilled":
-        self.device.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        self.device.__exit__(*error)
-
-    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
-        if getattr(func, "__name__", "") in self.FILLING:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def _require_memory(config: ModelConfig, vocab_size: int) -> None:
