@@ -27,8 +27,13 @@ class _Sections(Exception):
     """Carries what a script gives to `cli.parse`."""
 
 
+KNOWN_SECTIONS: dict[str, tuple[type, ...]] = {}
+
+
 def sections_of(script: str, monkeypatch: pytest.MonkeyPatch) -> tuple[type, ...]:
-    """The config classes of a script's command line."""
+    """The config classes of a script's command line; each script is run once."""
+    if script in KNOWN_SECTIONS:
+        return KNOWN_SECTIONS[script]
 
     def stop(description: str, sections: tuple[type, ...], argv: object = None) -> None:
         raise _Sections(sections)
@@ -41,7 +46,8 @@ def sections_of(script: str, monkeypatch: pytest.MonkeyPatch) -> tuple[type, ...
             main()
     finally:
         monkeypatch.undo()
-    return caught.value.args[0]
+    KNOWN_SECTIONS[script] = caught.value.args[0]
+    return KNOWN_SECTIONS[script]
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,7 @@ def test_a_shard_cuts_no_document(make, name):
 @pytest.mark.parametrize("name", CASES)
 def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, name):
     peaks = []
-    for size in (2 << 20, 8 << 20):
+    for size in (2 << 20, 5 << 20):
         corpus = tmp_path / "corpus.txt"
         text = CASES[name][0](200, longest=250)
         corpus.write_text(text * (size // len(text.encode())), encoding="utf-8")
