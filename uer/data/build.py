@@ -161,7 +161,7 @@ def _inputs(files: list[CorpusFile], settings: BuildSettings, shard_bytes: int) 
     inputs = {"format": store.FORMAT_VERSION, "files": [[file.path, file.size, file.time] for file in files],
               "vocabs": {name: asdict(vocab) for name, vocab in processor.vocabs.items()},
               "processor": type(processor).__name__, "seq_length": processor.seq_length,
-              "settings": settings_of(processor), "text_field": settings.text_field,
+              "settings": processor_settings(processor), "text_field": settings.text_field,
               "encoding_errors": settings.encoding_errors, "shard_bytes": shard_bytes}
     if processor.duplication == "build":
         inputs |= {"seed": settings.seed, "copies": settings.copies}
@@ -171,7 +171,7 @@ def _inputs(files: list[CorpusFile], settings: BuildSettings, shard_bytes: int) 
     return inputs
 
 
-def settings_of(processor: Processor) -> dict[str, Any]:
+def processor_settings(processor: Processor) -> dict[str, Any]:
     """The settings that only this processor has, as they are stored in the dataset's metadata."""
     return asdict(processor.config) if processor.config is not None else {}
 
@@ -300,7 +300,7 @@ def _info(dataset: DatasetConfig, settings: BuildSettings, summary: Summary,
     return store.DatasetInfo(
         format_version=store.FORMAT_VERSION, processor=dataset.data_processor, seq_length=dataset.seq_length,
         schema=processor.schema(), lengths=processor.lengths(), vocabs=dict(processor.vocabs),
-        processor_settings=settings_of(processor), dynamic_masking=dataset.dynamic_masking,
+        processor_settings=processor_settings(processor), dynamic_masking=dataset.dynamic_masking,
         dup_factor=dataset.dup_factor if drawn else 1, seed=dataset.seed, counts=summary.counts(),
         command=_command(arguments))
 
