@@ -54,7 +54,8 @@ from uer.runtime.parallel import connect
 from uer.runtime.precision import Precision
 from uer.training.report import Reporter
 from uer.training.run_summary import device_name
-from uer.training.trainer import Parts, StepModule, Trainer
+from uer.training.trainer import Trainer
+from uer.training.update import Parts, StepModule
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB_SIZE = 21128
@@ -219,8 +220,7 @@ def write_random(path: Path, rows: int, seq_length: int, fill: float) -> Path:
 
 def run_ours(trainer: Trainer, steps: int) -> None:
     for _ in range(steps):
-        trainer.update(trainer.step)
-        trainer.step += 1
+        trainer.run_update()
     synchronise(trainer.world.device)
 
 

@@ -9,7 +9,7 @@ from uer.config import DistillationConfig, ModelConfig
 from uer.data.batch import Batch, Labels, Side
 from uer.distillation import DistillationStep, Teacher
 from uer.model import build_model
-from uer.training.trainer import StepModule
+from uer.training.update import StepModule
 
 CONFIG = ModelConfig(emb_size=20, hidden_size=20, feedforward_size=31, heads_num=5, layers_num=2, dropout=0.1,
                      max_seq_length=13, embedding=("word", "pos", "seg"), target=("mlm",), tie_weights=True)

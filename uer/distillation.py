@@ -29,7 +29,7 @@ from uer.model import Model, build_model
 from uer.registry import choose
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
-from uer.training.trainer import Metrics, StepModule
+from uer.training.update import Metrics, StepModule
 
 WORD_EMBEDDING = "embedding.word.embedding.weight"
 

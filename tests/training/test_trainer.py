@@ -1,5 +1,6 @@
 """The trainer on a toy model: it needs to know nothing of encoders, targets or tokens."""
 
+import contextlib
 import itertools
 import json
 from dataclasses import dataclass, replace
@@ -21,10 +22,11 @@ from uer.runtime.launch import RankInfo
 from uer.runtime.parallel import World, connect
 from uer.runtime.precision import GROWTH_INTERVAL, LossScale, Precision
 from uer.training import trainer as trainer_module
-from uer.training.cuda_graph import GraphedUpdate
+from uer.training.cuda_graph import Buffers, Capture, CaptureError, Graphed, GraphedUpdate
 from uer.training.report import Reporter
 from uer.training.skipped_updates import SkipWatch
-from uer.training.trainer import Parts, StepModule, Trainer, seed_dropout
+from uer.training.trainer import Trainer
+from uer.training.update import Parts, StepModule, seed_dropout
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,14 @@ def run(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in trainer.parts.model.state_dict().items()}
 
 
+def update(trainer: Trainer, step: int) -> None:
+    trainer.step = step
+    trainer.run_update()
+
+
 def weights_after(trainer: Trainer, steps: int) -> dict[str, Tensor]:
     for step in range(steps):
-        trainer.update(step)
+        update(trainer, step)
     return {name: value.clone() for name, value in trainer.parts.model.state_dict().items()}
 
 
@@ -138,7 +145,7 @@ def test_a_poisoned_update_changes_nothing_and_is_written_down(tmp_path, optimiz
     before = weights_after(trainer, 3)
     bias = trainer.parts.model.linear.bias
     state = {key: value.clone() for key, value in trainer.parts.optimizer.state[bias].items()}
-    trainer.update(3)
+    update(trainer, 3)
     assert all(torch.equal(value, before[name]) for name, value in trainer.parts.model.state_dict().items())
     after = trainer.parts.optimizer.state[bias]
     assert all(torch.equal(after[key], value) for key, value in state.items())
@@ -147,9 +154,9 @@ def test_a_poisoned_update_changes_nothing_and_is_written_down(tmp_path, optimiz
     dump = json.loads((tmp_path / "m.skipped-3-rank0.json").read_text())
     assert [row["sample"] for row in dump["rows"]] == list(range(30, 40))
     assert dump["rows"][2] == {"sample": 32, "ids": [32] * 3, "text": "32 32 32"}
-    trainer.update(4)
+    update(trainer, 4)
     assert not torch.equal(trainer.parts.model.linear.weight, before["linear.weight"])
-    assert torch.isfinite(trainer.sums.loss)
+    assert torch.isfinite(trainer.update.sums.loss)
 
 
 def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path):
@@ -160,7 +167,7 @@ def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path):
     spread = build(tmp_path, ToyLoader(poisoned=(2, 4, 6, 8)), max_skipped_updates=2,
                    output_model_path=str(tmp_path / "n"))
     assert spread.train() == 0
-    assert spread.watch.total == 4
+    assert spread.update.watch.total == 4
 
 
 def test_a_short_run_that_never_learned_is_no_success(tmp_path):
@@ -174,7 +181,7 @@ def test_a_short_run_that_never_learned_is_no_success(tmp_path):
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
     trainer = build(tmp_path, total_steps=6, save_checkpoint_steps=2)
     count = iter(range(10))
-    apply = trainer._apply
+    apply = trainer.update.apply
 
     def spoil(loss: Tensor) -> None:
         apply(loss)
@@ -182,7 +189,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
             with torch.no_grad():
                 trainer.parts.model.linear.weight[1, 2] = value
 
-    trainer._apply = spoil
+    trainer.update.apply = spoil
     with pytest.raises(UserError, match="not finite after step 4"):
         trainer.train()
     trainer.parts.saver.finish()
@@ -207,8 +214,8 @@ def test_the_watch_that_looks_late_finds_the_same_updates():
 def test_clipping_bounds_the_gradient(tmp_path):
     trainer = build(tmp_path, max_grad_norm=0.5)
     seen = []
-    trainer._step_optimizer = lambda finite, divisor: seen.append(float(divisor))
-    trainer.update(0)
+    trainer.update._step_optimizer = lambda finite, divisor: seen.append(float(divisor))
+    update(trainer, 0)
     norm = torch.cat([p.grad.flatten() for p in trainer.parts.model.parameters()]).norm()
     assert seen[0] == pytest.approx(float(norm) / 0.5, rel=1e-5)
 
@@ -220,7 +227,7 @@ def test_clipped_update_equals_the_update_of_a_clipped_gradient(tmp_path):
     torch.nn.utils.clip_grad_norm_(plain.parts.model.parameters(), 0.01)
     set_learning_rate(plain.parts.optimizer, ours.parts.learning_rate(5))
     plain.parts.optimizer.step()
-    ours.update(5)
+    update(ours, 5)
     for one, two in zip(ours.parts.model.parameters(), plain.parts.model.parameters()):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-7)
 
@@ -251,7 +258,7 @@ def test_loss_scale_halves_on_overflow_and_doubles_after_a_while():
 
 def test_dropout_seeds_differ_and_repeat():
     def draw(*key: int) -> float:
-        seed_dropout(*key)
+        seed_dropout(*key, torch.device("cpu"))
         return float(torch.rand(()))
 
     keys = [(7, 0, 0), (7, 0, 1), (7, 1, 0), (8, 0, 0), (7, 10**12, 3)]
@@ -282,56 +289,90 @@ def test_world_of_one_is_plain():
     assert replace(world, rank=1).is_main is False
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_repeated_update_reads_and_writes_the_same_memory(tmp_path, precision, monkeypatch):
-    """What a CUDA graph does, on the CPU: after the capture every call repeats the same work on the same buffers."""
-    monkeypatch.setattr(precision_module, "FIRST_SCALE", 256.0)
-    monkeypatch.setattr(precision_module, "GROWTH_INTERVAL", 4)
-    plain = build(tmp_path, precision=precision, max_grad_norm=1.0)
-    wanted = run(plain)
-    graphed = build(tmp_path, precision=precision, max_grad_norm=1.0, output_model_path=str(tmp_path / "n"))
-    graphed.parts.graphed = True
-    captured = []
+class RepeatedWork(Capture):
+    """What CUDA graphs do, on the CPU: after the capture every call repeats the same work on the same buffers."""
 
-    def capture(work):
-        captured.append(work)
+    def __init__(self) -> None:
+        self.captured: list = []
+
+    def warm_up(self, work) -> None:
+        work()
+
+    def capture(self, work):
+        self.captured.append(work)
         return work
 
-    graphed._graph = GraphedUpdate(graphed._compute, print, warm_up=lambda work: work(), capture=capture)
+
+@pytest.mark.parametrize(("precision", "accumulation"), [("fp32", 1), ("fp32", 2), ("fp16", 1)])
+def test_captured_updates_equal_direct_ones(tmp_path, precision, accumulation, monkeypatch):
+    monkeypatch.setattr(precision_module, "FIRST_SCALE", 256.0)
+    monkeypatch.setattr(precision_module, "GROWTH_INTERVAL", 4)
+    changes = {"precision": precision, "max_grad_norm": 1.0, "accumulation_steps": accumulation}
+    loader = ToyLoader(poisoned=(7,), accumulation=accumulation)
+    wanted = run(build(tmp_path, loader, **changes))
+    graphed, how = build(tmp_path, loader, output_model_path=str(tmp_path / "n"), **changes), RepeatedWork()
+    graphed.update = GraphedUpdate(graphed.parts, graphed.config, graphed.world, how=how)
+    addresses = [parameter.grad.data_ptr() for parameter in graphed.parts.model.parameters()]
     found = run(graphed)
-    assert len(captured) == 1
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert len(how.captured) == 2 * accumulation + 1  # counts and gradients of each size of batch, and the optimizer
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-7)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["loss"] for line in lines[:4]] == [line["loss"] for line in lines[4:]]
+    for one, two in zip(lines[:4], lines[4:], strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-6) and one["skipped"] == two["skipped"]
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-5)
+    assert addresses == [parameter.grad.data_ptr() for parameter in graphed.parts.model.parameters()]
+
+
+def test_what_a_captured_update_decides_compiles_as_one_graph(tmp_path):
+    trainer = build(tmp_path, precision="fp16", max_grad_norm=1.0)
+    trainer.update.watch._immediate = False
+    direct = trainer.update.judge(torch.tensor(2.0), torch.tensor(3000.0))
+    compiled = torch.compile(trainer.update.judge, backend="eager", fullgraph=True)
+    assert trainer.update.sums.updates == 1
+    again = compiled(torch.tensor(2.0), torch.tensor(3000.0))
+    assert trainer.update.sums.updates == 2
+    assert [float(value) for value in again] == [float(value) for value in direct]
 
 
 def test_an_update_keeps_its_state_in_place(tmp_path):
     trainer = build(tmp_path, precision="fp16")
-    trainer.update(0)
+    update(trainer, 0)
 
     def places() -> list[int]:
         scale = trainer.parts.precision.scale
         moments = [value for state in trainer.parts.optimizer.state.values() for value in state.values()]
-        kept = [trainer.sums.loss, trainer.sums.norm, trainer.sums.updates, *trainer.sums.metrics.values(), scale.value,
-                scale.good, trainer.watch._counts, trainer.real_tokens, trainer._step, *moments,
+        update = trainer.update
+        kept = [update.sums.loss, update.sums.norm, update.sums.updates, *update.sums.metrics.values(), scale.value,
+                scale.good, update.watch._counts, update.real_tokens, update._step, *moments,
                 *trainer.parts.model.parameters()]
         return [tensor.data_ptr() for tensor in kept]
 
     before = places()
-    trainer.update(1)
+    update(trainer, 1)
     trainer.step = 5
     trainer._report()
     assert places() == before
 
 
-def test_without_a_graph_the_update_goes_on_as_it_is():
-    calls, said = [], []
+def test_a_failed_capture_names_its_cause():
+    """torch ends a failed capture with an error of its own, which says nothing."""
 
-    def fail(work):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    class Failing(RepeatedWork):
+        def capture(self, work):
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._end)
+                raise RuntimeError("cannot read a value while capturing\nmore")
 
-    update = GraphedUpdate(calls.append, said.append, warm_up=lambda work: work(), capture=fail)
-    for number in range(6):
-        update([number])
-    assert calls == [[number] for number in range(6)]
-    assert said == ["no CUDA graph: operation not permitted when stream is capturing"]
+        def _end(self):
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    calls = []
+    work = Graphed(calls.append, Failing(), Buffers())
+    for number in range(3):
+        work([number, torch.zeros(2)])
+    with pytest.raises(CaptureError, match="RuntimeError: cannot read a value while capturing; then RuntimeError: "
+                                           "operation failed"):
+        for _ in range(4):
+            work([3, torch.zeros(2)])
+    assert [number for number, _ in calls] == [0, 1, 2, 3, 3, 3]

@@ -6,8 +6,10 @@
 import gc
 import hashlib
 import json
+import os
+import sys
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +50,17 @@ from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
 from uer.training import preflight
+from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
 from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
-from uer.training.trainer import Parts, StepModule, Trainer
+from uer.training.trainer import Trainer
+from uer.training.update import Parts, StepModule, Update
 
 SAMPLED_TOKENS = 4096  # tokens at each end of a dataset that its fingerprint covers
-SMALL_MODEL = 50_000_000  # parameters; with fewer, a GPU waits for the host unless the update is a CUDA graph
+SMALL_MODEL = 50_000_000
+"""Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
+more than a CUDA graph, after which they are averaged."""
 FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
 
 
@@ -83,13 +89,43 @@ def run(settings: Settings) -> int:
                         "cannot be split")
     if settings.parallel.cpu_offload and not torch.cuda.is_available():
         raise UserError("--cpu_offload: this machine has no GPU to relieve")
-    return launch.run(launch.local_ranks(settings.parallel), pretrain, settings)
+    if settings.train.cuda_graph == "on" and (problems := graph_problems(settings)):
+        raise UserError(f"--cuda_graph on: {problems[0]}")
+    try:
+        return launch.run(launch.local_ranks(settings.parallel), pretrain, settings)
+    except CaptureError as error:
+        if settings.train.cuda_graph == "on":
+            raise not_captured(error) from error
+        print(f"the update cannot be captured as a CUDA graph ({error}); the command starts again without it",
+              file=sys.stderr, flush=True)
+        # In a new process: after a failed capture, torch's allocator and random generators may be in any state.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], "--cuda_graph", "off"])
+
+
+def not_captured(error: CaptureError) -> UserError:
+    """The error for people."""
+    return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
+
+
+def graph_problems(settings: Settings) -> list[str]:
+    """Why an update of this run cannot be a CUDA graph, one line for each reason."""
+    checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
+              f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer != "adamw",
+              "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
+              "--activation_checkpointing keeps the state of random generators":
+                  settings.parallel.activation_checkpointing}
+    return [problem for problem, found in checks.items() if found]
 
 
 def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
     """What each rank runs; returns its exit status."""
     world = connect(rank_info, settings.parallel)
-    status = _pretrain(world, settings)
+    try:
+        status = _pretrain(world, settings)
+    except CaptureError as error:
+        if world.world_size == 1:
+            raise
+        raise not_captured(error) from error
     gc.collect()  # objects that use the communication library are freed before it is shut down
     world.close()
     return status
@@ -248,8 +284,8 @@ class Run:
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
             forward.compile()
-        module = world.wrap(forward, accumulating=config.accumulation_steps > 1)
         graphed = self._is_graphed(model)
+        module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         placement = world.check(lambda: self._placement(reads_padding=model.encoder.reads_padding))
@@ -260,14 +296,15 @@ class Run:
             learning_rate=schedule, precision=precision, reporter=self.reporter,
             saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say),
             evaluate=(lambda: evaluate(forward, held_out, world, precision, model.perplexities)) if held_out else None,
-            decode=self.data.tokenizer.decode, graphed=graphed)
+            decode=self.data.tokenizer.decode,
+            update=partial(GraphedUpdate, compiled=self.compiled) if graphed else Update)
 
     def _is_graphed(self, model: Model) -> bool:
-        """Whether an update is captured as a CUDA graph."""
-        parallel = self.settings.parallel
-        return (self.world.device.type == "cuda" and self.world.world_size == 1 and self.config.accumulation_steps == 1
-                and self.settings.optim.optimizer == "adamw" and model.num_parameters() < SMALL_MODEL
-                and parallel.sharding == "none" and not parallel.activation_checkpointing)
+        """Whether an update is captured as CUDA graphs."""
+        wanted = self.config.cuda_graph
+        if wanted == "off" or graph_problems(self.settings):
+            return False
+        return wanted == "on" or self.world.world_size == 1 or model.num_parameters() < SMALL_MODEL
 
     def _set_flops(self, precision: Precision, teacher: Teacher | None) -> None:
         """Set the numbers from which the reports compute MFU."""
@@ -339,7 +376,7 @@ class Run:
         token_slots = config.batch_size * seq_length
         kernels = [f"attention: torch's fused, optimizer: {self.settings.optim.optimizer}",
                    "compiled" if self.compiled else "not compiled",
-                   *(["one CUDA graph an update"] if parts.graphed else []),
+                   *(["CUDA graphs"] if parts.update is not Update else []),
                    f"sharding {self.settings.parallel.sharding}"]
         plan = Plan(
             parameters=parameter_count(model, self.data.vocab_size), instances=parts.loader.samples_per_epoch,
