@@ -48,6 +48,19 @@ def automatic(has_bf16: bool) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
+def keep_dropout_exact(dropout: float) -> None:
+    """Refuse cuDNN's attention kernels to this process where they would round the dropout probability.
+
+    They know it in sixteenths: 0.1 acts as 0.0625 or 0.125. torch 2.11 chooses them without a look at it; torch 2.13
+    does not (https://github.com/pytorch/pytorch/issues/174245). torch's other fused kernels take their place.
+
+    Args:
+        dropout: probability of dropping an attention weight.
+    """
+    if 16 * dropout % 1:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 class LossScale:
     """fp16's gradients underflow, so the loss is multiplied by a scale that halves when they overflow and doubles
     after 2,000 updates without. Micikevicius et al., 2018, https://arxiv.org/abs/1710.03740

@@ -44,7 +44,7 @@ from uer.registry import choose
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
-from uer.runtime.precision import Precision
+from uer.runtime.precision import Precision, keep_dropout_exact
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
@@ -245,6 +245,7 @@ class Run:
         """
         config, optim, world = self.config, self.settings.optim, self.world
         precision = Precision(config.precision, world.device)
+        keep_dropout_exact(self.settings.model.dropout)
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
