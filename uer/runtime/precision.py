@@ -32,11 +32,16 @@ class Precision:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type to which autocast rounds; None for fp32."""
+        return TYPES.get(self.name)
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""
-        if self.name == "fp32":
+        if self.dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=TYPES[self.name])
+        return torch.autocast(self.device.type, dtype=self.dtype)
 
     def describe(self) -> str:
         """Its name in the summary at the start of a run."""

@@ -250,7 +250,7 @@ class Run:
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
             forward.compile()
-        module = world.wrap(forward, accumulating=config.accumulation_steps > 1)
+        module = world.wrap(forward, accumulating=config.accumulation_steps > 1, dtype=precision.dtype)
         graphed = self._is_graphed(model)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
