@@ -19,6 +19,7 @@ groups is computed together: tensor operations of the size of one micro-batch wo
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from uer.data.batch import Batch, Rows
 from uer.data.hashing import hash_words
 from uer.data.order import permute
 from uer.data.processors import PLANNED, PROCESSORS, Processor
-from uer.data.row_fetcher import RowFetcher, widened
+from uer.data.row_fetcher import RowFetcher, open_fetchers, widened
 from uer.data.schema import INSTANCE, Column
 from uer.data.store import DatasetInfo, TokenDataset
 from uer.errors import UserError
@@ -58,6 +59,7 @@ class Loader:
         dev_fraction: fraction of each dataset that is held out (see `EvaluationLoader`).
         device: where batches are made.
         dataset_device: where the datasets are: on the CPU, which maps the files, or on `device`, which holds a copy.
+        fetchers: of `open_fetchers`, to share one copy with other loaders; they say where the datasets are.
         trim: remove the positions that are padding in all rows of a batch (for CPUs; CUDA graphs need static shapes).
 
     Attributes:
@@ -65,14 +67,15 @@ class Loader:
         samples_per_epoch, tokens_per_epoch: of all datasets, each sample counted once.
 
     Raises:
-        UserError: a dataset has no word starts for whole-word masking, or more is held out than there is.
+        UserError: a dataset that is copied was damaged after it was written, or more is held out than there is.
     """
 
     def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, *,
                  batch_size: int, accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, seed: int = 7,
                  weights: Sequence[float] = (), dev_fraction: float = 0.0, device: torch.device | str = "cpu",
-                 dataset_device: torch.device | str = "cpu", trim: bool = False) -> None:
-        self._rows = _RowMaker(datasets, processor, device, dataset_device)
+                 dataset_device: torch.device | str = "cpu", fetchers: Mapping[Path, RowFetcher] | None = None,
+                 trim: bool = False) -> None:
+        self._rows = _RowMaker(datasets, processor, device, dataset_device, fetchers)
         self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
         self.rank, self.world_size = rank, world_size
         self.seed, self.trim = seed, trim
@@ -161,15 +164,15 @@ class EvaluationLoader:
     batches have no labels (-100 everywhere).
 
     Args:
-        datasets, processor, batch_size, rank, world_size, device, dataset_device, trim: as for `Loader`.
+        datasets, processor, batch_size, rank, world_size, device, dataset_device, fetchers, trim: as for `Loader`.
         dev_fraction: evaluate what a `Loader` of the same fraction leaves out; 0 evaluates everything.
     """
 
     def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, *,
                  batch_size: int, rank: int = 0, world_size: int = 1, dev_fraction: float = 0.0,
                  device: torch.device | str = "cpu", dataset_device: torch.device | str = "cpu",
-                 trim: bool = False) -> None:
-        self._rows = _RowMaker(datasets, processor, device, dataset_device)
+                 fetchers: Mapping[Path, RowFetcher] | None = None, trim: bool = False) -> None:
+        self._rows = _RowMaker(datasets, processor, device, dataset_device, fetchers)
         self._lengths = [len(dataset) for dataset in datasets]
         self._held_out = [_held_out(dataset, dev_fraction) if dev_fraction else len(dataset) for dataset in datasets]
         self.instances = sum(self._held_out)
@@ -288,13 +291,12 @@ class _RowMaker:
     """Fetches instances of several datasets and lets the processor make a batch of them."""
 
     def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, device: torch.device | str,
-                 dataset_device: torch.device | str) -> None:
+                 dataset_device: torch.device | str, fetchers: Mapping[Path, RowFetcher] | None) -> None:
         self.processor = processor
-        self.device, self.dataset_device = torch.device(device), torch.device(dataset_device)
         self.schema = processor.schema()
-        for dataset in datasets:
-            _check_columns(dataset, self.schema)
-        self.fetchers = [RowFetcher(dataset, list(self.schema), self.dataset_device) for dataset in datasets]
+        shared = fetchers or open_fetchers(datasets, list(self.schema), dataset_device)
+        self.fetchers = [shared[dataset.path] for dataset in datasets]
+        self.device, self.dataset_device = torch.device(device), self.fetchers[0].device
 
     def batch(self, dataset: Tensor, stored: Tensor, keys: Tensor, samples: Tensor) -> Batch:
         """A batch of R rows.
@@ -343,7 +345,8 @@ def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> 
         masking: the masking of datasets with dynamic masks; those with static masks contain their settings.
 
     Raises:
-        UserError: a dataset is empty, or the datasets differ in what a batch is made of.
+        UserError: a dataset is empty or has no word starts for whole-word masking, or the datasets differ in what a
+            batch is made of.
     """
     info = _common_info(datasets)
     kind = choose(PROCESSORS, info.processor, f"{datasets[0].path}: processor", PLANNED)
@@ -356,6 +359,8 @@ def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> 
     if processor.lengths() != info.lengths:
         raise UserError(f"{datasets[0].path}: the dataset's metadata is damaged (rows of {info.lengths} tokens, but "
                         f"seq_length is {info.seq_length}); run preprocess.py again")
+    for dataset in datasets:
+        _check_columns(dataset, processor.schema())
     return processor
 
 

@@ -33,6 +33,7 @@ from uer.convert.open import load_uer_weights
 from uer.data.loader import EvaluationLoader, Loader, masking_of, open_processor
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS, Processor
+from uer.data.row_fetcher import copied_bytes, open_fetchers
 from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
@@ -45,7 +46,7 @@ from uer.registry import choose
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
-from uer.runtime.precision import Precision
+from uer.runtime.precision import Precision, keep_dropout_exact
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
@@ -280,12 +281,14 @@ class Run:
         """
         config, optim, world = self.config, self.settings.optim, self.world
         precision = Precision(config.precision, world.device)
+        keep_dropout_exact(self.settings.model.dropout)
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
             forward.compile()
         graphed = self._is_graphed(model)
-        module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1)
+        module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
+                                                    dtype=precision.dtype)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         placement = world.check(lambda: self._placement(reads_padding=model.encoder.reads_padding))
@@ -348,19 +351,20 @@ class Run:
                                 **placement)
 
     def _placement(self, reads_padding: bool) -> dict[str, Any]:
-        """The arguments of the loaders that say where the datasets are and where batches are made.
+        """The arguments of the loaders that say where the datasets are and where batches are made. Both loaders share
+        one copy of the datasets.
 
         Padding is trimmed if shapes need not be static, but not for an encoder that reads padding: its hidden states
         would depend on the longest row of the batch.
         """
         device, wanted = self.world.device, self.config.dataset_device
-        size = sum(dataset.nbytes for dataset in self.data.train + self.data.dev)
+        read = self.data.train + self.data.dev, list(self.data.processor.schema())
         on_gpu = device.type == "cuda"
         if wanted == "cuda" and not on_gpu:
             raise UserError("--dataset_device cuda: this run has no GPU")
-        fits = on_gpu and size < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
+        fits = on_gpu and copied_bytes(*read) < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
         on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
-        return {"device": device, "dataset_device": device if on_device else "cpu",
+        return {"device": device, "fetchers": open_fetchers(*read, device if on_device else "cpu"),
                 "trim": not on_gpu and not self.compiled and not reads_padding}
 
     def _set_old_states_aside(self) -> None:
