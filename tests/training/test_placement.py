@@ -26,7 +26,7 @@ def test_the_budget_counts_training_and_evaluation_data(tmp_path, monkeypatch, f
     free = needed / run_module.FRACTION_FOR_DATA + (1 if fits else -1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
     monkeypatch.setattr(run_module, "open_fetchers", lambda datasets, columns, device: (datasets, columns, str(device)))
-    run = SimpleNamespace(world=SimpleNamespace(device=torch.device("cuda")), data=data, compiled=True,
+    run = SimpleNamespace(world=SimpleNamespace(device=torch.device("cuda")), data=data, static=True,
                           config=SimpleNamespace(dataset_device="auto"))
     opened = run_module.Run._placement(run, reads_padding=False)["fetchers"]
     assert opened == (train + dev, ["src"], "cuda" if fits else "cpu")

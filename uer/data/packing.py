@@ -5,12 +5,13 @@ are made for one shape. So a batch without padding gets one of a few sizes, the 
 knows which before the device needs to (`uer.data.loader` measures batches some updates ahead).
 
     micro-batches of 64 rows of up to 128 tokens: 8,192 positions, of which 3,240, 3,410 and 3,105 are tokens
-    sizes  3,200  3,456  3,712  4,096 tokens, or all 8,192 positions with their padding
-    taken  3,456  3,456  3,200
+    sizes  3,152  3,280  3,408  3,536  3,808, or all 8,192 with their padding
+    taken  3,280  3,536  3,152
 
 The model fills what is left of a size with tokens that nothing depends on.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from uer.data.batch import Batch, Packing
 
+SAMPLED = 32
+"""Micro-batches that are measured to choose the sizes."""
 DEVIATIONS = (-1, 0, 1, 2, 4)
 """Sizes, as standard deviations from the mean number of tokens. With steps of one, half of one is unused on average."""
-TOKENS_MULTIPLE, PREDICTIONS_MULTIPLE = 128, 16  # what matrix products on GPUs divide evenly
+MULTIPLE = 16  # of the rows of a matrix, which GPUs divide evenly
 WORTH_PACKING = 0.97
 """A size with more of the positions than this saves nothing."""
 
@@ -41,6 +44,23 @@ def measured(batch: Batch, rows: int, document_start: int | None) -> Tensor:
     return torch.stack([tokens, predictions, sequences], 1).view(-1, rows, 3).sum(1)
 
 
+class Needs:
+    """What `measured` returns, on its way to the host: reading it waits only if the device has not come so far."""
+
+    def __init__(self, needs: Tensor) -> None:
+        self._needs, self._copied = needs, None
+        if needs.device.type == "cuda":
+            self._needs = torch.empty_like(needs, device="cpu", pin_memory=True).copy_(needs, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> list[list[int]]:
+        """For each micro-batch, its tokens, predicted positions and sequences."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._needs.tolist()
+
+
 def choose_sizes(sample: Sequence[Sequence[int]], positions: int) -> list[Packing]:
     """The sizes for micro-batches like these, ascending; [] where hardly any position is padding.
 
@@ -50,11 +70,11 @@ def choose_sizes(sample: Sequence[Sequence[int]], positions: int) -> list[Packin
     """
     tokens = torch.tensor([need[0] for need in sample], dtype=torch.float64)
     mean, deviation = float(tokens.mean()), float(tokens.std(correction=0))
-    sizes = sorted({_rounded(mean + number * deviation + 1, TOKENS_MULTIPLE) for number in DEVIATIONS})
+    sizes = sorted({_rounded(mean + number * deviation + 1) for number in DEVIATIONS})
     most = [max(need[part] / need[0] for need in sample) for part in (1, 2)]  # predictions, sequences per token
     fixed = len({need[2] for need in sample}) == 1  # one sequence a row
-    return [Packing(size, _rounded(most[0] * size, PREDICTIONS_MULTIPLE),
-                    sample[0][2] if fixed else _rounded(most[1] * size, PREDICTIONS_MULTIPLE))
+    return [Packing(size, _rounded(most[0] * size),
+                    sample[0][2] if fixed else _rounded(most[1] * size))
             for size in sizes if 0 < size <= WORTH_PACKING * positions]
 
 
@@ -72,6 +92,6 @@ def smallest(sizes: Sequence[Packing], need: Sequence[int]) -> Packing | None:
                  and sequences <= size.sequences), None)
 
 
-def _rounded(number: float, multiple: int) -> int:
-    """`number` rounded up to a multiple."""
-    return -(-int(-(-number // 1)) // multiple) * multiple
+def _rounded(number: float) -> int:
+    """`number` rounded up to a multiple of `MULTIPLE`."""
+    return math.ceil(number / MULTIPLE) * MULTIPLE

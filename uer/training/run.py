@@ -62,6 +62,7 @@ SAMPLED_TOKENS = 4096  # tokens at each end of a dataset that its fingerprint co
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
+MOST_SHAPES = 32  # that a step is compiled for
 FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
 
 
@@ -237,8 +238,17 @@ class Run:
     @cached_property
     def layout(self) -> dict[str, Any]:
         """The arguments of `build_model` that decide how a batch is laid out: padding, documents."""
-        return {"unpad": "off" if self.compiled else self.config.unpad,
-                "document_start": self.data.tokenizer.vocab.cls_id if self.config.document_attention else None}
+        return {"unpad": "off" if self.static else self.config.unpad, "document_start": self.document_start}
+
+    @property
+    def document_start(self) -> int | None:
+        """Id of the token that each document of a row begins with, where attention stays inside of documents."""
+        return self.data.tokenizer.vocab.cls_id if self.config.document_attention else None
+
+    @property
+    def static(self) -> bool:
+        """Whether shapes must not depend on values."""
+        return self.compiled or self.world.device.type == "cuda"
 
     def _load_teacher(self) -> Teacher | None:
         """The teacher on this rank's device; None without --teacher_model_path."""
@@ -285,14 +295,16 @@ class Run:
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            forward.compile()
+            compile_step(forward)
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
-        placement = world.check(lambda: self._placement(reads_padding=model.encoder.reads_padding))
-        loader, held_out = world.check(lambda: (self._build_loader(placement), self._build_dev_loader(placement)))
+        reads_padding = model.encoder.reads_padding
+        placement = world.check(lambda: self._placement(reads_padding))
+        loader, held_out = world.check(lambda: (self._build_loader(placement, reads_padding),
+                                                self._build_dev_loader(placement)))
         self._set_flops(precision, teacher)
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
@@ -335,12 +347,13 @@ class Run:
                 self.reporter.say(f"{path}: {line}")
         return model
 
-    def _build_loader(self, placement: dict[str, Any]) -> Loader:
+    def _build_loader(self, placement: dict[str, Any], reads_padding: bool) -> Loader:
         config, world = self.config, self.world
+        pack = self.static and config.unpad != "off" and not reads_padding
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
                       accumulation_steps=config.accumulation_steps, rank=world.rank, world_size=world.world_size,
                       seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
-                      **placement)
+                      pack=pack, document_start=self.document_start, **placement)
 
     def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
         config, world = self.config, self.world
@@ -365,7 +378,7 @@ class Run:
         fits = on_gpu and copied_bytes(*read) < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
         on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
         return {"device": device, "fetchers": open_fetchers(*read, device if on_device else "cpu"),
-                "trim": not on_gpu and not self.compiled and not reads_padding}
+                "trim": not self.static and not reads_padding}
 
     def _set_old_states_aside(self) -> None:
         """Rename the training states of an earlier run with the same --output_model_path."""
@@ -433,6 +446,15 @@ def _fingerprint(dataset: TokenDataset) -> str:
         digest.update(dataset.columns[axis][:SAMPLED_TOKENS].tobytes())
         digest.update(dataset.columns[axis][-SAMPLED_TOKENS:].tobytes())
     return digest.hexdigest()[:16]
+
+
+def compile_step(forward: torch.nn.Module) -> None:
+    """Compile a step for every shape of batch that comes: for each size of `uer.data.packing`, and for batches with
+    padding, in training and in evaluation."""
+    import torch._dynamo.config  # loads torch's compiler
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+    forward.compile(dynamic=False)
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
