@@ -371,3 +371,21 @@ def test_targets_whose_labels_the_encoder_sees_are_named(target, encoder, mask, 
                           target=[target], encoder=encoder, mask=mask)
     warnings = build_model(config, 11).warnings()
     assert len(warnings) == (not learns) and all(f"--target {target}" in line for line in warnings)
+
+
+def test_packed_rows_reach_the_kernel_for_unlike_lengths(monkeypatch):
+    """On the meta device, where tensors have shapes without values, which needs no GPU."""
+    monkeypatch.setattr(view, "variable_length", lambda tensor, head_size: True)
+    sizes, real = [], view.flash_attention
+
+    def attention(query, key, *others):
+        sizes.append((len(query), len(key)))
+        return real(query, key, *others)
+
+    monkeypatch.setattr(view, "flash_attention", attention)
+    with torch.device("meta"):
+        model = make_model("off", layers_num=3).bfloat16()
+        batch = dataclasses.replace(make_batch().to("meta"), packing=Packing(48, 16, 8))
+        model(batch).loss.backward()
+    assert sizes == [(48, 48), (48, 48), (16, 48)]
+    assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())

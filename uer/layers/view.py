@@ -250,7 +250,7 @@ class View:
             query, key, value = packed.split(widths, dim=-1)
         else:
             key, value = packed.split(widths[1:], dim=-1)
-        query, key, value = (part.unflatten(-1, (-1, heads.size)) for part in (query, key, value))
+        query, key, value = (part.view(len(part), -1, heads.size) for part in (query, key, value))
         keys = self.layout.cu_seqlens
         queries = keys if self.wanted is None else self.wanted.cu_seqlens
         return flash_attention(query, key, value, queries, keys, self.layout.longest, self.rule, heads.scale,

@@ -62,7 +62,6 @@ SAMPLED_TOKENS = 4096  # tokens at each end of a dataset that its fingerprint co
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
-MOST_SHAPES = 32  # that a step is compiled for
 FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
 
 
@@ -295,7 +294,7 @@ class Run:
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            compile_step(forward)
+            forward.compile()  # for one size of batch, and when others come once more for all sizes
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
@@ -446,15 +445,6 @@ def _fingerprint(dataset: TokenDataset) -> str:
         digest.update(dataset.columns[axis][:SAMPLED_TOKENS].tobytes())
         digest.update(dataset.columns[axis][-SAMPLED_TOKENS:].tobytes())
     return digest.hexdigest()[:16]
-
-
-def compile_step(forward: torch.nn.Module) -> None:
-    """Compile a step for every shape of batch that comes: for each size of `uer.data.packing`, and for batches with
-    padding, in training and in evaluation."""
-    import torch._dynamo.config  # loads torch's compiler
-
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
-    forward.compile(dynamic=False)
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
