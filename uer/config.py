@@ -409,6 +409,8 @@ class ParallelConfig:
     device: str = flag("auto", "Device to compute on; auto is CUDA if available.", choices=("auto", "cpu", "cuda"))
     sharding: str = flag("none", "fsdp shards parameters, gradients and optimizer state over the ranks.",
                          choices=("none", "fsdp"))
+    gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes\n"
+                                             "(--sharding none).", choices=("none", "bf16"))
     activation_checkpointing: bool = flag(False, "Recompute the activations in the backward pass to save memory.")
     cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")
     collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")
@@ -423,6 +425,8 @@ class ParallelConfig:
         _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
         _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
         _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
+        _require(found, self.gradient_compression == "none" or self.sharding == "none",
+                 "--gradient_compression needs --sharding none")
         return found
 
 
