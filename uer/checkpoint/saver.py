@@ -46,9 +46,10 @@ class Saver:
         Every rank has to call; the main rank writes. Waits for the checkpoint before, if it is still being written.
         """
         started = time.perf_counter()
+        if self.world.is_main:
+            self.finish()  # so that there is never more than one copy
         state = self._capture(step, sums)
         if self.world.is_main:
-            self.finish()
             self._writer.submit(lambda: self._write(step, state, with_weights))
             stalled = time.perf_counter() - started
             self.stall += stalled
