@@ -326,6 +326,9 @@ class TrainConfig:
                                     identity=False)
     precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it, else fp32.",
                           choices=("auto", "fp32", "bf16", "fp16"))
+    weights_dtype: str = flag("fp32", "bf16 keeps the weights of linear layers in bfloat16 and float32 masters in the\n"
+                                      "optimizer, so that no step has to round them (--precision bf16).",
+                              choices=("fp32", "bf16"))
     compile: str = flag("auto", "Use torch.compile; auto uses it on GPUs.", choices=("auto", "on", "off"),
                         identity=False)
     dataset_device: str = flag("auto", "Device that holds the dataset; auto is the GPU if the dataset fits.",

@@ -78,8 +78,8 @@ def test_same_curve(reference, name, flags):
 
 
 @pytest.mark.parametrize("flags", [
-    {"sharding": "fsdp"}, {"sharding": "fsdp", "activation_checkpointing": True, "accumulation_steps": 2},
-    {"gradient_compression": "bf16"}], ids=lambda flags: " ".join(map(str, flags.values())))
+    {"sharding": "fsdp", "activation_checkpointing": True, "accumulation_steps": 2},
+    {"gradient_compression": "bf16"}, {"weights_dtype": "bf16"}], ids=lambda flags: " ".join(map(str, flags.values())))
 def test_bf16_between_ranks_trains_as_the_same_computation_in_one(reference, name, flags):
     """Weights gathered in bf16 give the products of autocast, which rounds the same weights; norms and gradients are
     rounded in addition. The runs differ as one of bf16 differs from one of fp32."""

@@ -162,10 +162,14 @@ class World:
         """The Euclidean norm of all tensors, 0-dim, on the device; a collective operation where some are sharded."""
         tensors = list(tensors)
         parts = [local_part(tensor) for tensor in tensors]
-        parts = [part for part in parts if part.numel()]
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for part in parts:
+            if part.numel():
+                by_dtype.setdefault(part.dtype, []).append(part)
         norm = torch.zeros((), device=self.device)
-        if parts:
-            norm = torch.stack([part.float() for part in torch._foreach_norm(parts)]).norm()
+        if by_dtype:
+            norms = [each for same in by_dtype.values() for each in torch._foreach_norm(same, 2, torch.float32)]
+            norm = torch.stack(norms).norm()
         if any(is_sharded(tensor) for tensor in tensors):
             norm = self.sum_(norm.square().to(self.device)).sqrt()
         return norm.to(self.device)
