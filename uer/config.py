@@ -326,6 +326,9 @@ class TrainConfig:
                                     identity=False)
     precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it, else fp32.",
                           choices=("auto", "fp32", "bf16", "fp16"))
+    weights_dtype: str = flag("fp32", "bf16 keeps the weights of linear layers in bfloat16 and float32 masters in the\n"
+                                      "optimizer, so that no step has to round them (--precision bf16).",
+                              choices=("fp32", "bf16"))
     compile: str = flag("auto", "Use torch.compile; auto uses it on GPUs.", choices=("auto", "on", "off"),
                         identity=False)
     cuda_graph: str = flag("auto", "Capture an update's kernels as CUDA graphs, so that a GPU does not wait for the\n"
@@ -412,6 +415,8 @@ class ParallelConfig:
     device: str = flag("auto", "Device to compute on; auto is CUDA if available.", choices=("auto", "cpu", "cuda"))
     sharding: str = flag("none", "fsdp shards parameters, gradients and optimizer state over the ranks.",
                          choices=("none", "fsdp"))
+    gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes\n"
+                                             "(--sharding none).", choices=("none", "bf16"))
     activation_checkpointing: bool = flag(False, "Recompute the activations in the backward pass to save memory.")
     cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")
     collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")
@@ -426,6 +431,8 @@ class ParallelConfig:
         _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
         _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
         _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
+        _require(found, self.gradient_compression == "none" or self.sharding == "none",
+                 "--gradient_compression needs --sharding none")
         return found
 
 

@@ -55,6 +55,20 @@ def test_documents_of_a_row_do_not_attend_to_one_another(kernel, monkeypatch):
         assert [row[:4] for row in attended(view)][:4] == ["1000", "1100", "0010", "0011"]
 
 
+@pytest.mark.parametrize("kernel", [True, False])
+def test_rows_of_which_nothing_is_wanted(kernel, monkeypatch):
+    """Rows that only fill an evaluation's last batch may be all there is of their length."""
+    monkeypatch.setattr(module, "usable", lambda _: kernel)
+    layout = unpadded_layout(torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    view = View(MASKS["fully_visible"], layout)
+    packed, query = torch.randn(5, 2 * 3 * 7), torch.randn(5, 21)
+    all_of_them, _ = view.attend(query, packed, HEADS)
+    wanted = layout.queries(torch.tensor([[2], [0]]), torch.tensor([[True], [False]]))
+    assert [group.length for group in wanted.groups] == [1, 0]
+    found, _ = view.narrowed(wanted).attend(query[wanted.index], packed, HEADS)
+    torch.testing.assert_close(found, all_of_them[2:3])
+
+
 def test_each_row_has_its_own_prefix():
     seg = torch.tensor([[1, 2, 2], [1, 1, 2]])
     found = attended(View(MASKS["causal_with_prefix"], padded_layout(seg)))

@@ -41,6 +41,7 @@ from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token
 from uer.hardware import peak_flops
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups
+from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
 from uer.registry import choose
 from uer.runtime import launch
@@ -88,6 +89,13 @@ def run(settings: Settings) -> int:
     if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
         raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
                         "cannot be split")
+    if settings.train.weights_dtype != "fp32":
+        if settings.parallel.sharding == "fsdp":
+            raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
+                            "in bf16 itself")
+        if settings.optim.optimizer != "adamw":
+            raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
+                            f"{settings.optim.optimizer}")
     if settings.parallel.cpu_offload and not torch.cuda.is_available():
         raise UserError("--cpu_offload: this machine has no GPU to relieve")
     if settings.train.cuda_graph == "on" and (problems := graph_problems(settings)):
@@ -291,7 +299,9 @@ class Run:
         config, optim, world = self.config, self.settings.optim, self.world
         precision = Precision(config.precision, world.device)
         keep_dropout_exact(self.settings.model.dropout)
+        check_weights_dtype(config.weights_dtype, precision)
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
+        masters = narrow_linear_layers(model) if config.weights_dtype == "bf16" else {}
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
             forward.compile()  # for one size of batch, and when others come once more for all sizes
@@ -299,6 +309,7 @@ class Run:
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
+        optimizer.masters = masters
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         reads_padding = model.encoder.reads_padding
         placement = world.check(lambda: self._placement(reads_padding))
@@ -308,7 +319,8 @@ class Run:
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
             learning_rate=schedule, precision=precision, reporter=self.reporter,
-            saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say),
+            saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say,
+                        masters),
             evaluate=(lambda: evaluate(forward, held_out, world, precision, model.perplexities)) if held_out else None,
             decode=self.data.tokenizer.decode,
             update=partial(GraphedUpdate, compiled=self.compiled) if graphed else Update)
@@ -445,6 +457,15 @@ def _fingerprint(dataset: TokenDataset) -> str:
         digest.update(dataset.columns[axis][:SAMPLED_TOKENS].tobytes())
         digest.update(dataset.columns[axis][-SAMPLED_TOKENS:].tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:
+    """
+    Raises:
+        UserError: weights of this type need autocast of the same type.
+    """
+    if weights_dtype not in ("fp32", precision.name):
+        raise UserError(f"--weights_dtype {weights_dtype} needs --precision {weights_dtype}, not {precision.name}")
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
