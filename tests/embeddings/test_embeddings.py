@@ -2,9 +2,10 @@ import math
 
 import torch
 
+from tests.tools.layouts import exact_layout
 from uer.config import ModelConfig
 from uer.embeddings import EMBEDDINGS, PLANNED, EmbeddingSum
-from uer.layers.layout import padded_layout, unpadded_layout
+from uer.layers.layout import padded_layout
 
 VOCAB = 37
 SRC = torch.randint(0, VOCAB, (5, 7))
@@ -32,7 +33,7 @@ def test_word_position_and_segment_are_summed():
 def test_without_padding_the_real_positions_are_the_same():
     embedding = _sum("word", "pos", "seg").eval()
     padded = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
-    layout = unpadded_layout(SEG)
+    layout = exact_layout(SEG)
     unpadded = layout.scatter(embedding(SRC, layout))
     torch.testing.assert_close(unpadded, padded * (SEG > 0).unsqueeze(-1))
 
