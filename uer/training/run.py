@@ -43,7 +43,7 @@ from uer.registry import choose
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
-from uer.runtime.precision import Precision
+from uer.runtime.precision import Precision, cpu_choice
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
@@ -243,7 +243,8 @@ class Run:
             fresh: the run starts at step 0, so the initial weights are needed.
         """
         config, optim, world = self.config, self.settings.optim, self.world
-        precision = Precision(config.precision, world.device)
+        precision = Precision(config.precision, world.device,
+                              choose_on_cpu=lambda: world.broadcast(cpu_choice() if world.is_main else None))
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
