@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from tests.tools.configs import model_config
+from tests.tools.layouts import exact_layout
 from uer.config import ModelConfig
 from uer.data.batch import Batch, Labels, Packing, Side
 from uer.data.packing import measured
 from uer.encoders.base import select
 from uer.errors import UserError
 from uer.layers import view
-from uer.layers.layout import unpadded_layout
 from uer.model import Model, _from_queries, build_model
 
 VOCAB, LENGTH, PREDICTED = 37, 13, 3
@@ -319,7 +319,7 @@ def test_the_example_of_a_union_of_positions():
     mlm = Labels(torch.tensor([[10, 11], [12, 13], [14, -100]]), torch.tensor([[1, 2], [2, 0], [1, 0]]))
     sp = Labels(torch.tensor([[20], [21], [22]]), torch.zeros(3, 1, dtype=torch.int64))
     asked = {"mlm": mlm, "sp": sp}
-    layout = unpadded_layout(torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]))
+    layout = exact_layout(torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]))
     queries = layout.queries(torch.cat([mlm.positions, sp.positions], dim=1),
                              torch.cat([mlm.wanted(), sp.wanted()], dim=1))
     assert queries.requests.tolist() == [0, 1, 2, 3, 4, 5, 6, 8]

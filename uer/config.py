@@ -324,7 +324,8 @@ class TrainConfig:
     max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 disables clipping.")
     max_skipped_updates: int = flag(10, "Stop after N consecutive updates with a non-finite loss or gradient.",
                                     identity=False)
-    precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it, else fp32.",
+    precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it and on CPUs "
+                                  "whose matrix products it makes faster, else fp32.",
                           choices=("auto", "fp32", "bf16", "fp16"))
     weights_dtype: str = flag("fp32", "bf16 keeps the weights of linear layers in bfloat16 and float32 masters in the\n"
                                       "optimizer, so that no step has to round them (--precision bf16).",

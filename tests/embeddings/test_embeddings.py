@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 
+from tests.tools.layouts import exact_layout
 from uer.config import ModelConfig
 from uer.embeddings import EMBEDDINGS, PLANNED, EmbeddingSum
 from uer.embeddings import position as position_module
 from uer.embeddings import segment as segment_module
-from uer.layers.layout import padded_layout, unpadded_layout
+from uer.layers.layout import padded_layout
 
 VOCAB = 37
 SRC = torch.randint(0, VOCAB, (5, 7))
@@ -35,7 +36,7 @@ def test_word_position_and_segment_are_summed():
 def test_without_padding_the_real_positions_are_the_same():
     embedding = _sum("word", "pos", "seg").eval()
     padded = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
-    layout = unpadded_layout(SEG)
+    layout = exact_layout(SEG)
     unpadded = layout.scatter(embedding(SRC, layout))
     torch.testing.assert_close(unpadded, padded * (SEG > 0).unsqueeze(-1))
 
@@ -68,7 +69,7 @@ def test_the_word_embedding_is_multiplied_where_sines_are_added_to_it():
     torch.testing.assert_close(output[3, 4], math.sqrt(12) * word[SRC[3, 4]] + sines[4])
 
 
-@pytest.mark.parametrize("layout", [padded_layout(SEG), padded_layout(SEG, first=2), unpadded_layout(SEG),
+@pytest.mark.parametrize("layout", [padded_layout(SEG), padded_layout(SEG, first=2), exact_layout(SEG),
                                     padded_layout(SEG, starts=torch.tensor([[0, 0, 0, 3, 3, 5, 5]]).expand(5, -1))],
                          ids=["padded", "after a cache", "unpadded", "documents"])
 def test_the_forms_for_static_shapes_have_the_values_and_gradients_of_lookups(layout, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.tools.layouts import LAYOUTS, exact_layout
 from uer.layers import view as module
 from uer.layers.layout import packed_layout, padded_layout, unpadded_layout
 from uer.layers.view import MASKS, Cache, Heads, Rule, View
@@ -48,7 +49,7 @@ def test_which_keys_a_query_attends_to(rule, kernel, monkeypatch):
 def test_documents_of_a_row_do_not_attend_to_one_another(kernel, monkeypatch):
     monkeypatch.setattr(module, "usable", lambda _: kernel)
     starts = torch.tensor([[0, 0, 2, 2, 2]])
-    for make in (padded_layout, unpadded_layout):
+    for make in LAYOUTS.values():
         view = View(MASKS["fully_visible"], make(SEG, starts))
         assert [row[:4] for row in attended(view)][:4] == ["1100", "1100", "0011", "0011"]
         view = View(MASKS["causal"], make(SEG, starts))
@@ -59,7 +60,7 @@ def test_documents_of_a_row_do_not_attend_to_one_another(kernel, monkeypatch):
 def test_rows_of_which_nothing_is_wanted(kernel, monkeypatch):
     """Rows that only fill an evaluation's last batch may be all there is of their length."""
     monkeypatch.setattr(module, "usable", lambda _: kernel)
-    layout = unpadded_layout(torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    layout = exact_layout(torch.tensor([[1, 1, 1], [1, 1, 0]]))
     view = View(MASKS["fully_visible"], layout)
     packed, query = torch.randn(5, 2 * 3 * 7), torch.randn(5, 21)
     all_of_them, _ = view.attend(query, packed, HEADS)
@@ -85,7 +86,7 @@ def test_wanted_queries_attend_as_they_do_among_all(rule, kernel, monkeypatch):
     positions, valid = torch.tensor([[11, 3, 0], [4, 0, 0], [0, 2, 4], [6, 1, 0]]), torch.ones(4, 3, dtype=torch.bool)
     starts = torch.where(torch.arange(13) < 3, 0, 3).expand(4, -1)
     bias = torch.randn(1, 3, 13, 13)
-    for make in (padded_layout, unpadded_layout):
+    for make in LAYOUTS.values():
         for layout in (make(seg), make(seg, starts)):
             for residual, extra in ((False, {}), (True, {}), (False, {"bias": bias}), (True, {"bias": bias})):
                 view = View(RULES[rule], layout, **extra)
@@ -171,11 +172,11 @@ LENGTHS_SEG = (torch.arange(6) < torch.tensor([6, 3, 3])[:, None]).long()
 
 
 def test_lengths_say_it_all_without_padding(calls):
-    _attend(View(MASKS["fully_visible"], unpadded_layout(LENGTHS_SEG)))
+    _attend(View(MASKS["fully_visible"], exact_layout(LENGTHS_SEG)))
     assert calls == [(None, False), (None, False)]
 
 
-@pytest.mark.parametrize("make, groups", [(padded_layout, 1), (unpadded_layout, 2)])
+@pytest.mark.parametrize("make, groups", [(padded_layout, 1), (exact_layout, 2), (unpadded_layout, 1)])
 def test_causal_attention_takes_no_mask(make, groups, calls):
     _attend(View(MASKS["causal"], make(LENGTHS_SEG)))
     _attend(View(Rule(causal=True, window=10), make(LENGTHS_SEG)))  # every key is at most 5 away
@@ -186,7 +187,7 @@ def test_other_masks_are_as_small_as_they_can_be(calls):
     layout = padded_layout(LENGTHS_SEG)
     _attend(View(MASKS["fully_visible"], layout))
     _attend(View(MASKS["causal_with_prefix"], layout))
-    _attend(View(Rule(window=4), unpadded_layout(LENGTHS_SEG)))
+    _attend(View(Rule(window=4), exact_layout(LENGTHS_SEG)))
     two = layout.queries(torch.tensor([[5, 1], [2, 0], [2, 1]]), torch.ones(3, 2, dtype=torch.bool))
     _attend(View(MASKS["causal"], layout, wanted=two))  # is_causal would take the queries for the first two positions
     assert calls == [((3, 1, 1, 6), False), ((3, 1, 6, 6), False), ((1, 1, 6, 6), False), (None, False),

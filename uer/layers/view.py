@@ -337,7 +337,7 @@ class View:
     def _key_tokens(self, number: int) -> _Tokens:
         """Segments are None where no key is padding."""
         columns = torch.arange(self._key_groups[number].length, device=self.keys.seg.device)[None]
-        padded = self._rectangular or self.keys.index is None
+        padded = self._rectangular or self.keys.padded is None or self.keys.padded[number]
         return _Tokens(columns, self._of_keys(self.keys.seg, number) if padded else None,
                        self._of_keys(self.keys.starts, number) if self._has_documents() else None)
 

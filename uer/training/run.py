@@ -47,7 +47,7 @@ from uer.registry import choose
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
-from uer.runtime.precision import Precision, keep_dropout_exact
+from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
@@ -297,7 +297,8 @@ class Run:
             fresh: the run starts at step 0, so the initial weights are needed.
         """
         config, optim, world = self.config, self.settings.optim, self.world
-        precision = Precision(config.precision, world.device)
+        precision = Precision(config.precision, world.device,
+                              choose_on_cpu=lambda: world.broadcast(cpu_choice() if world.is_main else None))
         keep_dropout_exact(self.settings.model.dropout)
         check_weights_dtype(config.weights_dtype, precision)
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
