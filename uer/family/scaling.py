@@ -59,6 +59,8 @@ NETWORK_BANDWIDTH = 50e9
 LINK_LATENCY, NETWORK_LATENCY = 2e-6, 5e-6
 """Seconds of a hop."""
 GRADIENT_BYTES = 4
+ENTRY = {"size": str, "batch_size": int, "seq_length": int, "precision": str, "step_ms": (int, float), "device": str}
+"""The keys of an entry of --step_times."""
 FLAT_BELOW = 50_000_000
 """Parameters below which gradients are reduced in one flat buffer after the backward pass, inside a CUDA graph; larger
 models reduce theirs in buckets during the backward pass (DistributedDataParallel)."""
@@ -219,14 +221,13 @@ def read_step_times(path: str | Path, devices: Devices) -> list[Measured]:
         UserError: the file has another content, or nothing for these devices in this precision.
     """
     content = read_json(path, "--step_times")
-    kinds = {"size": str, "batch_size": int, "seq_length": int, "precision": str, "step_ms": (int, float), "device": str}
     entries = content if isinstance(content, list) else [content]
     for number, entry in enumerate(entries, start=1):
-        wrong = [name for name, kind in kinds.items() if not isinstance(entry, dict) or name not in entry
-                 or not isinstance(entry[name], kind) or (kind is not str and not entry[name] > 0)]
+        wrong = [name for name, kind in ENTRY.items() if not isinstance(entry, dict) or name not in entry
+                 or not isinstance(entry[name], kind) or (kind is not str and not 0 < entry[name] < math.inf)]
         if wrong:
-            raise UserError(f"--step_times {path}: entry {number} needs size, batch_size, seq_length, precision, step_ms "
-                            f"and device; wrong or missing: {', '.join(wrong)}")
+            raise UserError(f"--step_times {path}: entry {number} of the list needs {', '.join(ENTRY)}; wrong or "
+                            f"missing: {', '.join(wrong)}")
     fitting = [entry for entry in entries if _fits(entry, devices)]
     if not fitting:
         raise UserError(f"--step_times {path}: nothing was measured on {devices.name} in {devices.precision}")
