@@ -28,6 +28,7 @@ from uer.family.measurements import measure
 from uer.family.plan import FamilyPlan, make_plan
 from uer.family.recipe import build_recipe, check_recipe_file, corpus_facts, settings_of
 from uer.family.runner import Runner, Stopped, lock_folder
+from uer.family.scaling_tables import scaling_lines
 from uer.family.scheduling import start_order
 from uer.family.sizes import resolve
 from uer.family.teaching import build_teaching
@@ -57,6 +58,8 @@ def main() -> None:
                           {cost.size.name: cost for cost in plan.costs}, devices.memory_bytes)
     print("\n".join([*plan.lines([size.name for size in sizes if family.finished(size)]), *plan.start_lines()]),
           flush=True)
+    if config.scaling:
+        print("\n".join(scaling_lines(plan)), flush=True)
     if config.show_commands:
         _show_commands(family, plan)
     elif not config.dry_run:

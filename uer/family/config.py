@@ -30,6 +30,8 @@ class FamilyConfig:
         found = []
         if not self.corpus_path and not self.dry_run:
             found.append("--corpus_path is required (it is optional with --dry_run only)")
+        if self.scaling and not self.dry_run:
+            found.append("--scaling needs --dry_run")
         if "/" in self.name_prefix or not self.name_prefix:
             found.append("--name_prefix must be the beginning of a folder's name, without a slash")
         return found
