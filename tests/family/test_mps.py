@@ -68,14 +68,15 @@ from pathlib import Path
 from uer.family.mps import Mps
 daemon = Mps.start(Path({str(tmp_path / "logs")!r}), print)
 subprocess.Popen(["sh", "-c", "while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; echo saved >> {tmp_path}/said"],
-                 pass_fds=daemon.pass_fds, start_new_session=True)
+                 pass_fds=daemon.pass_fds, stdout=subprocess.DEVNULL, start_new_session=True)
 print("ready", flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert parent.stdout.readline() == b"ready\n"
     parent.send_signal(signal.SIGKILL)
-    parent.communicate()
+    parent.wait()
+    parent.stdout.close()
     assert len(programs()) == 1
     (tmp_path / "go").touch()
     end = time.monotonic() + 30

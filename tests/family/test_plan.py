@@ -171,7 +171,7 @@ def test_real_tokens_are_counted_and_token_slots_stand_beside_them(sizes):
 
 def test_what_is_measured_of_the_corpus(tmp_path):
     paths = {128: tmp_path / "a.pt", 512: tmp_path / "b.pt"}
-    vocabs = {"src": VocabInfo("", 100, {})}
+    vocabs = {"src": VocabInfo("ab", 100, {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}, {"kind": "bert"})}
     unknown = measure(MachineConfig(), RECIPES["uer"], H100, paths)
     assert (unknown.fill, unknown.fill_of(1)) == ((), 1.0)
     for length, lengths in ((128, [128, 64]), (512, [128])):
