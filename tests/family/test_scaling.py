@@ -1,6 +1,7 @@
 """The model of step times: hand-worked cases, the estimates that its constants come from, and bounds."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from uer.family.scaling_tables import RANKS, family_lines, scaling_lines, size_l
 from uer.family.sizes import resolve
 from uer.flops import flops_per_token, parameter_count
 from uer.model_settings import model_settings
+from uer.text import hours
 
 VOCAB = 21128
 H200, H100 = named_devices("H200", 8), named_devices("H100", 8)
@@ -157,6 +159,28 @@ def test_the_tables(sizes):
     many = make_plan([sizes["tiny"]] * 5, RECIPES["uer"], VOCAB, H100, MachineConfig())
     assert len(scaling_lines(many)) == len(family) + 4  # of many sizes only the family
     assert "--scaling needs --dry_run" in FamilyConfig(corpus_path=("a",), scaling=True).problems()
+
+
+def test_the_pages_show_what_is_printed(root):
+    """The tables of docs/family.md and docs/scaling.md, for 8 H100, and the figures that the readers meet elsewhere."""
+    def plan(names, devices=H100, **changes):
+        found = resolve(names, root / "models" / "bert", partial(model_settings, flag="--sizes"))
+        return make_plan(found, RECIPES["uer"], VOCAB, devices, MachineConfig(price_per_hour=3.0, **changes))
+
+    whole, two = plan(("all",)), plan(("tiny", "base"))
+    printed = {*whole.lines(), *scaling_lines(whole), *scaling_lines(two)}
+    for page, blocks in (("family.md", 1), ("scaling.md", 2)):
+        text = (root / "docs" / page).read_text(encoding="utf-8")
+        shown = [block for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if "GPUs" in block]
+        assert len(shown) == blocks
+        assert not {line for block in shown for line in block.splitlines()} - printed, page
+    pairs, a100, one = plan(("all",), gpus_per_model=2), plan(("all",), named_devices("A100", 8)), plan(
+        ("all",), named_devices("H100", 1))
+    for page in ("README.md", "README_ZH.md"):
+        text = (root / page).read_text(encoding="utf-8")
+        assert all(f"{part.hours:.1f}" in text for part in (whole, pairs)), page
+    text = (root / "docs" / "family.md").read_text(encoding="utf-8")
+    assert f"{hours(a100.hours)} on 8 A100 and {hours(one.hours)} on one H100" in text
 
 
 def test_more_memory_bandwidth_shortens_a_step(sizes):
