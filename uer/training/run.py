@@ -37,7 +37,14 @@ from uer.data.row_fetcher import copied_bytes, open_fetchers
 from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
-from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
+from uer.flops import (
+    activation_bytes,
+    flops_per_token,
+    forward_flops_per_token,
+    mean_length,
+    parameter_count,
+    teacher_bytes,
+)
 from uer.hardware import peak_flops
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups
@@ -335,7 +342,7 @@ class Run:
 
     def _set_flops(self, precision: Precision, teacher: Teacher | None) -> None:
         """Set the numbers from which the reports compute MFU."""
-        sizes = self.data.vocab_size, self.data.processor.seq_length, self.data.processor
+        sizes = self.data.vocab_size, mean_length(self.data.train, self.data.processor), self.data.processor
         self.reporter.peak_flops = self.world.world_size * (
             self.config.peak_flops or peak_flops(self.world.device, precision.name))
         if self.reporter.peak_flops:  # without a known peak there is no MFU, and counting takes seconds
