@@ -233,6 +233,13 @@ class Run:
             self._set_old_states_aside()
         return trainer.train()
 
+    def new_trainer(self) -> Trainer:
+        """A trainer before its first update, as `train` makes it; it knows of no training states. For scripts that time
+        updates; all ranks call."""
+        teacher = self._load_teacher()
+        parts = self._assemble(run_identity(self.settings, self.world, self.data, teacher), teacher, fresh=True)
+        return Trainer(parts, self.config, self.world)
+
     @cached_property
     def layout(self) -> dict[str, Any]:
         """The arguments of `build_model` that decide how a batch is laid out: padding, documents."""
@@ -283,7 +290,7 @@ class Run:
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            forward.compile()
+            forward.compile(options={"combo_kernels": True} if config.combo_kernels == "on" else None)
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
