@@ -137,7 +137,9 @@ def test_what_is_missing_is_said_before_anything_runs(benchmark, original, tmp_p
 def random_run(root):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "scripts"))
-        yield importlib.import_module("_random_run")
+        module = importlib.import_module("_random_run")
+        patch.setattr(module, "VOCAB_SIZE", 300)  # faster
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,7 @@ def test_the_trainer_is_that_of_the_flags(random_run, trainer):
     for _ in range(3):
         trainer.run_update()
         before.append(float(trainer.update.sums.loss))
-    assert all(9.0 < later - earlier < 11.0 for earlier, later in itertools.pairwise(before))
+    assert all(4.5 < later - earlier < 7.0 for earlier, later in itertools.pairwise(before))
     assert random_run.host_seconds(trainer, updates=1) > 0.0 and trainer.step == 7
 
 
@@ -194,7 +196,7 @@ def test_neighbours_are_busy_and_end(benchmark):
     assert process.returncode == -9 and not os.path.exists(f"/proc/{process.pid}")
 
 
-def test_one_line_says_what_was_measured(run_script):
+def test_one_line_says_what_was_measured(run_script, random_run):
     printed = run_script("benchmark_training.py", "--sizes", "tiny", "--seq_lengths", 8, "--batch_size", 2, "--rounds",
                          1, "--seconds", 0.01, "--against", "none", "--profile_steps", 1)
     record = json.loads(printed.splitlines()[-1])
