@@ -279,7 +279,7 @@ def matmul_rate(device: str, precision: str) -> float:
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     best = 0.0
-    for _ in range(50):
+    for _ in range(20):
         synchronise(a.device)
         begin = time.perf_counter()
         a @ b

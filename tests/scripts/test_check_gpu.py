@@ -29,9 +29,9 @@ def facts(tmp_path):
 
 
 def test_sections_run_on_a_cpu(command, facts, capsys, monkeypatch):
-    """All that start no command of their own."""
+    """All that start no command of their own, but for the profiler, which takes seconds to start."""
     monkeypatch.setattr(importlib.import_module("_random_run"), "VOCAB_SIZE", 300)  # faster
-    names = ["environment", "attention", "curves", "speed", "syncs", "variants", "profile", "tests"]
+    names = ["environment", "attention", "curves", "speed", "syncs", "variants", "tests"]
     config = command.CheckConfig(out=str(facts.out), device="cpu", quick=True, seconds=300.0)
     assert command.run_sections(names, facts, config) == 0
     printed, records = capsys.readouterr().out, facts.read()
@@ -41,7 +41,6 @@ def test_sections_run_on_a_cpu(command, facts, capsys, monkeypatch):
     step, = json.loads((facts.out / "step_times.json").read_text())
     assert step.keys() == {"size", "batch_size", "seq_length", "precision", "step_ms", "device"}
     assert (step["size"], step["batch_size"], step["device"]) == ("tiny", 4, "cpu") and step["step_ms"] > 0
-    assert (facts.out / "profile_tiny.txt").stat().st_size > 1000
     table = command.table([record for record in records if record["kind"] != "BEGIN"])
     assert any(line.startswith("tiny ") and "tokens/s" in line for line in table)
 
