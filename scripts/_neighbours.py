@@ -5,8 +5,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Ends by itself when the process that started it is gone.
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10000))"
+# Says that it has begun; ends by itself when the process that started it is gone.
+BUSY = "import os\nprint(flush=True)\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10000))"
 
 
 @contextlib.contextmanager
@@ -15,9 +15,11 @@ def busy_processes(count: int) -> Iterator[list[subprocess.Popen]]:
     started = []
     try:
         for _ in range(count):
-            started.append(subprocess.Popen([sys.executable, "-c", BUSY]))
+            started.append(subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE))
+        for process in started:
+            process.stdout.readline()
         yield started
     finally:
         for process in started:
             process.kill()
-            process.wait()
+            process.communicate()

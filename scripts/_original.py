@@ -159,8 +159,7 @@ def seconds_per_update(reports: list[Report]) -> float:
 
 def threads(config: Any) -> int:
     """The threads of both sides."""
-    given = config.threads or ""
-    return int(given) if given.isdigit() else len(os.sched_getaffinity(0))
+    return config.threads or len(os.sched_getaffinity(0))
 
 
 def command(folder: Path, script: str, flags: Mapping[str, Any], config: Any) -> list[Line]:

@@ -8,11 +8,12 @@ The trainer is made by the code that pretrain.py runs, from pretrain.py's flags,
 chosen here too: compilation, CUDA graphs, where the dataset is, threads, padding. Imports no transformers.
 """
 
+import contextlib
 import dataclasses
 import gc
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VOCAB_SIZE = 21128
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 FIRST_WORD = 104  # the id of the most frequent token
+THREADS = torch.get_num_threads()  # before a trainer chooses for itself
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def open_trainer(*flags: Sequence[str]) -> Trainer:
         flags: lists of flags; a flag of a later list has precedence.
     """
     free_memory()
+    torch.set_num_threads(THREADS)
     return open_run([flag for part in flags for flag in part]).new_trainer()
 
 
@@ -148,6 +151,18 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def all_threads(count: int | None = None) -> Iterator[None]:
+    """A context in which torch uses `count` threads for an operation, or as many as it did before a trainer of ours
+    chose for itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def real_tokens(trainer: Trainer) -> float:

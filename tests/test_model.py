@@ -9,7 +9,8 @@ from torch import nn
 
 from tests.tools.configs import model_config
 from uer.config import ModelConfig
-from uer.data.batch import Batch, Labels, Side
+from uer.data.batch import Batch, Labels, Packing, Side
+from uer.data.packing import measured
 from uer.encoders.base import select
 from uer.errors import UserError
 from uer.layers import view
@@ -213,10 +214,14 @@ def test_the_same_random_state_gives_the_same_step():
     assert not torch.equal(model(batch).loss, model(batch).loss)
 
 
-def test_with_static_shapes_the_step_is_one_graph():
+@pytest.mark.parametrize("packed", [False, True])
+def test_with_static_shapes_the_step_is_one_graph(packed):
     """What `torch.compile` needs on a GPU: no shape depends on a value and nothing is read back to the host."""
     batch, model = make_batch(), make_model("off", layers_num=2)
     expected = model(batch)
+    if packed:
+        tokens, predictions, sequences = measured(batch, len(batch.samples), None)[0].tolist()
+        batch = dataclasses.replace(batch, packing=Packing(tokens + 5, predictions + 3, sequences))
     expected.loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()

@@ -336,8 +336,8 @@ class TrainConfig:
                            choices=("auto", "on", "off"), identity=False)
     dataset_device: str = flag("auto", "Device that holds the dataset; auto is the GPU if the dataset fits.",
                                choices=("auto", "cpu", "cuda"), identity=False)
-    unpad: str = flag("auto", "Remove padding before the encoder; auto does so on CPUs.", choices=("auto", "on", "off"),
-                      identity=False)
+    unpad: str = flag("auto", "Remove padding before the encoder; auto does so unless the encoder reads it.",
+                      choices=("auto", "on", "off"), identity=False)
     document_attention: bool = flag(False, "Restrict attention and position numbers to each document of a row,\n"
                                            "for rows of several documents (preprocess.py --full_sentences).")
     peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU;\n"

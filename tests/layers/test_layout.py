@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from uer.layers.layout import Group, padded_layout, unpadded_layout
+from uer.layers.layout import Group, packed_layout, padded_layout, unpadded_layout
 
 SEG = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 2, 2], [0, 0, 0, 0, 0], [1, 2, 0, 0, 0]])
 VALUES = torch.arange(20).view(4, 5)
@@ -86,3 +86,30 @@ def test_a_group_without_wanted_tokens_has_no_queries():
     queries, answers = _answers(unpadded_layout(SEG), positions, valid)
     assert answers == {1: 7}
     assert queries.groups == [Group(0, 1, 1), Group(1, 2, 0)]
+
+
+PACKED_SEG = (torch.arange(4) < torch.tensor([4, 2, 2])[:, None]).long()
+
+
+def test_packed_rows_lie_end_to_end_with_fillers_behind_them():
+    layout = packed_layout(PACKED_SEG, 10, 5, 4)
+    assert layout.index.tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 12, 12]
+    assert layout.cu_seqlens.tolist() == [0, 4, 6, 8, 10, 10]
+    assert layout.gather(torch.arange(12).view(3, 4) + 1, fill=-7).tolist() == [1, 2, 3, 4, 5, 6, 9, 10, -7, -7]
+    back = layout.scatter(torch.ones(10, 2))
+    assert torch.equal(back, PACKED_SEG[..., None].expand(-1, -1, 2).float())
+    starts = torch.tensor([[0, 0, 2, 2], [0, 0, 0, 0], [0, 1, 1, 1]])
+    documents = packed_layout(PACKED_SEG, 10, 5, 7, starts)
+    assert documents.cu_seqlens.tolist() == [0, 2, 4, 6, 7, 8, 10, 10, 10]
+    assert documents.positions().tolist()[:8] == [0, 1, 0, 1, 0, 1, 0, 0]
+
+
+def test_the_example_of_packed_queries():
+    layout = packed_layout(PACKED_SEG, 10, 5, 3)
+    positions = torch.tensor([[3, 1], [1, 0], [0, 1]])
+    queries = layout.queries(positions, torch.tensor([[1, 1], [1, 0], [1, 0]]) > 0)
+    assert queries.index.tolist() == [1, 3, 5, 6, 8] and queries.requests.tolist() == [1, 0, 2, 4, 6]
+    assert queries.cu_seqlens.tolist() == [0, 2, 3, 4, 5]
+    assert queries.select(torch.arange(6) + 10, fill=-1).tolist() == [11, 10, 12, 14, -1]
+    more = packed_layout(PACKED_SEG, 10, 9, 3).queries(positions, positions >= 0)
+    assert more.requests.tolist()[:2] == [1, 0] and more.requests.tolist()[6:] == [6, 6, 6] and len(more.index) == 9

@@ -1,11 +1,13 @@
 """What a query may attend to, and how torch's attention is called for it."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from uer.layers import view as module
-from uer.layers.layout import padded_layout, unpadded_layout
+from uer.layers.layout import packed_layout, padded_layout, unpadded_layout
 from uer.layers.view import MASKS, Cache, Heads, Rule, View
 
 HEADS = Heads(3, 3, 7, 0.4)
@@ -80,6 +82,55 @@ def test_wanted_queries_attend_as_they_do_among_all(rule, kernel, monkeypatch):
                 narrow = view.narrowed(wanted)
                 some, _ = narrow.attend(narrow.select(query), packed, HEADS, residual=residual, scores=scores)
                 torch.testing.assert_close(some, whole[wanted.index])
+
+
+def one_by_one(query, key, value, queries, keys, longest, rule, scale, drop):
+    """`flash_attention` by a loop over the sequences."""
+    output, repeated = torch.zeros_like(query), query.shape[1] // key.shape[1]
+    for (begin, end), (first, last) in zip(pairwise(queries.tolist()), pairwise(keys.tolist())):
+        assert end - begin <= longest and last - first <= longest and (end == begin or last > first)
+        part = [value[first:last].repeat_interleave(repeated, 1).transpose(0, 1) for value in (key, value)]
+        scores = query[begin:end].transpose(0, 1) @ part[0].transpose(1, 2) * scale
+        distance = torch.arange(last - first)[None] - torch.arange(end - begin)[:, None]
+        if rule.causal:
+            scores = scores.masked_fill(distance > 0, -torch.inf)
+        if rule.window:
+            scores = scores.masked_fill(distance.abs() > rule.window // 2, -torch.inf)
+        output[begin:end] = (scores.softmax(-1) @ part[1]).transpose(0, 1)
+    assert queries[-1] == len(query) and keys[-1] == len(key)
+    return output
+
+
+@pytest.mark.parametrize("heads", [HEADS, Heads(4, 2, 7, 0.4)])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_packed_rows_attend_as_padded_ones(rule, documents, heads, monkeypatch):
+    torch.manual_seed(1)
+    seg = (torch.arange(9) < torch.tensor([9, 5, 1, 7])[:, None]).long()
+    seg[0, 4:] = 2
+    starts = torch.where(torch.arange(9) < 3, 0, 3).expand(4, -1) if documents else None
+    positions = torch.tensor([[8, 3], [4, 0], [0, 0], [2, 6]])
+    valid = torch.tensor([[1, 1], [0, 1], [1, 0], [1, 1]]) > 0
+    rows, width = torch.randn(4, 9, (heads.heads + 2 * heads.kv_heads) * 7), heads.heads * 7
+    padded = padded_layout(seg, starts)
+    whole, _ = View(RULES[rule], padded).attend(None, padded.gather(rows), heads)
+    expected = padded.scatter(whole)
+    used = []
+    monkeypatch.setattr(module, "flash_attention", lambda *asked: used.append(1) or one_by_one(*asked))
+    for kernel in (False, True):
+        monkeypatch.setattr(module, "variable_length", lambda tensor, size, kernel=kernel: kernel)
+        layout = packed_layout(seg, 30, 8, 9, starts)
+        view, packed = View(RULES[rule], layout), layout.gather(rows)
+        found, _ = view.attend(None, packed, heads)
+        assert len(found) == 30
+        torch.testing.assert_close(layout.scatter(found)[seg > 0], expected[seg > 0])
+        queries = layout.queries(positions, valid)
+        narrow = view.narrowed(queries)
+        some, _ = narrow.attend(narrow.select(packed[:, :width]), packed[:, width:], heads)
+        answers = expected.gather(1, positions[..., None].expand(-1, -1, width))
+        torch.testing.assert_close(queries.scatter(some)[valid], answers[valid])
+    simple = not RULES[rule].causal and not RULES[rule].window
+    assert len(used) == (0 if RULES[rule].prefix else 2 if simple else 1)
 
 
 @pytest.fixture

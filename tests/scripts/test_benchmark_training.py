@@ -57,6 +57,11 @@ def benchmark(monkeypatch, root):
 
 
 @pytest.fixture
+def sides(benchmark):
+    return importlib.import_module("_sides")
+
+
+@pytest.fixture
 def original(benchmark, monkeypatch, tmp_path):
     """`_original` with a stand-in for our own checkout."""
     module = importlib.import_module("_original")
@@ -79,7 +84,7 @@ def checkout(folder: Path, seconds: float) -> Path:
 
 def asked(benchmark, tmp_path: Path):
     return benchmark.BenchmarkConfig(uer_path=str(tmp_path / "original"), corpus_path=str(tmp_path / "corpus.txt"),
-                                     vocab_path=str(tmp_path / "corpus.txt"), rounds=1, command_steps=6, threads="3")
+                                     vocab_path=str(tmp_path / "corpus.txt"), rounds=1, command_steps=6, threads=3)
 
 
 def test_both_run_as_commands_with_their_own_packages(benchmark, original, tmp_path):
@@ -178,7 +183,7 @@ def test_combo_kernels_are_an_option_of_torch_compile(random_run, tmp_path, monk
     monkeypatch.setattr(StepModule, "compile", lambda self, **arguments: given.append(arguments))
     flags = random_run.RandomRows(20, 16).write(tmp_path, "tiny")
     random_run.open_trainer(flags, ["--device", "cpu", "--compile", "on", "--combo_kernels", chosen])
-    assert given == [{"options": options}]
+    assert given == [{"dynamic": False, "options": options}]
 
 
 def test_flops_are_those_of_what_is_computed(random_run, trainer, tmp_path):
@@ -215,11 +220,23 @@ def test_one_line_says_what_was_measured(run_script, random_run):
     assert record["host_ms"] > 0.0 and record["mfu"] is None
 
 
-def test_without_accelerate_a_loop_takes_the_trainers_place(benchmark, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "why_no_trainer", lambda: "not installed: accelerate")
-    assert benchmark.possible("trainer") == "loop" and "not installed: accelerate" in capsys.readouterr().out
-    monkeypatch.setattr(benchmark, "why_no_trainer", lambda: None)
-    assert benchmark.possible("trainer") == "trainer"
+def test_the_other_side_has_all_threads(random_run):
+    """Our update may divide a batch among threads of its own, with one OpenMP thread each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    with random_run.all_threads():
+        assert torch.get_num_threads() == random_run.THREADS
+    with random_run.all_threads(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+def test_without_accelerate_a_loop_takes_the_trainers_place(sides, monkeypatch, capsys):
+    monkeypatch.setattr(sides, "why_no_trainer", lambda: "not installed: accelerate")
+    assert sides.possible("trainer") == "loop" and "not installed: accelerate" in capsys.readouterr().out
+    monkeypatch.setattr(sides, "why_no_trainer", lambda: None)
+    assert sides.possible("trainer") == "trainer"
 
 
 def test_transformers_gets_the_stored_rows(benchmark, random_run, tmp_path):

@@ -122,15 +122,16 @@ class World:
         self.agree(problem)
         return result
 
-    def wrap(self, module: nn.Module, accumulating: bool = False) -> nn.Module:
+    def wrap(self, module: nn.Module, accumulating: bool = False, dtype: torch.dtype | None = None) -> nn.Module:
         """Apply DistributedDataParallel or `fully_shard`, as `--sharding` says: the backward pass averages gradients.
 
         Args:
             accumulating: an update has several micro-batches. DistributedDataParallel's `static_graph` must synchronise
                 in its first backward pass, so it is used for single micro-batches only.
+            dtype: of autocast, None without it: `fully_shard` sends weights in it.
         """
         if self.config.sharding == "fsdp":
-            return shard(module, self.device.type, self.world_size, self.config.cpu_offload)
+            return shard(module, self.device.type, self.world_size, self.config.cpu_offload, dtype)
         if self.world_size == 1:
             return module
         on_gpu = self.device.type == "cuda"

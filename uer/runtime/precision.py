@@ -32,11 +32,16 @@ class Precision:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type to which autocast rounds; None for fp32."""
+        return TYPES.get(self.name)
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""
-        if self.name == "fp32":
+        if self.dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=TYPES[self.name])
+        return torch.autocast(self.device.type, dtype=self.dtype)
 
     def describe(self) -> str:
         """Its name in the summary at the start of a run."""
@@ -46,6 +51,19 @@ class Precision:
 def automatic(has_bf16: bool) -> str:
     """What --precision auto is on a device."""
     return "bf16" if has_bf16 else "fp32"
+
+
+def keep_dropout_exact(dropout: float) -> None:
+    """Refuse cuDNN's attention kernels to this process where they would round the dropout probability.
+
+    They know it in sixteenths: 0.1 acts as 0.0625 or 0.125. torch 2.11 chooses them without a look at it; torch 2.13
+    does not (https://github.com/pytorch/pytorch/issues/174245). torch's other fused kernels take their place.
+
+    Args:
+        dropout: probability of dropping an attention weight.
+    """
+    if 16 * dropout % 1:
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class LossScale:

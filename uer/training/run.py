@@ -33,6 +33,7 @@ from uer.convert.open import load_uer_weights
 from uer.data.loader import EvaluationLoader, Loader, masking_of, open_processor
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS, Processor
+from uer.data.row_fetcher import copied_bytes, open_fetchers
 from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
@@ -45,7 +46,7 @@ from uer.registry import choose
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
-from uer.runtime.precision import Precision
+from uer.runtime.precision import Precision, keep_dropout_exact
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
@@ -61,6 +62,7 @@ SAMPLED_TOKENS = 4096  # tokens at each end of a dataset that its fingerprint co
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
+MOST_SHAPES = 32  # that a step is compiled for
 FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
 
 
@@ -243,8 +245,17 @@ class Run:
     @cached_property
     def layout(self) -> dict[str, Any]:
         """The arguments of `build_model` that decide how a batch is laid out: padding, documents."""
-        return {"unpad": "off" if self.compiled else self.config.unpad,
-                "document_start": self.data.tokenizer.vocab.cls_id if self.config.document_attention else None}
+        return {"unpad": "off" if self.static else self.config.unpad, "document_start": self.document_start}
+
+    @property
+    def document_start(self) -> int | None:
+        """Id of the token that each document of a row begins with, where attention stays inside of documents."""
+        return self.data.tokenizer.vocab.cls_id if self.config.document_attention else None
+
+    @property
+    def static(self) -> bool:
+        """Whether shapes must not depend on values."""
+        return self.compiled or self.world.device.type == "cuda"
 
     def _load_teacher(self) -> Teacher | None:
         """The teacher on this rank's device; None without --teacher_model_path."""
@@ -287,16 +298,20 @@ class Run:
         """
         config, optim, world = self.config, self.settings.optim, self.world
         precision = Precision(config.precision, world.device)
+        keep_dropout_exact(self.settings.model.dropout)
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            forward.compile(options={"combo_kernels": True} if config.combo_kernels == "on" else None)
+            compile_step(forward, combo_kernels=config.combo_kernels == "on")
         graphed = self._is_graphed(model)
-        module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1)
+        module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
+                                                    dtype=precision.dtype)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
-        placement = world.check(lambda: self._placement(reads_padding=model.encoder.reads_padding))
-        loader, held_out = world.check(lambda: (self._build_loader(placement), self._build_dev_loader(placement)))
+        reads_padding = model.encoder.reads_padding
+        placement = world.check(lambda: self._placement(reads_padding))
+        loader, held_out = world.check(lambda: (self._build_loader(placement, reads_padding),
+                                                self._build_dev_loader(placement)))
         self._set_flops(precision, teacher)
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
@@ -339,12 +354,13 @@ class Run:
                 self.reporter.say(f"{path}: {line}")
         return model
 
-    def _build_loader(self, placement: dict[str, Any]) -> Loader:
+    def _build_loader(self, placement: dict[str, Any], reads_padding: bool) -> Loader:
         config, world = self.config, self.world
+        pack = self.static and config.unpad != "off" and not reads_padding
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
                       accumulation_steps=config.accumulation_steps, rank=world.rank, world_size=world.world_size,
                       seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
-                      **placement)
+                      pack=pack, document_start=self.document_start, **placement)
 
     def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
         config, world = self.config, self.world
@@ -355,20 +371,21 @@ class Run:
                                 **placement)
 
     def _placement(self, reads_padding: bool) -> dict[str, Any]:
-        """The arguments of the loaders that say where the datasets are and where batches are made.
+        """The arguments of the loaders that say where the datasets are and where batches are made. Both loaders share
+        one copy of the datasets.
 
         Padding is trimmed if shapes need not be static, but not for an encoder that reads padding: its hidden states
         would depend on the longest row of the batch.
         """
         device, wanted = self.world.device, self.config.dataset_device
-        size = sum(dataset.nbytes for dataset in self.data.train + self.data.dev)
+        read = self.data.train + self.data.dev, list(self.data.processor.schema())
         on_gpu = device.type == "cuda"
         if wanted == "cuda" and not on_gpu:
             raise UserError("--dataset_device cuda: this run has no GPU")
-        fits = on_gpu and size < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
+        fits = on_gpu and copied_bytes(*read) < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
         on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
-        return {"device": device, "dataset_device": device if on_device else "cpu",
-                "trim": not on_gpu and not self.compiled and not reads_padding}
+        return {"device": device, "fetchers": open_fetchers(*read, device if on_device else "cpu"),
+                "trim": not self.static and not reads_padding}
 
     def _set_old_states_aside(self) -> None:
         """Rename the training states of an earlier run with the same --output_model_path."""
@@ -436,6 +453,19 @@ def _fingerprint(dataset: TokenDataset) -> str:
         digest.update(dataset.columns[axis][:SAMPLED_TOKENS].tobytes())
         digest.update(dataset.columns[axis][-SAMPLED_TOKENS:].tobytes())
     return digest.hexdigest()[:16]
+
+
+def compile_step(forward: torch.nn.Module, combo_kernels: bool = False) -> None:
+    """Compile a step for every shape of batch that comes: for each size of `uer.data.packing`, and for batches with
+    padding, in training and in evaluation.
+
+    Args:
+        combo_kernels: let torch's compiler combine kernels that do not depend on one another.
+    """
+    import torch._dynamo.config  # loads torch's compiler
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SHAPES)
+    forward.compile(dynamic=False, options={"combo_kernels": True} if combo_kernels else None)
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
