@@ -332,6 +332,9 @@ class TrainConfig:
                               choices=("fp32", "bf16"))
     compile: str = flag("auto", "Use torch.compile; auto uses it on GPUs.", choices=("auto", "on", "off"),
                         identity=False)
+    combo_kernels: str = flag("off", "Let torch.compile combine small kernels. It is off because of a known bug of\n"
+                                     "torch where combined kernels draw random numbers, as dropout does.",
+                              choices=("on", "off"), identity=False)
     cuda_graph: str = flag("auto", "Capture an update's kernels as CUDA graphs, so that a GPU does not wait for the\n"
                                    "host; auto does so on one GPU, and on several for models below 50 M parameters.",
                            choices=("auto", "on", "off"), identity=False)

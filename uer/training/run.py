@@ -249,6 +249,13 @@ class Run:
             self._set_old_states_aside()
         return trainer.train()
 
+    def new_trainer(self) -> Trainer:
+        """A trainer before its first update, as `train` makes it; it knows of no training states. For scripts that time
+        updates; all ranks call."""
+        teacher = self._load_teacher()
+        parts = self._assemble(run_identity(self.settings, self.world, self.data, teacher), teacher, fresh=True)
+        return Trainer(parts, self.config, self.world)
+
     @cached_property
     def layout(self) -> dict[str, Any]:
         """The arguments of `build_model` that decide how a batch is laid out: padding, documents."""
@@ -312,7 +319,7 @@ class Run:
         masters = narrow_linear_layers(model) if config.weights_dtype == "bf16" else {}
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            forward.compile()  # for one size of batch, and when others come once more for all sizes
+            compile_step(forward, combo_kernels=config.combo_kernels == "on")
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
@@ -474,6 +481,15 @@ def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:
     """
     if weights_dtype not in ("fp32", precision.name):
         raise UserError(f"--weights_dtype {weights_dtype} needs --precision {weights_dtype}, not {precision.name}")
+
+
+def compile_step(forward: torch.nn.Module, combo_kernels: bool = False) -> None:
+    """Compile a step: for one size of batch, and when others come, once more for all sizes.
+
+    Args:
+        combo_kernels: let torch's compiler combine kernels that do not depend on one another.
+    """
+    forward.compile(options={"combo_kernels": True} if combo_kernels else None)
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
