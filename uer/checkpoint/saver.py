@@ -22,13 +22,15 @@ class Saver:
         model: the bare model, whose names are UER's.
         settings: the run's identity, as JSON text.
         say: prints a line.
+        kept: further entries of a training state, plain JSON, which a resumed run reads itself.
 
     Attributes:
         stall: seconds that training waited for checkpoints so far.
     """
 
     def __init__(self, folder: StateFolder, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision,
-                 world: World, settings: str, say: Callable[[str], None]) -> None:
+                 world: World, settings: str, say: Callable[[str], None],
+                 kept: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.model = model
         self.optimizer = optimizer
@@ -36,6 +38,7 @@ class Saver:
         self.world = world
         self.settings = settings
         self.say = say
+        self.kept = kept or {}
         self.stall = 0.0
         self._writer = BackgroundWriter()
         self._pending = ""
@@ -95,7 +98,7 @@ class Saver:
         }
         if not self.world.is_main:
             return {}
-        return {"format_version": FORMAT_VERSION, "step": step, "settings": self.settings,
+        return {"format_version": FORMAT_VERSION, "step": step, "settings": self.settings, **self.kept,
                 **checkpoint.to_host(tensors)}
 
     def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
