@@ -106,20 +106,18 @@ def cut_rows(tokens: Tensor, parts: int) -> list[Tensor]:
 def add_gradients(workers: Workers, parameters: Sequence[nn.Parameter], parts: Sequence[Gradients]) -> None:
     """Add the parts' gradients, in the order of the parts, to the parameters' `grad`.
 
-    Each worker adds a range of all elements; an element's sum does not depend on which worker makes it.
+    Each worker makes the sums of a range of all elements: no element is changed by two of them.
     """
-    pairs: list[tuple[Tensor, Tensor]] = []  # (sum, what is added to it), flat
+    sums: list[tuple[Tensor, list[Tensor]]] = []  # for each parameter its sum, and what is added to it; flat
     seen: set[int] = set()
     for parameter, gradients in zip(parameters, zip(*parts)):
-        for gradient in gradients:
-            if gradient is None:
-                continue
-            if parameter.grad is None:
-                parameter.grad = _own(gradient, seen)
-            else:
-                pairs.append((parameter.grad.view(-1), gradient.reshape(-1)))
-    share = -(-sum(total.numel() for total, _ in pairs) // workers.split.parts)
-    workers.run([partial(_add_range, pairs, number * share, (number + 1) * share)
+        used = [gradient for gradient in gradients if gradient is not None]
+        if used and parameter.grad is None:
+            parameter.grad = _own(used.pop(0), seen)
+        if used:
+            sums.append((parameter.grad.view(-1), [gradient.reshape(-1) for gradient in used]))
+    share = -(-sum(len(total) for total, _ in sums) // workers.split.parts)
+    workers.run([partial(_add_range, sums, number * share, (number + 1) * share)
                  for number in range(workers.split.parts)])
 
 
@@ -132,9 +130,10 @@ def _own(gradient: Tensor, seen: set[int]) -> Tensor:
     return gradient
 
 
-def _add_range(pairs: Sequence[tuple[Tensor, Tensor]], start: int, stop: int) -> None:
-    """Of all elements of all pairs, one after another, add those from `start` to `stop` - 1."""
-    for total, gradient in pairs:
+def _add_range(sums: Sequence[tuple[Tensor, list[Tensor]]], start: int, stop: int) -> None:
+    """Of the elements of all sums, one after another, make those from `start` to `stop` - 1."""
+    for total, gradients in sums:
         here = slice(max(0, start), max(0, min(stop, len(total))))
-        total[here].add_(gradient[here])
+        for gradient in gradients:
+            total[here].add_(gradient[here])
         start, stop = start - len(total), stop - len(total)
