@@ -17,6 +17,7 @@ from typing import Any
 from uer.config import REQUIRED
 from uer.errors import UserError
 from uer.paths import path_problems
+from uer.runtime.threads import set_waiting_policy
 from uer.sections import (
     LARGEST_INT_BITS,
     build_section,
@@ -69,6 +70,7 @@ def run(main: Callable[[], Any]) -> None:
     message and with status 141, as a shell reports SIGPIPE. Any other exception is a bug and keeps its traceback.
     """
     tolerate_encodings()
+    set_waiting_policy()
     try:
         main()
         _finish_output(None)

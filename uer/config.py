@@ -78,6 +78,7 @@ MOST_LAYERS = 10_000
 LARGEST_WIDTH = 1 << 20
 LONGEST_ROW = 1 << 22
 MOST_ROWS = 1 << 20
+MOST_THREADS = 1 << 12
 
 LEAST_PEAK_FLOPS = 1e9  # a smaller value was probably meant in TFLOPS
 PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
@@ -338,6 +339,9 @@ class TrainConfig:
     cuda_graph: str = flag("auto", "Capture an update's kernels as CUDA graphs, so that a GPU does not wait for the\n"
                                    "host; auto does so on one GPU, and on several for models below 50 M parameters.",
                            choices=("auto", "on", "off"), identity=False)
+    threads: int = flag(0, "CPU threads of each process; 0 takes all usable cores. A batch is divided among up\n"
+                           "to 4 of them. A run that is continued keeps its division and so its results.",
+                        identity=False)
     dataset_device: str = flag("auto", "Device that holds the dataset; auto is the GPU if the dataset fits.",
                                choices=("auto", "cpu", "cuda"), identity=False)
     unpad: str = flag("auto", "Remove padding before the encoder; auto does so unless the encoder reads it.",
@@ -366,6 +370,7 @@ class TrainConfig:
         _require(found, not (self.dev_fraction and self.dev_dataset_path),
                  "--dev_fraction and --dev_dataset_path exclude one another")
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
+        _require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
         _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
         _require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
         _require_seed(found, self.seed)

@@ -23,6 +23,7 @@ class Saver:
         settings: the run's identity, as JSON text.
         say: prints a line.
         masters: float32 values of parameters that are narrower: files hold these.
+        kept: further entries of a training state, plain JSON, which a resumed run reads itself.
 
     Attributes:
         stall: seconds that training waited for checkpoints so far.
@@ -30,7 +31,7 @@ class Saver:
 
     def __init__(self, folder: StateFolder, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision,
                  world: World, settings: str, say: Callable[[str], None],
-                 masters: Mapping[nn.Parameter, Tensor] | None = None) -> None:
+                 masters: Mapping[nn.Parameter, Tensor] | None = None, kept: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.model = model
         self.optimizer = optimizer
@@ -39,6 +40,7 @@ class Saver:
         self.settings = settings
         self.say = say
         self.masters = masters or {}
+        self.kept = kept or {}
         self.stall = 0.0
         self._writer = BackgroundWriter()
         self._pending = ""
@@ -102,7 +104,7 @@ class Saver:
         }
         if not self.world.is_main:
             return {}
-        return {"format_version": FORMAT_VERSION, "step": step, "settings": self.settings,
+        return {"format_version": FORMAT_VERSION, "step": step, "settings": self.settings, **self.kept,
                 **checkpoint.to_host(tensors)}
 
     def _weights(self) -> dict[str, Tensor]:

@@ -84,6 +84,10 @@ class Batch:
         """How many positions of both sides are no padding; 0-dim int64."""
         return sum((side.seg > 0).sum() for side in self._sides().values())
 
+    def row_tokens(self) -> Tensor:
+        """(B,) int64: each row's positions, of both sides, that are no padding."""
+        return sum((side.seg > 0).sum(1) for side in self._sides().values())
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch on another device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -91,6 +95,10 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """Rows `start` to `stop` - 1, as views."""
         return self._each(lambda tensor: tensor[start:stop])
+
+    def select(self, rows: Tensor) -> "Batch":
+        """The rows of these numbers (R,) int64, in their order."""
+        return self._each(lambda tensor: tensor[rows])
 
     def trimmed(self) -> "Batch":
         """The batch without the positions that are padding in every row. It reads the lengths, so CUDA would wait.

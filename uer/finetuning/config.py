@@ -3,7 +3,7 @@
 import glob
 from dataclasses import dataclass
 
-from uer.config import LARGEST_SEED, REQUIRED, flag
+from uer.config import LARGEST_SEED, MOST_THREADS, REQUIRED, flag
 from uer.finetuning.paths import fold_path, grid_results_path, model_files, state_path, weights_path
 from uer.paths import File
 
@@ -52,12 +52,16 @@ class FinetuneConfig:
                                           "those of the worst and the best ones.")
     precision: str = flag("auto", "Number format of the computation; auto: bf16 on a GPU that supports it, else "
                                   "fp32.", choices=("auto", "fp32", "bf16"))
+    threads: int = flag(0, "CPU threads of each training; 0: all usable cores (trials of a grid share them). A batch "
+                           "is divided among up to 4 of them.")
     compile: str = flag("auto", "Use torch.compile; auto: on a GPU, if the training is so long that this saves time.",
                         choices=("auto", "on", "off"))
 
     def problems(self) -> list[str]:
         found = [f"--{name} must be at least 1, not {getattr(self, name)}"
                  for name in ("batch_size", "epochs_num", "report_steps") if getattr(self, name) < 1]
+        if not 0 <= self.threads <= MOST_THREADS:
+            found.append(f"--threads must lie between 0 and {MOST_THREADS:,}")
         if self.seq_length < 4:
             found.append("--seq_length must be at least 4")
         if self.early_stop < 0:

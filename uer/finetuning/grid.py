@@ -35,11 +35,12 @@ from uer.runtime.lock import OutputLock
 from uer.runtime.logs import set_up_logging
 from uer.runtime.parallel import connect
 from uer.runtime.processes import run_jobs
+from uer.runtime.threads import usable_cores
 
 logger = logging.getLogger("uer.finetuning")
 
 MOST_CPU_WORKERS = 4
-CPU_THREADS = torch.get_num_threads()  # of this machine, or as OMP_NUM_THREADS says
+CPU_THREADS = usable_cores()  # of this machine, or as OMP_NUM_THREADS says
 
 
 def results_path(command: Command, config: GridConfig) -> Path:

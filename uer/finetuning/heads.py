@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.finetuning.batches import Batch
 from uer.layers.crf import ConditionalRandomField, Scores
+from uer.layers.dropout import Dropout
 from uer.layers.linear import Linear
 from uer.model import Backbone
 
@@ -123,7 +124,7 @@ class MultipleChoice(PooledModel):
     def __init__(self, config: ModelConfig, vocab_size: int, choices_num: int) -> None:
         super().__init__(config, vocab_size)
         self.choices_num = choices_num
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.output_layer = Linear(config.hidden_size, 1)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -1,13 +1,17 @@
 """The one loop of all tasks: train an epoch, evaluate on dev, keep the best.
 
-A run is a pure function of its data and seed: the same command gives the same weights twice. Ranks share each batch and
-sum their gradients, so several ranks give one rank's result to rounding (dropout draws differ between ranks).
+A run is a pure function of its data, its seed and the number of threads: the same command gives the same weights twice.
+Ranks share each batch and sum their gradients, so several ranks give one rank's result to rounding (dropout draws
+differ between ranks). So do the threads of a CPU, each of which computes a part of the batch.
 """
 
+import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,11 +26,15 @@ from uer.finetuning.config import AdversarialConfig
 from uer.finetuning.progress import Progress
 from uer.finetuning.ranks import gather_outputs, sum_gradients
 from uer.finetuning.task import Task
+from uer.layers.cpu.random_bits import masks_from
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
 from uer.runtime.failures import SharedError
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
+from uer.runtime.threads import Split, Workers, openmp_threads
+from uer.training.threads import Gradients, add_gradients, cut_rows
+from uer.training.update import mixed_seed
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -100,20 +108,23 @@ class Diverged(SharedError):
 
 def fit(model: nn.Module, task: Task, train: Examples, dev: Examples, settings: FitSettings, pad_id: int,
         world: World, precision: Precision, on_best: Callable[[Fit], None] | None = None,
-        progress: Progress | None = None, kept: Kept | None = None) -> Fit:
+        progress: Progress | None = None, kept: Kept | None = None, split: Split | None = None,
+        threads: int = 1) -> Fit:
     """Train `model`; the result is its best epoch on `dev` by `settings.save_best_by`, the earliest of equals.
 
     Args:
         on_best: called after each epoch that is the best so far, to save it.
         progress: shows the progress; nothing by default.
         kept: the training continues from what it has saved, and is saved after every epoch.
+        split, threads: see `Updater`.
 
     Raises:
         Diverged: the loss or the weights are not finite.
     """
     per_epoch = batches_in_epoch(train, settings.batch_size)
     progress = progress or Progress(world)
-    updater = Updater(model, task, settings, settings.epochs_num * per_epoch, pad_id, world, precision, progress)
+    updater = Updater(model, task, settings, settings.epochs_num * per_epoch, pad_id, world, precision, progress,
+                      split, threads)
     best = Fit()
     epoch = kept.restore(updater, best) if kept is not None else 0
     progress.begin(updater.step, updater.total_steps, epoch, settings.epochs_num, len(dev) / settings.batch_size)
@@ -135,7 +146,7 @@ def _run_epoch(updater: "Updater", train: Examples, dev: Examples, epoch: int, b
     model, task, world, settings = updater.model, updater.task, updater.world, updater.settings
     torch.manual_seed(dropout_seed(settings.seed, epoch, world.rank))
     model.train()
-    with updater.progress.training(epoch):
+    with updater.progress.training(epoch), updater.threads_of_training():
         loss = updater.run_epoch(train, epoch)
     updater.check(loss, epoch)
     with updater.progress.evaluating(epoch, loss, len(dev)):
@@ -187,16 +198,34 @@ def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world
 
 
 class Updater:
-    """Updates the model: it holds the optimizer, the schedule and the number of updates so far."""
+    """Updates the model: it holds the optimizer, the schedule and the number of updates so far.
+
+    Args:
+        split: how the threads of a CPU divide a batch, on one rank; None on a GPU and with several ranks.
+        threads: how many of them may run at the same moment.
+    """
 
     def __init__(self, model: nn.Module, task: Task, settings: FitSettings, total_steps: int, pad_id: int,
-                 world: World, precision: Precision, progress: Progress | None = None) -> None:
+                 world: World, precision: Precision, progress: Progress | None = None, split: Split | None = None,
+                 threads: int = 1) -> None:
         self.model, self.task, self.settings, self.world, self.pad_id = model, task, settings, world, pad_id
         self.precision, self.progress, optim = precision, progress or Progress(world), settings.optim
         self.optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate)
         self.schedule = SCHEDULES[optim.scheduler](optim, total_steps)
         self.total_steps = total_steps
         self.step = 0
+        self.threads = threads
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.divide(split)
+
+    def divide(self, split: Split | None) -> None:
+        """Compute with this split from now on: a training that goes on keeps the one with which it began."""
+        self.split = split
+        self.workers = Workers(split, self.threads) if split is not None and split.parts > 1 else None
+
+    def threads_of_training(self) -> contextlib.AbstractContextManager[None]:
+        """A context for updates, in which this thread computes with the OpenMP threads of the split."""
+        return contextlib.nullcontext() if self.split is None else openmp_threads(self.split.openmp)
 
     def run_epoch(self, train: Examples, epoch: int) -> float:
         """All updates of an epoch; returns the mean loss. Losses stay on the device between report lines.
@@ -252,17 +281,16 @@ class Updater:
         Returns:
             (), this rank's part of the batch's mean loss; the sum over ranks is the mean.
         """
-        mine = shard(chosen, self.world.rank, self.world.world_size)
-        batch = collate(train, mine, self.pad_id).to(self.world.device) if len(mine) else None
-        denominator = self.task.denominator(train, chosen)
+        denominator, passes = self.task.denominator(train, chosen), itertools.count()
 
         def backward() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
+            if self.workers is not None:
+                return self._gradients_of_parts(self.workers, train, chosen, denominator, next(passes))
             loss = torch.zeros((), device=self.world.device)
-            if batch is not None:
-                with self.precision.autocast():
-                    predicted = self.model(batch)
-                loss = self.task.loss(_to_float(predicted), batch) / denominator
+            mine = shard(chosen, self.world.rank, self.world.world_size)
+            if len(mine):
+                loss = self._loss(train, mine, denominator)
                 loss.backward()
             sum_gradients(self.world, self.model)
             return loss.detach()
@@ -275,6 +303,32 @@ class Updater:
         self.optimizer.step()
         self.step += 1
         return loss
+
+    def _loss(self, train: Examples, chosen: np.ndarray, denominator: float) -> Tensor:
+        """The summed loss of some examples, divided by `denominator`; 0-dim."""
+        batch = collate(train, chosen, self.pad_id).to(self.world.device)
+        with self.precision.autocast():
+            predicted = self.model(batch)
+        return self.task.loss(_to_float(predicted), batch) / denominator
+
+    def _gradients_of_parts(self, workers: Workers, train: Examples, chosen: np.ndarray, denominator: float,
+                            number: int) -> Tensor:
+        """Write the gradients of a batch, made in parts by the workers; returns its loss, 0-dim.
+
+        Args:
+            number: counts the passes of an update; each has its own dropout.
+        """
+        tokens = train.rows.lengths.reshape(len(train), -1).sum(1)[chosen]
+
+        def compute(part: int, examples: np.ndarray) -> tuple[Tensor, Gradients]:
+            with masks_from(mixed_seed(self.settings.seed, self.step, number, part)):
+                loss = self._loss(train, examples, denominator)
+                return loss.detach(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
+
+        rows = cut_rows(torch.from_numpy(tokens), workers.split.parts)
+        results = workers.run([partial(compute, part, chosen[examples.numpy()]) for part, examples in enumerate(rows)])
+        add_gradients(workers, self.parameters, [gradients for _, gradients in results])
+        return torch.stack([loss for loss, _ in results]).sum()
 
 
 def _to_float(predicted: Any) -> Any:

@@ -22,6 +22,7 @@ from uer.checkpoint import files as checkpoint
 from uer.errors import UserError
 from uer.finetuning.loop import Fit, FitSettings, Trial, Updater
 from uer.runtime.parallel import World
+from uer.runtime.threads import Split
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -95,6 +96,8 @@ class TrainingState:
             state = kept["optimizer"].get(parameter_name, {})
             updater.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
         updater.step = facts["step"]
+        if updater.split is not None and facts.get("split"):
+            updater.divide(Split(**facts["split"]))
         best.metrics, best.epoch, best.history = facts["metrics"], facts["best_epoch"], facts["history"]
         best.state, best.outputs = dict(kept["best"]), unpack(kept["outputs"])
         logger.info("Going on after epoch %d, from %s", facts["epoch"], self.path)
@@ -105,7 +108,7 @@ class TrainingState:
         if not self.world.is_main:
             return
         facts = {"epoch": epoch, "step": updater.step, "metrics": best.metrics, "best_epoch": best.epoch,
-                 "history": best.history}
+                 "history": best.history, "split": updater.split and updater.split.values()}
         optimizer = updater.optimizer.state
         moments = {name: dict(optimizer[parameter]) for name, parameter in updater.model.named_parameters()
                    if parameter in optimizer}

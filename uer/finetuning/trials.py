@@ -22,9 +22,11 @@ from uer.finetuning.saved_model import load_pretrained, pretrained_hash, save_fi
 from uer.finetuning.task import Task, TextToRows
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision, keep_dropout_exact
+from uer.runtime.threads import Split, pays, split_of, usable_cores
 from uer.text import seconds_text
 from uer.tokenizers import build_tokenizer
 from uer.training.run_summary import device_name
+from uer.training.threads import draws_of_torch
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -99,11 +101,13 @@ class Trials:
             Diverged: the loss or the weights are not finite.
         """
         model = self._build(settings, quiet)
+        threads = self.config.threads or usable_cores()
+        split = self._split(model, settings, threads)
         if not quiet:
-            logger.info(self._plan(model, settings))
+            logger.info(self._plan(model, settings, split))
         with compile_errors():
             trial = Trial(settings, fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world,
-                                        self.precision, on_best, progress, kept))
+                                        self.precision, on_best, progress, kept, split, threads))
             if self.test is not None:
                 if not quiet:
                     logger.info("Evaluating %d examples of test with the model of epoch %d", len(self.test),
@@ -113,7 +117,18 @@ class Trials:
                 trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
         return trial
 
-    def _plan(self, model: nn.Module, settings: FitSettings) -> str:
+    def _split(self, model: nn.Module, settings: FitSettings, threads: int) -> Split | None:
+        """How the threads of a CPU divide a batch; None on a GPU, and where ranks share a batch."""
+        if self.world.device.type != "cpu" or self.world.world_size > 1:
+            return None
+        updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
+        in_parts = not (self.task.whole_batch or model.encoder.reads_padding or draws_of_torch(model)
+                        or is_compiled(self.config.compile, updates, self.world.device))
+        tokens = settings.batch_size * int(self.train.rows.lengths.sum()) // len(self.train)
+        worth = self.config.threads or pays(sum(parameter.numel() for parameter in model.parameters()), tokens)
+        return split_of(threads, settings.batch_size if in_parts and worth else 1)
+
+    def _plan(self, model: nn.Module, settings: FitSettings, split: Split | None) -> str:
         """One line before the first update."""
         updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
         epochs = f"{settings.epochs_num} epoch{'s' * (settings.epochs_num > 1)}"
@@ -121,7 +136,7 @@ class Trials:
         ranks = f"{self.world.world_size} ranks, each a " if self.world.world_size > 1 else ""
         return (f"Plan: {len(self.train):,} examples in batches of {settings.batch_size}, "
                 f"{epochs}: {updates:,} updates; {parameters:,} parameters; seed {settings.seed}; "
-                f"{ranks}{device_name(self.world.device)}, {self.precision.describe()}")
+                f"{ranks}{device_name(self.world.device, split)}, {self.precision.describe()}")
 
     def _build(self, settings: FitSettings, quiet: bool) -> nn.Module:
         """The model before its first update: pretrained weights and a new head, on the device."""

@@ -411,10 +411,10 @@ def _by_head(query: Tensor | None, packed: Tensor, query_group: Group, key_group
         query, *others = packed.split([query_width, key_width, key_width], dim=-1)
     else:
         others = packed.split(key_width, dim=-1)
-    # A group may have no queries, and then `view` cannot find out how many heads there are.
-    return tuple(
-        part[start:start + rows * length].view(rows, length, part.shape[-1] // heads.size, heads.size).transpose(1, 2)
-        for part, (start, rows, length) in ((query, query_group), *((part, key_group) for part in others)))
+    parts = (query, query_group), *((part, key_group) for part in others)
+    # The number of heads is given: it cannot be inferred where a group has no queries.
+    return tuple(part[start:start + rows * length].view(rows, length, part.shape[1] // heads.size, heads.size)
+                 .transpose(1, 2) for part, (start, rows, length) in parts)
 
 
 def _with_scores(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, heads: Heads,

@@ -3,6 +3,7 @@
     processes       a pool of worker processes that end with their parent (no torch)
     lock            lets one run at a time write an output (no torch)
     memory          peak memory (no torch)
+    threads         CPU threads: how many, how they wait, workers for parts of a batch (no torch at import)
     launch          starts the ranks of a command on this machine and watches them
     failures        classifies the exceptions of ranks
     rendezvous      connects the ranks; heartbeat: finds the rank that does not respond

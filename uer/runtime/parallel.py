@@ -27,6 +27,7 @@ from uer.runtime.launch import RankInfo
 from uer.runtime.memory import limit_cached_kernels
 from uer.runtime.rendezvous import meet, start_heartbeat
 from uer.runtime.sharding import distribute_like, is_sharded, local_part, shard
+from uer.runtime.threads import usable_cores
 from uer.runtime.trees import put_back_tensors, take_out_tensors
 
 
@@ -221,7 +222,7 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     if rank_info.world_size == 1 and config.sharding == "none":
         return world
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // rank_info.local_size))
+        torch.set_num_threads(max(1, usable_cores() // rank_info.local_size))
     if rank_info.host in ("localhost", "127.0.0.1") and "lo" in [name for _, name in socket.if_nameindex()]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     timeout = timedelta(seconds=config.collective_timeout)

@@ -3,11 +3,13 @@
 `pretrain.py` calls `run`.
 """
 
+import contextlib
 import gc
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -46,6 +48,7 @@ from uer.flops import (
     teacher_bytes,
 )
 from uer.hardware import peak_flops
+from uer.layers.cpu.random_bits import masks_from
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups
 from uer.optim.masters import narrow_linear_layers
@@ -55,6 +58,7 @@ from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
+from uer.runtime.threads import Split, Workers, openmp_threads, pays, split_of, usable_cores
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
@@ -63,6 +67,7 @@ from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
 from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
+from uer.training.threads import ThreadedUpdate, draws_of_torch
 from uer.training.trainer import Trainer
 from uer.training.update import Parts, StepModule, Update
 
@@ -224,6 +229,9 @@ class Run:
         self.folder = folder
         self.data = data
         self.compiled = is_compiled(settings.train, world)
+        self.threads = settings.train.threads or usable_cores()
+        self.split: Split | None = None
+        """How threads divide a batch, on a CPU with one rank."""
 
     def train(self) -> int:
         """Continue from the training state if there is one, else start anew; returns the exit status."""
@@ -235,7 +243,7 @@ class Run:
         if step >= config.total_steps:
             world.check(lambda: self._finish_again(self.folder.weights_path(step), found))
             return 0
-        parts = self._assemble(identity, teacher, fresh=step == 0)
+        parts = self._assemble(identity, teacher, fresh=step == 0, split=found[0].get("threads") if found else None)
         kept = preflight.checkpoint_bytes(parts.model, config.total_steps - step, config.save_checkpoint_steps,
                                           config.keep_checkpoints)
         world.check(lambda: preflight.check_output(config.output_model_path, kept))
@@ -304,11 +312,13 @@ class Run:
             write_settings(path, found[0]["step"], json.loads(found[0]["settings"]))
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
 
-    def _assemble(self, identity: dict[str, Any], teacher: Teacher | None, fresh: bool) -> Parts:
+    def _assemble(self, identity: dict[str, Any], teacher: Teacher | None, fresh: bool,
+                  split: dict[str, int] | None = None) -> Parts:
         """The model, the optimizer and the other objects that the trainer uses.
 
         Args:
             fresh: the run starts at step 0, so the initial weights are needed.
+            split: the values of the `Split` with which the run began; None at its beginning.
         """
         config, optim, world = self.config, self.settings.optim, self.world
         precision = Precision(config.precision, world.device,
@@ -331,14 +341,49 @@ class Run:
         loader, held_out = world.check(lambda: (self._build_loader(placement, reads_padding),
                                                 self._build_dev_loader(placement)))
         self._set_flops(precision, teacher)
+        update = (partial(GraphedUpdate, compiled=self.compiled) if graphed else
+                  self._cpu_update(model, split, placement["trim"]))
+        kept = {"threads": self.split.values()} if self.split else {}
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
             learning_rate=schedule, precision=precision, reporter=self.reporter,
             saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say,
-                        masters),
-            evaluate=(lambda: evaluate(forward, held_out, world, precision, model.perplexities)) if held_out else None,
-            decode=self.data.tokenizer.decode,
-            update=partial(GraphedUpdate, compiled=self.compiled) if graphed else Update)
+                        masters, kept),
+            evaluate=(lambda: self._evaluate(forward, held_out, precision, model.perplexities)) if held_out else None,
+            decode=self.data.tokenizer.decode, update=update)
+
+    def _evaluate(self, forward: StepModule, held_out: EvaluationLoader, precision: Precision,
+                  perplexities: tuple[str, ...]) -> dict[str, float]:
+        """Evaluate with all threads on the operations of one batch after another."""
+        with openmp_threads(self.threads) if self.split else contextlib.nullcontext():
+            return evaluate(forward, held_out, self.world, precision, perplexities)
+
+    def _cpu_update(self, model: Model, split: dict[str, int] | None, trim: bool) -> Callable[..., Update]:
+        """The update where it is no CUDA graph: with workers where one rank has several CPU threads. Sets `self.split`.
+
+        Args:
+            split: as in `_assemble`.
+            trim: whether positions that are padding in every row are left out.
+        """
+        config, parallel = self.config, self.settings.parallel
+        if self.world.device.type != "cpu":
+            return Update
+        if self.world.world_size > 1 or parallel.sharding != "none":
+            if config.threads:
+                torch.set_num_threads(config.threads)
+            return Update
+        in_parts = not (self.compiled or parallel.activation_checkpointing or draws_of_torch(model))
+        worth = config.threads or pays(model.num_parameters(), config.batch_size * self.data.seq_length)
+        self.split = split_of(self.threads, config.batch_size if in_parts and worth else 1)
+        if split is not None and (in_parts or split["parts"] == 1):
+            if Split(**split) != self.split:
+                self.reporter.say(f"the run began with {Split(**split)} and goes on so, as its results depend on them; "
+                                  f"now there are {self.threads}")
+            self.split = Split(**split)
+        torch.set_num_threads(self.split.openmp)
+        if self.split.parts == 1:
+            return Update
+        return partial(ThreadedUpdate, workers=Workers(self.split, self.threads), seeded=masks_from, trim=trim)
 
     def _is_graphed(self, model: Model) -> bool:
         """Whether an update is captured as CUDA graphs."""
@@ -419,7 +464,7 @@ class Run:
         token_slots = config.batch_size * seq_length
         kernels = [f"attention: torch's fused, optimizer: {self.settings.optim.optimizer}",
                    "compiled" if self.compiled else "not compiled",
-                   *(["CUDA graphs"] if parts.update is not Update else []),
+                   *(["CUDA graphs"] if parts.update is not Update and not self.split else []),
                    f"sharding {self.settings.parallel.sharding}"]
         plan = Plan(
             parameters=parameter_count(model, self.data.vocab_size), instances=parts.loader.samples_per_epoch,
@@ -429,7 +474,8 @@ class Run:
             + (teacher_bytes(teacher.model.config, self.data.vocab_size, token_slots) if teacher else 0),
             learning_rate=parts.learning_rate, precision=parts.precision.describe(),
             peak_flops=parts.reporter.peak_flops,
-            kernels=", ".join(kernels), devices=f"{self.world.world_size} x {device_name(self.world.device)}",
+            kernels=", ".join(kernels),
+            devices=f"{self.world.world_size} x {device_name(self.world.device, self.split)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
         teacher_line = [teacher.line(token_slots)] if teacher else []
         notes = [*parts.model.warnings(), *masking_notes(self.settings.masking, self.data)]

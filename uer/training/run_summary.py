@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from uer.runtime.threads import Split
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,9 +59,16 @@ class Plan:
         ]
 
 
-def device_name(device: torch.device) -> str:
-    """A readable name: "NVIDIA H100 80GB HBM3", "CPU process of 4 threads"."""
+def device_name(device: torch.device, split: Split | None = None) -> str:
+    """A readable name: "NVIDIA H100 80GB HBM3", "CPU process of 4 threads", "CPU process of 2 threads, a part of each
+    batch for each".
+
+    Args:
+        split: how a CPU's threads divide a batch, where they do.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU process of {threads} thread{'s' if threads > 1 else ''}"
+    if split is None:
+        split = Split(1, torch.get_num_threads())
+    parts = f", a part of each batch for each{f' {split.openmp}' if split.openmp > 1 else ''}"
+    return f"CPU process of {split}{parts if split.parts > 1 else ''}"

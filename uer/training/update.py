@@ -213,14 +213,19 @@ class Update:
 def seed_dropout(seed: int, step: int, index: int, device: torch.device) -> None:
     """Seed the device's generator for micro-batch `index` (over all ranks) of update `step`.
 
-    The seed is a hash of the three numbers (SplitMix64), so that neighbouring steps have unrelated random numbers.
     `torch.manual_seed` would seed every device that this torch knows of, which takes the host longer.
     """
+    generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+    generator.manual_seed(mixed_seed(seed, step, index))
+
+
+def mixed_seed(seed: int, *numbers: int) -> int:
+    """A seed of 64 bits from several numbers: a hash (SplitMix64), so that neighbouring numbers have unrelated random
+    numbers."""
     value = seed & WORD
-    for number in (step, index):
+    for number in numbers:
         value = (value + (number + 1) * 0x9E3779B97F4A7C15) & WORD
         value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & WORD
         value = ((value ^ value >> 27) * 0x94D049BB133111EB) & WORD
         value ^= value >> 31
-    generator = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-    generator.manual_seed(value)
+    return value
