@@ -181,7 +181,7 @@ def executed_flops(trainer: Trainer, updates: int = 4) -> float:
     from torch.utils.flop_counter import FlopCounterMode  # takes seconds
 
     parts = trainer.parts
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), parts.precision.autocast():
+    with FlopCounterMode(display=False) as counter, parts.precision.autocast():
         for step in range(updates):
             for batch in parts.loader.step(step):
                 parts.model(batch)

@@ -72,8 +72,9 @@ def mean_length(datasets: Sequence[TokenDataset], processor: Processor) -> float
 def _flops(config: ModelConfig, vocab_size: int, batch: Batch) -> float:
     """Operations of a forward pass of the batch of full rows, for one token."""
     with Unfilled():
-        model = build_model(config, vocab_size, unpad="off")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # Without gradients: the counter cannot follow a view of a parameter under `torch.no_grad`.
+        model = build_model(config, vocab_size, unpad="off").requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
         model(batch.to("meta"))
     return counter.get_total_flops() / batch.token_slots()
 
