@@ -79,8 +79,8 @@ class _Plan:
         return self.groups[number].length * self.query_groups[number].length
 
     def is_small(self, number: int) -> bool:
-        """Whether all scores of a group are one tile."""
-        return self.groups[number].rows * self.heads * self.scores(number) <= TILE_ELEMENTS
+        """Whether a group is copied to be one tile; in a larger one the arithmetic outweighs starting it."""
+        return self.groups[number].rows * self.heads * self.scores(number) <= TILE_ELEMENTS // 2
 
     def tiles(self, number: int) -> Iterator[Tile]:
         """Indices into `_matrices`: all of a small group; else some rows of one head, or some heads of one row,
