@@ -3,7 +3,10 @@
 import contextlib
 import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -322,6 +325,43 @@ def test_captured_updates_equal_direct_ones(tmp_path, precision, accumulation, m
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-6) and one["skipped"] == two["skipped"]
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-5)
     assert addresses == [parameter.grad.data_ptr() for parameter in graphed.parts.model.parameters()]
+
+
+class Meeting:
+    """Adds up the tensors of two threads, as `World.sum_` does those of two ranks."""
+
+    def __init__(self) -> None:
+        self.barrier, self.brought = threading.Barrier(2, timeout=60), [None, None]
+
+    def sum_(self, rank: int, tensor: Tensor) -> Tensor:
+        self.brought[rank] = tensor.clone()
+        self.barrier.wait()
+        tensor.copy_(self.brought[0] + self.brought[1])
+        self.barrier.wait()
+        return tensor
+
+
+def test_captured_updates_of_two_ranks_equal_those_of_one(tmp_path):
+    """Ranks with unlike numbers of predictions, whose gradients are summed between the graphs."""
+    wanted = run(build(tmp_path, ToyLoader(accumulation=2), accumulation_steps=2, max_grad_norm=0.5))
+    meeting, updates = Meeting(), []
+    for rank in range(2):
+        trainer = build(tmp_path / str(rank), max_grad_norm=0.5)
+        world = replace(trainer.world, rank=rank, world_size=2)
+        object.__setattr__(world, "sum_", partial(meeting.sum_, rank))
+        updates.append((trainer, GraphedUpdate(trainer.parts, trainer.config, world, how=RepeatedWork())))
+
+    def train(rank: int) -> None:
+        trainer, update = updates[rank]
+        for step in range(20):
+            set_learning_rate(trainer.parts.optimizer, trainer.parts.learning_rate(step))
+            update(ToyLoader(accumulation=2).step(step)[rank:rank + 1], step)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(train, range(2)))
+    for trainer, _ in updates:
+        for name, value in trainer.parts.model.state_dict().items():
+            torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-7)
 
 
 def test_what_a_captured_update_decides_compiles_as_one_graph(tmp_path):
