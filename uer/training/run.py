@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -243,7 +243,8 @@ class Run:
         if step >= config.total_steps:
             world.check(lambda: self._finish_again(self.folder.weights_path(step), found))
             return 0
-        parts = self._assemble(identity, teacher, fresh=step == 0, split=found[0].get("threads") if found else None)
+        began = world.broadcast({name: found[0].get(name) for name in ("threads", "precision")} if found else {})
+        parts = self._assemble(identity, teacher, fresh=step == 0, began=began)
         kept = preflight.checkpoint_bytes(parts.model, config.total_steps - step, config.save_checkpoint_steps,
                                           config.keep_checkpoints)
         world.check(lambda: preflight.check_output(config.output_model_path, kept))
@@ -313,15 +314,17 @@ class Run:
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
 
     def _assemble(self, identity: dict[str, Any], teacher: Teacher | None, fresh: bool,
-                  split: dict[str, int] | None = None) -> Parts:
+                  began: Mapping[str, Any]) -> Parts:
         """The model, the optimizer and the other objects that the trainer uses.
 
         Args:
             fresh: the run starts at step 0, so the initial weights are needed.
-            split: the values of the `Split` with which the run began; None at its beginning.
+            began: what was chosen for this machine when the run began, and decides its result: "threads", the values
+                of a `Split`, and "precision"; nothing at its beginning.
         """
         config, optim, world = self.config, self.settings.optim, self.world
-        precision = Precision(config.precision, world.device,
+        wanted = began.get("precision") or config.precision if config.precision == "auto" else config.precision
+        precision = Precision(wanted, world.device,
                               choose_on_cpu=lambda: world.broadcast(cpu_choice() if world.is_main else None))
         keep_dropout_exact(self.settings.model.dropout)
         check_weights_dtype(config.weights_dtype, precision)
@@ -342,8 +345,8 @@ class Run:
                                                 self._build_dev_loader(placement)))
         self._set_flops(precision, teacher)
         update = (partial(GraphedUpdate, compiled=self.compiled) if graphed else
-                  self._cpu_update(model, split, placement["trim"]))
-        kept = {"threads": self.split.values()} if self.split else {}
+                  self._cpu_update(model, began.get("threads"), placement["trim"]))
+        kept = {"precision": precision.name, **({"threads": self.split.values()} if self.split else {})}
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
             learning_rate=schedule, precision=precision, reporter=self.reporter,
@@ -362,7 +365,7 @@ class Run:
         """The update where it is no CUDA graph: with workers where one rank has several CPU threads. Sets `self.split`.
 
         Args:
-            split: as in `_assemble`.
+            split: the values of the `Split` with which the run began; None at its beginning.
             trim: whether positions that are padding in every row are left out.
         """
         config, parallel = self.config, self.settings.parallel
