@@ -34,6 +34,7 @@ WAYS = {
     "compiled, graph": ["--precision", "bf16", "--compile", "on", "--cuda_graph", "on"],
     "compiled, graph, packed": ["--precision", "bf16", "--compile", "on", "--cuda_graph", "on", "--unpad", "auto"],
     "compiled, combo_kernels": ["--precision", "bf16", "--compile", "on", "--combo_kernels", "on"],
+    "bf16 weights": ["--precision", "bf16", "--weights_dtype", "bf16", "--compile", "on", "--cuda_graph", "on"],
     "fp16": ["--precision", "fp16", "--compile", "on", "--cuda_graph", "on"],
     "packed": ["--precision", "fp32", "--unpad", "on"],
 }

@@ -197,7 +197,8 @@ def variable_length(job: Job, rows: int = 64, length: int = 64, heads: int = 12)
 
 OTHERWISE = {"bf16": "--precision fp32", "compiled": "--compile off", "graph": "--cuda_graph off",
              "compiled, graph": "--cuda_graph off", "compiled, graph, packed": "--unpad off", "packed": "--unpad off",
-             "compiled, combo_kernels": "--combo_kernels off", "fp16": "--precision bf16"}
+             "compiled, combo_kernels": "--combo_kernels off", "bf16 weights": "--weights_dtype fp32",
+             "fp16": "--precision bf16"}
 """What does without a way to run that is wrong."""
 
 
@@ -296,6 +297,8 @@ def variants(job: Job) -> None:
                 "mini, combo_kernels": ("mini", combo, {}),
                 "tiny, half empty": ("tiny", (), {"fill": 0.5}),
                 "tiny, half empty, padding kept": ("tiny", off, {"fill": 0.5}),
+                "tiny, bf16 weights": ("tiny", ("--weights_dtype", "bf16"), {}),
+                "base, bf16 weights": ("base", ("--weights_dtype", "bf16"), {}),
                 "base": ("base", (), {}), "base, no graph": ("base", ("--cuda_graph", "off"), {}),
                 "base, half empty": ("base", (), {"fill": 0.5}),
                 "base, half empty, padding kept": ("base", off, {"fill": 0.5})}
