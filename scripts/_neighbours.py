@@ -1,23 +1,25 @@
-"""Busy processes beside a measurement, as on a machine that people share."""
+"""Processes that keep a CPU core busy each, to measure how a command does beside them. Not a command."""
 
 import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
 
-BUSY = "import sys; print('busy', flush=True)\nwhile True: pass"
+# Says that it has begun; ends by itself when the process that started it is gone.
+BUSY = "import os\nprint(flush=True)\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10000))"
 
 
 @contextlib.contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """A context in which `count` other processes compute without a pause, each with one thread."""
-    processes = [subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) for _ in range(count)]
+def busy_processes(count: int) -> Iterator[list[subprocess.Popen]]:
+    """A context in which `count` processes of one thread compute without a pause."""
+    started = []
     try:
-        for process in processes:
-            process.stdout.readline()  # it has begun
-        yield
+        for _ in range(count):
+            started.append(subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE))
+        for process in started:
+            process.stdout.readline()
+        yield started
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
-        for process in processes:
             process.communicate()

@@ -21,12 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from uer import cli
 from uer.config import TokenizerConfig
 from uer.errors import UserError
-from uer.family.commands import FIRST_PORT, FamilyFolder, check_datasets, check_teacher
+from uer.family.commands import FIRST_PORT, FamilyFolder, check_datasets, check_teacher, dataset_paths
 from uer.family.config import FamilyConfig, MachineConfig, RecipeConfig, TeachingConfig
 from uer.family.devices import find_devices
+from uer.family.measurements import measure
 from uer.family.plan import FamilyPlan, make_plan
 from uer.family.recipe import build_recipe, check_recipe_file, corpus_facts, settings_of
 from uer.family.runner import Runner, Stopped, lock_folder
+from uer.family.scaling_tables import scaling_lines
 from uer.family.scheduling import start_order
 from uer.family.sizes import resolve
 from uer.family.teaching import build_teaching
@@ -50,10 +52,14 @@ def main() -> None:
                               partial(model_settings, flag="--teacher_config_path"), not config.dry_run)
     trained_first = (teaching_config.teacher,) if teaching_config.teacher else ()
     sizes = resolve((*config.sizes, *trained_first), CONFIGS, partial(model_settings, flag="--sizes"))
-    plan = make_plan(sizes, recipe, vocab_size, devices, machine, teaching)
-    family = FamilyFolder(ROOT, config, machine, recipe, devices.kind, plan.per_model, vocab_size, teaching)
+    known = measure(machine, recipe, devices, dataset_paths(config, recipe))
+    plan = make_plan(sizes, recipe, vocab_size, devices, machine, teaching, known)
+    family = FamilyFolder(ROOT, config, machine, recipe, devices.kind, plan.per_model, vocab_size, teaching,
+                          {cost.size.name: cost for cost in plan.costs}, devices.memory_bytes)
     print("\n".join([*plan.lines([size.name for size in sizes if family.finished(size)]), *plan.start_lines()]),
           flush=True)
+    if config.scaling:
+        print("\n".join(scaling_lines(plan)), flush=True)
     if config.show_commands:
         _show_commands(family, plan)
     elif not config.dry_run:

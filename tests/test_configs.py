@@ -9,7 +9,9 @@ import torch
 
 from uer import cli
 from uer.config import ModelConfig, flag
-from uer.flops import flops_per_token, parameter_count
+from uer.data.processors import PROCESSORS
+from uer.data.schema import VocabInfo
+from uer.flops import flops_per_token, mean_length, parameter_count
 from uer.model import build_model
 
 VOCAB = 21128
@@ -108,3 +110,18 @@ def test_flops_of_an_encoder_without_attention():
     layers = 2 * 50 * 4 * 32 * ((24 + 32) + (32 + 32))
     head = 2 * predicted * (32**2 + 32 * 37)
     assert flops_per_token(config, 37, 50) == pytest.approx(3 * (layers + head) / 50)
+
+
+@pytest.mark.parametrize("name", ["mlm", "lm"])
+def test_flops_of_real_tokens_are_those_of_rows_of_their_mean_length(name):
+    """A processor of rows of 50 counts what one of rows of 20 does, for a dataset whose mean row has 20 tokens."""
+    config = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=3, target=(name,))
+    processor, short = (PROCESSORS[name](length, PROCESSORS[name].config_class(), {"src": VocabInfo("", 37, {
+        role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask"))})}) for length in (50, 20))
+    stored = [15, 25] if name == "mlm" else [16, 26]  # a language model stores one token more than a row of its batches
+    datasets = [type("Dataset", (), {"tokens": range(10 * count), "__len__": lambda self: 10})() for count in stored]
+    assert mean_length(datasets, processor) == 20
+    counted = flops_per_token(config, 37, mean_length(datasets, processor), processor)
+    assert counted == flops_per_token(config, 37, 20, short) < flops_per_token(config, 37, 50, processor)
+    if name == "mlm":
+        assert counted == flops_per_token(config, 37, 20)

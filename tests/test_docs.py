@@ -26,9 +26,9 @@ from uer.finetuning.tasks.classification import Classification
 from uer.model import build_model
 from uer.tokenizers import BertTokenizer, Vocab
 
-PAGES = ("README.md", "README_ZH.md", "docs/preprocessing.md", "docs/training.md", "docs/family.md", "docs/scripts.md",
-         "docs/differences.md", "docs/extending.md", "docs/glossary.md", "docs/python.md", "models/README.md",
-         "corpora/README.md", "finetune/README.md")
+PAGES = ("README.md", "README_ZH.md", "docs/preprocessing.md", "docs/training.md", "docs/family.md", "docs/scaling.md",
+         "docs/scripts.md", "docs/differences.md", "docs/extending.md", "docs/glossary.md", "docs/python.md",
+         "models/README.md", "corpora/README.md", "finetune/README.md")
 CONFIG = ModelConfig(emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=2,
                      embedding=("word", "pos", "seg"), tie_weights=True)
 

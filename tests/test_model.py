@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from tests.tools.configs import model_config
+from tests.tools.layouts import exact_layout
 from uer.config import ModelConfig
-from uer.data.batch import Batch, Labels, Side
+from uer.data.batch import Batch, Labels, Packing, Side
+from uer.data.packing import measured
 from uer.encoders.base import select
 from uer.errors import UserError
 from uer.layers import view
-from uer.layers.layout import unpadded_layout
 from uer.model import Model, _from_queries, build_model
 
 VOCAB, LENGTH, PREDICTED = 37, 13, 3
@@ -213,10 +214,14 @@ def test_the_same_random_state_gives_the_same_step():
     assert not torch.equal(model(batch).loss, model(batch).loss)
 
 
-def test_with_static_shapes_the_step_is_one_graph():
+@pytest.mark.parametrize("packed", [False, True])
+def test_with_static_shapes_the_step_is_one_graph(packed):
     """What `torch.compile` needs on a GPU: no shape depends on a value and nothing is read back to the host."""
     batch, model = make_batch(), make_model("off", layers_num=2)
     expected = model(batch)
+    if packed:
+        tokens, predictions, sequences = measured(batch, len(batch.samples), None)[0].tolist()
+        batch = dataclasses.replace(batch, packing=Packing(tokens + 5, predictions + 3, sequences))
     expected.loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
@@ -314,7 +319,7 @@ def test_the_example_of_a_union_of_positions():
     mlm = Labels(torch.tensor([[10, 11], [12, 13], [14, -100]]), torch.tensor([[1, 2], [2, 0], [1, 0]]))
     sp = Labels(torch.tensor([[20], [21], [22]]), torch.zeros(3, 1, dtype=torch.int64))
     asked = {"mlm": mlm, "sp": sp}
-    layout = unpadded_layout(torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]))
+    layout = exact_layout(torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]))
     queries = layout.queries(torch.cat([mlm.positions, sp.positions], dim=1),
                              torch.cat([mlm.wanted(), sp.wanted()], dim=1))
     assert queries.requests.tolist() == [0, 1, 2, 3, 4, 5, 6, 8]
@@ -366,3 +371,21 @@ def test_targets_whose_labels_the_encoder_sees_are_named(target, encoder, mask, 
                           target=[target], encoder=encoder, mask=mask)
     warnings = build_model(config, 11).warnings()
     assert len(warnings) == (not learns) and all(f"--target {target}" in line for line in warnings)
+
+
+def test_packed_rows_reach_the_kernel_for_unlike_lengths(monkeypatch):
+    """On the meta device, where tensors have shapes without values, which needs no GPU."""
+    monkeypatch.setattr(view, "variable_length", lambda tensor, head_size: True)
+    sizes, real = [], view.flash_attention
+
+    def attention(query, key, *others):
+        sizes.append((len(query), len(key)))
+        return real(query, key, *others)
+
+    monkeypatch.setattr(view, "flash_attention", attention)
+    with torch.device("meta"):
+        model = make_model("off", layers_num=3).bfloat16()
+        batch = dataclasses.replace(make_batch().to("meta"), packing=Packing(48, 16, 8))
+        model(batch).loss.backward()
+    assert sizes == [(48, 48), (48, 48), (16, 48)]
+    assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())

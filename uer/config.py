@@ -325,10 +325,17 @@ class TrainConfig:
     max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 disables clipping.")
     max_skipped_updates: int = flag(10, "Stop after N consecutive updates with a non-finite loss or gradient.",
                                     identity=False)
-    precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it, else fp32.",
+    precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it and on CPUs "
+                                  "whose matrix products it makes faster, else fp32.",
                           choices=("auto", "fp32", "bf16", "fp16"))
+    weights_dtype: str = flag("fp32", "bf16 keeps the weights of linear layers in bfloat16 and float32 masters in the\n"
+                                      "optimizer, so that no step has to round them (--precision bf16).",
+                              choices=("fp32", "bf16"))
     compile: str = flag("auto", "Use torch.compile; auto uses it on GPUs.", choices=("auto", "on", "off"),
                         identity=False)
+    combo_kernels: str = flag("off", "Let torch.compile combine small kernels. It is off because of a known bug of\n"
+                                     "torch where combined kernels draw random numbers, as dropout does.",
+                              choices=("on", "off"), identity=False)
     cuda_graph: str = flag("auto", "Capture an update's kernels as CUDA graphs, so that a GPU does not wait for the\n"
                                    "host; auto does so on one GPU, and on several for models below 50 M parameters.",
                            choices=("auto", "on", "off"), identity=False)
@@ -337,8 +344,8 @@ class TrainConfig:
                         identity=False)
     dataset_device: str = flag("auto", "Device that holds the dataset; auto is the GPU if the dataset fits.",
                                choices=("auto", "cpu", "cuda"), identity=False)
-    unpad: str = flag("auto", "Remove padding before the encoder; auto does so on CPUs.", choices=("auto", "on", "off"),
-                      identity=False)
+    unpad: str = flag("auto", "Remove padding before the encoder; auto does so unless the encoder reads it.",
+                      choices=("auto", "on", "off"), identity=False)
     document_attention: bool = flag(False, "Restrict attention and position numbers to each document of a row,\n"
                                            "for rows of several documents (preprocess.py --full_sentences).")
     peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU;\n"
@@ -417,6 +424,8 @@ class ParallelConfig:
     device: str = flag("auto", "Device to compute on; auto is CUDA if available.", choices=("auto", "cpu", "cuda"))
     sharding: str = flag("none", "fsdp shards parameters, gradients and optimizer state over the ranks.",
                          choices=("none", "fsdp"))
+    gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes\n"
+                                             "(--sharding none).", choices=("none", "bf16"))
     activation_checkpointing: bool = flag(False, "Recompute the activations in the backward pass to save memory.")
     cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")
     collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")
@@ -431,6 +440,8 @@ class ParallelConfig:
         _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
         _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
         _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
+        _require(found, self.gradient_compression == "none" or self.sharding == "none",
+                 "--gradient_compression needs --sharding none")
         return found
 
 

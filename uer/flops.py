@@ -5,6 +5,7 @@ All layers cost the same: models with one and with two layers are counted, and t
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from uer.data.batch import Batch, Rows
 from uer.data.processors import PROCESSORS, Processor
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import INSTANCE, VocabInfo
+from uer.data.store import TokenDataset
 from uer.meta_device import Unfilled, extrapolated
 from uer.model import build_model
 
@@ -24,37 +26,55 @@ BACKWARD = 2
 """A backward pass has twice the operations of the forward pass: every matrix product has two gradients."""
 
 
-def flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int, processor: Processor | None = None) -> float:
-    """Floating-point operations of training on one token slot of a full row, forward and backward.
+def flops_per_token(config: ModelConfig, vocab_size: int, length: float, processor: Processor | None = None) -> float:
+    """Floating-point operations of training on one token of a row of `length` tokens, forward and backward.
 
-    Matrix products count, attention's included; of the last layer only what is computed for the predicted positions.
+    Matrix products count, attention's included; of the last layer only what is computed for the predicted positions,
+    and the output layer for the predictions only. Nothing counts for padding: with the mean number of tokens of a row
+    as `length` (`mean_length`), this times the number of tokens is what a step computes for real tokens. Attention's
+    operations grow with the square of a row's length, so that rows of unequal lengths need a little more:
+
+        rows of 20 and 100 tokens: 20^2 + 100^2 = 10,400 products of a query and a key; two rows of 60: 7,200
+
     The first call imports parts of torch's compiler, which takes about two seconds.
 
     Args:
         config: the model, with its targets.
         vocab_size: entries of the vocabulary.
-        seq_length: --seq_length.
+        length: tokens of each row, rounded to a whole number; with --seq_length, the operations for one token slot.
         processor: makes the batches; when None that of mlm, for a model whose only target is mlm.
     """
-    return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, seq_length, processor)
+    return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, length, processor)
 
 
-def forward_flops_per_token(config: ModelConfig, vocab_size: int, seq_length: int,
+def forward_flops_per_token(config: ModelConfig, vocab_size: int, length: float,
                             processor: Processor | None = None) -> float:
-    """Floating-point operations of a forward pass for one token slot; arguments as `flops_per_token`."""
+    """Floating-point operations of a forward pass for one token; arguments as `flops_per_token`."""
+    length = max(1, round(length))
     if processor is None:
         mlm = replace(config, target=("mlm",))
-        return extrapolated(lambda layers: _mlm_flops(replace(mlm, layers_num=layers), vocab_size, seq_length),
+        return extrapolated(lambda layers: _mlm_flops(replace(mlm, layers_num=layers), vocab_size, length),
                             config.layers_num)
-    batch = example_batch(processor, rows=1)
+    short = type(processor)(max(processor.least_length, length), processor.config, processor.vocabs)
+    batch = example_batch(short, rows=1)
     return extrapolated(lambda layers: _flops(replace(config, layers_num=layers), vocab_size, batch), config.layers_num)
 
 
+def mean_length(datasets: Sequence[TokenDataset], processor: Processor) -> float:
+    """Mean number of source tokens of a row of a batch, padding left out: tokens / instances of all datasets together.
+
+    A language model stores one token more than its batches have: its last label.
+    """
+    stored = sum(len(dataset.tokens) for dataset in datasets) / sum(map(len, datasets))
+    return stored - (processor.lengths()["src"] - processor.batch_lengths()["src"])
+
+
 def _flops(config: ModelConfig, vocab_size: int, batch: Batch) -> float:
-    """Operations of a forward pass of the batch, for one token slot."""
+    """Operations of a forward pass of the batch of full rows, for one token."""
     with Unfilled():
-        model = build_model(config, vocab_size, unpad="off")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # Without gradients: the counter cannot follow a view of a parameter under `torch.no_grad`.
+        model = build_model(config, vocab_size, unpad="off").requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
         model(batch.to("meta"))
     return counter.get_total_flops() / batch.token_slots()
 
@@ -65,6 +85,7 @@ def _mlm_flops(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
     return _flops(config, vocab_size, example_batch(_mlm(seq_length, vocab_size), rows=1))
 
 
+@functools.lru_cache(maxsize=256)
 def parameter_count(config: ModelConfig, vocab_size: int) -> int:
     """How many numbers a model with its targets trains; a tied weight counts once.
 

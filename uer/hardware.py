@@ -1,4 +1,4 @@
-"""The peak operations per second and the memory of known GPUs, from their data sheets."""
+"""Peak operations per second, memory and bandwidths of known GPUs, from their data sheets."""
 
 import re
 from dataclasses import dataclass
@@ -16,12 +16,16 @@ class Gpu:
         half: dense bf16 or fp16 operations per second, with fp32 accumulation.
         single: operations per second of fp32 matrix products, in TF32 if the GPU has it.
         memory_gib: memory in GiB; of a GPU that is sold in several sizes, the smallest.
+        memory_bandwidth: bytes per second that it reads and writes in its memory.
+        link_bandwidth: bytes per second that it sends to the other GPUs of its node: NVLink, else PCI Express.
         bf16: whether it supports bf16; if not, --precision auto is fp32.
     """
 
     half: float
     single: float
     memory_gib: float
+    memory_bandwidth: float
+    link_bandwidth: float = 32e9
     bf16: bool = True
 
     def peak_flops(self, precision: str) -> float:
@@ -31,12 +35,14 @@ class Gpu:
 
 # The keys are words of the device name that CUDA reports.
 GPUS = {
-    "H200": Gpu(989e12, 495e12, 141), "H100": Gpu(989e12, 495e12, 80), "H800": Gpu(989e12, 495e12, 80),
-    "H20": Gpu(148e12, 74e12, 96), "A100": Gpu(312e12, 156e12, 40), "A800": Gpu(312e12, 156e12, 80),
-    "A40": Gpu(150e12, 75e12, 48), "A30": Gpu(165e12, 82e12, 24), "A10": Gpu(125e12, 62.5e12, 24),
-    "L40S": Gpu(362e12, 183e12, 48), "L40": Gpu(181e12, 90.5e12, 48), "L4": Gpu(121e12, 60e12, 24),
-    "RTX 4090": Gpu(165e12, 82.6e12, 24), "RTX 3090": Gpu(71e12, 35.6e12, 24),
-    "V100": Gpu(125e12, 15.7e12, 16, bf16=False), "T4": Gpu(65e12, 8.1e12, 16, bf16=False)}
+    "H200": Gpu(989e12, 495e12, 141, 4.8e12, 450e9), "H100": Gpu(989e12, 495e12, 80, 3.35e12, 450e9),
+    "H800": Gpu(989e12, 495e12, 80, 3.35e12, 200e9), "H20": Gpu(148e12, 74e12, 96, 4.0e12, 450e9),
+    "A100": Gpu(312e12, 156e12, 40, 1.56e12, 300e9), "A800": Gpu(312e12, 156e12, 80, 2.04e12, 200e9),
+    "A40": Gpu(150e12, 75e12, 48, 696e9), "A30": Gpu(165e12, 82e12, 24, 933e9),
+    "A10": Gpu(125e12, 62.5e12, 24, 600e9), "L40S": Gpu(362e12, 183e12, 48, 864e9),
+    "L40": Gpu(181e12, 90.5e12, 48, 864e9), "L4": Gpu(121e12, 60e12, 24, 300e9),
+    "RTX 4090": Gpu(165e12, 82.6e12, 24, 1.01e12), "RTX 3090": Gpu(71e12, 35.6e12, 24, 936e9),
+    "V100": Gpu(125e12, 15.7e12, 16, 900e9, 150e9, bf16=False), "T4": Gpu(65e12, 8.1e12, 16, 320e9, 16e9, bf16=False)}
 
 
 def known_gpu(name: str) -> str | None:

@@ -17,8 +17,17 @@ from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
+from uer.layers.cross_entropy import IGNORED
 from uer.layers.distillation import SoftTargets
-from uer.layers.layout import Layout, Queries, document_starts, padded_layout, static_shapes, unpadded_layout
+from uer.layers.layout import (
+    Layout,
+    Queries,
+    document_starts,
+    packed_layout,
+    padded_layout,
+    static_shapes,
+    unpadded_layout,
+)
 from uer.meta_device import Unfilled, extrapolated
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
@@ -53,11 +62,20 @@ class Labels(Protocol):
         """(B, P) or (B, S) bool: where something is predicted."""
 
 
+class Packing(Protocol):
+    """The size of a batch without padding, where shapes are static; arguments of `packed_layout`."""
+
+    tokens: int
+    predictions: int
+    sequences: int
+
+
 class Batch(Protocol):
     """What the model reads of a batch (`uer.data.batch.Batch` is one)."""
 
     src: Side
     labels: Mapping[str, Labels]
+    packing: Packing | None
 
     def counts(self) -> Mapping[str, Tensor]:
         """For each target, how many positions are predicted."""
@@ -135,12 +153,14 @@ class Backbone(nn.Module):
         queries = layout.queries(positions, torch.ones_like(positions, dtype=torch.bool))
         return queries.scatter(self.encoder(self.embedding(src, layout), layout, queries))
 
-    def _layout(self, src: Tensor, seg: Tensor) -> Layout:
+    def _layout(self, src: Tensor, seg: Tensor, packing: Packing | None = None) -> Layout:
         assert src.shape == seg.shape and src.dim() == 2
         if src.shape[1] > self.config.longest_row:
             raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
         unpad = self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
         starts = None if self.document_start is None else document_starts(src, self.document_start)
+        if packing is not None and not self.encoder.reads_padding:
+            return packed_layout(seg, packing.tokens, packing.predictions, packing.sequences, starts)
         if unpad and not self.encoder.reads_padding:
             return unpadded_layout(seg, starts)
         return padded_layout(seg, starts)
@@ -238,7 +258,7 @@ class Model(Backbone):
         The encoder is asked for the union of all positions that the targets want, target after target: mlm at positions
         [2, 5] and sp at [0] of each row are one request [2, 5, 0], of which each gets its part back.
         """
-        layout = self._layout(batch.src.values, batch.src.seg)
+        layout = self._layout(batch.src.values, batch.src.seg, batch.packing)
         embedded = self.embedding(batch.src.values, layout)  # (N, E): N tokens, those of `layout`
         asked = {name: batch.labels[name] for name in self.target}
         for name, labels in asked.items():
@@ -281,7 +301,8 @@ def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels]) -> di
     inputs = {}
     for name, labels in asked.items():
         if labels.positions is None:
-            inputs[name] = _without_ignored(hidden, layout.gather(labels.values), layout.gather(labels.wanted()))
+            inputs[name] = _without_ignored(hidden, layout.gather(labels.values, IGNORED),
+                                            layout.gather(labels.wanted()))
         else:
             queries = layout.queries(labels.positions, labels.wanted())
             inputs |= _from_queries(hidden.index_select(0, queries.index), layout, queries, {name: labels})
@@ -312,12 +333,17 @@ def _from_queries(hidden: Tensor, layout: Layout, queries: Queries,
     row, column = queries.requests // sum(widths), queries.requests % sum(widths)  # (K,)
     inputs, begin = {}, 0
     for (name, labels), width in zip(asked.items(), widths):
-        states, own = hidden, queries.requests  # a single target has all of them
-        if len(asked) > 1:
+        states, own = hidden, queries  # a single target has all of them
+        if len(asked) > 1 and layout.packed:  # it gets all, and no label for those of others
+            entry = row * width + column - begin
+            ours = (column >= begin) & (column < begin + width) & (row < len(labels.values))
+            own = replace(queries, requests=torch.where(ours, entry, labels.values.shape[:2].numel()))
+        elif len(asked) > 1:
             mine = _queries_of_columns(layout, column, len(labels.values), begin, width)  # (K of this target,)
-            states, own = hidden.index_select(0, mine), row[mine] * width + column[mine] - begin
-        inputs[name] = _without_ignored(states, labels.values.flatten(0, 1).index_select(0, own),
-                                        labels.wanted().flatten().index_select(0, own))
+            states = hidden.index_select(0, mine)
+            own = replace(queries, requests=row[mine] * width + column[mine] - begin)
+        inputs[name] = _without_ignored(states, own.select(labels.values.flatten(0, 1), IGNORED),
+                                        own.select(labels.wanted().flatten()))
         begin += width
     return inputs
 

@@ -1,13 +1,16 @@
 """What every entry of ENCODERS must do. A new entry needs settings in SETTINGS below; all tests then run it."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
+from tests.tools import layouts
 from tests.tools.configs import model_config
 from uer.encoders import ENCODERS, Encoder
 from uer.errors import UserError
-from uer.layers.layout import padded_layout, unpadded_layout
+from uer.layers.layout import packed_layout, padded_layout
 
 # Unlike sizes, so that a swapped axis fails: 13 positions, 7 rows, hidden states of 32 features.
 LENGTHS = (13, 5, 1, 9, 5, 2, 13)
@@ -33,6 +36,8 @@ CASES = [pytest.param(name, case, id=f"{name} {number}") for name, cases in SETT
 SEG = (torch.arange(13)[None] < torch.tensor(LENGTHS)[:, None]).long()
 SEG[0, 6:] = 2
 REAL = SEG > 0
+# 48 tokens are real.
+LAYOUTS = {**layouts.LAYOUTS, "packed": partial(packed_layout, tokens=55, predictions=17, sequences=9)}
 POSITIONS = torch.tensor([[12, 0], [1, 4], [0, 0], [8, 2], [0, 3], [1, 1], [11, 12]])
 
 
@@ -70,10 +75,12 @@ def test_padding_need_not_be_computed(name, case):
     padded = encode(encoder, rows, SEG)
     assert padded.shape == (7, 13, 32)
     if encoder.reads_padding:
-        with pytest.raises(AssertionError, match="padding is read"):
-            encode(encoder, rows, SEG, unpadded_layout)
+        for make in ("unpadded", "packed"):
+            with pytest.raises(AssertionError, match="padding is read"):
+                encode(encoder, rows, SEG, LAYOUTS[make])
         return
-    torch.testing.assert_close(encode(encoder, rows, SEG, unpadded_layout)[REAL], padded[REAL], rtol=1e-4, atol=1e-5)
+    for make in LAYOUTS.values():
+        torch.testing.assert_close(encode(encoder, rows, SEG, make)[REAL], padded[REAL], rtol=1e-4, atol=1e-5)
     other = torch.where(REAL[..., None], rows, rows + 1)
     torch.testing.assert_close(encode(encoder, other, SEG)[REAL], padded[REAL], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(encode(encoder, rows[3:4, :9], SEG[3:4, :9])[0], padded[3, :9], rtol=1e-4, atol=1e-5)
@@ -89,17 +96,36 @@ def test_a_row_does_not_depend_on_the_others(name, case):
         torch.testing.assert_close(alone[REAL[row]], whole[row, REAL[row]], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [padded_layout, unpadded_layout])
+@pytest.mark.parametrize("make", LAYOUTS)
 @pytest.mark.parametrize("name, case", CASES)
 def test_wanted_states_are_a_selection_of_all(name, case, make):
     encoder = build(name, case)
-    if encoder.reads_padding and make is unpadded_layout:
+    if encoder.reads_padding and make != "padded":
         pytest.skip("padding is read")
-    layout = make(SEG)
+    layout = LAYOUTS[make](SEG)
     embedded = layout.gather(rows_of(encoder))
     queries = layout.queries(POSITIONS, torch.ones_like(POSITIONS, dtype=torch.bool))
     found = encoder(embedded, layout, queries)
     torch.testing.assert_close(found, encoder(embedded, layout)[queries.index], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_padding_that_is_computed_has_no_gradient(name, case):
+    """Parameters and real tokens have the same gradients in every layout; without dropout."""
+    encoder = build(name, {**case, "dropout": 0.0})
+    if encoder.reads_padding:
+        return
+    weights, found = torch.randn(7, 13, 32), []
+    for make in LAYOUTS.values():
+        rows = rows_of(encoder).requires_grad_()
+        encoder.zero_grad()
+        (encode(encoder, rows, SEG, make)[REAL] * weights[REAL]).sum().backward()
+        assert not rows.grad[~REAL].any()
+        found.append([rows.grad, *(parameter.grad for parameter in encoder.parameters())])
+    largest = max(float(gradient.abs().max()) for gradient in found[0])
+    for gradients in found[1:]:
+        for ours, theirs in zip(gradients, found[0]):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("name, case", CASES)
@@ -136,6 +162,8 @@ def test_documents_of_a_row_are_kept_apart_or_the_encoder_says_no(name, case):
     starts = torch.where(torch.arange(13) < 4, 0, 4)[None]
     layout = padded_layout(seg, starts)
     together = layout.scatter(encoder(layout.gather(rows), layout))
+    layout = packed_layout(seg, 16, 5, 4, starts)
+    torch.testing.assert_close(layout.scatter(encoder(layout.gather(rows), layout)), together, rtol=1e-4, atol=1e-5)
     for part in (slice(0, 4), slice(4, 13)):
         torch.testing.assert_close(together[:, part], encode(encoder, rows[:, part], seg[:, part]), rtol=1e-4,
                                    atol=1e-5)

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from tests.tools.configs import model_config
+from tests.tools.layouts import exact_layout
 from uer.config import OptimConfig
 from uer.embeddings import EMBEDDINGS
 from uer.layers.activations import ACTIVATIONS
-from uer.layers.layout import padded_layout, unpadded_layout
+from uer.layers.layout import padded_layout
 from uer.model import Backbone
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
@@ -28,7 +29,7 @@ def test_an_embedding_does_not_depend_on_padding_or_on_other_rows(name):
     embedding = Backbone(config, ENTRIES).embedding
     src = torch.randint(0, ENTRIES, (3, LENGTH))
     rows = []
-    for layout in (padded_layout(SEG), unpadded_layout(SEG)):
+    for layout in (padded_layout(SEG), exact_layout(SEG)):
         embedded = embedding(src, layout)
         assert embedded.shape == (len(layout.positions()), SIZE) and embedded.isfinite().all()
         rows.append(layout.scatter(embedded))

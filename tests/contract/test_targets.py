@@ -1,5 +1,7 @@
 """What every entry of TARGETS must do. A new entry needs labels in LABELS below, and all of it runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,8 @@ from torch.nn.utils import parametrize
 
 import uer.model
 from tests.tools.configs import model_config
-from uer.data.batch import IGNORED, Batch, Labels, Side
+from uer.data.batch import IGNORED, Batch, Labels, Packing, Side
+from uer.data.packing import measured
 from uer.layers import layout
 from uer.model import Model, build_model
 from uer.targets import TARGETS
@@ -130,6 +133,27 @@ def test_static_shapes_change_nothing(targets, monkeypatch):
         for metric, (total, count) in metrics.items():
             assert found.metrics[name][metric].total.item() == pytest.approx(total.item(), rel=1e-5, abs=1e-6)
             assert found.metrics[name][metric].count == count
+
+
+@pytest.mark.parametrize("targets", [(name,) for name in LABELS if name != "bilm"] + PAIRS)
+@pytest.mark.parametrize("static", [False, True])
+def test_packed_rows_change_nothing(targets, static, monkeypatch):
+    """Rows laid end to end in a fixed number of tokens, with a fixed number of predictions."""
+    batch, model = batch_for(*targets), model_for(*targets, unpad="off")
+    expected = model(batch)
+    expected.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for module in (layout, uer.model):
+        monkeypatch.setattr(module, "static_shapes", lambda tensor: static)
+    tokens, predictions, sequences = measured(batch, ROWS, None)[0].tolist()
+    found = model(replace(batch, packing=Packing(tokens + 3, predictions + 2, sequences)))
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
+    for name, metrics in expected.metrics.items():
+        assert found.metrics[name]["acc"] == metrics["acc"] or name == "bilm"
+    found.loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("targets", PAIRS)

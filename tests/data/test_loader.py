@@ -9,12 +9,13 @@ import torch
 
 from uer.config import MaskingConfig
 from uer.data import loader as loader_module
+from uer.data import row_fetcher
 from uer.data.batch import IGNORED
 from uer.data.hashing import hash_words
 from uer.data.loader import EvaluationLoader, Loader, open_processor
 from uer.data.masking import budget
 from uer.data.processors.mlm import MlmConfig
-from uer.data.row_fetcher import RowFetcher, widened
+from uer.data.row_fetcher import RowFetcher, open_fetchers, widened
 from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
@@ -328,6 +329,20 @@ def test_what_cannot_be_used_is_refused(tmp_path):
     for kind in (Loader, EvaluationLoader):
         with pytest.raises(UserError, match=r"--dev_fraction 0\.999 leaves none"):
             build(dataset, kind=kind, dev_fraction=0.999)
+
+
+def test_loaders_share_one_copy_of_the_datasets(tmp_path, monkeypatch):
+    datasets = [write(tmp_path / "a.pt", 50), write(tmp_path / "b.pt", 31, first_id=1000, seed=1)]
+    copies = []
+    copied = row_fetcher._copied
+    monkeypatch.setattr(row_fetcher, "_copied", lambda *arguments: copies.append(1) or copied(*arguments))
+    masking = MaskingConfig(whole_word_masking=True)
+    fetchers = open_fetchers(datasets, ["src", "word_start"], "cpu", mapped=False)
+    shared, alone = ([build(datasets, masking=masking, kind=kind, dev_fraction=0.1, **settings)
+                      for kind in (Loader, EvaluationLoader)] for settings in ({"fetchers": fetchers}, {}))
+    assert len(copies) == 4  # two columns of two files
+    assert_same(shared[0].step(3), alone[0].step(3))
+    assert_same(list(shared[1]), list(alone[1]))
 
 
 @pytest.mark.gpu

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from uer.data.row_fetcher import RowFetcher, widened
+from uer.data.row_fetcher import RowFetcher, copied_bytes, open_fetchers, widened
 from uer.data.schema import INSTANCE, Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 
@@ -52,3 +52,21 @@ def test_two_sequences_have_lengths_and_vocabularies_of_their_own(tmp_path):
         assert columns["src"][0].tolist() == [2, 3, 4, 5, 6, 7, 8]
         assert widened(columns["tgt"][0, :2]).tolist() == [69996, 69995]
         assert columns["mark"][1].tolist() == [0, 1, 2]
+
+
+def test_the_bytes_of_copies_are_known_before_they_are_made(tmp_path):
+    """Of 9 source tokens and 5 target tokens: 2 and 4 bytes each, with room behind them, 1 byte a mark, 2 a label; of
+    the offsets of each sequence, 2 bytes an instance and one more, and a block of 8 bytes. Each file is counted once,
+    and columns that nobody reads are not."""
+    schema = {"src": Column(), "tgt": Column("tgt", vocab="other"), "mark": Column("tgt", "uint8"),
+              "label": Column(INSTANCE, "uint16")}
+    info = DatasetInfo(FORMAT_VERSION, "mlm", LENGTH, schema, {"src": LENGTH, "tgt": 3},
+                       {"src": VocabInfo("", 300, SPECIAL), "other": VocabInfo("", 70000, SPECIAL)})
+    columns = {"src": np.arange(9), "tgt": np.arange(5), "mark": np.arange(5), "label": np.arange(2)}
+    for name in ("a.pt", "b.pt"):
+        save_dataset(tmp_path / name, info, columns, {"src": np.array([0, 2, 9]), "tgt": np.array([0, 3, 5])})
+    datasets = [open_dataset(tmp_path / name) for name in ("a.pt", "b.pt", "a.pt")]
+    for names, expected in ((list(schema), 2 * (9 + 7) + 4 * (5 + 3) + (5 + 3) + 2 * 2), (["src"], 2 * (9 + 7))):
+        fetchers = open_fetchers(datasets, names, "cpu", mapped=False)
+        assert sum(fetcher.nbytes for fetcher in fetchers.values()) == copied_bytes(datasets, names)
+        assert copied_bytes(datasets, names) == 2 * (expected + 2 * (2 * 3 + 8))

@@ -1,10 +1,14 @@
 import math
 
+import pytest
 import torch
 
+from tests.tools.layouts import exact_layout
 from uer.config import ModelConfig
 from uer.embeddings import EMBEDDINGS, PLANNED, EmbeddingSum
-from uer.layers.layout import padded_layout, unpadded_layout
+from uer.embeddings import position as position_module
+from uer.embeddings import segment as segment_module
+from uer.layers.layout import padded_layout
 
 VOCAB = 37
 SRC = torch.randint(0, VOCAB, (5, 7))
@@ -32,7 +36,7 @@ def test_word_position_and_segment_are_summed():
 def test_without_padding_the_real_positions_are_the_same():
     embedding = _sum("word", "pos", "seg").eval()
     padded = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
-    layout = unpadded_layout(SEG)
+    layout = exact_layout(SEG)
     unpadded = layout.scatter(embedding(SRC, layout))
     torch.testing.assert_close(unpadded, padded * (SEG > 0).unsqueeze(-1))
 
@@ -63,6 +67,36 @@ def test_the_word_embedding_is_multiplied_where_sines_are_added_to_it():
     word, sines = embedding.word.embedding.weight, embedding.sinusoidalpos.table
     output = embedding(SRC, padded_layout(SEG)).view(5, 7, 12)
     torch.testing.assert_close(output[3, 4], math.sqrt(12) * word[SRC[3, 4]] + sines[4])
+
+
+@pytest.mark.parametrize("layout", [padded_layout(SEG), padded_layout(SEG, first=2), exact_layout(SEG),
+                                    padded_layout(SEG, starts=torch.tensor([[0, 0, 0, 3, 3, 5, 5]]).expand(5, -1))],
+                         ids=["padded", "after a cache", "unpadded", "documents"])
+def test_the_forms_for_static_shapes_have_the_values_and_gradients_of_lookups(layout, monkeypatch):
+    """On a CPU gradients are sums in another order; values are the same to the bit."""
+    embedding = _sum("word", "pos", "seg", remove_embedding_layernorm=True).double().eval()
+    looked_up = embedding(SRC, layout)
+    weights = torch.randn_like(looked_up)
+    expected = torch.autograd.grad((looked_up * weights).sum(), embedding.parameters())
+    for module in (position_module, segment_module):
+        monkeypatch.setattr(module, "static_shapes", lambda tensor: True)
+    static = embedding(SRC, layout)
+    assert torch.equal(static, looked_up)
+    for name, found, wanted in zip(embedding.state_dict(), torch.autograd.grad((static * weights).sum(),
+                                                                               embedding.parameters()), expected):
+        assert wanted.any(), name
+        torch.testing.assert_close(found, wanted)
+
+
+def test_static_forms_add_no_gradients_by_index(monkeypatch):
+    """The backward pass of positions and segments has no embedding lookup's."""
+    for module in (position_module, segment_module):
+        monkeypatch.setattr(module, "static_shapes", lambda tensor: True)
+    output = _sum("pos", "seg", remove_embedding_layernorm=True, dropout=0.0)(SRC, padded_layout(SEG))
+    with torch.profiler.profile() as profile:
+        output.sum().backward()
+    names = {event.name for event in profile.events()}
+    assert any("sum" in name for name in names) and not any("embedding" in name or "index" in name for name in names)
 
 
 def test_weights_start_as_berts():

@@ -183,10 +183,10 @@ def test_progress_is_read_from_the_end_of_files(tmp_path):
     assert last_line(log) == "it printed nothing"
     log.write_text("$ python3 x.py\nerror: why\ntorchrun's table\n======\n")
     assert last_line(log) == "error: why"
-    record = {"kind": "train", "step": 1200, "loss": 3.4123, "acc": 0.4212, "tokens_per_second": 81200.4,
+    record = {"kind": "train", "step": 1200, "loss": 3.4123, "acc": 0.4212, "real_tokens_per_second": 81200.4,
               "seconds_left": 4320}
     metrics.write_text("\n".join([json.dumps({**record, "step": 1}), json.dumps(record),
                                   json.dumps({"kind": "eval", "step": 1200}), '{"kind": "train", "st']))
     assert last_record(metrics) == record
-    assert progress_line(record, 5000) == "step 1,200 of 5,000, loss 3.412, acc 0.421, 81,200 tokens/s, 1.2 h left"
+    assert progress_line(record, 5000) == "step 1,200 of 5,000, loss 3.412, acc 0.421, 81,200 real tokens/s, 1.2 h left"
     assert last_record(log) is None

@@ -58,6 +58,17 @@ def test_the_same_seed_gives_the_same_weights_twice(tiny):
     assert not weights_equal(tiny.path("a.bin"), tiny.path("c.bin"))
 
 
+def test_cudnn_attention_is_refused_where_it_would_round_the_dropout(tiny):
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        for dropout, cudnn in ((0.125, True), (0.1, False)):
+            torch.backends.cuda.enable_cudnn_sdp(True)
+            train(tiny, epochs_num=1, dropout=dropout)
+            assert torch.backends.cuda.cudnn_sdp_enabled() is cudnn
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def test_two_ranks_equal_one_to_rounding(tiny):
     one = train(tiny, epochs_num=1)
     first = load_weights(tiny.path("out/model.bin"))

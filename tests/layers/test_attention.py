@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from tests.tools.layouts import LAYOUTS, exact_layout
 from uer.layers import view as view_module
 from uer.layers.attention import Attention
 from uer.layers.layout import padded_layout, unpadded_layout
@@ -67,7 +68,7 @@ def test_padded_and_unpadded_rows_are_those_of_the_textbook(kind, rule, kernel, 
     if not kernel:
         monkeypatch.setattr(view_module, "usable", lambda _: False)
     attention, rows = _attention(kind), torch.randn(5, 9, 24)
-    for make in (padded_layout, unpadded_layout):
+    for make in LAYOUTS.values():
         layout = make(SEG)
         found = layout.scatter(_self(attention, layout.gather(rows), layout, RULES[rule]))
         for row in range(5):
@@ -79,13 +80,13 @@ def test_padded_and_unpadded_rows_are_those_of_the_textbook(kind, rule, kernel, 
 
 @pytest.mark.parametrize("kernel", [True, False])
 @pytest.mark.parametrize("kind", ["plain", "grouped", "head size"])
-@pytest.mark.parametrize("sides", ["padded padded", "unpadded padded", "padded unpadded", "unpadded unpadded"])
+@pytest.mark.parametrize("sides", ["padded padded", "unpadded padded", "padded unpadded", "exact unpadded"])
 def test_cross_attention(sides, kind, kernel, monkeypatch):
     if not kernel:
         monkeypatch.setattr(view_module, "usable", lambda _: False)
     attention, rows, memory_rows = _attention(kind), torch.randn(5, 7, 24), torch.randn(5, 9, 24)
     seg = (torch.arange(7)[None] < torch.tensor([2, 7, 1, 7, 5])[:, None]).long()
-    ours, theirs = (padded_layout if side == "padded" else unpadded_layout for side in sides.split())
+    ours, theirs = (LAYOUTS[side] for side in sides.split())
     layout, memory = ours(seg), theirs(SEG)
     view = View(Rule(), layout, memory=memory)
     output, _ = attention(layout.gather(rows), memory.gather(memory_rows), view)
@@ -232,7 +233,7 @@ def test_a_module_in_a_layers_place_is_called(wrapped, narrow):
         wrapper = LowRank(layer.self_attn.linear_layers[number])
         layer.self_attn.linear_layers[number] = wrapper
         plain.self_attn.linear_layers[number].weight.data += (wrapper.up @ wrapper.down).detach()
-    layout, hidden = unpadded_layout(SEG), torch.randn(25, 20)
+    layout, hidden = exact_layout(SEG), torch.randn(25, 20)
     view = View(FULL, layout)
     if narrow:
         view = view.narrowed(layout.queries(torch.zeros(5, 1, dtype=torch.int64), torch.ones(5, 1, dtype=torch.bool)))

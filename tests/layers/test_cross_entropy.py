@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.tools.closeness import assert_close_in_bf16
 from uer.layers import cross_entropy
 from uer.layers.cpu import blocked_loss as module
 from uer.layers.cross_entropy import linear_cross_entropy
@@ -68,12 +69,38 @@ def test_gradients_cannot_be_taken_twice():
         loss.backward()
 
 
-def test_autocast_uses_the_plain_form():
-    *inputs, labels = _inputs(dtype=torch.float32)
+@pytest.mark.parametrize("block", [211 * 5, 6 * 2**20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_autocast_products_are_in_bfloat16_and_sums_in_float32(dtype, block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
+    hidden, weight, bias, labels = _inputs(rows=61, size=32, entries=211, dtype=torch.float32, scale=0.3)
+    labels[7:9] = -100
+    hidden = hidden.detach().to(dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = linear_cross_entropy(*inputs, labels)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, _plain(*inputs, labels)[0], rtol=0.02, atol=0)
+        loss, _ = linear_cross_entropy(hidden, weight, bias, labels, 0.1)
+    ours = torch.autograd.grad(loss, (hidden, weight, bias))
+    assert loss.dtype == torch.float32 and [gradient.dtype for gradient in ours] == [dtype, *[torch.float32] * 2]
+    exact = [value.detach().double().requires_grad_() for value in (hidden, weight, bias)]
+    expected = _smoothed(*exact, labels, 0.1)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-2, atol=0)
+    assert_close_in_bf16(ours, torch.autograd.grad(expected, exact))
+
+
+def test_gradients_of_many_blocks_add_up_in_float32_under_autocast():
+    """512 blocks of one row and one gradient: in bfloat16 a sum stops to grow at 256 addends."""
+    hidden, weight = torch.ones(512, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
+    with pytest.MonkeyPatch.context() as patched, torch.autocast("cpu", torch.bfloat16):
+        patched.setattr(module, "BLOCK_ELEMENTS", 2)
+        loss, correct = linear_cross_entropy(hidden, weight, None, torch.zeros(512, dtype=torch.int64))
+    loss.backward()
+    assert weight.grad.flatten().tolist() == [-256.0, 256.0] and correct == 512
+
+
+def test_without_rows_the_loss_and_all_gradients_are_zero():
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((0, 7), (37, 7), (37,))]
+    loss, correct = linear_cross_entropy(*inputs, torch.zeros(0, dtype=torch.int64))
+    assert (loss, correct) == (0, 0)
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, inputs))
 
 
 def test_blocks_are_even_and_bounded(monkeypatch):

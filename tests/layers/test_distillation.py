@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from tests.tools.closeness import assert_close_in_bf16
 from uer.layers import distillation
 from uer.layers.cpu import blocked_loss
 from uer.layers.cross_entropy import linear_cross_entropy
@@ -69,6 +70,20 @@ def test_values_and_gradients_are_the_formulas(temperature, alpha, block, monkey
         for ours, theirs in zip(torch.autograd.grad(found.objective * 0.37, student), expected_gradients):
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     assert blocked.correct == plain.correct
+
+
+@pytest.mark.parametrize("block", [211 * 5, 6 * 2**20])
+def test_under_autocast_it_is_close(block, monkeypatch):
+    monkeypatch.setattr(blocked_loss, "BLOCK_ELEMENTS", block)
+    student, labels, teacher = _inputs(rows=61, size=32, entries=211, dtype=torch.float32)
+    labels[7:9] = -100
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_distillation(*student, labels, SoftTargets(*teacher, 2.0, 0.6))
+    exact = [value.detach().double().requires_grad_() for value in student]
+    expected = _naive(exact, labels, [value.double() for value in teacher], 2.0, 0.6)
+    for name, value in zip(FIGURES, expected):
+        torch.testing.assert_close(getattr(found, name).double(), value, rtol=1e-2, atol=0)
+    assert_close_in_bf16(torch.autograd.grad(found.objective, student), torch.autograd.grad(expected[0], exact))
 
 
 def test_the_gradient_is_that_of_finite_differences():

@@ -77,6 +77,27 @@ def test_same_curve(reference, name, flags):
     assert_same_run(reference, name)
 
 
+@pytest.mark.parametrize("flags", [
+    {"sharding": "fsdp", "activation_checkpointing": True, "accumulation_steps": 2},
+    {"gradient_compression": "bf16"}, {"weights_dtype": "bf16"}], ids=lambda flags: " ".join(map(str, flags.values())))
+def test_bf16_between_ranks_trains_as_the_same_computation_in_one(reference, name, flags):
+    """Weights gathered in bf16 give the products of autocast, which rounds the same weights; norms and gradients are
+    rounded in addition. The runs differ as one of bf16 differs from one of fp32."""
+    split = {"batch_size": 4 // flags.get("accumulation_steps", 1), "world_size": 2, "gpu_ranks": (0, 1)}
+    same = {**SAME, "precision": "bf16"}
+    if not (reference.folder / "bf16.jsonl").exists():
+        reference.run("bf16", **same, batch_size=8)
+    reference.run(name, **same, **split, **flags)
+    assert reference.losses(name) == pytest.approx(reference.losses("bf16"), abs=2e-3)
+    ours, bf16, fp32 = (checkpoint.load_weights(reference.folder / f"{run}-6") for run in (name, "bf16", "reference"))
+    assert {value.dtype for value in ours.values()} == {torch.float32}
+    assert 0 < distance(ours, bf16) < 2 * distance(bf16, fp32)
+
+
+def distance(one, other):
+    return sum((value - other[key]).square().sum() for key, value in one.items()).sqrt()
+
+
 def test_dropout_is_the_same_for_ranks_and_micro_batches(playground):
     flags = {"total_steps": 6, "report_steps": 2, "dropout": 0.3, "batch_size": 4}
     playground.run("ranks", **flags, world_size=2, gpu_ranks=(0, 1))

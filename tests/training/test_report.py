@@ -45,9 +45,21 @@ def test_the_plan_names_what_matters():
                 flops_per_token=5.2e6, activation_bytes=10**8, learning_rate=lambda step: 1e-3 * step, precision="fp32",
                 kernels="compiled", devices="2 x GPU", start="drawn with seed 7")
     text = "\n".join(plan.lines())
-    for part in ("3,205,000 parameters", "663,005 tokens", "1.45 epochs", "5.2 MFLOP a token", "0.14 GiB",
+    for part in ("3,205,000 parameters", "663,005 tokens", "1.45 epochs", "5.2 MFLOP a real token",
+                 "5.00e+12 FLOP in all", "0.14 GiB",
                  "0.00e+00 at 1, 1.50e-02 at 16, 3.00e-02 at 31, 1.50e-01 at 151, 2.99e-01 at 300", "2 x GPU, fp32"):
         assert part in text, part
+
+
+def test_mfu_counts_real_tokens(tmp_path):
+    """8,000 real tokens a second of 5 MFLOP at a peak of 0.1 TFLOP/s: 40%, however many token slots there are."""
+    config = LogConfig(metrics_path=str(tmp_path / "m.jsonl"))
+    reporter = Reporter(config, connect(RankInfo(), ParallelConfig(device="cpu")), 10, flops_per_token=5e6)
+    reporter.peak_flops = 1e11
+    reporter.report(5, FIGURES)
+    reporter.close()
+    record = json.loads((tmp_path / "m.jsonl").read_text())
+    assert record["mfu"] == pytest.approx(0.4) and record["tokens_per_second"] == FIGURES["tokens_per_second"]
 
 
 def test_tensorboard_and_log_file(tmp_path):

@@ -22,6 +22,7 @@ class Saver:
         model: the bare model, whose names are UER's.
         settings: the run's identity, as JSON text.
         say: prints a line.
+        masters: float32 values of parameters that are narrower: files hold these.
         kept: further entries of a training state, plain JSON, which a resumed run reads itself.
 
     Attributes:
@@ -30,7 +31,7 @@ class Saver:
 
     def __init__(self, folder: StateFolder, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision,
                  world: World, settings: str, say: Callable[[str], None],
-                 kept: Mapping[str, Any] | None = None) -> None:
+                 masters: Mapping[nn.Parameter, Tensor] | None = None, kept: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self.model = model
         self.optimizer = optimizer
@@ -38,6 +39,7 @@ class Saver:
         self.world = world
         self.settings = settings
         self.say = say
+        self.masters = masters or {}
         self.kept = kept or {}
         self.stall = 0.0
         self._writer = BackgroundWriter()
@@ -49,9 +51,10 @@ class Saver:
         Every rank has to call; the main rank writes. Waits for the checkpoint before, if it is still being written.
         """
         started = time.perf_counter()
+        if self.world.is_main:
+            self.finish()  # so that there is never more than one copy
         state = self._capture(step, sums)
         if self.world.is_main:
-            self.finish()
             self._writer.submit(lambda: self._write(step, state, with_weights))
             stalled = time.perf_counter() - started
             self.stall += stalled
@@ -71,7 +74,10 @@ class Saver:
     def restore(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Restore a state that rank 0 has read; returns it, on every rank."""
         shared = self.world.broadcast_tensors(state)
-        self.world.load_(dict(self.model.state_dict()), shared["model"])
+        self.world.load_(self._weights(), shared["model"])
+        with torch.no_grad():
+            for parameter, master in self.masters.items():
+                parameter.copy_(master)
         for name, parameter in self.model.named_parameters():
             saved = shared["optimizer"].get(name, {})
             kept = {key: self.world.distribute(value, parameter) for key, value in saved.items()}
@@ -89,7 +95,7 @@ class Saver:
 
     def _capture(self, step: int, sums: Mapping[str, Tensor]) -> dict[str, Any]:
         tensors = {
-            "model": self._whole(self.model.state_dict()),
+            "model": self._whole(self._weights()),
             "optimizer": {name: self._whole(self.optimizer.state[parameter])
                           for name, parameter in self.model.named_parameters() if self.optimizer.state.get(parameter)},
             "scale": self.precision.scale.state() if self.precision.scale is not None else {},
@@ -100,6 +106,13 @@ class Saver:
             return {}
         return {"format_version": FORMAT_VERSION, "step": step, "settings": self.settings, **self.kept,
                 **checkpoint.to_host(tensors)}
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The model's tensors by name, with masters in place of the parameters that have one."""
+        masters = {name: self.masters[parameter]
+                   for name, parameter in self.model.named_parameters(remove_duplicate=False)
+                   if parameter in self.masters}
+        return {**self.model.state_dict(), **masters}
 
     def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Full tensors: sharded ones are put together and moved to the host one at a time; others stay as they are."""

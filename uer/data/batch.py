@@ -47,6 +47,18 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """The size of a batch without padding, for shapes that do not depend on values; see `uer.data.packing`."""
+
+    tokens: int
+    """T, more than the batch has."""
+    predictions: int
+    """K, at least as many as the batch has positions to predict at."""
+    sequences: int
+    """At least as many as there are rows, or documents where attention stays inside of them."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro-batch of B rows."""
 
@@ -57,6 +69,8 @@ class Batch:
     """(B,) int64: number of each row in the whole run, the key to everything about it."""
     tgt: Side | None = None
     """The decoder's input, where there is a decoder."""
+    packing: Packing | None = None
+    """Lay the rows end to end in this size; None: compute padding too, or leave it out by reading the lengths."""
 
     def counts(self) -> dict[str, Tensor]:
         """For each target, how many positions are predicted; 0-dim float32."""
@@ -97,7 +111,7 @@ class Batch:
         labels = {name: part if part.positions is not None else
                   replace(part, values=part.values[:, :longest[part.side]].contiguous())
                   for name, part in self.labels.items()}
-        return Batch(cut["src"], labels, self.samples, cut.get("tgt"))
+        return replace(self, src=cut["src"], labels=labels, tgt=cut.get("tgt"))
 
     def without(self, filling: Tensor) -> "Batch":
         """The batch without the labels of the rows where `filling` (B,) bool is true.
@@ -118,7 +132,7 @@ class Batch:
         labels = {name: replace(part, values=change(part.values),
                                 positions=None if part.positions is None else change(part.positions))
                   for name, part in self.labels.items()}
-        return Batch(sides["src"], labels, change(self.samples), sides.get("tgt"))
+        return Batch(sides["src"], labels, change(self.samples), sides.get("tgt"), self.packing)
 
 
 @dataclass(frozen=True)

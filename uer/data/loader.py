@@ -19,17 +19,19 @@ groups is computed together: tensor operations of the size of one micro-batch wo
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from uer.config import MaskingConfig
-from uer.data.batch import Batch, Rows
+from uer.data.batch import Batch, Packing, Rows
 from uer.data.hashing import hash_words
 from uer.data.order import permute
+from uer.data.packing import SAMPLED, Needs, choose_sizes, measured, smallest
 from uer.data.processors import PLANNED, PROCESSORS, Processor
-from uer.data.row_fetcher import RowFetcher, widened
+from uer.data.row_fetcher import RowFetcher, open_fetchers, widened
 from uer.data.schema import INSTANCE, Column
 from uer.data.store import DatasetInfo, TokenDataset
 from uer.errors import UserError
@@ -58,21 +60,27 @@ class Loader:
         dev_fraction: fraction of each dataset that is held out (see `EvaluationLoader`).
         device: where batches are made.
         dataset_device: where the datasets are: on the CPU, which maps the files, or on `device`, which holds a copy.
+        fetchers: of `open_fetchers`, to share one copy with other loaders; they say where the datasets are.
         trim: remove the positions that are padding in all rows of a batch (for CPUs; CUDA graphs need static shapes).
+        pack: give each batch a size without padding (`Batch.packing`), for static shapes; see `uer.data.packing`.
+        document_start: id of the token that each document of a row begins with, where attention stays inside of
+            documents.
 
     Attributes:
         samples_per_step: rows of an update, over all ranks.
         samples_per_epoch, tokens_per_epoch: of all datasets, each sample counted once.
+        sizes: with `pack`, the sizes that batches without padding get; [] where packing saves nothing.
 
     Raises:
-        UserError: a dataset has no word starts for whole-word masking, or more is held out than there is.
+        UserError: a dataset that is copied was damaged after it was written, or more is held out than there is.
     """
 
     def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, *,
                  batch_size: int, accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, seed: int = 7,
                  weights: Sequence[float] = (), dev_fraction: float = 0.0, device: torch.device | str = "cpu",
-                 dataset_device: torch.device | str = "cpu", trim: bool = False) -> None:
-        self._rows = _RowMaker(datasets, processor, device, dataset_device)
+                 dataset_device: torch.device | str = "cpu", fetchers: Mapping[Path, RowFetcher] | None = None,
+                 trim: bool = False, pack: bool = False, document_start: int | None = None) -> None:
+        self._rows = _RowMaker(datasets, processor, device, dataset_device, fetchers)
         self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
         self.rank, self.world_size = rank, world_size
         self.seed, self.trim = seed, trim
@@ -86,26 +94,46 @@ class Loader:
         self._steps_made = max(1, POSITIONS_AT_ONCE // (rows * processor.batch_lengths()["src"]))
         self._groups_ordered = max(1, SAMPLES_ORDERED_AT_ONCE // (rows * self._steps_made))
         self._ordered: tuple[int, tuple[Tensor, ...]] | None = None  # the last result of `_order`, and its number
-        self._made: tuple[int, Batch] | None = None  # the last result of `_make`, and the number of its group
+        self._made: dict[int, _Group] = {}  # the last results of `_make` by the numbers of their groups
+        self._document_start, self.sizes = document_start, []
+        if pack:
+            self.sizes = self._choose_sizes()
 
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of update `step`, counted from 0: views of a larger batch, not to be changed."""
-        group, index = divmod(step, self._steps_made)  # the update is number `index` of its group
-        if self._made is None or self._made[0] != group:
-            self._made = (group, self._make(group))
+        number, index = divmod(step, self._steps_made)  # the update is number `index` of its group
+        group = self._group(number)
         first = index * self.accumulation_steps
-        batches = [self._made[1].rows(number * self.batch_size, (number + 1) * self.batch_size)
+        batches = [group.batch.rows(number * self.batch_size, (number + 1) * self.batch_size)
                    for number in range(first, first + self.accumulation_steps)]
+        if self.sizes:
+            needs = group.needs.read()[first:first + self.accumulation_steps]
+            batches = [replace(batch, packing=smallest(self.sizes, need)) for batch, need in zip(batches, needs)]
         return [batch.trimmed() for batch in batches] if self.trim else batches
 
-    def _make(self, group: int) -> Batch:
-        """The rows of a group's updates, group * _steps_made and those that follow, as one batch."""
-        block, index = divmod(group, self._groups_ordered)  # the group is number `index` of those ordered together
+    def _group(self, number: int) -> "_Group":
+        """A group of updates. Where batches are measured on a GPU the next group is made too, so that its measures have
+        come to the host when they are needed."""
+        wanted = [number, number + 1] if self.sizes and self._rows.device.type == "cuda" else [number]
+        self._made = {each: self._made[each] if each in self._made else self._make(each) for each in wanted}
+        return self._made[number]
+
+    def _make(self, number: int) -> "_Group":
+        """The rows of a group's updates, number * _steps_made and those that follow, as one batch."""
+        block, index = divmod(number, self._groups_ordered)  # the group is number `index` of those ordered together
         if self._ordered is None or self._ordered[0] != block:
             self._ordered = (block, self._order(block * self._groups_ordered * self._steps_made))
         columns = self._ordered[1]
         size = len(columns[0]) // self._groups_ordered  # rows of a group
-        return self._rows.batch(*(column[index * size:(index + 1) * size] for column in columns))
+        batch = self._rows.batch(*(column[index * size:(index + 1) * size] for column in columns))
+        return _Group(batch, Needs(measured(batch, self.batch_size, self._document_start)) if self.sizes else None)
+
+    def _choose_sizes(self) -> list[Packing]:
+        """The sizes of batches without padding, from the run's first micro-batches."""
+        micro_batches = self._steps_made * self.accumulation_steps  # of a group
+        groups = [self._make(number).batch for number in range(-(-SAMPLED // micro_batches))]
+        sample = [need for batch in groups for need in measured(batch, self.batch_size, self._document_start).tolist()]
+        return choose_sizes(sample, self.batch_size * groups[0].src.seg.shape[1])
 
     def _order(self, first_step: int) -> tuple[Tensor, ...]:
         """This rank's rows of the groups that begin with update `first_step`: dataset, instance, key and sample number.
@@ -154,6 +182,15 @@ class Loader:
         return dataset, rounds * slots + slot - begin
 
 
+@dataclass(frozen=True)
+class _Group:
+    """The micro-batches of several updates."""
+
+    batch: Batch
+    needs: Needs | None
+    """Of each micro-batch, where their sizes are wanted."""
+
+
 class EvaluationLoader:
     """A rank's part of the held-out instances, or of whole datasets, with masks that are always the same.
 
@@ -161,15 +198,15 @@ class EvaluationLoader:
     batches have no labels (-100 everywhere).
 
     Args:
-        datasets, processor, batch_size, rank, world_size, device, dataset_device, trim: as for `Loader`.
+        datasets, processor, batch_size, rank, world_size, device, dataset_device, fetchers, trim: as for `Loader`.
         dev_fraction: evaluate what a `Loader` of the same fraction leaves out; 0 evaluates everything.
     """
 
     def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, *,
                  batch_size: int, rank: int = 0, world_size: int = 1, dev_fraction: float = 0.0,
                  device: torch.device | str = "cpu", dataset_device: torch.device | str = "cpu",
-                 trim: bool = False) -> None:
-        self._rows = _RowMaker(datasets, processor, device, dataset_device)
+                 fetchers: Mapping[Path, RowFetcher] | None = None, trim: bool = False) -> None:
+        self._rows = _RowMaker(datasets, processor, device, dataset_device, fetchers)
         self._lengths = [len(dataset) for dataset in datasets]
         self._held_out = [_held_out(dataset, dev_fraction) if dev_fraction else len(dataset) for dataset in datasets]
         self.instances = sum(self._held_out)
@@ -288,13 +325,12 @@ class _RowMaker:
     """Fetches instances of several datasets and lets the processor make a batch of them."""
 
     def __init__(self, datasets: Sequence[TokenDataset], processor: Processor, device: torch.device | str,
-                 dataset_device: torch.device | str) -> None:
+                 dataset_device: torch.device | str, fetchers: Mapping[Path, RowFetcher] | None) -> None:
         self.processor = processor
-        self.device, self.dataset_device = torch.device(device), torch.device(dataset_device)
         self.schema = processor.schema()
-        for dataset in datasets:
-            _check_columns(dataset, self.schema)
-        self.fetchers = [RowFetcher(dataset, list(self.schema), self.dataset_device) for dataset in datasets]
+        shared = fetchers or open_fetchers(datasets, list(self.schema), dataset_device)
+        self.fetchers = [shared[dataset.path] for dataset in datasets]
+        self.device, self.dataset_device = torch.device(device), self.fetchers[0].device
 
     def batch(self, dataset: Tensor, stored: Tensor, keys: Tensor, samples: Tensor) -> Batch:
         """A batch of R rows.
@@ -343,7 +379,8 @@ def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> 
         masking: the masking of datasets with dynamic masks; those with static masks contain their settings.
 
     Raises:
-        UserError: a dataset is empty, or the datasets differ in what a batch is made of.
+        UserError: a dataset is empty or has no word starts for whole-word masking, or the datasets differ in what a
+            batch is made of.
     """
     info = _common_info(datasets)
     kind = choose(PROCESSORS, info.processor, f"{datasets[0].path}: processor", PLANNED)
@@ -356,6 +393,8 @@ def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> 
     if processor.lengths() != info.lengths:
         raise UserError(f"{datasets[0].path}: the dataset's metadata is damaged (rows of {info.lengths} tokens, but "
                         f"seq_length is {info.seq_length}); run preprocess.py again")
+    for dataset in datasets:
+        _check_columns(dataset, processor.schema())
     return processor
 
 

@@ -7,6 +7,7 @@
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from uer.data.schema import INSTANCE
 from uer.data.store import TokenDataset
 from uer.errors import UserError
 
-INSTANCES_CHECKED_AT_ONCE = 1 << 20
+CHECKED_AT_ONCE = 1 << 20  # instances or tokens
 # torch has few kernels for unsigned types, so columns are read in the signed type of the same size (see `widened`).
 SIGNED = {"uint8": np.uint8, "uint16": np.int16, "uint32": np.int32}
 
@@ -26,13 +27,16 @@ class RowFetcher:
     """Fetches whole instances of one dataset.
 
     On the CPU rows are copied from the mapped file. On another device the columns are copied there once, and rows are
-    gathered on the device.
+    gathered on the device. Loaders of one dataset can share a fetcher (see `open_fetchers`).
 
     Args:
         dataset: an open dataset.
         columns: names of the columns to fetch.
         device: where the rows are made.
         mapped: read rows from the file; by default so on the CPU.
+
+    Attributes:
+        device: where the rows are made.
 
     Raises:
         UserError: the file was damaged after it was written. With `mapped` only the rows that are fetched are checked,
@@ -41,14 +45,14 @@ class RowFetcher:
 
     def __init__(self, dataset: TokenDataset, columns: Sequence[str], device: torch.device,
                  mapped: bool | None = None) -> None:
-        self.dataset = dataset
+        self.dataset, self.device = dataset, device
         self.mapped = device.type == "cpu" if mapped is None else mapped
         self.lengths = dataset.info.lengths
         self.axes = {name: dataset.info.schema[name].axis for name in columns}
         self._begins = {axis: _Begins(offsets, device) for axis, offsets in dataset.offsets.items()}
-        if not self.mapped:
-            _check_content(dataset)
         self.columns = {name: self._opened(name, device) for name in columns}
+        if not self.mapped:
+            self._check_copy()
 
     def fetch(self, instances: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Fetch rows.
@@ -66,7 +70,7 @@ class RowFetcher:
         stops = {axis: begins[instances + 1] for axis, begins in self._begins.items()}
         if self.mapped:
             for axis in starts:
-                _check_bounds(self.dataset, axis, starts[axis].numpy(), stops[axis].numpy())
+                _check_bounds(self.dataset, axis, starts[axis], stops[axis])
         rows = {name: column[instances] if self.axes[name] == INSTANCE
                 else self._rows(column, starts[self.axes[name]], self.lengths[self.axes[name]])
                 for name, column in self.columns.items()}
@@ -75,9 +79,24 @@ class RowFetcher:
                 _check_ids(self.dataset, name, column)
         return rows, {axis: stops[axis] - starts[axis] for axis in starts}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the columns and offsets that it reads: what a copy takes of the device's memory."""
+        return sum(column.nbytes for column in self.columns.values()) + sum(
+            begins.nbytes for begins in self._begins.values())
+
     def _opened(self, name: str, device: torch.device) -> Tensor:
         column = _tensor(self.dataset.columns[name])
         return column if self.mapped else _copied(column, device, self.lengths.get(self.axes[name], 0))
+
+    def _check_copy(self) -> None:
+        """Check every offset and every token id of the copy, on its device: the file is read once."""
+        for axis, begins in self._begins.items():
+            for instances in torch.arange(len(self.dataset), device=self.device).split(CHECKED_AT_ONCE):
+                _check_bounds(self.dataset, axis, begins[instances], begins[instances + 1])
+        for name, column in self.columns.items():
+            for tokens in column.split(CHECKED_AT_ONCE):
+                _check_ids(self.dataset, name, tokens)
 
     def _rows(self, column: Tensor, starts: Tensor, length: int) -> Tensor:
         """The `length` values from each start on: column (N,), starts (R,) -> (R, length)."""
@@ -102,8 +121,34 @@ class _Begins:
         self.block_starts = _tensor(offsets.block_starts).to(device)
         self.starts = _tensor(offsets.starts).to(device)
 
+    @property
+    def nbytes(self) -> int:
+        return self.block_starts.nbytes + self.starts.nbytes
+
     def __getitem__(self, instances: Tensor) -> Tensor:
         return self.block_starts[instances >> self.shift] + widened(self.starts[instances])
+
+
+def open_fetchers(datasets: Sequence[TokenDataset], columns: Sequence[str], device: torch.device | str,
+                  mapped: bool | None = None) -> dict[Path, RowFetcher]:
+    """A fetcher for each file: loaders that are given them share one copy of the datasets.
+
+    Args:
+        datasets, columns, device, mapped: see `RowFetcher`. Datasets of one path are the same.
+    """
+    return {path: RowFetcher(dataset, columns, torch.device(device), mapped)
+            for path, dataset in {dataset.path: dataset for dataset in datasets}.items()}
+
+
+def copied_bytes(datasets: Sequence[TokenDataset], columns: Sequence[str]) -> int:
+    """Bytes that `open_fetchers` copies to a device: the sum of the fetchers' `nbytes`, known before they are made."""
+    total = 0
+    for dataset in {dataset.path: dataset for dataset in datasets}.values():
+        total += sum(offsets.nbytes for offsets in dataset.offsets.values())
+        for name in columns:
+            behind = dataset.info.lengths.get(dataset.info.schema[name].axis, 0)  # zeros, see `_copied`
+            total += (len(dataset.columns[name]) + behind) * dataset.columns[name].itemsize
+    return total
 
 
 def _one_by_one(column: Tensor, starts: Tensor, length: int) -> Tensor:
@@ -111,19 +156,8 @@ def _one_by_one(column: Tensor, starts: Tensor, length: int) -> Tensor:
     return column[(starts[:, None] + torch.arange(length)).clamp(max=len(column) - 1)]
 
 
-def _check_content(dataset: TokenDataset) -> None:
-    """Check every offset and every token id of a dataset."""
-    for axis, offsets in dataset.offsets.items():
-        names = [name for name, column in dataset.info.schema.items() if column.axis == axis]
-        for first in range(0, len(dataset), INSTANCES_CHECKED_AT_ONCE):
-            piece = offsets[first:first + INSTANCES_CHECKED_AT_ONCE + 1]
-            _check_bounds(dataset, axis, piece[:-1], piece[1:])
-            for name in names:
-                _check_ids(dataset, name, _tensor(dataset.columns[name][piece[0]:piece[-1]]))
-
-
-def _check_bounds(dataset: TokenDataset, axis: str, starts: np.ndarray, stops: np.ndarray) -> None:
-    lengths = stops - starts
+def _check_bounds(dataset: TokenDataset, axis: str, starts: Tensor, stops: Tensor) -> None:
+    lengths = stops - starts  # (R,)
     if starts.min() < 0 or stops.max() > len(dataset.columns[axis]) or lengths.min() < 1 or (
             lengths.max() > dataset.info.lengths[axis]):
         raise UserError(f"{dataset.path}: the dataset is damaged: an instance begins or ends where none can; run "

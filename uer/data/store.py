@@ -119,11 +119,6 @@ class TokenDataset:
         """Tokens of all sequences of all instances."""
         return sum(len(self.columns[axis]) for axis in self.offsets)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all columns."""
-        return sum(part.nbytes for part in (*self.columns.values(), *self.offsets.values()))
-
 
 @dataclass(frozen=True)
 class StreamedColumn:

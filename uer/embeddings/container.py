@@ -26,13 +26,12 @@ class EmbeddingSum(nn.Module):
 
     def forward(self, src: Tensor, layout: Layout) -> Tensor:
         """src (B, S) vocabulary entries -> (N, E) for the positions that `layout` computes."""
-        src, seg, positions = layout.gather(src), layout.gather(layout.seg), layout.positions()
-        total = sum(self._part(name, src, positions, seg) for name in self.names)  # (N, E)
+        total = sum(self._part(name, src, layout) for name in self.names)  # (N, E)
         if self.layer_norm is not None:
             total = self.layer_norm(total)
         return self.dropout(total)
 
-    def _part(self, name: str, src: Tensor, positions: Tensor, seg: Tensor) -> Tensor:
-        """(N,) each -> (N, E): one embedding of the sum."""
-        embedded = getattr(self, name)(src, positions, seg)
+    def _part(self, name: str, src: Tensor, layout: Layout) -> Tensor:
+        """src (B, S) -> (N, E): one embedding of the sum."""
+        embedded = getattr(self, name)(src, layout)
         return embedded * self.scale[name] if name in self.scale else embedded

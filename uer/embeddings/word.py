@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
+from uer.layers.layout import Layout
 from uer.layers.linear import Embedding
 
 
@@ -13,6 +14,6 @@ class WordEmbedding(nn.Module):
         super().__init__()
         self.embedding = Embedding(vocab_size, config.emb_size)
 
-    def forward(self, src: Tensor, positions: Tensor, seg: Tensor) -> Tensor:
-        """(N,) each -> (N, E)"""
-        return self.embedding(src)
+    def forward(self, src: Tensor, layout: Layout) -> Tensor:
+        """src (B, S) -> (N, E)"""
+        return self.embedding(layout.gather(src))

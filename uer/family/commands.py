@@ -15,20 +15,23 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from uer.data.store import DatasetInfo, open_dataset
 from uer.errors import UserError
 from uer.family.card import card_notes
 from uer.family.config import FamilyConfig, MachineConfig
+from uer.family.costs import Cost
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
 
 FIRST_PORT = 12345
 PICTURE = "training_curve.png"
+FRACTION_FOR_DATA = 0.15
+"""Of a GPU's memory, for the datasets of all models that train on it at the same time."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class FamilyFolder:
         devices_per_model: devices that train one model together.
         vocab_size: entries of the vocabulary; needed with a teacher only.
         teaching: the teacher, if there is one.
+        costs: by the size's name, what the plan says: the rows of micro-batches, and how many models share a GPU.
+        memory_bytes: of one device.
     """
 
     root: Path
@@ -82,6 +87,8 @@ class FamilyFolder:
     devices_per_model: int
     vocab_size: int = 0
     teaching: Teaching | None = None
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    memory_bytes: int = 0
 
     @property
     def folder(self) -> Path:
@@ -89,7 +96,7 @@ class FamilyFolder:
 
     def dataset_path(self, stage: Stage) -> Path:
         """The dataset with the stage's sequence length."""
-        return self.folder / "datasets" / f"seq{stage.seq_length}.pt"
+        return dataset_paths(self.config, self.recipe)[stage.seq_length]
 
     def model_folder(self, size: Size) -> Path:
         """The folder of the finished model."""
@@ -153,7 +160,8 @@ class FamilyFolder:
     def _pretrain(self, size: Size, number: int, port: int) -> Command:
         output, recipe = self.output_path(size, number), self.recipe
         argv = [*self._script("pretrain.py"), *self._tokenizer_flags()]
-        for name, value in (self._training_flags(size, number) | self._teacher_flags(size)).items():
+        for name, value in (self._training_flags(size, number) | self._teacher_flags(size)
+                            | self._data_flags(size, number)).items():
             argv += [f"--{name}", str(value)]
         argv += ["--whole_word_masking"] * recipe.whole_word_masking
         argv += ["--document_attention"] * recipe.document_attention
@@ -165,7 +173,9 @@ class FamilyFolder:
     def _training_flags(self, size: Size, number: int) -> dict[str, object]:
         """Flags of pretrain.py that have one value."""
         stage, recipe, machine = self.recipe.stages[number - 1], self.recipe, self.machine
-        batch_size, accumulation_steps = stage.split(self.devices_per_model)
+        planned = self.costs.get(size.name)
+        batch_size, accumulation_steps = (planned.splits[number - 1] if planned else
+                                          stage.split(self.devices_per_model))
         steps = stage.total_steps
         flags: dict[str, object] = {
             "dataset_path": self.dataset_path(stage), "config_path": size.config_path,
@@ -201,6 +211,15 @@ class FamilyFolder:
             return {}
         return {"teacher_model_path": self.teacher_path(), "teacher_config_path": teacher.size.config_path,
                 "soft_alpha": teacher.soft_alpha, "soft_temperature": teacher.soft_temperature}
+
+    def _data_flags(self, size: Size, number: int) -> dict[str, object]:
+        """Where the dataset is while several models train on one GPU. Each would put a copy there, and each would ask
+        for the free memory before the others have taken theirs, so it is decided here for all of them."""
+        planned, path = self.costs.get(size.name), self.dataset_path(self.recipe.stages[number - 1])
+        if self.kind == "cpu" or planned is None or planned.at_once == 1 or not path.exists():
+            return {}
+        fits = planned.at_once * path.stat().st_size < FRACTION_FOR_DATA * self.memory_bytes
+        return {"dataset_device": "cuda" if fits else "cpu"}
 
     def _device_flags(self, port: int) -> list[str]:
         if self.kind == "cpu":
@@ -255,6 +274,12 @@ class FamilyFolder:
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
+
+
+def dataset_paths(config: FamilyConfig, recipe: Recipe) -> dict[int, Path]:
+    """Sequence length -> the dataset in the output folder."""
+    return {stage.seq_length: Path(config.output_dir) / "datasets" / f"seq{stage.seq_length}.pt"
+            for stage in recipe.stages}
 
 
 def dataset_info(path: Path) -> DatasetInfo:

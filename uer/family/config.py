@@ -22,6 +22,7 @@ class FamilyConfig:
                            path="write_folder")
     name_prefix: str = flag("chinese_roberta", "Folders of the finished models are called <name_prefix>_<size>.")
     dry_run: bool = flag(False, "Print the plan and do nothing.")
+    scaling: bool = flag(False, "With --dry_run: also print step times and hours for 1 to 1,024 GPUs.")
     show_commands: bool = flag(False, "Print the commands that are left to run, and do nothing. To train one model\n"
                                             "on several machines, run its pretrain.py commands under torchrun.")
 
@@ -29,6 +30,8 @@ class FamilyConfig:
         found = []
         if not self.corpus_path and not self.dry_run:
             found.append("--corpus_path is required (it is optional with --dry_run only)")
+        if self.scaling and not self.dry_run:
+            found.append("--scaling needs --dry_run")
         if "/" in self.name_prefix or not self.name_prefix:
             found.append("--name_prefix must be the beginning of a folder's name, without a slash")
         return found
@@ -59,7 +62,8 @@ class RecipeConfig:
     total_steps: tuple[int, ...] = flag((), "Updates of each stage (uer: 1000000 250000).")
     global_batch_size: tuple[int, ...] = flag((), "Sequences of an update on all devices, for each stage (uer: 512\n"
                                                   "128); with fewer devices, gradients are accumulated.")
-    batch_size: tuple[int, ...] = flag((), "Largest micro-batch of a device, in sequences (uer: 64 16).")
+    batch_size: tuple[int, ...] = flag((), "Largest micro-batch of a device, in sequences (default: on a GPU\n"
+                                           "what its memory allows; on a CPU, uer: 64 16).")
     learning_rate: tuple[float, ...] = flag((), "Peak learning rate of each stage (uer: 1e-4 5e-5).")
     scheduler: str | None = flag(None, "Learning-rate schedule.", family="scheduler")
     warmup: float | None = flag(None, "Part of a stage for the warmup, such as 0.1.")
@@ -100,12 +104,20 @@ class MachineConfig:
     device_count: int = flag(0, "Number of GPUs; 0: all GPUs of this machine, or 8 of --device_name.")
     gpus_per_model: int = flag(0, "GPUs that train one model together; 0: all.")
     parallel_models: str = flag("auto", "Models that one GPU trains at the same time; auto: as many as fill it.")
+    mps: str = flag("auto", "CUDA MPS, with which several models on one GPU run at the same time instead of in\n"
+                            "turns; auto: started and stopped by this command where it is installed.",
+                    choices=("auto", "off"))
     torchrun: str = flag("", "Removed: use --show_commands, and run its commands under torchrun.")
     peak_flops: float = flag(0.0, "Peak FLOPs a second of one device, such as 125e12 (default: known for many\n"
                                   "GPUs, otherwise measured).")
     memory_gib: float = flag(0.0, "Memory of one device in GiB (default: the device's own).")
     mfu: float | None = flag(None, "Model FLOPs utilization: the share of the peak that training reaches (default:\n"
-                                   "an assumption for each hidden size).")
+                                   "by the assumptions of uer/family/scaling.py).")
+    step_times: str | None = flag(None, "JSON file of measured updates, in place of assumptions:\n"
+                                        '[{"size": "tiny", "batch_size": 64, "seq_length": 128,\n'
+                                        '"precision": "bf16", "step_ms": 0.9, "device": "NVIDIA H100"}]', path="read")
+    fill: tuple[float, ...] = flag((), "Part of the token slots that is no padding, one number or one for each stage\n"
+                                       "(default: counted in the datasets of --output_dir; 1 before they exist).")
     price_per_hour: float = flag(0.0, "Price of one device for one hour.")
     processes_num: int = flag(0, "Processes of preprocess.py; 0: one for each CPU core.")
     save_checkpoint_steps: int = flag(0, "Updates between checkpoints; 0: a tenth of the stage.")
@@ -134,6 +146,8 @@ class MachineConfig:
             found.append("--mfu must lie between 0 and 1, and not be 0")
         if self.parallel_models != "auto" and not (self.parallel_models.isdecimal() and int(self.parallel_models) > 0):
             found.append(f"--parallel_models must be auto or a number from 1 on, not '{self.parallel_models}'")
+        if not all(0.0 < part <= 1.0 for part in self.fill):
+            found.append("--fill must lie between 0 and 1, and not be 0")
         if not 0.0 <= self.dev_fraction < 1.0:
             found.append("--dev_fraction must lie in [0, 1)")
         return found

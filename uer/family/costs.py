@@ -1,30 +1,30 @@
 """What one size costs: parameters, FLOPs, memory and hours, by formula.
 
-FLOPs of a stage = `uer.flops.flops_per_token` at its length, times its tokens; hours = FLOPs / (devices x peak x MFU).
-A teacher's forward passes take FLOPs and hours too, at the teacher's MFU.
+FLOPs of a stage = `uer.flops.flops_per_token` at the mean length of its rows, times its tokens; hours = its steps times
+the time of a step (`uer.family.scaling`). A teacher's forward passes take FLOPs and hours too.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.family.config import MachineConfig
 from uer.family.devices import Devices
+from uer.family.measurements import NOTHING_KNOWN, Measurements
 from uer.family.recipe import Recipe, Stage
+from uer.family.scaling import Batch, StepTime, forward_seconds, step_time
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
 from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
-from uer.hardware import GPUS
 
-# Model FLOPs utilization (MFU), the share of its peak that a GPU reaches, of an H100 with micro-batches of 64 x 128, by
-# hidden size. These are assumptions, not measurements: narrow models wait for kernel launches, wide ones for memory.
-ASSUMED_GPU_MFU = {128: 0.04, 256: 0.14, 512: 0.23, 768: 0.30}
-# MFU of a CPU. Its peak is the speed of a matrix product: the forward and backward passes of tiny and mini reach 0.80
-# and 0.87 of it, without padding.
-ASSUMED_CPU_MFU = 0.70
+FULL_MFU = 0.30
+"""With --mfu, a model that reaches this share of the peak is assumed to leave a GPU nothing to do for another one."""
 MOST_AT_ONCE = 8
 FIXED_BYTES = 1 << 30
 """GPU memory that a process uses besides its tensors: the CUDA context, and the part of the dataset on the GPU."""
+FILLED = 0.8
+"""The share of a GPU's memory that an automatic micro-batch may fill, by an estimate (`stage_memory`)."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ class Cost:
     Attributes:
         size: the size.
         parameters: number of trained parameters.
-        flops: of each stage, including the teacher's forward passes.
+        flops: of each stage, for real tokens, including the teacher's forward passes.
         memory_bytes: estimated memory of each device, in the stage that needs most.
-        mfu: the share of the devices' peak that the hours are computed with.
+        mfu: the share of the devices' peak that the hours amount to.
         hours: from start to end, on the devices of one model, when no other model trains there.
         at_once: how many models of this size a device trains at the same time.
         teacher_flops: the teacher's part of all `flops`.
         teacher_hours: the teacher's part of `hours`.
         waits_for: name of the size that has to be finished first, its teacher; "" where there is none.
+        busy: the share of the hours in which the device could do nothing for another model.
+        splits: of each stage, (rows of a micro-batch, micro-batches) of a device.
+        steps: of each stage, the time of an update, without a teacher.
     """
 
     size: Size
@@ -54,10 +57,18 @@ class Cost:
     teacher_flops: float = 0.0
     teacher_hours: float = 0.0
     waits_for: str = ""
+    busy: float = 0.0
+    splits: tuple[tuple[int, int], ...] = ()
+    steps: tuple[StepTime, ...] = ()
+
+    @property
+    def shared_hours(self) -> float:
+        """`hours` while as many others train on the same devices as it allows: they take turns where it is busy."""
+        return self.hours * max(1.0, self.at_once * self.busy)
 
 
 def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, config: MachineConfig,
-            teaching: Teaching | None = None) -> Cost:
+            teaching: Teaching | None = None, known: Measurements = NOTHING_KNOWN) -> Cost:
     """The cost of one size on `--gpus_per_model` of the devices.
 
     Raises:
@@ -65,22 +76,33 @@ def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, confi
     """
     per_model = devices_per_model(devices, config)
     teacher = teaching if teaching and teaching.teaches(size, vocab_size) else None
-    own = [stage_flops(size.config, vocab_size, stage) for stage in recipe.stages]
-    answers = [forward_flops_per_token(teacher.size.config, vocab_size, stage.seq_length) * stage.tokens if teacher
-               else 0.0 for stage in recipe.stages]
-    memory = max(stage_memory(size.config, vocab_size, stage, per_model, teacher) for stage in recipe.stages)
-    hours, teacher_hours = (
-        sum(flops) / (per_model * devices.peak_flops * (config.mfu or assumed_mfu(model.hidden_size, devices))) / 3600
-        for flops, model in ((own, size.config), (answers, teacher.size.config if teacher else size.config)))
-    mfu = sum(own + answers) / (per_model * devices.peak_flops * (hours + teacher_hours) * 3600)
-    return Cost(size, parameter_count(size.config, vocab_size), tuple(map(sum, zip(own, answers))), memory, mfu,
-                hours + teacher_hours, models_at_once(mfu, memory, devices, config), sum(answers), teacher_hours,
-                teacher.waits_for() if teacher else "")
+    stages = [fitted(stage, size.config, vocab_size, devices, config, teacher) for stage in recipe.stages]
+    splits = [stage.split(per_model) for stage in stages]
+    batches = [Batch(stage.rows / per_model, micro, stage.seq_length * known.fill_of(number))
+               for number, (stage, (_, micro)) in enumerate(zip(stages, splits))]
+    steps = [step_time(size, vocab_size, batch, per_model, devices, config.mfu, known.step_times) for batch in batches]
+    answers = [forward_seconds(teacher.size, vocab_size, batch, devices, config.mfu) if teacher else 0.0
+               for batch in batches]
+    own, taught = (sum(seconds * stage.total_steps for seconds, stage in zip(many, stages)) / 3600
+                   for many in ([step.seconds for step in steps], answers))
+    flops, teacher_flops = (
+        [count(model.config, vocab_size, batch.length) * batch.tokens * per_model * stage.total_steps if model else 0.0
+         for batch, stage in zip(batches, stages)]
+        for count, model in ((flops_per_token, size), (forward_flops_per_token, teacher and teacher.size)))
+    memory = max(stage_memory(size.config, vocab_size, stage, per_model, teacher) for stage in stages)
+    idle = sum(step.seconds * (1 - step.busy) * stage.total_steps for step, stage in zip(steps, stages)) / 3600
+    busy = _busy(1 - idle / (own + taught), devices, config)
+    return Cost(size, parameter_count(size.config, vocab_size), tuple(map(sum, zip(flops, teacher_flops))), memory,
+                sum(flops + teacher_flops) / (per_model * devices.peak_flops * (own + taught) * 3600), own + taught,
+                models_at_once(busy, memory, devices, config), sum(teacher_flops), taught,
+                teacher.waits_for() if teacher else "", busy, tuple(splits), tuple(steps))
 
 
-def stage_flops(model: ModelConfig, vocab_size: int, stage: Stage) -> float:
-    """FLOPs of a whole stage, without a teacher."""
-    return flops_per_token(model, vocab_size, stage.seq_length) * stage.tokens
+def _busy(busy: float, devices: Devices, config: MachineConfig) -> float:
+    """`Cost.busy`: 1 where processes take turns on a device, or share a CPU's cores; with --mfu by that."""
+    if devices.kind == "cpu" or not devices.concurrent:
+        return 1.0
+    return min(1.0, config.mfu / FULL_MFU) if config.mfu else busy
 
 
 def stage_memory(model: ModelConfig, vocab_size: int, stage: Stage, devices: int, teacher: Teaching | None) -> int:
@@ -90,17 +112,21 @@ def stage_memory(model: ModelConfig, vocab_size: int, stage: Stage, devices: int
             + (teacher_bytes(teacher.size.config, vocab_size, tokens) if teacher else 0))
 
 
-def assumed_mfu(hidden_size: int, devices: Devices) -> float:
-    """The MFU that is assumed for a hidden size: the table's value for the nearest smaller hidden size.
+def fitted(stage: Stage, model: ModelConfig, vocab_size: int, devices: Devices, config: MachineConfig,
+           teacher: Teaching | None) -> Stage:
+    """The stage with the largest micro-batch that a GPU's memory allows, unless --batch_size says how large it is.
 
-    The table is for an H100. On a slower GPU, kernel launches take the same time and the arithmetic takes longer, so
-    the MFU of a narrow model is higher: 4% on an H100 become 10% on an A100.
+    Few large micro-batches take less time than many small ones; the result differs by rounding and dropout only. With
+    --parallel_models each model has its share of the memory.
     """
-    if devices.kind == "cpu":
-        return ASSUMED_CPU_MFU
-    table, best = ASSUMED_GPU_MFU, max(ASSUMED_GPU_MFU.values())
-    mfu = table[max((width for width in table if width <= hidden_size), default=min(table))]
-    return 1 / (1 / best + (1 / mfu - 1 / best) * devices.peak_flops / GPUS["H100"].half)
+    if devices.kind == "cpu" or not stage.automatic:
+        return stage
+    per_model = devices_per_model(devices, config)
+    sharing = 1 if config.parallel_models == "auto" else int(config.parallel_models)
+    room = FILLED * devices.memory_bytes / sharing - FIXED_BYTES
+    sizes = [size for size in range(max(1, stage.rows // per_model), 0, -1) if stage.rows // per_model % size == 0]
+    stages = [dataclasses.replace(stage, batch_size=size) for size in sizes]
+    return next((one for one in stages if stage_memory(model, vocab_size, one, per_model, teacher) <= room), stages[-1])
 
 
 def devices_per_model(devices: Devices, config: MachineConfig) -> int:
@@ -116,15 +142,15 @@ def devices_per_model(devices: Devices, config: MachineConfig) -> int:
     return per_model
 
 
-def models_at_once(mfu: float, memory: int, devices: Devices, config: MachineConfig) -> int:
+def models_at_once(busy: float, memory: int, devices: Devices, config: MachineConfig) -> int:
     """How many models of one size a device trains at the same time: as many as its speed and its memory allow.
 
-    A CPU trains one model at a time, because one model uses all its cores, unless `--parallel_models` says otherwise.
+    A CPU trains one model at a time, because one model uses all its cores, and so does a GPU on which processes take
+    turns (without CUDA MPS), unless `--parallel_models` says otherwise.
     """
     if config.parallel_models != "auto":
         return int(config.parallel_models)
     if devices.kind == "cpu":
         return 1
-    by_speed = mfu / max(ASSUMED_GPU_MFU.values())
     by_memory = (memory + FIXED_BYTES) / devices.memory_bytes
-    return min(MOST_AT_ONCE, max(1, int(1 / max(by_speed, by_memory))))
+    return min(MOST_AT_ONCE, max(1, int(1 / max(busy, by_memory))))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from uer.errors import UserError
+from uer.family import mps
 from uer.family.config import MachineConfig
 from uer.hardware import GPUS, known_gpu
 from uer.runtime.precision import TYPES, Precision, automatic
@@ -29,6 +30,7 @@ class Devices:
         memory_bytes: memory of one device; 0 when unknown.
         note: where the peak comes from.
         precision: the precision of the peak: fp32, bf16 or fp16; "" when unknown.
+        concurrent: processes on one GPU run at the same time (CUDA MPS); False: they take turns.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Devices:
     memory_bytes: int
     note: str = ""
     precision: str = ""
+    concurrent: bool = True
 
 
 def find_devices(config: MachineConfig) -> Devices:
@@ -68,7 +71,8 @@ def _at_hand(name: str, kind: str, count: int, memory: int, config: MachineConfi
     known = known_gpu(name) if kind == "cuda" else None
     peak = config.peak_flops or (GPUS[known].peak_flops(precision) if known else 0.0)
     return Devices(name, kind, count, peak or measured_flops(kind, precision), _memory_bytes(config) or memory,
-                   _note(config) if peak else MEASURED, precision)
+                   _note(config) if peak else MEASURED, precision,
+                   concurrent=kind == "cuda" and config.mps == "auto" and mps.available())
 
 
 def named_devices(name: str, count: int, config: MachineConfig | None = None) -> Devices:
@@ -85,11 +89,13 @@ def named_devices(name: str, count: int, config: MachineConfig | None = None) ->
     wanted = config.precision
     if known is None:
         precision = automatic(True) if wanted == "auto" else wanted
-        return Devices(name, "cuda", count, config.peak_flops, _memory_bytes(config), _note(config), precision)
+        return Devices(name, "cuda", count, config.peak_flops, _memory_bytes(config), _note(config), precision,
+                       config.mps == "auto")
     gpu = GPUS[known]
     precision = automatic(gpu.bf16) if wanted == "auto" else wanted
     return Devices(known, "cuda", count, config.peak_flops or gpu.peak_flops(precision),
-                   _memory_bytes(config) or round(gpu.memory_gib * 2**30), _note(config), precision)
+                   _memory_bytes(config) or round(gpu.memory_gib * 2**30), _note(config), precision,
+                   config.mps == "auto")
 
 
 def _note(config: MachineConfig) -> str:

@@ -43,6 +43,7 @@ class Stage:
         rows: sequences of an update, on all devices and in all micro-batches together.
         batch_size: largest number of sequences in a micro-batch of one device.
         learning_rate: peak learning rate.
+        automatic: on a GPU, a micro-batch is as large as memory allows; False where --batch_size is given.
     """
 
     seq_length: int
@@ -50,10 +51,11 @@ class Stage:
     rows: int
     batch_size: int
     learning_rate: float
+    automatic: bool = False
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole stage, padding included."""
+        """Token slots of the whole stage: its tokens, padding included."""
         return self.seq_length * self.total_steps * self.rows
 
     def split(self, devices: int) -> tuple[int, int]:
@@ -90,8 +92,8 @@ class Recipe:
 
 
 RECIPES = {
-    "uer": Recipe("uer", (Stage(128, 1_000_000, 512, 64, 1e-4), Stage(512, 250_000, 128, 16, 5e-5))),
-    "modern": Recipe("modern", (Stage(128, 125_000, 2048, 64, 2e-4), Stage(512, 31_250, 512, 16, 1e-4)),
+    "uer": Recipe("uer", (Stage(128, 1_000_000, 512, 64, 1e-4, True), Stage(512, 250_000, 128, 16, 5e-5, True))),
+    "modern": Recipe("modern", (Stage(128, 125_000, 2048, 64, 2e-4, True), Stage(512, 31_250, 512, 16, 1e-4, True)),
                      scheduler="trapezoidal", warmup=0.02, lr_decay=0.2, whole_word_masking=True, full_sentences=True,
                      document_attention=True),
 }
@@ -124,6 +126,8 @@ def _stages(base: Recipe, config: RecipeConfig) -> tuple[Stage, ...]:
     stages = []
     for number in range(count):
         given = {names.get(name, name): values[number] for name, values in lists.items()}
+        if "batch_size" in given:
+            given["automatic"] = False
         stages.append(Stage(**given) if count > len(base.stages)
                       else dataclasses.replace(base.stages[number], **given))
     return tuple(stages)
@@ -159,7 +163,7 @@ def settings_of(recipe: Recipe, **sources: Any) -> dict[str, Any]:
     """The settings that decide the result: the recipe without the devices' batch size, and the sources."""
     settings = dataclasses.asdict(recipe)
     for stage in settings["stages"]:
-        del stage["batch_size"]
+        del stage["batch_size"], stage["automatic"]
     return {**settings, **sources}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from uer.errors import UserError
 from uer.family.commands import FIRST_PORT, Command, FamilyFolder
 from uer.family.costs import Cost
+from uer.family.mps import Mps, available
 from uer.family.scheduling import DeviceGroup, device_groups, next_to_start, start_order
 from uer.json_files import parse_json
 from uer.runtime.lock import Lock
@@ -88,6 +89,7 @@ class Runner:
         self.lock = lock
         self.say = say
         self.running: list[Job] = []
+        self.mps = Mps()
         self._signal = 0
         self._printed_at = time.monotonic()
 
@@ -105,15 +107,27 @@ class Runner:
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         unfinished = [cost for cost in costs if not self.folder.finished(cost.size)]
         try:
+            with self._mps(unfinished):  # until the children have saved
+                self._make(unfinished, devices)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _make(self, unfinished: Sequence[Cost], devices: int) -> None:
+        try:
             if unfinished:
                 self._make_datasets()
             self._train(unfinished, devices)
         except BaseException:
             self._stop_children()
             raise
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+    def _mps(self, costs: Sequence[Cost]) -> Mps:
+        """CUDA MPS, where several models train on one GPU; it serves this process and its children until they end."""
+        shared = self.folder.kind == "cuda" and any(cost.at_once > 1 for cost in costs)
+        if shared and self.folder.machine.mps == "auto" and available():
+            self.mps = Mps.start(self.folder.folder / "logs" / "mps", self.say)
+        return self.mps
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signal = number
@@ -154,13 +168,14 @@ class Runner:
             log.flush()
             job.process = subprocess.Popen(
                 command.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=self._environment(job), start_new_session=True, pass_fds=(self.lock.fileno(),),
+                env=self._environment(job), start_new_session=True,
+                pass_fds=(self.lock.fileno(), *self.mps.pass_fds),
                 preexec_fn=death_signal(signal.SIGTERM))
         self.running.append(job)
 
     def _environment(self, job: Job) -> dict[str, str]:
         """Environment variables of a child: the GPUs it may use, or its number of CPU threads."""
-        environment = dict(os.environ)
+        environment = {**os.environ, **self.mps.environment}
         if self.folder.kind == "cuda" and job.group is not None:
             visible = environment.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else list(map(str, range(max(job.group.devices) + 1)))
@@ -243,11 +258,11 @@ def last_record(path: Path) -> dict[str, Any] | None:
 
 
 def progress_line(record: dict[str, Any], total_steps: int) -> str:
-    """`step 1,200 of 5,000, loss 3.412, acc 0.421, 81,200 tokens/s, 1.2 h left`"""
+    """`step 1,200 of 5,000, loss 3.412, acc 0.421, 81,200 real tokens/s, 1.2 h left`"""
     parts = [f"step {record['step']:,} of {total_steps:,}", f"loss {record['loss']:.3f}"]
     if "acc" in record:
         parts.append(f"acc {record['acc']:.3f}")
-    parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+    parts.append(f"{record['real_tokens_per_second']:,.0f} real tokens/s")
     return ", ".join([*parts, f"{hours(record['seconds_left'] / 3600)} left"])
 
 

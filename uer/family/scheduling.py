@@ -59,7 +59,7 @@ def next_to_start(waiting: Sequence[Cost], unfinished: Collection[str],
 def elapsed_hours(costs: Sequence[Cost], devices: int, per_model: int) -> float:
     """Hours from the first start to the last end, if each model starts as soon as the queue lets it.
 
-    Models that share a device are assumed not to slow each other down: `at_once` is chosen so that they have room.
+    Models that share a device slow each other down where they are busy more than all the time (`Cost.shared_hours`).
     """
     groups = device_groups(devices, per_model)
     waiting, running, now = start_order(costs), [], 0.0
@@ -69,7 +69,7 @@ def elapsed_hours(costs: Sequence[Cost], devices: int, per_model: int) -> float:
             cost, group = found
             waiting.remove(cost)
             group.running.append(cost)
-            running.append((now + cost.hours, cost, group))
+            running.append((now + cost.shared_hours, cost, group))
         first = min(running, key=lambda entry: entry[0])
         running.remove(first)
         now, cost, group = first

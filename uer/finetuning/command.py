@@ -74,6 +74,8 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
     if command.parallel.sharding != "none" or command.parallel.activation_checkpointing:
         raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "
                         "model on each rank")
+    if command.parallel.gradient_compression != "none":
+        raise UserError("--gradient_compression is for pretraining")
     if task_class.whole_batch and (command.parallel.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         raise UserError(f"--world_size: the task '{task_class.name}' compares the rows of a whole batch; use one rank")
     return command, parts[len(parts) - len(more):]

@@ -21,7 +21,7 @@ from uer.finetuning.progress import Progress
 from uer.finetuning.saved_model import load_pretrained, pretrained_hash, save_finetuned
 from uer.finetuning.task import Task, TextToRows
 from uer.runtime.parallel import World
-from uer.runtime.precision import Precision
+from uer.runtime.precision import Precision, keep_dropout_exact
 from uer.runtime.threads import Split, pays, split_of, usable_cores
 from uer.text import seconds_text
 from uer.tokenizers import build_tokenizer
@@ -75,6 +75,7 @@ class Trials:
         files = [_read(task.examples, config.train_path, encoder),
                  *(_read(task.evaluation_examples, path, encoder) if path else None
                    for path in (config.dev_path, config.test_path))]
+        keep_dropout_exact(model.dropout)
         return cls(task, encoder, model, config, world, Precision(config.precision, world.device), *files)
 
     @property

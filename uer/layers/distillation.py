@@ -8,15 +8,15 @@ whose gradient in z is (1 - alpha) * (softmax(z) - one_hot(label)) + alpha * T *
 On a CPU they are computed a block of rows at a time (`uer.layers.cpu.blocked_loss`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from uer.layers.cpu import usable
-from uer.layers.cpu.blocked_loss import BlockLoss, blocked_loss, cpu_linear, softmax_nll, subtract_labels
+from uer.layers.cpu import product_type, usable
+from uer.layers.cpu.blocked_loss import BlockLoss, blocked_loss, cpu_logits, softmax_nll, subtract_labels
 from uer.layers.cross_entropy import IGNORED
 
 
@@ -40,7 +40,7 @@ class SoftTargets:
 
     def rows(self, chosen: Tensor) -> "SoftTargets":
         """Some of the predictions, by a mask (K,)."""
-        return SoftTargets(self.hidden[chosen], self.weight, self.bias, self.temperature, self.alpha)
+        return replace(self, hidden=self.hidden[chosen])
 
 
 class Distilled(NamedTuple):
@@ -72,6 +72,8 @@ def linear_distillation(hidden: Tensor, weight: Tensor, bias: Tensor | None, lab
     kept = labels != IGNORED
     if not kept.all():
         hidden, labels, teacher = hidden[kept], labels[kept], teacher.rows(kept)
+    factors = product_type(hidden)
+    teacher = replace(teacher, hidden=teacher.hidden.to(factors), weight=teacher.weight.to(factors))
     return Distilled(*blocked_loss(hidden, weight, bias, _block_loss(labels, teacher), sums=3))
 
 
@@ -97,7 +99,7 @@ def _block_loss(labels: Tensor, teacher: SoftTargets) -> BlockLoss:
 
     def block_loss(logits: Tensor, block: slice,
                    differentiable: bool) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        teacher_logits = cpu_linear(teacher.hidden[block], teacher.weight, teacher.bias)
+        teacher_logits = cpu_logits(teacher.hidden[block], teacher.weight, teacher.bias)
         divergence, difference = _divergence(logits, teacher_logits, teacher.temperature)
         soft, label = teacher.temperature**2 * divergence, labels[block, None]
         probs, losses, _, correct = softmax_nll(logits, label)

@@ -1,26 +1,41 @@
 """Where the tokens of a batch lie when rows are laid end to end, with or without their padding.
 
 A transformer's linear layers, norms and dropouts see one matrix (N, H) and need not know which row a token belongs to;
-only attention does. A `Layout` tells it: N is B * S where padding is kept, and the number of real tokens where it is
-left out.
+only attention does. A `Layout` tells it: N is B * S where padding is kept, and hardly more than the number of real
+tokens where it is left out.
 
     seg          padded: one group, rows=3, length=4        unpadded: two groups, no padding anywhere
     1 1 1 1      0  1  2  3                                  0 1 2 3
     1 1 0 0      4  5  6  7                                  4 5 | 6 7
     1 1 0 0      8  9 10 11
 
-The numbers are rows of the matrix (N, H): N is 12 with padding, 8 without it.
+The numbers are rows of the matrix (N, H): N is 12 with padding, 8 without it. (In so small a batch, the three rows
+would be one group: a little padding costs less than another group. Here, rows of equal length only are.)
+
+Where shapes must not depend on values, as on a GPU, rows without padding are packed into a fixed number of tokens T.
+The tokens after the last row are fillers, a sequence of their own on which nothing depends:
+
+    seg          packed into T = 10                  cu_seqlens    where each sequence begins, and the end
+    1 1 1 1      0 1 2 3 | 4 5 | 6 7 | 8 9           0 4 6 8 10    (rows 0 to 2, then the fillers)
+    1 1 0 0
+    1 1 0 0
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+MERGED_PADDING = 8
+"""A group of rows takes as long as about 24 tokens of tiny, 9 of mini and 2 of base (measured on a CPU). With this
+limit all of them come within 2% of their best groups."""
+
 
 class Group(NamedTuple):
-    """Neighbouring rows of one length: tokens [start, start + rows * length) of the flat matrix."""
+    """Neighbouring rows, `length` positions of each: tokens [start, start + rows * length) of the flat matrix."""
 
     start: int
     rows: int
@@ -33,21 +48,28 @@ class Queries:
 
     Attributes:
         index: (K,) the tokens, as rows of the flat matrix (N, H), group by group.
-        requests: (K,) which entry of the flattened (B, P) request each one answers; none is answered twice.
-        groups: for each group of the layout, its queries as rows of the (K, H) matrix.
+        requests: (K,) which entry of the flattened (B, P) request each one answers; none is answered twice. In a packed
+            layout some answer none: B * P.
+        groups: for each group of the layout, its queries as rows of the (K, H) matrix; [] in a packed layout.
         shape: (B, P).
+        cu_seqlens: of a packed layout, where the queries of each sequence begin, and K; as `Layout.cu_seqlens`.
     """
 
     index: Tensor
     requests: Tensor
     groups: list[Group]
     shape: tuple[int, int]
+    cu_seqlens: Tensor | None = None
 
     def scatter(self, hidden: Tensor) -> Tensor:
         """(K, H) -> (B, P, H): each request's answer, zeros where there is none."""
-        batch, wanted = self.shape
-        flat = hidden.new_zeros(batch * wanted, hidden.shape[-1])
-        return flat.index_copy(0, self.requests, hidden).view(batch, wanted, -1)
+        return _scattered(hidden, self.requests, self.shape)
+
+    def select(self, values: Tensor, fill: int = 0) -> Tensor:
+        """(B * P, ...) -> (K, ...): the entry that each query answers, `fill` where it answers none."""
+        if self.cu_seqlens is None:
+            return values.index_select(0, self.requests)
+        return _selected(values, self.requests, fill)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +81,15 @@ class Layout:
 
     Attributes:
         seg: (B, S) segment numbers; 0 is padding.
-        groups: the rows, by length.
+        groups: the rows, by length; [] where they are packed.
         order: (rows,) the batch row of each row of the groups, in their order; None where they are in the batch's.
         index: (N,) flat position `row * S + column` of each token; None where every position is computed, in order.
         starts: (B, S) the column where each position's document begins; None where a row is one document.
+        padded: for each group, whether some of its rows have padding; None where this is not known.
         first: the column of the first position; above 0 where earlier ones are in a cache (`uer.layers.view.Cache`).
+        cu_seqlens: (sequences + 2,) int32 where the rows are packed: the first token of each row (of each document,
+            with `starts`) and of the fillers, then T as often as needed. The index of a filler is B * S.
+        predictions: K, how many queries a packed layout answers.
     """
 
     seg: Tensor
@@ -72,19 +98,31 @@ class Layout:
     index: Tensor | None = None
     starts: Tensor | None = None
     first: int = 0
+    cu_seqlens: Tensor | None = None
+    predictions: int = 0
+    padded: tuple[bool, ...] | None = None
 
-    def gather(self, values: Tensor) -> Tensor:
-        """(B, S, ...) -> (N, ...): the computed positions' entries."""
+    @property
+    def longest(self) -> int:
+        """The length of the longest row there may be, S."""
+        return self.seg.shape[1]
+
+    @property
+    def packed(self) -> bool:
+        """Whether the rows are packed into a fixed number of tokens."""
+        return self.cu_seqlens is not None
+
+    def gather(self, values: Tensor, fill: int = 0) -> Tensor:
+        """(B, S, ...) -> (N, ...): the computed positions' entries; `fill` for fillers."""
         flat = values.flatten(0, 1)
-        return flat if self.index is None else flat[self.index]
+        if self.index is None:
+            return flat
+        return _selected(flat, self.index, fill) if self.packed else flat[self.index]
 
     def scatter(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (B, S, H), with zeros at positions that were not computed."""
         batch, length = self.seg.shape
-        if self.index is None:
-            return hidden.view(batch, length, -1)
-        flat = hidden.new_zeros(batch * length, hidden.shape[-1])
-        return flat.index_copy(0, self.index, hidden).view(batch, length, -1)
+        return hidden.view(batch, length, -1) if self.index is None else _scattered(hidden, self.index, (batch, length))
 
     def columns(self) -> Tensor:
         """(N,) each token's column in its row."""
@@ -116,6 +154,8 @@ class Layout:
             requests  [0, 1, 2, 3]
             groups    [Group(start=0, rows=2, length=2)]
         """
+        if self.packed:
+            return self._packed_queries(positions, valid)
         batch, wanted = positions.shape
         rows = torch.arange(batch, device=positions.device)[:, None]
         if self.order is None and static_shapes(positions):
@@ -139,6 +179,45 @@ class Layout:
             row, start = row + group.rows, start + group.rows * count
         return Queries(torch.cat([index for index, _ in parts]), torch.cat([request for _, request in parts]), groups,
                        (batch, wanted))
+
+    def _packed_queries(self, positions: Tensor, valid: Tensor) -> Queries:
+        """K queries in the order of the tokens; those without a request are a filler's.
+
+        Example, of rows of 4, 2 and 2 tokens in T = 10 and K = 5:
+
+            positions [[3, 1], [1, 0], [0, 1]], valid [[1, 1], [1, 0], [1, 0]]
+            token       3 1      5 .     6 .         the request's row of the (T, H) matrix
+            index       [1, 3, 5, 6, 8]              sorted; 8 is the first filler
+            requests    [1, 0, 2, 4, 6]              6 is B * P: no request
+            cu_seqlens  [0, 2, 3, 4, 5]
+        """
+        batch, wanted = positions.shape
+        lengths = (self.seg > 0).sum(1)
+        ends = lengths.cumsum(0)
+        token = torch.where(valid, (ends - lengths)[:, None] + positions, ends[-1]).flatten()  # (B * P,)
+        # The wanted ones come first where sorted: every token of a row is before the first filler.
+        more = max(0, self.predictions - len(token))
+        index, requests = torch.cat([token, ends[-1].expand(more)]).sort(stable=True)
+        index, requests = index[:self.predictions], requests[:self.predictions]
+        requests = torch.where(index < ends[-1], requests, batch * wanted)
+        # How many queries lie before each sequence's first token.
+        begins = torch.searchsorted(index, self.cu_seqlens.long(), out_int32=True)
+        return Queries(index, requests, [], (batch, wanted), begins)
+
+
+def _selected(values: Tensor, index: Tensor, fill: int) -> Tensor:
+    """(M, ...) -> (N, ...): entries at `index` (N,), and `fill` where that is M."""
+    there = index < len(values)
+    found = values.index_select(0, torch.where(there, index, 0))
+    return torch.where(there.view(-1, *[1] * (values.dim() - 1)), found, found.new_full((), fill))
+
+
+def _scattered(hidden: Tensor, index: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(N, H) -> (*shape, H): each row at its `index` (N,) of the flattened result, zeros elsewhere. Rows whose index is
+    the number of the result's rows are left out."""
+    rows = shape[0] * shape[1]
+    flat = hidden.new_zeros(rows + 1, hidden.shape[-1])
+    return flat.index_copy(0, index, hidden)[:rows].view(*shape, -1)
 
 
 def static_shapes(tensor: Tensor) -> bool:
@@ -164,22 +243,79 @@ def padded_layout(seg: Tensor, starts: Tensor | None = None, first: int = 0) -> 
     return Layout(seg, [Group(0, batch, length)], starts=starts, first=first)
 
 
-def unpadded_layout(seg: Tensor, starts: Tensor | None = None) -> Layout:
-    """Only positions with seg (B, S) > 0 are computed, rows sorted by length so that equal lengths form one group.
+def packed_layout(seg: Tensor, tokens: int, predictions: int, sequences: int, starts: Tensor | None = None) -> Layout:
+    """Only positions with seg (B, S) > 0 are computed, and fillers up to a fixed number. Shapes are static and nothing
+    is read back from the device.
+
+    Args:
+        tokens: T, more than there are real positions.
+        predictions: K, at least as many as there will be wanted queries.
+        sequences: at least as many as there are rows, or documents where `starts` (B, S) is given.
+    """
+    batch, length = seg.shape
+    lengths = (seg > 0).sum(1)
+    ends = lengths.cumsum(0)  # (B,) the token after each row's last
+    slots = torch.arange(tokens, device=seg.device)
+    row = torch.searchsorted(ends, slots, right=True)  # (T,), B for fillers
+    # row * S + column, where column = slot - first token of the row
+    shift = torch.arange(batch, device=seg.device) * length - (ends - lengths)
+    index = torch.where(slots < ends[-1], slots + shift[row.clamp(max=batch - 1)], batch * length)
+    cu_seqlens = torch.full((sequences + 2,), tokens, dtype=torch.int32, device=seg.device)
+    if starts is None:
+        cu_seqlens[0] = 0
+        cu_seqlens[1:batch + 1] = ends
+    else:
+        column = index % length
+        first = torch.where(slots < ends[-1], column == _selected(starts.flatten(), index, 0), slots == ends[-1])
+        number = torch.where(first, first.cumsum(0) - 1, sequences + 1)  # the last entry takes those that are none
+        cu_seqlens = cu_seqlens.scatter(0, number, slots.int())
+        cu_seqlens[-1] = tokens
+    return Layout(seg, [], index=index, starts=starts, cu_seqlens=cu_seqlens, predictions=predictions)
+
+
+def unpadded_layout(seg: Tensor, starts: Tensor | None = None, merged_padding: int = MERGED_PADDING) -> Layout:
+    """Hardly more than the positions with seg (B, S) > 0 is computed: rows are sorted by length, and neighbours of
+    (nearly) equal length form a group, which is as long as its longest row (`merged_lengths`).
 
     Padding must lie at the end of its row. Reads the lengths back from the device.
+
+    Args:
+        seg: (B, S) segment numbers; 0 is padding.
+        starts: (B, S) the layout's attribute.
+        merged_padding: how many positions of padding a group may have; with 0, groups are of equal lengths.
     """
-    real = seg > 0
-    lengths = real.sum(1)
-    order = torch.argsort(lengths, descending=True, stable=True)
-    row, column = real[order].nonzero(as_tuple=True)  # (N,) each: in the order of lengths
-    sizes, rows = torch.unique_consecutive(lengths[order], return_counts=True)
-    groups, start = [], 0
-    for length, count in zip(sizes.tolist(), rows.tolist()):
-        if length:
-            groups.append(Group(start, count, length))
-            start += count * length
-    if not groups:
+    sorted_lengths, order = (seg > 0).sum(1).sort(descending=True, stable=True)
+    lengths = sorted_lengths.tolist()
+    computed = merged_lengths(lengths, merged_padding)
+    if not computed:
         return padded_layout(seg, starts)  # nothing but padding: there must be something to compute
-    kept = sum(group.rows for group in groups)  # rows of nothing but padding come last and are left out
-    return Layout(seg, groups, order[:kept], order[row] * seg.shape[1] + column, starts)
+    groups, padded, row, start = [], [], 0, 0
+    for length, rows in Counter(computed).items():
+        groups.append(Group(start, rows, length))
+        padded.append(lengths[row + rows - 1] < length)
+        row, start = row + rows, start + rows * length
+    order = order[:row]  # rows of nothing but padding come last and are left out
+    columns = torch.arange(seg.shape[1], device=seg.device)
+    row, column = (columns < torch.tensor(computed, device=seg.device)[:, None]).nonzero(as_tuple=True)  # (N,) each
+    return Layout(seg, groups, order, order[row] * seg.shape[1] + column, starts, padded=tuple(padded))
+
+
+def merged_lengths(lengths: Sequence[int], merged_padding: int = MERGED_PADDING) -> list[int]:
+    """How many positions of each row are computed: as many as in the longest row of its group.
+
+    Args:
+        lengths: of the rows, in descending order; rows of length 0 are left out.
+        merged_padding: a group ends where it would have more positions of padding.
+
+        [13, 13, 12, 9, 5, 5, 1, 0]  ->  [13, 13, 13, 13, 5, 5, 5]      (padding: 1 + 4 and 4; the 5 would add 8)
+    """
+    computed: list[int] = []
+    padding = 0
+    for length in filter(None, lengths):
+        padding += computed[-1] - length if computed else 0
+        if not computed or padding > merged_padding:
+            computed.append(length)
+            padding = 0
+        else:
+            computed.append(computed[-1])
+    return computed

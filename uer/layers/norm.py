@@ -25,7 +25,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., size)"""
-        return F.layer_norm(hidden, self.gamma.shape, self.gamma, self.beta, self.eps)
+        return F.layer_norm(hidden, self.gamma.shape, _as_wide(self.gamma, hidden), _as_wide(self.beta, hidden),
+                            self.eps)
 
 
 class T5LayerNorm(nn.Module):
@@ -42,7 +43,13 @@ class T5LayerNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., size)"""
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(hidden, self.weight.shape, _as_wide(self.weight, hidden), self.eps)
+
+
+def _as_wide(weight: Tensor, hidden: Tensor) -> Tensor:
+    """A weight that is narrower than the hidden states (bfloat16 beside float32) in their type: a norm's arithmetic is
+    never narrower than its input."""
+    return weight.to(torch.promote_types(weight.dtype, hidden.dtype))
 
 
 NORMS = {"normal": LayerNorm, "t5": T5LayerNorm}

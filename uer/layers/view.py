@@ -9,8 +9,9 @@ A stack of layers makes one `View` for each forward; its attention layers projec
     causal      is_causal, no mask                                      is_causal, no mask: padding comes last
     otherwise   a mask of (rows or 1, 1, queries, keys), which is added to the scores: 0 or HIDDEN
 
-Cross-attention and attention to a cache have unlike groups on both sides: their tokens are put back into (B, S, ...)
-rows first. Example of the rules, for the segments 1 1 2 2 of one row (x: may attend; a line is a query):
+Packed rows go to FlashAttention's kernel for sequences of unlike lengths where it serves (`variable_length`).
+Otherwise, and in cross-attention and attention to a cache, whose sides have unlike groups, the tokens are put back into
+(B, S, ...) rows first. Example of the rules, for the segments 1 1 2 2 of one row (x: may attend; a line is a query):
 
     everything    causal     causal with prefix    window=2    two documents (starts 0 0 2 2)
     x x x x       x . . .    x x . .               x x . .     x x . .
@@ -35,6 +36,8 @@ from uer.layers.layout import Group, Layout, Queries
 # Added to the score of a key that a query may not attend to. As BERT's: its weight underflows to 0 in every precision,
 # and a row of nothing but padding still has finite numbers.
 HIDDEN = -10000.0
+
+LARGEST_FLASH_HEAD = 256
 
 # For each group, the attention scores (rows, heads, queries, keys) of the layer before; None in the first layer.
 Scores = list[Tensor] | None
@@ -145,7 +148,7 @@ class View:
         self._layer = -1  # which layer's entry of the cache is next
         self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
         # Whether the rows of both sides are (B, length) matrices, because their groups do not correspond.
-        self._rectangular = memory is not None or layout.first > 0
+        self._rectangular = memory is not None or layout.first > 0 or layout.packed
         if self._rectangular:
             batch, length = layout.seg.shape if wanted is None else wanted.shape
             self._query_groups, self._key_groups = [Group(0, batch, length)], [Group(0, *self.keys.seg.shape)]
@@ -200,8 +203,10 @@ class View:
         Returns:
             (Nq, heads * size), and with `residual` this layer's scores, else None.
         """
+        if self._variable_length(packed, heads, residual):
+            return self._attend_sequences(query, packed, heads, drop), None
         if self._rectangular:
-            query, packed = self._to_rows(query, packed)
+            query, packed = self._to_rows(query, packed, heads)
         if self.bias is None and not residual and heads.kv_heads == heads.heads and usable(packed):
             masks = {number: mask for number in range(len(self._key_groups))
                      if (mask := self._mask(number, packed.dtype)) is not None}
@@ -229,8 +234,32 @@ class View:
         return F.scaled_dot_product_attention(query, key, value, mask, drop, is_causal=causal, scale=heads.scale,
                                               enable_gqa=heads.kv_heads != heads.heads)
 
-    def _to_rows(self, query: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+    def _variable_length(self, packed: Tensor, heads: Heads, residual: bool) -> bool:
+        """Whether packed rows go to the kernel for sequences of unlike lengths."""
+        if not self.layout.packed or self.memory is not None or self.bias is not None or residual:
+            return False
+        rule = self.rule
+        # With fewer queries than keys the kernel aligns causal masks and windows at the end of a sequence.
+        simple = self.wanted is None or not (rule.causal or rule.window)
+        return simple and not rule.prefix and variable_length(packed, heads.size)
+
+    def _attend_sequences(self, query: Tensor | None, packed: Tensor, heads: Heads, drop: float) -> Tensor:
+        """As `attend`, each sequence of `layout.cu_seqlens` (rows, or documents of a row) by itself."""
+        widths = [heads.heads * heads.size, heads.kv_heads * heads.size, heads.kv_heads * heads.size]
+        if query is None:
+            query, key, value = packed.split(widths, dim=-1)
+        else:
+            key, value = packed.split(widths[1:], dim=-1)
+        query, key, value = (part.view(len(part), -1, heads.size) for part in (query, key, value))
+        keys = self.layout.cu_seqlens
+        queries = keys if self.wanted is None else self.wanted.cu_seqlens
+        return flash_attention(query, key, value, queries, keys, self.layout.longest, self.rule, heads.scale,
+                               drop).flatten(1)
+
+    def _to_rows(self, query: Tensor | None, packed: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
         """Flat queries and keys -> the rows of (B, queries, ...) and of (B, keys, ...), laid end to end."""
+        if query is None:  # all three are side by side
+            query, packed = packed.tensor_split([heads.heads * heads.size], dim=-1)
         query = self.layout.scatter(query) if self.wanted is None else self.wanted.scatter(query)
         keys = packed if self.cache is not None else self.keys.scatter(packed).flatten(0, 1)
         return query.flatten(0, 1), keys
@@ -240,8 +269,8 @@ class View:
         if not self._rectangular:
             return output
         if self.wanted is not None:
-            return output.index_select(0, self.wanted.requests)
-        return output if self.layout.index is None else output.index_select(0, self.layout.index)
+            return self.wanted.select(output)
+        return self.layout.gather(output.view(*self.layout.seg.shape, -1))
 
     def _is_causal(self, number: int) -> bool:
         """Whether "no key after the query" is all there is to a group's mask, with as many queries as keys."""
@@ -308,7 +337,7 @@ class View:
     def _key_tokens(self, number: int) -> _Tokens:
         """Segments are None where no key is padding."""
         columns = torch.arange(self._key_groups[number].length, device=self.keys.seg.device)[None]
-        padded = self._rectangular or self.keys.index is None
+        padded = self._rectangular or self.keys.padded is None or self.keys.padded[number]
         return _Tokens(columns, self._of_keys(self.keys.seg, number) if padded else None,
                        self._of_keys(self.keys.starts, number) if self._has_documents() else None)
 
@@ -337,10 +366,41 @@ class View:
 
     def _of_queries(self, values: Tensor, number: int) -> Tensor:
         """values (B, S) -> (rows, queries): those of a group."""
-        if self._rectangular:
+        if self._rectangular and self.wanted is None:
             return values
+        if self._rectangular:
+            return self.wanted.scatter(self.select(self.layout.gather(values))[:, None]).squeeze(-1)
         start, rows, count = self._query_groups[number]
         return self.select(self.layout.gather(values))[start:start + rows * count].view(rows, count)
+
+
+def variable_length(tensor: Tensor, head_size: int) -> bool:
+    """Whether FlashAttention's kernel for sequences of unlike lengths (Dao, 2023, arXiv:2307.08691) takes this tensor:
+    in half precision, on a GPU since Ampere."""
+    return (tensor.device.type == "cuda" and tensor.dtype in (torch.bfloat16, torch.float16) and head_size % 8 == 0
+            and head_size <= LARGEST_FLASH_HEAD and torch.cuda.get_device_capability(tensor.device) >= (8, 0))
+
+
+def flash_attention(query: Tensor, key: Tensor, value: Tensor, queries: Tensor, keys: Tensor, longest: int, rule: Rule,
+                    scale: float, drop: float) -> Tensor:
+    """Attention inside of each sequence of tokens that lie end to end.
+
+    torch's public function for it (`torch.nn.attention.varlen.varlen_attn`) has no dropout.
+
+    Args:
+        query: (Nq, heads, size).
+        key, value: (Nk, kv_heads, size).
+        queries, keys: (sequences + 1,) int32, where each sequence begins among the queries and among the keys, and the
+            end.
+        longest: what no sequence is longer than.
+
+    Returns:
+        (Nq, heads, size)
+    """
+    side = rule.window // 2 if rule.window else None
+    return torch.ops.aten._flash_attention_forward(
+        query, key, value, queries, keys, longest, longest, drop, rule.causal, False, scale=scale,
+        window_size_left=side, window_size_right=0 if side is not None and rule.causal else side)[0]
 
 
 def _by_head(query: Tensor | None, packed: Tensor, query_group: Group, key_group: Group,

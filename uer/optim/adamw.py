@@ -50,18 +50,27 @@ class AdamW(Optimizer):
             _fused_update(group, rows, self._infinity(device), grad_scale, found_inf)
 
     def _rows(self, group: dict[str, Any]) -> dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]]:
-        """(parameter, gradient, m, v) of each parameter of a group, by device and dtype."""
+        """(parameter or its master, gradient, m, v) of each parameter of a group, by device and dtype."""
         rows: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            state = self.state[parameter]
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for parameter, gradient in zip(parameters, self._wide_gradients(parameters)):
+            updated, state = self.masters.get(parameter, parameter), self.state[parameter]
             if not state:
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-            row = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
-            rows.setdefault((parameter.device, parameter.dtype), []).append(tuple(map(_local, row)))
+                state["exp_avg"] = torch.zeros_like(updated)
+                state["exp_avg_sq"] = torch.zeros_like(updated)
+            row = (updated, gradient, state["exp_avg"], state["exp_avg_sq"])
+            rows.setdefault((updated.device, updated.dtype), []).append(tuple(map(_local, row)))
         return rows
+
+    def _wide_gradients(self, parameters: list[torch.nn.Parameter]) -> list[Tensor]:
+        """The gradients, in the type of the master where there is one: all are widened by one call."""
+        narrow = [parameter for parameter in parameters if parameter in self.masters]
+        if not narrow:
+            return [parameter.grad for parameter in parameters]
+        wide = [torch.empty_like(self.masters[parameter]) for parameter in narrow]
+        torch._foreach_copy_(wide, [parameter.grad for parameter in narrow])
+        widened = dict(zip(narrow, wide))
+        return [widened.get(parameter, parameter.grad) for parameter in parameters]
 
     def _infinity(self, device: torch.device) -> Tensor:
         if device not in self._infinities:

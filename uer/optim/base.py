@@ -21,10 +21,14 @@ class Optimizer(torch.optim.Optimizer):
         params: parameters or parameter groups (see `uer.optim.groups`).
         defaults: the settings of a group that does not give its own; `lr` is one of them.
         capturable: keep the learning rate in a tensor on the parameters' device, so that a CUDA graph sees its changes.
+
+    Attributes:
+        masters: the float32 values of parameters that are narrower (see `uer.optim.masters`): what is updated.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any], capturable: bool) -> None:
         super().__init__(params, defaults)
+        self.masters: dict[torch.nn.Parameter, Tensor] = {}
         if capturable:
             for group in self.param_groups:
                 group["lr"] = torch.tensor(float(group["lr"]), device=group["params"][0].device)
@@ -38,6 +42,8 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             self._update_group(group)
+        if self.masters:
+            torch._foreach_copy_(list(self.masters), list(self.masters.values()))
         return loss
 
     def _update_group(self, group: dict[str, Any]) -> None:

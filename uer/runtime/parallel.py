@@ -123,21 +123,25 @@ class World:
         self.agree(problem)
         return result
 
-    def wrap(self, module: nn.Module, accumulating: bool = False) -> nn.Module:
+    def wrap(self, module: nn.Module, accumulating: bool = False, dtype: torch.dtype | None = None) -> nn.Module:
         """Apply DistributedDataParallel or `fully_shard`, as `--sharding` says: the backward pass averages gradients.
 
         Args:
             accumulating: an update has several micro-batches. DistributedDataParallel's `static_graph` must synchronise
                 in its first backward pass, so it is used for single micro-batches only.
+            dtype: of autocast, None without it: `fully_shard` sends weights in it.
         """
         if self.config.sharding == "fsdp":
-            return shard(module, self.device.type, self.world_size, self.config.cpu_offload)
+            return shard(module, self.device.type, self.world_size, self.config.cpu_offload, dtype)
         if self.world_size == 1:
             return module
         on_gpu = self.device.type == "cuda"
-        return nn.parallel.DistributedDataParallel(
+        wrapped = nn.parallel.DistributedDataParallel(
             module, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True,
             static_graph=not accumulating)
+        if self.config.gradient_compression == "bf16":
+            wrapped.register_comm_hook(None, _average_in_bf16)
+        return wrapped
 
     @contextlib.contextmanager
     def synchronise(self, module: nn.Module, now: bool) -> Iterator[None]:
@@ -159,10 +163,14 @@ class World:
         """The Euclidean norm of all tensors, 0-dim, on the device; a collective operation where some are sharded."""
         tensors = list(tensors)
         parts = [local_part(tensor) for tensor in tensors]
-        parts = [part for part in parts if part.numel()]
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for part in parts:
+            if part.numel():
+                by_dtype.setdefault(part.dtype, []).append(part)
         norm = torch.zeros((), device=self.device)
-        if parts:
-            norm = torch.stack([part.float() for part in torch._foreach_norm(parts)]).norm()
+        if by_dtype:
+            norms = [each for same in by_dtype.values() for each in torch._foreach_norm(same, 2, torch.float32)]
+            norm = torch.stack(norms).norm()
         if any(is_sharded(tensor) for tensor in tensors):
             norm = self.sum_(norm.square().to(self.device)).sqrt()
         return norm.to(self.device)
@@ -225,6 +233,18 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     present = world.sum_(torch.ones((), device=device))
     assert int(present.item()) == rank_info.world_size, f"{present} of {rank_info.world_size} ranks responded"
     return _with_heartbeat(world, rank_info, timeout) if rank_info.world_size > 1 else world
+
+
+def _average_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients over the ranks in bfloat16: half the bytes.
+
+    It is torch's `bf16_compress_hook`
+    (https://docs.pytorch.org/docs/stable/ddp_comm_hooks.html), which DistributedDataParallel itself takes for NCCL
+    only; gloo adds bfloat16 as well.
+    """
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+    return bf16_compress_hook(group, bucket)
 
 
 def _with_heartbeat(world: World, rank_info: RankInfo, timeout: timedelta) -> World:

@@ -1,22 +1,36 @@
 """Fully sharded data parallelism: parameters, gradients and optimizer state are split over the ranks."""
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def shard(module: nn.Module, device_type: str, world_size: int, cpu_offload: bool) -> nn.Module:
+def shard(module: nn.Module, device_type: str, world_size: int, cpu_offload: bool,
+          dtype: torch.dtype | None = None) -> nn.Module:
     """Apply `fully_shard` block by block, and to the rest as one group.
+
+    With `dtype` the ranks send one another the weights of the blocks in it: autocast would round the matrices to it
+    after they have arrived, so half the bytes give the same products. What each rank owns, the gradients that are
+    averaged and the rest (embeddings, output layers) stay in float32. Inputs are not cast: the numbers of predictions,
+    by which the loss is divided, are among them.
 
     Args:
         device_type: "cuda" or "cpu".
         cpu_offload: parameters and optimizer state stay in the memory of the host.
+        dtype: bfloat16 or float16, that of autocast; None without it.
     """
-    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard  # loads torch's compiler
+    from torch.distributed.fsdp import (  # loads torch's compiler
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+    )
 
     mesh = dist.device_mesh.init_device_mesh(device_type, (world_size,))
     offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
+    narrow = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in _blocks(module):
-        fully_shard(block, mesh=mesh, offload_policy=offload)
+        fully_shard(block, mesh=mesh, offload_policy=offload, mp_policy=narrow if dtype else MixedPrecisionPolicy())
     return fully_shard(module, mesh=mesh, offload_policy=offload)
 
 

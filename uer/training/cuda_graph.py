@@ -8,8 +8,8 @@ instead of hundreds of kernels.
     count, count | all-reduce | gradients, gradients | all-reduce | apply          an update of two micro-batches
 
 So accumulation needs no graph of its own, and what several ranks say to one another stays outside of the graphs. A
-captured graph repeats the same kernels on the same memory: batches are copied into buffers, gradients are views of one
-buffer that is never freed (`FlatGradients`), and everything else that an update stores is written in place.
+captured graph repeats the same kernels on the same memory: batches are copied into buffers, gradients are views of
+buffers that are never freed (`FlatGradients`), and everything else that an update stores is written in place.
 """
 
 import dataclasses
@@ -114,24 +114,26 @@ class Buffers:
 
 
 class FlatGradients:
-    """The gradients of all parameters in one buffer, and behind them the loss: cleared, summed over ranks and measured
-    in one kernel each.
+    """The gradients of all parameters in one buffer for each type of theirs: cleared, summed over ranks and measured in
+    one kernel each.
 
     Attributes:
-        buffer: (n + 1,) float32 on the device.
-        loss: its last element, 0-dim.
-        views: for each parameter its part of the buffer, which is its `.grad`.
+        buffers: (n,) of each type.
+        loss: 0-dim float32, behind the last gradient of that type.
+        views: for each parameter its part of a buffer, which is its `.grad`.
     """
 
     def __init__(self, parameters: list[nn.Parameter], device: torch.device) -> None:
-        sizes = [parameter.numel() for parameter in parameters]
-        self.buffer = torch.zeros(sum(sizes) + 1, device=device)
-        self.loss = self.buffer[-1]
-        self.views = [part.view_as(parameter) for part, parameter
-                      in zip(self.buffer[:-1].split(sizes), parameters, strict=True)]
         self.parameters = parameters
-        for parameter, view in zip(parameters, self.views):
-            parameter.grad = view
+        self.views = [torch.empty(0)] * len(parameters)
+        self.buffers = []
+        for dtype in dict.fromkeys([torch.float32, *(parameter.dtype for parameter in parameters)]):
+            numbers = [number for number, parameter in enumerate(parameters) if parameter.dtype == dtype]
+            sizes = [parameters[number].numel() for number in numbers]
+            self.buffers.append(torch.zeros(sum(sizes) + 1, dtype=dtype, device=device))
+            for number, part in zip(numbers, self.buffers[-1][:-1].split(sizes)):
+                parameters[number].grad = self.views[number] = part.view_as(parameters[number])
+        self.loss = self.buffers[0][-1]
 
     def add(self, loss: Tensor, scaled: Tensor) -> None:
         """Add the gradients of `scaled` and the loss (both 0-dim)."""
@@ -141,8 +143,9 @@ class FlatGradients:
         self.loss.add_(loss.detach())
 
     def norm(self) -> Tensor:
-        """The Euclidean norm of the gradients, 0-dim."""
-        return self.buffer[:-1].norm()
+        """The Euclidean norm of the gradients, 0-dim float32."""
+        norms = torch._foreach_norm([buffer[:-1] for buffer in self.buffers])
+        return torch.stack([norm.float() for norm in norms]).norm()
 
 
 class GraphedUpdate(Update):
@@ -177,15 +180,15 @@ class GraphedUpdate(Update):
         self._step.fill_(step)
         if self._counts is None:
             self._counts = self.parts.model.counts(batches[0])
-        self._counts.zero_()
-        self.flat.buffer.zero_()
+        torch._foreach_zero_([self._counts, *self.flat.buffers])
         for batch in batches:
             self._count(batch)
         self.world.sum_(self._counts)
         for micro, batch in enumerate(batches):
             self.seed(step, micro)
             self._gradients(batch)
-        self.world.sum_(self.flat.buffer)
+        for buffer in self.flat.buffers:
+            self.world.sum_(buffer)
         self._apply(None)
 
     def _add_counts(self, batch: Any) -> None:

@@ -44,7 +44,7 @@ def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: i
     One training state more than `keep` exists while it is written. A state has three times the size of the weights,
     with AdamW's two moments.
     """
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())  # float32, whatever --weights_dtype
     saves = -(-steps_left // save_every)
     return weights * saves + 3 * weights * min(keep + 1, saves)
 

@@ -128,7 +128,8 @@ class Reporter:
         config: where reports go.
         world: the ranks.
         total_steps: updates of the run.
-        flops_per_token: operations of training per token slot, for MFU; 0 when unknown.
+        flops_per_token: operations of training on a real token (`uer.flops.flops_per_token` at the mean length of the
+            rows), for MFU; 0 when unknown.
     """
 
     def __init__(self, config: LogConfig, world: World, total_steps: int, flops_per_token: float = 0.0) -> None:
@@ -163,12 +164,13 @@ class Reporter:
 
         Args:
             step: how many updates are done.
-            metrics: by name, as `report_line` needs them; "mfu" is added here where the peak of the device is known.
+            metrics: by name, as `report_line` needs them; "mfu" is added here where the peak of the device is known:
+                the operations for real tokens per second, divided by the peak. Padding earns nothing.
         """
         if not self.world.is_main:
             return
         if self.peak_flops and self.flops_per_token:
-            metrics = {**metrics, "mfu": metrics["tokens_per_second"] * self.flops_per_token / self.peak_flops}
+            metrics = {**metrics, "mfu": metrics["real_tokens_per_second"] * self.flops_per_token / self.peak_flops}
         logger.info(report_line(step, self.total_steps, metrics))
         self.record("train", step, metrics)
 
@@ -192,7 +194,7 @@ class Reporter:
 
 
 def report_line(step: int, total_steps: int, metrics: dict[str, float]) -> str:
-    """The columns of UER-py's report line, then further ones."""
+    """The columns of UER-py's report line, then further ones. UER-py's `tokens/s` counts padding as tokens."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
              "seconds_left", "mfu", "skipped", "elapsed"}
     parts = [f"{step:8d}/{total_steps:8d} steps", f" {metrics['tokens_per_second']:8.2f} tokens/s",

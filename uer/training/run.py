@@ -35,20 +35,29 @@ from uer.convert.open import load_uer_weights
 from uer.data.loader import EvaluationLoader, Loader, masking_of, open_processor
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS, Processor
+from uer.data.row_fetcher import copied_bytes, open_fetchers
 from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
-from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
+from uer.flops import (
+    activation_bytes,
+    flops_per_token,
+    forward_flops_per_token,
+    mean_length,
+    parameter_count,
+    teacher_bytes,
+)
 from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
 from uer.model import Model, build_model
 from uer.optim import OPTIMIZERS, parameter_groups
+from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
 from uer.registry import choose
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
-from uer.runtime.precision import Precision
+from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, openmp_threads, pays, split_of, usable_cores
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
@@ -92,6 +101,13 @@ def run(settings: Settings) -> int:
     if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
         raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
                         "cannot be split")
+    if settings.train.weights_dtype != "fp32":
+        if settings.parallel.sharding == "fsdp":
+            raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
+                            "in bf16 itself")
+        if settings.optim.optimizer != "adamw":
+            raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
+                            f"{settings.optim.optimizer}")
     if settings.parallel.cpu_offload and not torch.cuda.is_available():
         raise UserError("--cpu_offload: this machine has no GPU to relieve")
     if settings.train.cuda_graph == "on" and (problems := graph_problems(settings)):
@@ -241,11 +257,27 @@ class Run:
             self._set_old_states_aside()
         return trainer.train()
 
+    def new_trainer(self) -> Trainer:
+        """A trainer before its first update, as `train` makes it; it knows of no training states. For scripts that time
+        updates; all ranks call."""
+        teacher = self._load_teacher()
+        parts = self._assemble(run_identity(self.settings, self.world, self.data, teacher), teacher, fresh=True)
+        return Trainer(parts, self.config, self.world)
+
     @cached_property
     def layout(self) -> dict[str, Any]:
         """The arguments of `build_model` that decide how a batch is laid out: padding, documents."""
-        return {"unpad": "off" if self.compiled else self.config.unpad,
-                "document_start": self.data.tokenizer.vocab.cls_id if self.config.document_attention else None}
+        return {"unpad": "off" if self.static else self.config.unpad, "document_start": self.document_start}
+
+    @property
+    def document_start(self) -> int | None:
+        """Id of the token that each document of a row begins with, where attention stays inside of documents."""
+        return self.data.tokenizer.vocab.cls_id if self.config.document_attention else None
+
+    @property
+    def static(self) -> bool:
+        """Whether shapes must not depend on values."""
+        return self.compiled or self.world.device.type == "cuda"
 
     def _load_teacher(self) -> Teacher | None:
         """The teacher on this rank's device; None without --teacher_model_path."""
@@ -289,17 +321,25 @@ class Run:
             split: the values of the `Split` with which the run began; None at its beginning.
         """
         config, optim, world = self.config, self.settings.optim, self.world
-        precision = Precision(config.precision, world.device)
+        precision = Precision(config.precision, world.device,
+                              choose_on_cpu=lambda: world.broadcast(cpu_choice() if world.is_main else None))
+        keep_dropout_exact(self.settings.model.dropout)
+        check_weights_dtype(config.weights_dtype, precision)
         model = world.check(lambda: self._build_model(fresh)).to(world.device)
+        masters = narrow_linear_layers(model) if config.weights_dtype == "bf16" else {}
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            forward.compile()
+            compile_step(forward, combo_kernels=config.combo_kernels == "on")
         graphed = self._is_graphed(model)
-        module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1)
+        module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
+                                                    dtype=precision.dtype)
         optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
+        optimizer.masters = masters
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
-        placement = world.check(lambda: self._placement(reads_padding=model.encoder.reads_padding))
-        loader, held_out = world.check(lambda: (self._build_loader(placement), self._build_dev_loader(placement)))
+        reads_padding = model.encoder.reads_padding
+        placement = world.check(lambda: self._placement(reads_padding))
+        loader, held_out = world.check(lambda: (self._build_loader(placement, reads_padding),
+                                                self._build_dev_loader(placement)))
         self._set_flops(precision, teacher)
         update = (partial(GraphedUpdate, compiled=self.compiled) if graphed else
                   self._cpu_update(model, split, placement["trim"]))
@@ -307,7 +347,8 @@ class Run:
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
             learning_rate=schedule, precision=precision, reporter=self.reporter,
-            saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say, kept),
+            saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say,
+                        masters, kept),
             evaluate=(lambda: self._evaluate(forward, held_out, precision, model.perplexities)) if held_out else None,
             decode=self.data.tokenizer.decode, update=update)
 
@@ -353,7 +394,7 @@ class Run:
 
     def _set_flops(self, precision: Precision, teacher: Teacher | None) -> None:
         """Set the numbers from which the reports compute MFU."""
-        sizes = self.data.vocab_size, self.data.processor.seq_length, self.data.processor
+        sizes = self.data.vocab_size, mean_length(self.data.train, self.data.processor), self.data.processor
         self.reporter.peak_flops = self.world.world_size * (
             self.config.peak_flops or peak_flops(self.world.device, precision.name))
         if self.reporter.peak_flops:  # without a known peak there is no MFU, and counting takes seconds
@@ -377,12 +418,13 @@ class Run:
                 self.reporter.say(f"{path}: {line}")
         return model
 
-    def _build_loader(self, placement: dict[str, Any]) -> Loader:
+    def _build_loader(self, placement: dict[str, Any], reads_padding: bool) -> Loader:
         config, world = self.config, self.world
+        pack = self.static and config.unpad != "off" and not reads_padding
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
                       accumulation_steps=config.accumulation_steps, rank=world.rank, world_size=world.world_size,
                       seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
-                      **placement)
+                      pack=pack, document_start=self.document_start, **placement)
 
     def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
         config, world = self.config, self.world
@@ -393,20 +435,21 @@ class Run:
                                 **placement)
 
     def _placement(self, reads_padding: bool) -> dict[str, Any]:
-        """The arguments of the loaders that say where the datasets are and where batches are made.
+        """The arguments of the loaders that say where the datasets are and where batches are made. Both loaders share
+        one copy of the datasets.
 
         Padding is trimmed if shapes need not be static, but not for an encoder that reads padding: its hidden states
         would depend on the longest row of the batch.
         """
         device, wanted = self.world.device, self.config.dataset_device
-        size = sum(dataset.nbytes for dataset in self.data.train + self.data.dev)
+        read = self.data.train + self.data.dev, list(self.data.processor.schema())
         on_gpu = device.type == "cuda"
         if wanted == "cuda" and not on_gpu:
             raise UserError("--dataset_device cuda: this run has no GPU")
-        fits = on_gpu and size < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
+        fits = on_gpu and copied_bytes(*read) < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
         on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
-        return {"device": device, "dataset_device": device if on_device else "cpu",
-                "trim": not on_gpu and not self.compiled and not reads_padding}
+        return {"device": device, "fetchers": open_fetchers(*read, device if on_device else "cpu"),
+                "trim": not self.static and not reads_padding}
 
     def _set_old_states_aside(self) -> None:
         """Rename the training states of an earlier run with the same --output_model_path."""
@@ -475,6 +518,24 @@ def _fingerprint(dataset: TokenDataset) -> str:
         digest.update(dataset.columns[axis][:SAMPLED_TOKENS].tobytes())
         digest.update(dataset.columns[axis][-SAMPLED_TOKENS:].tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:
+    """
+    Raises:
+        UserError: weights of this type need autocast of the same type.
+    """
+    if weights_dtype not in ("fp32", precision.name):
+        raise UserError(f"--weights_dtype {weights_dtype} needs --precision {weights_dtype}, not {precision.name}")
+
+
+def compile_step(forward: torch.nn.Module, combo_kernels: bool = False) -> None:
+    """Compile a step: for one size of batch, and when others come, once more for all sizes.
+
+    Args:
+        combo_kernels: let torch's compiler combine kernels that do not depend on one another.
+    """
+    forward.compile(options={"combo_kernels": True} if combo_kernels else None)
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:

@@ -22,7 +22,7 @@ class Plan:
     """Rows of an update, over all micro-batches and ranks."""
     total_steps: int
     flops_per_token: float
-    """Forward and backward; 0 where it is not counted."""
+    """Forward and backward, of a real token; 0 where it is not counted."""
     activation_bytes: int
     """An estimate of what one micro-batch keeps for the backward pass."""
     learning_rate: Callable[[int], float]
@@ -46,8 +46,9 @@ class Plan:
         learning_rates = ", ".join(f"{self.learning_rate(step):.2e} at {step + 1}" for step in steps)
         peak = f" at a peak of {self.peak_flops / 1e12:.4g} TFLOP/s" if self.peak_flops else ""
         memory = f"about {self.memory_bytes() / 2**30:.2f} GiB a process"
-        flops = self.flops_per_token * self.total_steps * self.global_batch * self.seq_length
-        counted = f"{self.flops_per_token / 1e6:.1f} MFLOP a token, {flops:.2e} FLOP in all; " if flops else ""
+        rows = self.total_steps * self.global_batch
+        flops = self.flops_per_token * rows * self.tokens / max(1, self.instances)
+        counted = f"{self.flops_per_token / 1e6:.1f} MFLOP a real token, {flops:.2e} FLOP in all; " if flops else ""
         return [
             f"model: {self.parameters:,} parameters, {self.start}",
             f"data: {self.instances:,} instances, {self.tokens:,} tokens an epoch; {self.total_steps:,} steps of "

@@ -2,7 +2,7 @@
 
 import torch
 
-from uer.layers.cpu import random_masks_usable, usable
+from uer.layers.cpu import product_type, random_masks_usable, usable
 
 
 def test_float32_and_float64_on_a_cpu():
@@ -16,8 +16,16 @@ def test_not_on_another_device():
     assert not usable(tensor) and not random_masks_usable(tensor)
 
 
-def test_not_under_autocast():
+def test_under_autocast_to_bfloat16_the_factors_of_products_have_this_type():
+    one = torch.zeros(1)
     with torch.autocast("cpu", torch.bfloat16):
+        assert usable(one) and usable(one.bfloat16()) and not usable(one.double())
+        assert product_type(one) == product_type(one.bfloat16()) == torch.bfloat16
+    assert product_type(one) == torch.float32 and product_type(one.double()) == torch.float64
+
+
+def test_not_under_autocast_to_float16():
+    with torch.autocast("cpu", torch.float16):
         assert not usable(torch.zeros(1)) and random_masks_usable(torch.zeros(1))
 
 

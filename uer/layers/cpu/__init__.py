@@ -12,9 +12,20 @@ from torch import Tensor
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether the kernels take this tensor: float32 or float64 on a CPU, neither compiled nor under autocast."""
-    return (random_masks_usable(tensor) and tensor.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled("cpu"))
+    """Whether the kernels take this tensor: on a CPU, not compiled; float32 or float64, or under autocast to bfloat16
+    also that."""
+    if not random_masks_usable(tensor):
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return (torch.get_autocast_dtype("cpu") == torch.bfloat16
+                and tensor.dtype in (torch.float32, torch.bfloat16))
+    return tensor.dtype in (torch.float32, torch.float64)
+
+
+def product_type(tensor: Tensor) -> torch.dtype:
+    """The type of the factors of matrix products: bfloat16 under autocast, else the tensor's. Sums are float32 or
+    wider."""
+    return torch.bfloat16 if torch.is_autocast_enabled("cpu") else tensor.dtype
 
 
 def random_masks_usable(tensor: Tensor) -> bool:

@@ -11,6 +11,11 @@ A tile of 3 rows of one head, with 5 queries and 13 keys of 7 features:
 
 The tokens of a group are rows of a matrix (N, parts * heads * size), parts being query, key and value side by side. A
 view (rows, heads, length, size) of each part needs no copy, and the gradients are written through such views as well.
+
+Groups of few short rows are many, and starting an operation takes longer than its arithmetic there. Such a small group
+is one tile: its rows are copied, so that (rows, heads) become one dimension of matrices.
+
+Under autocast the matrix products have bfloat16 factors; the softmax, its backward and dropout are float32.
 """
 
 import math
@@ -21,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from uer.layers.cpu import product_type
 from uer.layers.cpu.random_bits import KeepMasks
 from uer.layers.layout import Group
 
@@ -46,8 +52,9 @@ def cpu_attention(query: Tensor | None, packed: Tensor, groups: list[Group], que
     Returns:
         (K, H), or (N, H) without `query`
     """
-    plan = _Plan(groups, query_groups, masks, heads, scale)
-    return _CpuAttention.apply(query, packed, plan, drop)
+    plan, factors = _Plan(groups, query_groups, masks, heads, scale), product_type(packed)
+    with torch.autocast("cpu", enabled=False):
+        return _CpuAttention.apply(None if query is None else query.to(factors), packed.to(factors), plan, drop)
 
 
 @dataclass
@@ -60,18 +67,28 @@ class _Plan:
     heads: int
     scale: float
 
-    def parts(self, query: Tensor | None, packed: Tensor, number: int) -> tuple[Tensor, ...]:
-        """A group's query, key and value: views (rows, heads, length, size)."""
+    def views(self, query: Tensor | None, packed: Tensor, number: int) -> list[Tensor]:
+        """A group's query, key and value as (parts, rows, heads, length, size): all three, or one and two."""
         if query is None:
-            return _by_head(packed, self.groups[number], self.heads, 3)
-        return (*_by_head(query, self.query_groups[number], self.heads, 1),
-                *_by_head(packed, self.groups[number], self.heads, 2))
+            return [_by_head(packed, self.groups[number], self.heads, 3)]
+        return [_by_head(query, self.query_groups[number], self.heads, 1),
+                _by_head(packed, self.groups[number], self.heads, 2)]
+
+    def scores(self, number: int) -> int:
+        """How many scores one row of a group has for one head."""
+        return self.groups[number].length * self.query_groups[number].length
+
+    def is_small(self, number: int) -> bool:
+        """Whether a group is copied to be one tile; in a larger one the arithmetic outweighs starting it."""
+        return self.groups[number].rows * self.heads * self.scores(number) <= TILE_ELEMENTS // 2
 
     def tiles(self, number: int) -> Iterator[Tile]:
-        """Indices into (rows, heads, ...): some rows of one head, or some heads of one row, whichever are fewer."""
-        _, rows, length = self.groups[number]
-        size = max(1, TILE_ELEMENTS // max(1, length * self.query_groups[number].length))
-        if rows >= self.heads:
+        """Indices into `_matrices`: all of a small group; else some rows of one head, or some heads of one row,
+        whichever are fewer."""
+        rows, size = self.groups[number].rows, max(1, TILE_ELEMENTS // max(1, self.scores(number)))
+        if self.is_small(number):
+            yield 0, slice(None)
+        elif rows >= self.heads:
             for head in range(self.heads):
                 for row in range(0, rows, size):
                     yield slice(row, row + size), head
@@ -83,13 +100,16 @@ class _Plan:
     def mask(self, number: int, tile: Tile) -> Tensor | None:
         """A tile's mask, broadcastable to (tile, queries, keys)."""
         mask = self.masks.get(number)
-        return None if mask is None else mask.expand(self.groups[number].rows, self.heads, -1, -1)[tile]
+        if mask is None or len(mask) == 1:
+            return None if mask is None else mask[0]
+        if self.is_small(number):
+            return mask.expand(-1, self.heads, -1, -1).flatten(0, 1)
+        return mask.expand(self.groups[number].rows, self.heads, -1, -1)[tile]
 
     def largest_tile(self) -> int:
         """How many scores a tile has at most."""
-        sizes = [(max(rows, self.heads), length * queries.length)
-                 for (_, rows, length), queries in zip(self.groups, self.query_groups)]
-        return max(min(max(1, TILE_ELEMENTS // max(1, scores)), rows) * scores for rows, scores in sizes)
+        scores = [(self.groups[number].rows * self.heads, self.scores(number)) for number in range(len(self.groups))]
+        return max(count * min(matrices, max(1, TILE_ELEMENTS // max(1, count))) for matrices, count in scores)
 
 
 class _CpuAttention(torch.autograd.Function):
@@ -100,16 +120,19 @@ class _CpuAttention(torch.autograd.Function):
         output = packed.new_empty(packed.shape[0], packed.shape[1] // 3) if query is None else torch.empty_like(query)
         keep_masks = KeepMasks(drop) if drop else None
         keeps: list[Tensor] = []
-        buffer = packed.new_empty(plan.largest_tile())
+        buffer = packed.new_empty(plan.largest_tile(), dtype=_wide(packed))
         for number, group in enumerate(plan.query_groups):
-            queries, keys, values = plan.parts(query, packed, number)
-            (out,) = _by_head(output, group, plan.heads, 1)
+            small, views = plan.is_small(number), [_by_head(output, group, plan.heads, 1)]
+            queries, keys, values = _matrices(plan.views(query, packed, number), small)
+            results = _contiguous(views, small)
+            (out,) = _matrices(results, small)
             for tile in plan.tiles(number):
                 weights = _weights(queries[tile], keys[tile], plan.mask(number, tile), plan.scale, buffer)
                 if keep_masks:
                     keeps.append(keep_masks.draw(weights.shape))
                     weights.mul_(keeps[-1])
-                torch.bmm(weights, values[tile], out=out[tile])
+                torch.bmm(weights.to(packed.dtype), values[tile], out=out[tile])
+            _copy(results, views)
         ctx.save_for_backward(query, packed)
         ctx.plan, ctx.keeps = plan, keeps
         ctx.keep_scale = keep_masks.scale if keep_masks else 1.0
@@ -123,15 +146,18 @@ class _CpuAttention(torch.autograd.Function):
         grad = grad * ctx.keep_scale if ctx.keeps else grad.contiguous()
         grad_query = None if query is None else torch.empty_like(query)
         grad_packed = torch.empty_like(packed)
-        buffers = packed.new_empty(3, plan.largest_tile())
+        buffers = packed.new_empty(3, plan.largest_tile(), dtype=_wide(packed))
         for number, group in enumerate(plan.query_groups):
-            inputs, gradients = plan.parts(query, packed, number), plan.parts(grad_query, grad_packed, number)
-            (grad_out,) = _by_head(grad, group, plan.heads, 1)
+            small, views = plan.is_small(number), plan.views(grad_query, grad_packed, number)
+            inputs, results = _matrices(plan.views(query, packed, number), small), _contiguous(views, small)
+            gradients = _matrices(results, small)
+            (grad_out,) = _matrices([_by_head(grad, group, plan.heads, 1)], small)
             for tile in plan.tiles(number):
                 tile_inputs = [part[tile] for part in inputs]
                 weights = _weights(*tile_inputs[:2], plan.mask(number, tile), plan.scale, buffers[0])
                 _tile_backward(*tile_inputs, weights, next(keeps, None), grad_out[tile], plan.scale,
                                [part[tile] for part in gradients], buffers[1:])
+            _copy(results, views)
         return grad_query, grad_packed, None, None
 
 
@@ -147,39 +173,70 @@ def _tile_backward(query: Tensor, key: Tensor, value: Tensor, weights: Tensor, k
     Args:
         query, grad: (tile, queries, size).
         key, value: (tile, keys, size).
-        weights: (tile, queries, keys) W.
+        weights: (tile, queries, keys) W, float32 or wider.
         keep: the same shape, 1 for kept weights and 0 for dropped ones; None without dropout.
         gradients: views of those of query, key and value; overwritten.
         buffers: (2, at least the weights' elements) memory to work in.
     """
-    work = _matrices(buffers[0], weights.shape)
-    torch.bmm(grad, value.transpose(1, 2), out=work)
+    work = _beginning(buffers[0], weights.shape)
+    _product(work, grad, value.transpose(1, 2))
     dropped = weights
     if keep is not None:
         work.mul_(keep)
-        dropped = torch.mul(weights, keep, out=_matrices(buffers[1], weights.shape))
-    torch.bmm(dropped.transpose(1, 2), grad, out=gradients[2])
+        dropped = torch.mul(weights, keep, out=_beginning(buffers[1], weights.shape))
+    torch.bmm(dropped.to(grad.dtype).transpose(1, 2), grad, out=gradients[2])
     torch.ops.aten._softmax_backward_data.out(work, weights, -1, weights.dtype, grad_input=work)
+    work = work.to(grad.dtype)
     torch.baddbmm(gradients[0], work, key, beta=0, alpha=scale, out=gradients[0])
     torch.baddbmm(gradients[1], work.transpose(1, 2), query, beta=0, alpha=scale, out=gradients[1])
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, buffer: Tensor) -> Tensor:
     """(tile, queries, size), (tile, keys, size) -> (tile, queries, keys) attention weights, in `buffer`"""
-    weights = _matrices(buffer, (len(query), query.shape[1], key.shape[1]))
-    torch.baddbmm(weights, query, key.transpose(1, 2), beta=0, alpha=scale, out=weights)
+    weights = _beginning(buffer, (len(query), query.shape[1], key.shape[1]))
+    _product(weights, query, key.transpose(1, 2), scale)
     if mask is not None:
         weights.add_(mask)
     return torch.ops.aten._softmax.out(weights, -1, False, out=weights)
 
 
-def _matrices(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+def _product(out: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> None:
+    """out = scale * left @ right; `out` may be wider than the factors."""
+    if out.dtype == left.dtype:
+        torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
+    else:
+        out.copy_(torch.bmm(left, right)).mul_(scale)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The type of attention weights."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _beginning(buffer: Tensor, shape: Sequence[int]) -> Tensor:
     """The beginning of the buffer as a tensor of this shape."""
     return buffer[:math.prod(shape)].view(*shape)
 
 
-def _by_head(matrix: Tensor, group: Group, heads: int, parts: int) -> tuple[Tensor, ...]:
-    """(N, parts * heads * size) -> for each part a view (rows, heads, length, size) of the group's rows"""
+def _by_head(matrix: Tensor, group: Group, heads: int, parts: int) -> Tensor:
+    """(N, parts * heads * size) -> a view (parts, rows, heads, length, size) of the group's rows"""
     tokens = matrix[group.start:group.start + group.rows * group.length]
     size = matrix.shape[1] // (parts * heads)
-    return tokens.view(group.rows, group.length, parts, heads, size).permute(2, 0, 3, 1, 4).unbind()
+    return tokens.view(group.rows, group.length, parts, heads, size).permute(2, 0, 3, 1, 4)
+
+
+def _matrices(views: list[Tensor], small: bool) -> list[Tensor]:
+    """(parts, rows, heads, length, size) each -> all parts: (rows, heads, length, size), or (1, rows * heads, length,
+    size) of a small group, which is copied where its memory has another order."""
+    return [part for view in views for part in (view.flatten(1, 2).unsqueeze(1) if small else view)]
+
+
+def _contiguous(views: list[Tensor], small: bool) -> list[Tensor]:
+    """New memory for the results of a small group, for `_matrices` without copies; the views themselves of another."""
+    return [torch.empty_like(view, memory_format=torch.contiguous_format) for view in views] if small else views
+
+
+def _copy(results: list[Tensor], views: list[Tensor]) -> None:
+    for result, view in zip(results, views):
+        if result is not view:
+            view.copy_(result)

@@ -3,6 +3,9 @@
 The plain form writes the logits (K, V), their logarithmic softmax, and the gradients of both, each of 100 MB for 1,229
 predictions of 21,128 entries. Here the logits of a block of rows become their gradient in place, and from that follow
 at once the gradients of hidden states, weight and bias. No more than a few blocks of logits ever exist.
+
+Under autocast the three matrix products have bfloat16 factors; a block's logits, their softmax, the loss and the sums
+of gradients over the blocks are float32.
 """
 
 from collections.abc import Callable
@@ -12,10 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-BLOCK_ELEMENTS = 6 * 2**20  # 24 MiB of float32 logits
+from uer.layers.cpu import product_type
 
-# (logits (R, V), the rows' slice of all K rows, whether gradients are wanted) -> the loss summed over the R rows; its
-# gradient (R, V) in the logits, which may be overwritten, None where it is not wanted; further sums to be added up.
+BLOCK_ELEMENTS = 6 * 2**20  # 24 MiB of float32 logits
+UNDERFLOW = 1e-30  # a smaller probability is 0 or has lost digits
+
+# (logits (R, V) of float32 or wider, the rows' slice of all K rows, whether gradients are wanted) -> the loss summed
+# over the R rows; its gradient (R, V) in the logits, which may be overwritten, None where it is not wanted; more sums.
 BlockLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None, tuple[Tensor, ...]]]
 
 
@@ -33,25 +39,28 @@ def blocked_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, block_loss
     Returns:
         The loss, whose gradients can be taken once, and the further sums, detached; 0-dim.
     """
-    return _BlockedLoss.apply(hidden, weight, bias, block_loss, sums, torch.is_grad_enabled())
+    factors = product_type(hidden)
+    with torch.autocast("cpu", enabled=False):
+        return _BlockedLoss.apply(hidden, weight, bias, block_loss, sums, factors, torch.is_grad_enabled())
 
 
 class _BlockedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, block_loss: BlockLoss, sums: int,
-                differentiable: bool) -> tuple[Tensor, ...]:
-        rows = block_rows(len(hidden), len(weight))
-        total, *others = (hidden.new_zeros(()) for _ in range(1 + sums))
-        gradients = _zero_gradients(hidden, weight, bias) if differentiable else None
+                factors: torch.dtype, differentiable: bool) -> tuple[Tensor, ...]:
+        rows, wide = block_rows(len(hidden), len(weight)), torch.promote_types(factors, torch.float32)
+        total, *others = (hidden.new_zeros((), dtype=wide) for _ in range(1 + sums))
+        gradients = _new_gradients(hidden, weight, bias) if differentiable else None
+        ctx.gradients = gradients
+        hidden, weight = hidden.to(factors), weight.to(factors)
         for start in range(0, len(hidden), rows):
             block = slice(start, start + rows)
-            loss, grad_logits, block_sums = block_loss(cpu_linear(hidden[block], weight, bias), block, differentiable)
+            loss, grad_logits, block_sums = block_loss(cpu_logits(hidden[block], weight, bias), block, differentiable)
             total += loss
             for other, block_sum in zip(others, block_sums, strict=True):
                 other += block_sum
             if gradients is not None:
                 _add_gradients(grad_logits, hidden[block], weight, block, gradients)
-        ctx.gradients = gradients
         ctx.mark_non_differentiable(*others)
         return total, *others
 
@@ -60,29 +69,48 @@ class _BlockedLoss(torch.autograd.Function):
     def backward(ctx, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the gradients of a blocked loss can be taken once only"
-        return *(None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients), None, None, None
+        return *(None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients), *[None] * 4
 
 
-def _zero_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
-    """Of hidden, weight and bias; that of hidden is written as a whole, block by block."""
-    return [torch.empty_like(hidden), torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)]
+def _new_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
+    """Of hidden, weight and bias; the first block overwrites them, so they are zeros only where there is none."""
+    new = torch.empty_like if len(hidden) else torch.zeros_like
+    return [new(hidden), new(weight), None if bias is None else new(bias)]
 
 
 def _add_gradients(grad_logits: Tensor, hidden: Tensor, weight: Tensor, block: slice,
                    gradients: list[Tensor | None]) -> None:
-    """Add what follows from a block's gradient of the logits (R, V) to the gradients of hidden, weight and bias."""
+    """Add what follows from a block's gradient of the logits (R, V) to the gradients of hidden, weight and bias.
+
+    The factors hidden (R, E) and weight (V, E) are of `product_type`.
+    """
     grad_hidden, grad_weight, grad_bias = gradients
-    torch.mm(grad_logits, weight, out=grad_hidden[block])  # (R, V) @ (V, E) -> (R, E)
-    grad_weight.addmm_(grad_logits.t(), hidden)  # (V, R) @ (R, E) -> (V, E)
+    factor, beta = grad_logits.to(weight.dtype), float(block.start > 0)
+    _add_product(grad_hidden[block], factor, weight, 0.0)  # (R, V) @ (V, E) -> (R, E)
+    _add_product(grad_weight, factor.t(), hidden, beta)  # (V, R) @ (R, E) -> (V, E)
     if grad_bias is not None:
-        grad_bias.add_(grad_logits.sum(0))
+        grad_bias.addmv_(grad_logits.t(), grad_logits.new_ones(len(grad_logits)), beta=beta)
 
 
-def cpu_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear. oneDNN's product is half as fast again as torch's default for these shapes: few rows, many columns."""
+def _add_product(total: Tensor, left: Tensor, right: Tensor, beta: float) -> None:
+    """total = beta * total + left @ right, where beta is 0 or 1; `total` may be wider than the factors."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right, beta=beta)
+    elif beta:
+        total.add_(left @ right)
+    else:
+        total.copy_(left @ right)
+
+
+def cpu_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """hidden (R, E), weight (V, E) of `product_type`, bias (V,) -> logits (R, V), float32 or wider.
+
+    oneDNN's product is half as fast again as F.linear for these shapes: few rows, many columns.
+    """
     if torch.backends.mkldnn.is_available() and hidden.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")
-    return F.linear(hidden, weight, bias)
+    logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    return logits.float() if hidden.dtype == torch.bfloat16 else logits
 
 
 def block_rows(rows: int, entries: int) -> int:
@@ -107,8 +135,11 @@ def softmax_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor,
     label_logit, highest = logits.gather(1, labels), logits.amax(1, keepdim=True)
     correct = (label_logit == highest).sum()
     probs = torch.ops.aten._softmax.out(logits, -1, False, out=logits)
-    # The largest probability is at least 1 / V, so its logarithm is exact where that of the label's may not be.
-    logsumexp = highest - probs.amax(1, keepdim=True).log()
+    label_prob = probs.gather(1, labels)
+    logsumexp = label_logit - label_prob.log()
+    if len(labels) and label_prob.min() < UNDERFLOW:
+        # The largest probability is at least 1 / V, so its logarithm is exact where that of the label's is not.
+        logsumexp = highest - probs.amax(1, keepdim=True).log()
     return probs, logsumexp - label_logit, logsumexp, correct
 
 
