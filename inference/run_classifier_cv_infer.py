@@ -6,10 +6,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
-from uer.finetuning.folds import infer_with_folds
 
 
 def main() -> None:
+    from uer.finetuning.folds import infer_with_folds
+
     infer_with_folds(__doc__)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
-from uer.finetuning.infer import infer
-from uer.finetuning.tasks.siamese import Siamese
 
 
 def main() -> None:
+    from uer.finetuning.infer import infer
+    from uer.finetuning.tasks.siamese import Siamese
+
     infer(__doc__, Siamese)
 
 

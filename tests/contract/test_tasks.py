@@ -1,5 +1,6 @@
 """What every entry of TASKS must do. A new entry needs a small file in CASES; all tests then run it."""
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -14,13 +15,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.tools.configs import model_config
+from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Batch, Examples, collate, evaluation_batches
 from uer.finetuning.infer import infer
-from uer.finetuning.loop import EVALUATION_ROWS
+from uer.finetuning.loop import EVALUATION_ROWS, FitSettings, Updater
 from uer.finetuning.saved_model import load_finetuned, load_settings, save_finetuned, task_of
 from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks import TASKS
+from uer.runtime.launch import RankInfo
+from uer.runtime.parallel import connect
+from uer.runtime.precision import Precision
+from uer.runtime.threads import Split
 from uer.tokenizers import BertTokenizer, Vocab
 
 CHARACTERS = "甲乙丙丁戊己庚辛壬癸"
@@ -193,6 +199,23 @@ def test_the_loss_of_parts_adds_up_to_that_of_the_whole(tried):
     assert np.isfinite(loss) and loss > 0 and denominator > 0
     assert sum(task.denominator(tried.train, part) for part in parts) == pytest.approx(denominator)
     assert (sum(map(tried.loss, parts)) == pytest.approx(loss, rel=1e-5)) != task.whole_batch
+
+
+def test_the_gradients_of_parts_are_those_of_the_whole(tried):
+    """Threads compute parts of a batch, where the loss allows it."""
+    if tried.task.whole_batch:
+        return
+    world, chosen = connect(RankInfo(), ParallelConfig(device="cpu")), np.arange(len(tried.train))
+    found = []
+    for split in (None, Split(2, 1), Split(3, 1)):
+        model = copy.deepcopy(tried.model).train()
+        updater = Updater(model, tried.task, FitSettings(), 10, tried.pad_id, world, Precision("fp32", world.device),
+                          split=split, threads=2)
+        loss = updater.update(tried.train, chosen)
+        found.append([loss, *(parameter.grad for parameter in model.parameters())])
+    for parts in found[1:]:
+        for left, right in zip(parts, found[0], strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_reaches_every_parameter(tried):

@@ -17,6 +17,7 @@ from uer.finetuning.config import GridConfig
 from uer.finetuning.folds import cross_validate
 from uer.finetuning.resume import TrainingState, pack, unpack
 from uer.finetuning.tasks.classification import Classification
+from uer.finetuning.tasks.simcse import Simcse
 from uer.finetuning.trials import Trials
 from uer.model import build_model
 from uer.runtime import launch
@@ -90,6 +91,31 @@ def test_a_killed_run_ends_with_the_same_files(whole, monkeypatch, capsys, owner
     assert not [path for path in Path(files.path(folder)).iterdir() if "state" in path.name or "lock" in path.name]
     if (name, call) in (("predict", 2), ("save", 3)):
         assert "Going on after epoch" in again
+
+
+@pytest.mark.parametrize("adversarial", [{}, {"use_adv": True, "fgm_epsilon": 0.5}])
+def test_a_training_in_parts_goes_on_with_its_number_of_threads(tiny, monkeypatch, capsys, adversarial):
+    train(tiny, "threads", threads=3, **adversarial)
+    assert "CPU process of 3 threads, a part of each batch for each" in capsys.readouterr().out
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, TrainingState, "save", 3)
+        train(tiny, "killed", threads=3, **adversarial)
+    train(tiny, "killed", threads=2, **adversarial)
+    assert same_files(tiny, "threads", "killed")
+    train(tiny, "single", threads=1, **adversarial)
+    assert not same_files(tiny, "threads", "single")
+
+
+def test_a_loss_that_compares_a_batch_is_not_divided(tiny):
+    tiny.write("pairs.tsv", "text_a\n" + "".join(f"{text}\n" for text in ("甲乙丙", "丁戊", "己庚辛壬", "癸")))
+    finetune("test", Simcse, tiny.flags(train_path=tiny.path("pairs.tsv"), dev_path=scored(tiny), threads=1))
+    one = Path(tiny.path("out/model.bin")).read_bytes()
+    finetune("test", Simcse, tiny.flags(train_path=tiny.path("pairs.tsv"), dev_path=scored(tiny), threads=4))
+    assert Path(tiny.path("out/model.bin")).read_bytes() == one
+
+
+def scored(tiny) -> str:
+    return tiny.write("scored.tsv", "label\ttext_a\ttext_b\n1\t甲乙\t甲\n0\t丙丁\t戊\n2\t己\t己庚\n")
 
 
 def final_lines(text: str) -> list[str]:

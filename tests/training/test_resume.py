@@ -77,8 +77,7 @@ def test_killed_in_every_phase_leaves_no_trace(playground):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_signals_save_first_and_have_a_status(playground, number, ranks):
     flags = {"total_steps": 100000, "save_checkpoint_steps": 50000, "report_steps": 5}
-    if ranks > 1:
-        flags.update(world_size=2, gpu_ranks=(0, 1))
+    flags.update({"world_size": 2, "gpu_ranks": (0, 1)} if ranks > 1 else {"threads": 2})
     job = playground.start("m", **flags)
     job.wait_for(lambda: "tokens/s" in job.output)
     os.kill(job.pid, number)
