@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -314,7 +315,7 @@ class Run:
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
 
     def _assemble(self, identity: dict[str, Any], teacher: Teacher | None, fresh: bool,
-                  began: Mapping[str, Any]) -> Parts:
+                  began: Mapping[str, Any] = MappingProxyType({})) -> Parts:
         """The model, the optimizer and the other objects that the trainer uses.
 
         Args:
