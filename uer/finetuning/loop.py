@@ -32,7 +32,7 @@ from uer.optim.schedules import SCHEDULES
 from uer.runtime.failures import SharedError
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
-from uer.runtime.threads import Split, Workers, openmp_threads
+from uer.runtime.threads import Split, Workers, openmp_threads, run_beside
 from uer.training.threads import Gradients, add_gradients, cut_rows
 from uer.training.update import mixed_seed
 
@@ -174,10 +174,11 @@ def dropout_seed(seed: int, epoch: int, rank: int) -> int:
     return (seed * 1009 + rank + (epoch - 1) * 1_000_003) % 2**63
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world: World, precision: Precision,
             batch_size: int = EVALUATION_ROWS) -> list[np.ndarray]:
     """The task's output for every example; each example is computed once, by one rank, and every rank gets all outputs.
+
+    On a CPU several batches are computed beside one another.
 
     Args:
         batch_size: maximum rows (not examples) in a batch.
@@ -188,13 +189,19 @@ def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world
     model.eval()
     rows = max(1, batch_size // examples.ways)
     batches = evaluation_batches(examples, rows)
-    mine: dict[int, np.ndarray] = {}
-    for chosen in batches[world.rank::world.world_size]:
+    mine = batches[world.rank::world.world_size]
+
+    @torch.inference_mode()
+    def outputs_of(chosen: np.ndarray) -> list[np.ndarray]:
         batch = collate(examples, chosen, pad_id).to(world.device)
         with precision.autocast():
             predicted = model(batch)
-        mine.update(zip(chosen.tolist(), task.outputs(predicted, batch)))
-    return gather_outputs(world, mine, len(examples))
+        return task.outputs(predicted, batch)
+
+    alone = world.device.type != "cpu" or world.world_size > 1 or model._compiled_call_impl is not None
+    outputs = run_beside((partial(outputs_of, chosen) for chosen in mine), 1 if alone else torch.get_num_threads())
+    found = {int(number): output for chosen, part in zip(mine, outputs) for number, output in zip(chosen, part)}
+    return gather_outputs(world, found, len(examples))
 
 
 class Updater:

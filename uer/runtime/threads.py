@@ -9,9 +9,10 @@ torch is imported when it is needed: `set_waiting_policy` must come before it.
 """
 
 import contextlib
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -153,3 +154,20 @@ class Workers:
                 future.cancel()
             raise
         return [future.result() for future in futures]
+
+
+def run_beside(jobs: Iterable[Callable[[], Result]], threads: int) -> Iterator[Result]:
+    """The results of jobs that need nothing of one another, in their order: several at a time, each with its part of
+    the threads as `split_of` divides them. No more jobs than run are taken at once."""
+    if threads == 1:
+        yield from (job() for job in jobs)
+        return
+    import torch
+
+    split, before = split_of(threads, MOST_PARTS), torch.get_num_threads()
+    workers, left = Workers(split, threads), iter(jobs)
+    try:
+        while taken := list(itertools.islice(left, split.parts)):
+            yield from workers.run(taken)
+    finally:
+        torch.set_num_threads(before)  # MKL has one number for all threads, which the workers have set

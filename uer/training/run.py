@@ -3,7 +3,6 @@
 `pretrain.py` calls `run`.
 """
 
-import contextlib
 import gc
 import hashlib
 import json
@@ -59,7 +58,7 @@ from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
-from uer.runtime.threads import Split, Workers, openmp_threads, pays, split_of, usable_cores
+from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
@@ -353,14 +352,9 @@ class Run:
             learning_rate=schedule, precision=precision, reporter=self.reporter,
             saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say,
                         masters, kept),
-            evaluate=(lambda: self._evaluate(forward, held_out, precision, model.perplexities)) if held_out else None,
+            evaluate=partial(evaluate, forward, held_out, world, precision, model.perplexities,
+                             self.threads if self.split else 1) if held_out else None,
             decode=self.data.tokenizer.decode, update=update)
-
-    def _evaluate(self, forward: StepModule, held_out: EvaluationLoader, precision: Precision,
-                  perplexities: tuple[str, ...]) -> dict[str, float]:
-        """Evaluate with all threads on the operations of one batch after another."""
-        with openmp_threads(self.threads) if self.split else contextlib.nullcontext():
-            return evaluate(forward, held_out, self.world, precision, perplexities)
 
     def _cpu_update(self, model: Model, split: dict[str, int] | None, trim: bool) -> Callable[..., Update]:
         """The update where it is no CUDA graph: with workers where one rank has several CPU threads. Sets `self.split`.
