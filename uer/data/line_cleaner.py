@@ -61,6 +61,7 @@ class LineCleaner:
         damaged: lines that are damaged in some way, those left out among them.
         damage: how many lines have which kind of damage (a line may have two).
         locations: the first damaged lines, as (line counted from 1, kind of damage).
+        kept: numbers of the lines that the last text holds, where lines are read whole.
     """
 
     def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None,
@@ -81,6 +82,7 @@ class LineCleaner:
         self.damaged = 0
         self.damage: Counter[str] = Counter()
         self.locations: list[tuple[int, str]] = []
+        self.kept: list[int] = []
         self._continued = False  # the next chunk begins inside a line
         self._noted: dict[str, int] = {}  # the line last noted for each kind of damage
 
@@ -147,8 +149,9 @@ class LineCleaner:
         if unfinished and lines:
             self._leave_out(first + len(lines) - 1, f"longer than {LONG_WHOLE_LINE >> 20} MiB")
             lines = lines[:-1]
-        texts = (read(line, number) for number, line in enumerate(lines, first))
-        return "".join(text + "\n" for text in texts if text is not None)
+        texts = [(number, text) for number, line in enumerate(lines, first) if (text := read(line, number)) is not None]
+        self.kept = [number for number, _ in texts]
+        return "".join(text + "\n" for _, text in texts)
 
     def _json_text(self, line: bytes, number: int) -> str | None:
         if not line.strip():
@@ -175,6 +178,10 @@ class LineCleaner:
             wanted = " or ".join(map(str, self.field_counts))
             return self._leave_out(number, f"{count} tab-separated fields instead of {wanted}")
         return self._decode(line, number)
+
+    def leave_out(self, index: int, kind: str) -> None:
+        """Count a line of the last text, its number in that text from 0 on, as left out by the processor."""
+        self._leave_out(self.kept[index], kind)
 
     def _leave_out(self, number: int, kind: str) -> None:
         self._note(number, f"{kind}, left out")
