@@ -32,7 +32,8 @@ MODEL = {
     "relative_attention_buckets_num": 32, "remove_attention_scale": False, "remove_transformer_bias": False,
     "layernorm": "normal", "bidirectional": False, "parameter_sharing": False, "has_residual_attention": False,
     "has_lmtarget_bias": False, "target": ("mlm",), "tie_weights": False, "pooling": "first",
-    "prefix_lm_loss": False, "labels_num": None}  # UER-py's decoder is the transformer, for every encoder; here there is none
+    "prefix_lm_loss": False,
+    "labels_num": None}  # UER-py's decoder is the transformer, for every encoder; here there is none
 DATASET = {
     "corpus_path": REQUIRED, "dataset_path": "dataset.pt", "processes_num": 1, "data_processor": "bert",
     "docs_buffer_size": 100000, "seq_length": 128, "tgt_seq_length": 128, "dup_factor": 5, "short_seq_prob": 0.1,

@@ -223,9 +223,13 @@ class Model(Backbone):
     def warnings(self) -> list[str]:
         """What would train, but teach nothing; a line each."""
         sees = self.encoder.sees(self.config)
-        return [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be "
-                f"predicted, so it learns nothing but to copy them; choose {_encoders_that_see(target.needs)}"
-                for name, target in self.target.items() if target.needs and sees not in target.needs]
+        blind = [f"warning: --target {name}: --pooling first takes the hidden state of [CLS], which with this encoder "
+                 "depends on no other token; choose --pooling last, mean or max"
+                 for name, target in self.target.items() if target.pooling == "first" and sees == "earlier"]
+        copies = [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be "
+                  f"predicted, so it learns nothing but to copy them; choose {_encoders_that_see(target.needs)}"
+                  for name, target in self.target.items() if target.needs and sees not in target.needs]
+        return blind + copies
 
     def counts(self, batch: Batch) -> Tensor:
         """(targets,) float32 on the device: how many predictions each target's loss sums over."""

@@ -154,8 +154,8 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
             cleaner = LineCleaner(path, settings.encoding_errors, settings.text_field, settings.field_counts)
             for data, unfinished in _chunks(blocks, settings, opens_file=shard.start == 0 or number > shard.file):
                 text = cleaner.clean(data, unfinished)
-                for number, reason in work.add(text, unfinished and not _reads_whole_lines(settings)):
-                    cleaner.leave_out(number, reason)
+                for line, reason in work.add(text, unfinished and not _reads_whole_lines(settings)):
+                    cleaner.leave_out(line, reason)
             work.end_file()
             account.include_lines(number, cleaner)
         work.finish(account)

@@ -61,8 +61,8 @@ def check_classes(path: str, labels: np.ndarray, classes: int | None) -> None:
     """Check that a dataset's labels (instances,) are numbers below the number of classes; None: there is no limit."""
     largest = int(labels.max())
     if classes is not None and largest >= classes:
-        raise UserError(f"{path}: instance {int(labels.argmax()):,} has the label {largest}, but --labels_num {classes} "
-                        f"stands for the labels 0 to {classes - 1}")
+        raise UserError(f"{path}: instance {int(labels.argmax()):,} has the label {largest}, but --labels_num "
+                        f"{classes} allows the labels 0 to {classes - 1}")
 
 
 def check_prefix(prefix_lm_loss: bool, processor: str, has_prefix: bool) -> None:

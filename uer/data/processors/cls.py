@@ -1,7 +1,7 @@
 """Classification: `label TAB text` or `label TAB first TAB second`, the label a number from 0 on."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class ClsProcessor(Processor):
     fields = ("", "src", "src")
     field_counts = (2, 3)
     labels = ("cls",)
-    class_columns = {"cls": "label"}
+    class_columns: ClassVar = {"cls": "label"}
 
     def schema(self) -> dict[str, Column]:
         """`split` is the position where the second part begins, S where there is none."""

@@ -1,6 +1,6 @@
 """Classification and masked language modelling of the same rows."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from uer.config import MaskingConfig
 from uer.data.draws import Draws
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class ClsMlmProcessor(MaskedProcessor):
-    """`--data_processor cls_mlm`: the corpus and the rows of `cls`, but a single text ends with [SEP]; masked as mlm."""
+    """`--data_processor cls_mlm`: the rows of `cls`, but a single text ends with [SEP] too; masked as mlm."""
 
     corpus = FIELDS
     fields = ("", "src", "src")
     field_counts = (2, 3)
     labels = ("mlm", "cls")
-    class_columns = {"cls": "label"}
+    class_columns: ClassVar = {"cls": "label"}
     config_class = MaskingConfig
 
     def schema(self) -> dict[str, Column]:
