@@ -48,11 +48,11 @@ def text(draw: random.Random, longest: int) -> str:
     return "".join(draw.choices(CHARACTERS, k=draw.randrange(1, longest)))
 
 
-def labelled(documents: int, longest: int = 15) -> str:
-    """A label and one or two texts a line; some lines are blank or have another number of fields."""
+def labelled(documents: int, longest: int = 25) -> str:
+    """The label 0 and a text, or 1 and two texts; some lines are blank or have another number of fields."""
     draw = random.Random(5)
-    rows = [f"{draw.randrange(2)}\t" + "\t".join(text(draw, longest) for _ in range(draw.choice((1, 2))))
-            for _ in range(documents)]
+    rows = ["\t".join((str(label), *(text(draw, longest) for _ in range(label + 1))))
+            for label in draw.choices((0, 1), (1, 5), k=documents)]
     return "".join(row + draw.choice(("\n", "\n", "\n\n", "\nno label\n")) for row in rows)
 
 

@@ -80,7 +80,8 @@ def test_rows_of_mt(tmp_path, tokenizer):
 
 
 def test_every_line_is_an_instance_blank_or_counted_and_located(made, tmp_path):
-    report = made("cls", b"1\ta\npos\tb\n\n \t \n0\ta\tb\tc\n-1\ta\n65536\ta\n65535\ta\n2\t\n3\t\xff\n4\n\t\tb\n1\t\tb\n")
+    report = made("cls", b"1\ta\npos\tb\n\n \t \n0\ta\tb\tc\n-1\ta\n65536\ta\n65535\ta\n2\t\n3\t\xff\n4\n\t\tb\n"
+                         b"1\t\tb\n")
     assert report[0] == "documents: 3 (2 blank lines skipped)"
     corpus = tmp_path / "corpus.tsv"
     number = "the label is no whole number from 0 to 65,535, left out"
@@ -104,7 +105,8 @@ def test_every_line_is_an_instance_blank_or_counted_and_located(made, tmp_path):
 def test_prefixes_without_room_are_counted(made, tmp_path):
     report = made("prefixlm", "a\tb\nabcd\ta\n\tb\na\tb\tc\nb\t\n")
     assert report[0] == "documents: 1 (0 blank lines skipped)"
-    assert f"  {tmp_path / 'corpus.tsv'}: line 2: the prefix has more than --seq_length - 3 = 3 tokens, left out" in report
+    kind = "the prefix has more than --seq_length - 3 = 3 tokens, left out"
+    assert f"  {tmp_path / 'corpus.tsv'}: line 2: {kind}" in report
     assert sum("left out" in line and ": line " in line for line in report) == 4
 
 
@@ -124,5 +126,6 @@ def test_words_are_known_in_both_parts(tmp_path, tokenizer):
     dataset = make_dataset(tmp_path / "d.pt", tmp_path / "c.tsv", "cls_mlm", tokenizer, seq_length=8,
                            members={"whole_word_masking": True})
     starts = dataset.columns["word_start"]
-    assert len(starts) == len(dataset.tokens) and starts[[0, 1, 3, 4, 6, 7, 8, 11]].all() and not starts[[2, 9, 10]].any()
+    assert len(starts) == len(dataset.tokens)
+    assert starts[[0, 1, 3, 4, 6, 7, 8, 11]].all() and not starts[[2, 9, 10]].any()
     assert whole_batch(dataset, MaskingConfig(whole_word_masking=True)).labels["mlm"].wanted().any(1).all()
