@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tools.datasets import make_dataset, whole_batch
 from uer.config import DatasetConfig, MaskingConfig
 from uer.data.build import build_dataset
+from uer.data.loader import Loader, open_processor
 from uer.data.processors.base import Ragged
 from uer.data.processors.fields import Mark, assembled
+from uer.data.row_fetcher import RowFetcher
 from uer.errors import UserError
 from uer.tokenizers.char import CharTokenizer
 from uer.tokenizers.vocab import Vocab
@@ -129,3 +132,19 @@ def test_words_are_known_in_both_parts(tmp_path, tokenizer):
     assert len(starts) == len(dataset.tokens)
     assert starts[[0, 1, 3, 4, 6, 7, 8, 11]].all() and not starts[[2, 9, 10]].any()
     assert whole_batch(dataset, MaskingConfig(whole_word_masking=True)).labels["mlm"].wanted().any(1).all()
+
+
+def test_two_sequences_are_fetched_from_a_copy_and_trimmed_each_by_itself(tmp_path, tokenizer):
+    """The rows that a GPU gathers from its copy; the loader's batches are as long as the longest row of each side."""
+    (tmp_path / "c.tsv").write_text("a\tb\nab\tabcabc\nabcabc\tcc\nc\tabc\n")
+    dataset = make_dataset(tmp_path / "d.pt", tmp_path / "c.tsv", "mt", tokenizer, seq_length=9,
+                           members={"tgt_seq_length": 11})
+    found = [RowFetcher(dataset, ["src", "tgt"], torch.device("cpu"), mapped).fetch(torch.tensor([2, 0, 3]))
+             for mapped in (True, False)]
+    for axis in ("src", "tgt"):
+        assert torch.equal(found[0][1][axis], found[1][1][axis])
+        for length, *rows in zip(found[0][1][axis], found[0][0][axis], found[1][0][axis]):
+            assert torch.equal(rows[0][:length], rows[1][:length])
+    (batch,) = Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=4, trim=True).step(0)
+    assert batch.src.values.shape == (4, 8) and batch.tgt.values.shape == (4, 8) == batch.labels["lm"].values.shape
+    assert sorted(batch.samples.tolist()) == [0, 1, 2, 3] and int(batch.real_tokens()) == 3 + 4 + 8 + 3 + 3 + 8 + 4 + 5
