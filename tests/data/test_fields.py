@@ -7,6 +7,7 @@ import torch
 from tests.tools.datasets import make_dataset, whole_batch
 from uer.config import DatasetConfig, MaskingConfig
 from uer.data.build import build_dataset
+from uer.data.line_cleaner import LineCleaner
 from uer.data.loader import Loader, open_processor
 from uer.data.processors.base import Ragged
 from uer.data.processors.fields import Mark, assembled
@@ -148,3 +149,14 @@ def test_two_sequences_are_fetched_from_a_copy_and_trimmed_each_by_itself(tmp_pa
     (batch,) = Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=4, trim=True).step(0)
     assert batch.src.values.shape == (4, 8) and batch.tgt.values.shape == (4, 8) == batch.labels["lm"].values.shape
     assert sorted(batch.samples.tolist()) == [0, 1, 2, 3] and int(batch.real_tokens()) == 3 + 4 + 8 + 3 + 3 + 8 + 4 + 5
+
+
+@pytest.mark.parametrize("line", ["1\ta", "", " \t ", "\u3000", "1", "1\t\u3000", "\v\f"])
+def test_what_is_left_out_does_not_depend_on_the_lines_around(line):
+    """Chunks without damage are read in one operation, others line by line."""
+    found = []
+    for more in (b"", b"x\n", b"1\t\xff\n"):
+        cleaner = LineCleaner("c.tsv", field_counts=(2, 3))
+        text = cleaner.clean(b"0\tb\n" + line.encode() + b"\n" + more, False).split("\n")[:-1]
+        found.append([content for number, content in zip(cleaner.kept, text) if number < 3])
+    assert found[0] == found[1] == found[2]

@@ -6,7 +6,7 @@ Only "\\n" and "\\r\\n" end a line. Lines that are changed or left out are count
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from uer.errors import UserError
 
@@ -14,6 +14,7 @@ LONG_LINE = 1 << 20  # bytes; a longer line is processed in pieces
 LONG_WHOLE_LINE = 1 << 24  # bytes; JSON and fields cannot be read in pieces, so a longer line is left out
 KEPT_LOCATIONS = 100  # how many damaged lines are listed; all are counted
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANKS = " \t\r\v\f"
 
 
 def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LONG_LINE) -> Iterator[tuple[bytes, bool]]:
@@ -82,7 +83,7 @@ class LineCleaner:
         self.damaged = 0
         self.damage: Counter[str] = Counter()
         self.locations: list[tuple[int, str]] = []
-        self.kept: list[int] = []
+        self.kept: Sequence[int] = []
         self._continued = False  # the next chunk begins inside a line
         self._noted: dict[str, int] = {}  # the line last noted for each kind of damage
 
@@ -102,7 +103,8 @@ class LineCleaner:
         if self.text_field:
             text = self._whole(data, first, unfinished, self._json_text)
         elif self.field_counts:
-            text = self._whole(data, first, unfinished, self._fields_text)
+            text = self._undamaged_fields(data, first, unfinished)
+            text = self._whole(data, first, unfinished, self._fields_text) if text is None else text
         else:
             text = self._plain(data, first, unfinished)
         self.lines = first + data.count(b"\n") - 1
@@ -172,9 +174,23 @@ class LineCleaner:
             return self._leave_out(number, f"field '{self.text_field}' is not text")
         return text.encode(errors="replace").decode().replace("\n", " ")  # JSON can name half a surrogate pair
 
+    def _undamaged_fields(self, data: bytes, first: int, unfinished: bool) -> str | None:
+        """The text of a chunk in which no line is damaged, in one operation; None of other chunks."""
+        if unfinished or self._continued or b"\0" in data:
+            return None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return None
+        lines = text.split("\n")[:-1]
+        if not all(line.count("\t") + 1 in self.field_counts or not line.strip(BLANKS) for line in lines):
+            return None
+        self.kept = range(first, first + len(lines))
+        return text
+
     def _fields_text(self, line: bytes, number: int) -> str | None:
         count = line.count(b"\t") + 1
-        if line.strip() and count not in self.field_counts:
+        if line.strip(BLANKS.encode()) and count not in self.field_counts:
             wanted = " or ".join(map(str, self.field_counts))
             return self._leave_out(number, f"{count} tab-separated fields instead of {wanted}")
         return self._decode(line, number)
