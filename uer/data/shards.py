@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -256,8 +257,8 @@ def tokenized(text: str, settings: BuildSettings,
     if not settings.field_counts:
         return (encode(text, fields[0]),)
     rows = [line.split("\t") for line in text.split("\n")[:-1]]
-    columns = [[row[number] if number < len(row) else "" for row in rows] for number in range(len(fields))]
-    return tuple(encode("".join(f"{value}\n" for value in column), vocab) if vocab else column
+    columns = [*zip_longest(*rows, fillvalue=""), *(("",) * len(rows) for _ in fields)]  # lines may have fewer fields
+    return tuple(encode("\n".join(column) + "\n", vocab) if vocab else list(column)
                  for column, vocab in zip(columns, fields))
 
 

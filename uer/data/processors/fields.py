@@ -126,7 +126,10 @@ class FieldBuilder:
 
 def _blank(field: Ragged | list[str]) -> np.ndarray:
     """(lines,) bool: where there is nothing."""
-    return field.lengths == 0 if isinstance(field, Ragged) else np.array([not text.strip() for text in field], bool)
+    if isinstance(field, Ragged):
+        return field.lengths == 0
+    empty = {text for text in set(field) if not text.strip()}
+    return np.array([text in empty for text in field], bool)
 
 
 def without_tokens(fields: Fields, needed: int | None = None) -> dict[str, np.ndarray]:
