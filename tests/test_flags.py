@@ -32,7 +32,8 @@ MODEL = {
     "relative_attention_buckets_num": 32, "remove_attention_scale": False, "remove_transformer_bias": False,
     "layernorm": "normal", "bidirectional": False, "parameter_sharing": False, "has_residual_attention": False,
     "has_lmtarget_bias": False, "target": ("mlm",), "tie_weights": False, "pooling": "first",
-    "prefix_lm_loss": False}  # UER-py's decoder is the transformer, for every encoder; here there is none
+    "prefix_lm_loss": False,
+    "labels_num": None}  # UER-py's decoder is the transformer, for every encoder; here there is none
 DATASET = {
     "corpus_path": REQUIRED, "dataset_path": "dataset.pt", "processes_num": 1, "data_processor": "bert",
     "docs_buffer_size": 100000, "seq_length": 128, "tgt_seq_length": 128, "dup_factor": 5, "short_seq_prob": 0.1,
@@ -40,8 +41,8 @@ DATASET = {
 TRAIN = {
     "dataset_path": ("dataset.pt",), "pretrained_model_path": None, "output_model_path": REQUIRED,
     "config_path": "models/bert/base_config.json", "total_steps": 100000, "save_checkpoint_steps": 10000,
-    "report_steps": 100, "accumulation_steps": 1, "batch_size": 32, "instances_buffer_size": 25600, "labels_num": None,
-    "seed": 7, "data_processor": None, "deep_init": False}  # UER-py's data_processor is bert; ours is the dataset's
+    "report_steps": 100, "accumulation_steps": 1, "batch_size": 32, "instances_buffer_size": 25600, "seed": 7,
+    "data_processor": None, "deep_init": False}  # UER-py's data_processor is bert; ours is the dataset's
 PARALLEL = {"world_size": 1, "gpu_ranks": (), "master_ip": "tcp://localhost:12345", "backend": "nccl"}
 FINETUNE = {
     "pretrained_model_path": None, "output_model_path": "models/finetuned_model.bin", "train_path": REQUIRED,

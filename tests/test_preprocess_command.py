@@ -54,7 +54,7 @@ def test_it_starts_without_torch(command, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (("--data_processor", "mt"), "--data_processor: 'mt' is not built yet; choose from: bert, mlm"),
+    (("--data_processor", "nsp"), "--data_processor: 'nsp' is unknown; choose from: bert, mlm"),
     (("--corpus_path", "none.txt"), "--corpus_path none.txt: No such file or directory"),
     (("--corpus_path", "vocab.txt", "corpus.txt", "--encoding_errors", "ignore"), "--encoding_errors: 'ignore'"),
     (("--vocab_path", "corpus.txt"), "corpus.txt"),

@@ -157,7 +157,6 @@ class DatasetConfig(Members):
                                family="data_processor")
     docs_buffer_size: int = flag(100000, "Accepted for UER-py's commands; memory is limited without it.")
     seq_length: int = flag(128, "Maximum sequence length in tokens, [CLS] and [SEP] included.")
-    tgt_seq_length: int = flag(128, "Maximum length of a target-side sequence in tokens.", planned=True)
     dup_factor: int = flag(5, "How often each document or instance is repeated, each time with other random choices "
                               "(masks, pairs).")
     seed: int = flag(7, "Random seed of static masks and of sentence pairs.")
@@ -221,7 +220,8 @@ class ModelConfig(Members):
     tie_weights: bool = flag(False, "Use the weight of the word embedding in the output layer too.")
     pooling: str = flag("first", "How the hidden states of a sequence become one vector.",
                         choices=("mean", "max", "first", "last"))
-    prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix.", planned=True)
+    prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it\n"
+                                       "too, the prefixes of --data_processor prefixlm have no loss.")
     stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.", planned=True,
                                  file_only=True)
     stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.", planned=True,
@@ -277,6 +277,17 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class LabelsConfig:
+    """Labels (--target cls)"""
+
+    labels_num: int | None = flag(None, "Number of labels: of the cls target, or of a fine-tuned model that UER-py\n"
+                                        "saved.")
+
+    def problems(self) -> list[str]:
+        return [] if self.labels_num is None or self.labels_num >= 1 else ["--labels_num must be at least 1"]
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Optimizer and learning-rate schedule."""
 
@@ -313,7 +324,6 @@ class TrainConfig:
     batch_size: int = flag(32, "Rows of a micro-batch in each process.", identity=False)
     instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.",
                                       identity=False)
-    labels_num: int | None = flag(None, "Number of labels of the cls target.", planned=True)
     seed: int = flag(7, "Random seed of the initial weights, the order of the data, the masks and the dropout.")
     data_processor: str | None = flag(None, "Processor that made the datasets (default: the one named in them).",
                                       family="data_processor")

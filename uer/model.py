@@ -28,6 +28,7 @@ from uer.layers.layout import (
     static_shapes,
     unpadded_layout,
 )
+from uer.layers.pooling import ONE_TOKEN, pool, pooled_position
 from uer.meta_device import Unfilled, extrapolated
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
@@ -222,9 +223,13 @@ class Model(Backbone):
     def warnings(self) -> list[str]:
         """What would train, but teach nothing; a line each."""
         sees = self.encoder.sees(self.config)
-        return [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be "
-                f"predicted, so it learns nothing but to copy them; choose {_encoders_that_see(target.needs)}"
-                for name, target in self.target.items() if target.needs and sees not in target.needs]
+        blind = [f"warning: --target {name}: --pooling first takes the hidden state of [CLS], which with this encoder "
+                 "depends on no other token; choose --pooling last, mean or max"
+                 for name, target in self.target.items() if target.pooling == "first" and sees == "earlier"]
+        copies = [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be "
+                  f"predicted, so it learns nothing but to copy them; choose {_encoders_that_see(target.needs)}"
+                  for name, target in self.target.items() if target.needs and sees not in target.needs]
+        return blind + copies
 
     def counts(self, batch: Batch) -> Tensor:
         """(targets,) float32 on the device: how many predictions each target's loss sums over."""
@@ -260,17 +265,24 @@ class Model(Backbone):
         """
         layout = self._layout(batch.src.values, batch.src.seg, batch.packing)
         embedded = self.embedding(batch.src.values, layout)  # (N, E): N tokens, those of `layout`
-        asked = {name: batch.labels[name] for name in self.target}
+        asked = {name: self._at_pooled_position(name, batch) for name in self.target}
+        pooled = {name: target.pooling for name, target in self.target.items()
+                  if target.pooling and target.pooling not in ONE_TOKEN}
         for name, labels in asked.items():
             if labels.side != "src":
                 raise UserError(f"--target {name}: the dataset's labels are on the target side, which needs a decoder; "
                                 "none is built yet")
-        if any(labels.positions is None for labels in asked.values()):
-            return _from_all(self.encoder(embedded, layout), layout, asked)  # a target wants every position
+        if pooled or any(labels.positions is None for labels in asked.values()):  # a target wants every position
+            return _from_all(self.encoder(embedded, layout), layout, asked, pooled)
         # (B, P) positions of all targets together, and whether anything is predicted there.
         queries = layout.queries(torch.cat([labels.positions for labels in asked.values()], dim=1),
                                  torch.cat([labels.wanted() for labels in asked.values()], dim=1))
         return _from_queries(self.encoder(embedded, layout, queries), layout, queries, asked)
+
+    def _at_pooled_position(self, name: str, batch: Batch) -> Labels:
+        """A target's labels, at the position that its pooling takes the row's vector from."""
+        labels, how = batch.labels[name], self.target[name].pooling
+        return replace(labels, positions=pooled_position(batch.src.seg > 0, how)) if how == "last" else labels
 
     @property
     def perplexities(self) -> tuple[str, ...]:
@@ -291,16 +303,21 @@ def _encoders_that_see(needed: Sequence[str]) -> str:
     return " or ".join([*causal, f"--encoder {', '.join(names)}"])
 
 
-def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
+def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels],
+              pooled: Mapping[str, str]) -> dict[str, TargetInput]:
     """The inputs of each target, from the hidden states of all tokens (N, H).
 
     Args:
         hidden: (N, H) the tokens of `layout`.
         asked: the labels by target, at some positions (B, P, ...) or at every position (B, S, ...).
+        pooled: of the targets with a label for each row (B, 1), "mean" or "max" of the row's hidden states.
     """
     inputs = {}
     for name, labels in asked.items():
-        if labels.positions is None:
+        if name in pooled:
+            rows = pool(layout.scatter(hidden), layout.seg > 0, pooled[name])  # (B, H)
+            inputs[name] = _without_ignored(rows, labels.values[:, 0], labels.wanted()[:, 0])
+        elif labels.positions is None:
             inputs[name] = _without_ignored(hidden, layout.gather(labels.values, IGNORED),
                                             layout.gather(labels.wanted()))
         else:

@@ -44,6 +44,25 @@ def sentences(documents: int, longest: int = 15) -> str:
     return "".join(paragraph + "\n" * draw.choice((1, 2)) for paragraph in paragraphs)
 
 
+def text(draw: random.Random, longest: int) -> str:
+    return "".join(draw.choices(CHARACTERS, k=draw.randrange(1, longest)))
+
+
+def labelled(documents: int, longest: int = 25) -> str:
+    """The label 0 and a text, or 1 and two texts; some lines are blank or have another number of fields."""
+    draw = random.Random(5)
+    rows = ["\t".join((str(label), *(text(draw, longest) for _ in range(label + 1))))
+            for label in draw.choices((0, 1), (1, 5), k=documents)]
+    return "".join(row + draw.choice(("\n", "\n", "\n\n", "\nno label\n")) for row in rows)
+
+
+def text_pairs(documents: int, longest: int = 15) -> str:
+    """Two texts a line; some lines are blank, have another number of fields, or an empty field."""
+    draw = random.Random(6)
+    rows = [f"{text(draw, min(longest, 12))}\t{text(draw, longest)}" for _ in range(documents)]
+    return "".join(row + draw.choice(("\n", "\n", "\n\n", "\na\tb\tc\n", "\na\t\n")) for row in rows)
+
+
 # Each processor's name -> its corpus, and the settings of the cases that are run.
 CASES: dict[str, tuple] = {
     "mlm": (lines, [{}, {"dup_factor": 3, "members": {"span_masking": True}}, {"members": {"full_sentences": True}}]),
@@ -51,6 +70,10 @@ CASES: dict[str, tuple] = {
     "bilm": (lines, [{}]),
     "bert": (sentences, [{"dup_factor": 2}, {"dynamic_masking": True, "members": {"short_seq_prob": 1.0}}]),
     "albert": (sentences, [{"dup_factor": 2}, {"dynamic_masking": True, "members": {"span_masking": True}}]),
+    "cls": (labelled, [{}]),
+    "cls_mlm": (labelled, [{"dup_factor": 3}, {"dynamic_masking": True, "members": {"span_masking": True}}]),
+    "prefixlm": (text_pairs, [{}]),
+    "mt": (text_pairs, [{"members": {"tgt_seq_length": 7}}, {"members": {"tgt_seq_length": 11}}]),
 }
 EVERY = [pytest.param(name, settings, id=f"{name} {number}") for name, (_, cases) in CASES.items()
          for number, settings in enumerate(cases)]
@@ -136,7 +159,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, name):
         corpus.write_text(text * (size // len(text.encode())), encoding="utf-8")
         config = DatasetConfig(corpus_path=(str(corpus),), dataset_path=str(tmp_path / "d.pt"), data_processor=name,
                                seq_length=256, dup_factor=1)
-        peaks.append(traced_peak(build.build_settings(config, {"src": tokenizer}), corpus, tmp_path))
+        settings = build.build_settings(config, {"src": tokenizer, "tgt": tokenizer})
+        peaks.append(traced_peak(settings, corpus, tmp_path))
     assert peaks[1] < 1.3 * peaks[0], peaks
 
 
@@ -173,12 +197,15 @@ def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
     """Trimming, filler rows, slices and counts treat every kind of labels as what it is."""
     batch = whole_batch(make(name, settings)).rows(0, 7)
     trimmed = batch.trimmed()
-    longest = int((batch.src.seg > 0).sum(1).max())
-    assert trimmed.src.values.shape == (7, longest)
+    sides = {"src": batch.src, **({"tgt": batch.tgt} if batch.tgt else {})}
+    longest = {name: int((side.seg > 0).sum(1).max()) for name, side in sides.items()}
+    assert trimmed.src.values.shape == (7, longest["src"])
+    assert trimmed.tgt is None or trimmed.tgt.values.shape == (7, longest["tgt"])
     for target, labels in trimmed.labels.items():
         before = batch.labels[target]
         assert labels.wanted().sum() == before.wanted().sum() == batch.counts()[target]
-        assert labels.values.shape[1] == (before.values.shape[1] if before.positions is not None else longest)
+        assert labels.values.shape[1] == (before.values.shape[1] if before.positions is not None
+                                          else longest[labels.side])
     filling = torch.tensor([False, True, False, False, True, False, True])
     emptied = batch.without(filling)
     for target, labels in emptied.labels.items():
@@ -188,7 +215,8 @@ def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
     parts = [batch.rows(0, 3), batch.rows(3, 7)]
     for target, count in batch.counts().items():
         assert sum(part.counts()[target] for part in parts) == count
-    assert sum(part.real_tokens() for part in parts) == batch.real_tokens() == (batch.src.seg > 0).sum()
+    real = sum((side.seg > 0).sum() for side in sides.values())
+    assert sum(part.real_tokens() for part in parts) == batch.real_tokens() == batch.row_tokens().sum() == real
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
@@ -201,7 +229,8 @@ def test_what_a_sample_is_depends_on_nothing_but_its_number(make, name, settings
         found = {}
         for step in (5, 2):
             for batch in loader.step(step):
-                tensors = (batch.src.values, batch.src.seg, *(part.values for part in batch.labels.values()))
+                tensors = (batch.src.values, batch.src.seg, *(part.values for part in batch.labels.values()),
+                           *((batch.tgt.values, batch.tgt.seg) if batch.tgt else ()))
                 for row, sample in enumerate(batch.samples.tolist()):
                     found[sample] = [tensor[row].tolist() for tensor in tensors]
         return found

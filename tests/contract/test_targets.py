@@ -47,8 +47,9 @@ LABELS = {
     "sp": (one_a_row, {}),
     "lm": (at_every_position, {"tie_weights": True, "has_lmtarget_bias": True, "mask": "causal"}),
     "bilm": (lambda generator: at_every_position(generator, 2), {"encoder": "bilstm"}),
+    "cls": (one_a_row, {"labels_num": 3}),
 }
-PAIRS = [("mlm", "sp"), ("sp", "mlm"), ("lm", "sp"), ("mlm", "lm")]
+PAIRS = [("mlm", "sp"), ("sp", "mlm"), ("lm", "sp"), ("mlm", "lm"), ("cls", "mlm")]
 
 
 def batch_for(*targets: str) -> Batch:

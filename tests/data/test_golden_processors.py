@@ -1,6 +1,7 @@
-"""Instances and batches of lm, bilm, bert and albert beside those of the original toolkit."""
+"""Instances and batches of the processors beside those of the original toolkit."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -138,3 +139,88 @@ def test_albert_swaps_half_of_the_rows_and_says_which(tmp_path, breadth, tokeniz
             assert seg == [1] * (len(one) + 2) + [2] * (len(other) + 1) + [0] * (64 - len(stored))
         swapped.append((batch.labels["sp"].values == 1).float().mean().item())
     assert abs(np.mean(swapped) - 0.5) < 0.02
+
+
+def row_tokens(dataset, axis="src"):
+    """The stored sequences as lists."""
+    return [dataset.sequence(number, axis).tolist() for number in range(len(dataset))]
+
+
+def without_padding(src, seg):
+    return [row[:count].tolist() for row, count in zip(src, (seg > 0).sum(1))]
+
+
+def test_cls(tmp_path, breadth, summary, tokenizer):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "labelled.tsv", "cls", tokenizer, seq_length=32)
+    expected = np.load(breadth / "data" / "cls_seq32.npz")
+    batch = whole_batch(dataset)
+    assert np.array_equal(batch.src.values, expected["batch_src"]) and np.array_equal(batch.src.seg,
+                                                                                     expected["batch_seg"])
+    assert batch.labels["cls"].values[:, 0].tolist() == expected["batch_tgt"].tolist()
+    assert (batch.labels["cls"].positions == 0).all()
+    figures = summary["cls_seq32"]
+    assert (len(dataset), len(dataset.tokens)) == (figures["instances"], figures["tokens"])
+
+
+def test_cls_mlm(tmp_path, breadth, tokenizer):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "labelled.tsv", "cls_mlm", tokenizer, seq_length=32)
+    expected = np.load(breadth / "data" / "cls_mlm_seq32.npz")
+    batch = whole_batch(dataset)
+    assert row_tokens(dataset) == without_padding(expected["src_before_masking"], expected["seg"])
+    assert np.array_equal(batch.src.seg, expected["seg"])
+    assert batch.labels["cls"].values[:, 0].tolist() == expected["tgt_cls"].tolist()
+    labels = batch.labels["mlm"]
+    original = torch.from_numpy(expected["src_before_masking"].astype(np.int64))
+    assert torch.equal(original.gather(1, labels.positions)[labels.wanted()], labels.values[labels.wanted()])
+    shown = batch.src.values.scatter(1, torch.where(labels.wanted(), labels.positions, 0),
+                                     torch.where(labels.wanted(), labels.values, 101))
+    assert torch.equal(shown, original)
+
+
+def test_prefixlm(tmp_path, breadth, summary, tokenizer):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "prefix.tsv", "prefixlm", tokenizer, seq_length=32)
+    expected = np.load(breadth / "data" / "prefixlm_seq32.npz")
+    batch = whole_batch(dataset)
+    assert np.array_equal(batch.src.values, expected["batch_src"]) and np.array_equal(batch.src.seg,
+                                                                                     expected["batch_seg"])
+    labels = batch.labels["lm"].values.numpy()
+    assert np.array_equal(np.where(labels == IGNORED, 0, labels), expected["batch_tgt"])
+    assert len(dataset) == summary["prefixlm_seq32"]["instances"]
+    assert (labels != IGNORED).sum() == summary["prefixlm_seq32"]["positions_with_a_target"]
+    assert dataset.info.counts["left_out_lines"] == 3  # two prefixes that are too long, one line without a tab
+
+
+@pytest.fixture
+def english(tmp_path, breadth):
+    """A vocabulary in which the corpus' words have the ids of the original's English vocabulary.
+
+    Every word of the corpus is one entry of it, so the ids of the batch are those of the words, one after another.
+    """
+    lines = (breadth / "corpora" / "parallel.tsv").read_text(encoding="utf-8").splitlines()
+    texts = [line.split("\t")[0].lower().replace("ï", "i").replace("é", "e") for line in lines if line.count("\t") == 1]
+    batch = np.load(breadth / "data" / "mt.npz")["batch_src"]
+    known = {101: "[CLS]", 102: "[SEP]", 0: "[PAD]", 100: "[UNK]", 103: "[MASK]"}
+    for text, row in zip(texts, batch):
+        for word, index in zip(re.findall(r"\w+|[^\w\s]", text), row[1:].tolist()):
+            assert known.setdefault(index, word) == word
+    path = tmp_path / "english.txt"
+    path.write_text("".join(f"{known.get(index, f'[unused{index}]')}\n" for index in range(30522)))
+    return build_tokenizer(TokenizerConfig(vocab_path=str(path)))
+
+
+def test_mt(tmp_path, breadth, summary, tokenizer, english):
+    figures = summary["mt"]
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "parallel.tsv", "mt", english,
+                           tgt_tokenizer=tokenizer, seq_length=24, members={"tgt_seq_length": 16})
+    expected = np.load(breadth / "data" / "mt.npz")
+    batch = whole_batch(dataset)
+    assert np.array_equal(batch.src.values, expected["batch_src"]) and np.array_equal(batch.src.seg,
+                                                                                     expected["batch_seg"])
+    assert np.array_equal(batch.tgt.values, expected["batch_tgt_in"])
+    assert np.array_equal(batch.tgt.seg, expected["batch_tgt_seg"])
+    labels = batch.labels["lm"]
+    assert labels.side == "tgt"
+    assert np.array_equal(np.where(labels.wanted(), labels.values, 0), expected["batch_tgt_out"])
+    wanted = figures["tgt_positions_in_the_original_loss"] - figures["of_these_with_target_pad"]
+    assert int(labels.wanted().sum()) == wanted
+    assert (len(dataset), len(dataset.tokens)) == (figures["instances"], figures["src_tokens"])

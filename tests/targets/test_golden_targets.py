@@ -15,7 +15,9 @@ from uer.model import build_model
 FIGURES = "standard_layernorm_eps_1e-12"
 MODELS = ("bert_mlm_sp", "albert_mlm_sp", "megatron_bert_mlm_sp", "bert_relative_position_scaled_mlm",
           "bert_residual_attention_mlm", "gpt2_lm", "gpt2_lm_label_smoothing", "megatron_gpt2_lm", "rnn_lm", "lstm_lm",
-          "gru_lm", "gatedcnn_lm", "birnn_bilm", "bilstm_bilm", "bigru_bilm")
+          "gru_lm", "gatedcnn_lm", "birnn_bilm", "bilstm_bilm", "bigru_bilm", "cls_first", "cls_last", "cls_mean",
+          "cls_max", "cls_mlm", "prefixlm", "prefixlm_prefix_lm_loss", "lstm_embedding_layernorm_cls_last",
+          "gatedcnn_cls_max", "gru_bidirectional_cls", "lstm_bidirectional_cls", "rnn_bidirectional_cls")
 
 
 def open_model(folder, name):
@@ -37,12 +39,15 @@ def batch_of(arrays):
         return torch.where(values > 0, values.long(), IGNORED)
 
     labels = {}
-    if "in_tgt_mlm" in arrays or "in_tgt" in arrays:
+    rows = torch.zeros(len(arrays["in_src"]), 1, dtype=torch.int64)  # the position of a row's label
+    if "in_tgt_mlm" in arrays or arrays.get("in_tgt", rows[0]).dim() == 2:
         positions = torch.arange(arrays["in_src"].shape[1]).expand_as(arrays["in_src"])
         values = arrays.get("in_tgt_mlm", arrays.get("in_tgt"))
         labels |= {"mlm": Labels(wanted(values), positions), "lm": Labels(wanted(values))}
     if "in_tgt_sp" in arrays:
-        labels["sp"] = Labels(arrays["in_tgt_sp"].long()[:, None], torch.zeros(len(arrays["in_src"]), 1).long())
+        labels["sp"] = Labels(arrays["in_tgt_sp"].long()[:, None], rows)
+    if "lm" not in labels or "in_tgt_cls" in arrays:
+        labels["cls"] = Labels(arrays.get("in_tgt_cls", arrays.get("in_tgt", rows)).long().view(-1, 1), rows)
     if "in_tgt_forward" in arrays:
         both = torch.stack([arrays["in_tgt_forward"], arrays["in_tgt_backward"]], dim=2).long()
         labels["bilm"] = Labels(torch.where(arrays["in_seg"][:, :, None] > 0, both, IGNORED))
@@ -80,6 +85,9 @@ def test_figures(golden, name, unpad):
         chosen = batch.labels["mlm"].wanted()
         logits = model.target["mlm"].logits(model.encode(batch.src.values, batch.src.seg)[chosen])
         assert close(logits, arrays["out_mlm_logits"])
+    logits = arrays.get("out_cls_logits", arrays.get("out_logits"))
+    if "cls" in model.target:
+        assert close(model.target["cls"].logits(inputs["cls"].hidden).sort(0).values, logits.sort(0).values)
     if "out_sp_logits" in arrays and unpad == "on":
         assert close(model.target["sp"].logits(inputs["sp"].hidden).sort(0).values,
                      arrays["out_sp_logits"].sort(0).values)

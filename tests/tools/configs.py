@@ -8,6 +8,5 @@ from uer.config import ModelConfig
 
 def model_config(**settings: Any) -> ModelConfig:
     """A ModelConfig from flat settings, those of single encoders and targets among them, as a config file has them."""
-    others = ("data_processor", "labels_num")  # keys of a config file that other sections read
-    return sections.from_json(ModelConfig, {name: value for name, value in settings.items() if name not in others},
-                         "a test's settings")
+    others = {name: value for name, value in settings.items() if name != "data_processor"}  # which pretrain.py reads
+    return sections.from_json(ModelConfig, others, "a test's settings")

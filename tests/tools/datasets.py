@@ -8,6 +8,7 @@ from uer.config import DatasetConfig, MaskingConfig
 from uer.data.batch import Batch, Rows
 from uer.data.build import build_dataset
 from uer.data.loader import open_processor
+from uer.data.processors import PROCESSORS
 from uer.data.row_fetcher import RowFetcher, widened
 from uer.data.schema import INSTANCE
 from uer.data.store import TokenDataset, open_dataset
@@ -15,11 +16,14 @@ from uer.tokenizers.base import Tokenizer
 
 
 def make_dataset(path: Path, corpus: Path, processor: str, tokenizer: Tokenizer, *, shard_bytes: int | None = None,
-                 members: dict | None = None, **settings) -> TokenDataset:
-    """What `preprocess.py` makes; `members` are the processor's own settings."""
+                 members: dict | None = None, tgt_tokenizer: Tokenizer | None = None, **settings) -> TokenDataset:
+    """What `preprocess.py` makes; `members` are the processor's own settings. A target side has its own tokenizer, or
+    the same."""
     config = DatasetConfig(corpus_path=(str(corpus),), dataset_path=str(path), data_processor=processor,
                            members=members or {}, **settings)
-    build_dataset(config, {"src": tokenizer}, note=lambda line: None, shard_bytes=shard_bytes)
+    sides = {"src": tokenizer, "tgt": tgt_tokenizer or tokenizer}
+    tokenizers = {side: sides[side] for side in ("src", *filter(None, PROCESSORS[processor].fields))}
+    build_dataset(config, tokenizers, note=lambda line: None, shard_bytes=shard_bytes)
     return open_dataset(path)
 
 

@@ -22,7 +22,7 @@ from uer.training import preflight
     ({"output_model_path": "/dev/null/m"}, "/dev/null cannot be written to: File exists"),
     ({"pretrained_model_path": "absent.bin"}, "absent.bin: No such file"),
     ({"total_steps": 0}, "--total_steps must be at least 1"),
-    ({"data_processor": "mt"}, "not built yet"),
+    ({"data_processor": "nsp"}, "is unknown"),
     ({"data_processor": "bert"}, "made with --data_processor mlm, not bert"),
     ({"target": ("mlm", "sp")}, "--data_processor mlm has labels for mlm, none for sp"),
     ({"world_size": 2}, "--gpu_ranks 0 1"),
@@ -43,9 +43,9 @@ def test_one_line_and_status_2(playground, flags, message):
 def test_datasets_that_do_not_fit(playground):
     other = playground.write_dataset("other.pt", vocab_changes={"fingerprint": "0" * 64})
     assert "made with another vocabulary" in playground.fail("m", dataset_path=other)
-    playground.write_dataset("other.pt", processor="mt")
-    assert "made with --data_processor mt, not mlm" in playground.fail("m", dataset_path=other)
-    assert "'mt' is not built yet" in playground.fail("m", dataset_path=other, data_processor=None)
+    playground.write_dataset("other.pt", processor="nsp")
+    assert "made with --data_processor nsp, not mlm" in playground.fail("m", dataset_path=other)
+    assert "'nsp' is unknown" in playground.fail("m", dataset_path=other, data_processor=None)
     playground.write_dataset("other.pt", vocab_changes={"tokenizer": {"kind": "bert", "do_lower_case": "true"}})
     assert "tokenizer setting" in playground.fail("m", dataset_path=other)
     other.write_bytes((playground.folder / "data.pt").read_bytes()[:-50])

@@ -138,7 +138,7 @@ def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) 
                         f"{dataset.data_processor}")
     if dataset.user_dict and not processor.stores_words:
         raise UserError("--user_dict needs --whole_word_masking")
-    if dataset.text_field and not processor.corpus.one_line:
+    if dataset.text_field and (processor.corpus.fields or not processor.corpus.one_line):
         raise UserError(f"--text_field: --data_processor {dataset.data_processor} reads "
                         f"{processor.corpus.description}, no JSON lines")
     copies = dataset.dup_factor if kind.duplication == "build" and not dataset.dynamic_masking else 1

@@ -48,6 +48,8 @@ def forecast(files: list[CorpusFile], settings: BuildSettings) -> Forecast:
 
 def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
     """Warnings if the corpus seems to be in another format than the processor reads."""
+    if settings.field_counts:  # lines in another format are left out, and the summary says so
+        return []
     text = sample.decode("utf-8", "replace").replace("\0", "")  # what tokenizers take for blank is no text here either
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     filled = [line for line in lines if line]

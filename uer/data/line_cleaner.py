@@ -6,7 +6,7 @@ Only "\\n" and "\\r\\n" end a line. Lines that are changed or left out are count
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from uer.errors import UserError
 
@@ -14,6 +14,7 @@ LONG_LINE = 1 << 20  # bytes; a longer line is processed in pieces
 LONG_WHOLE_LINE = 1 << 24  # bytes; JSON and fields cannot be read in pieces, so a longer line is left out
 KEPT_LOCATIONS = 100  # how many damaged lines are listed; all are counted
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANKS = " \t\r\v\f"
 
 
 def chunks(blocks: Iterable[bytes], cut: re.Pattern[bytes], long_line: int = LONG_LINE) -> Iterator[tuple[bytes, bool]]:
@@ -61,6 +62,7 @@ class LineCleaner:
         damaged: lines that are damaged in some way, those left out among them.
         damage: how many lines have which kind of damage (a line may have two).
         locations: the first damaged lines, as (line counted from 1, kind of damage).
+        kept: numbers of the lines that the last text holds, where lines are read whole.
     """
 
     def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None,
@@ -81,6 +83,7 @@ class LineCleaner:
         self.damaged = 0
         self.damage: Counter[str] = Counter()
         self.locations: list[tuple[int, str]] = []
+        self.kept: Sequence[int] = []
         self._continued = False  # the next chunk begins inside a line
         self._noted: dict[str, int] = {}  # the line last noted for each kind of damage
 
@@ -100,7 +103,8 @@ class LineCleaner:
         if self.text_field:
             text = self._whole(data, first, unfinished, self._json_text)
         elif self.field_counts:
-            text = self._whole(data, first, unfinished, self._fields_text)
+            text = self._undamaged_fields(data, first, unfinished)
+            text = self._whole(data, first, unfinished, self._fields_text) if text is None else text
         else:
             text = self._plain(data, first, unfinished)
         self.lines = first + data.count(b"\n") - 1
@@ -147,8 +151,9 @@ class LineCleaner:
         if unfinished and lines:
             self._leave_out(first + len(lines) - 1, f"longer than {LONG_WHOLE_LINE >> 20} MiB")
             lines = lines[:-1]
-        texts = (read(line, number) for number, line in enumerate(lines, first))
-        return "".join(text + "\n" for text in texts if text is not None)
+        texts = [(number, text) for number, line in enumerate(lines, first) if (text := read(line, number)) is not None]
+        self.kept = [number for number, _ in texts]
+        return "".join(text + "\n" for _, text in texts)
 
     def _json_text(self, line: bytes, number: int) -> str | None:
         if not line.strip():
@@ -169,12 +174,30 @@ class LineCleaner:
             return self._leave_out(number, f"field '{self.text_field}' is not text")
         return text.encode(errors="replace").decode().replace("\n", " ")  # JSON can name half a surrogate pair
 
+    def _undamaged_fields(self, data: bytes, first: int, unfinished: bool) -> str | None:
+        """The text of a chunk in which no line is damaged, in one operation; None of other chunks."""
+        if unfinished or self._continued or b"\0" in data:
+            return None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return None
+        lines = text.split("\n")[:-1]
+        if not all(line.count("\t") + 1 in self.field_counts or not line.strip(BLANKS) for line in lines):
+            return None
+        self.kept = range(first, first + len(lines))
+        return text
+
     def _fields_text(self, line: bytes, number: int) -> str | None:
         count = line.count(b"\t") + 1
-        if line.strip() and count not in self.field_counts:
+        if line.strip(BLANKS.encode()) and count not in self.field_counts:
             wanted = " or ".join(map(str, self.field_counts))
             return self._leave_out(number, f"{count} tab-separated fields instead of {wanted}")
         return self._decode(line, number)
+
+    def leave_out(self, index: int, kind: str) -> None:
+        """Count a line of the last text, its number in that text from 0 on, as left out by the processor."""
+        self._leave_out(self.kept[index], kind)
 
     def _leave_out(self, number: int, kind: str) -> None:
         self._note(number, f"{kind}, left out")

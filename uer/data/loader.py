@@ -91,7 +91,7 @@ class Loader:
         self.tokens_per_epoch = sum(part.tokens for part in self._parts)
         rows = batch_size * accumulation_steps
         # A group is `_steps_made` updates; the order of `_groups_ordered` groups is computed together.
-        self._steps_made = max(1, POSITIONS_AT_ONCE // (rows * processor.batch_lengths()["src"]))
+        self._steps_made = max(1, POSITIONS_AT_ONCE // (rows * sum(processor.batch_lengths().values())))
         self._groups_ordered = max(1, SAMPLES_ORDERED_AT_ONCE // (rows * self._steps_made))
         self._ordered: tuple[int, tuple[Tensor, ...]] | None = None  # the last result of `_order`, and its number
         self._made: dict[int, _Group] = {}  # the last results of `_make` by the numbers of their groups

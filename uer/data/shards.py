@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ class Account:
         for kind, count in cleaner.damage.items():
             self.damage[kind] = self.damage.get(kind, 0) + count
         free = max(KEPT_LOCATIONS - len(self.locations), 0)
-        self.locations += [[file, line, kind] for line, kind in cleaner.locations[:free]]
+        first = sorted(cleaner.locations, key=lambda location: location[0])[:free]
+        self.locations += [[file, line, kind] for line, kind in first]
 
 
 def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None) -> Account:
@@ -152,7 +154,9 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
         for number, path, blocks in shard.parts(settings.processor.corpus.document_end):
             cleaner = LineCleaner(path, settings.encoding_errors, settings.text_field, settings.field_counts)
             for data, unfinished in _chunks(blocks, settings, opens_file=shard.start == 0 or number > shard.file):
-                work.add(cleaner.clean(data, unfinished), unfinished and not _reads_whole_lines(settings))
+                text = cleaner.clean(data, unfinished)
+                for line, reason in work.add(text, unfinished and not _reads_whole_lines(settings)):
+                    cleaner.leave_out(line, reason)
             work.end_file()
             account.include_lines(number, cleaner)
         work.finish(account)
@@ -194,10 +198,17 @@ class _Work:
         self._unknown_tokens = 0
         self._axis_tokens = dict.fromkeys(self._axes, 0)
 
-    def add(self, text: str, unfinished: bool) -> None:
-        """Process lines that end with a line feed each; `unfinished` if the last one continues in the next text."""
-        if text:
-            self._write(self._builder.add(Lines(tokenized(text, self._settings, self._encoded), unfinished)))
+    def add(self, text: str, unfinished: bool) -> tuple[tuple[int, str], ...]:
+        """Process lines that end with a line feed each; `unfinished` if the last one continues in the next text.
+
+        Returns:
+            the lines that were left out: (number in the text, why).
+        """
+        if not text:
+            return ()
+        block = self._builder.add(Lines(tokenized(text, self._settings, self._encoded), unfinished))
+        self._write(block)
+        return block.left_out
 
     def end_file(self) -> None:
         """Process the end of a file."""
@@ -246,8 +257,8 @@ def tokenized(text: str, settings: BuildSettings,
     if not settings.field_counts:
         return (encode(text, fields[0]),)
     rows = [line.split("\t") for line in text.split("\n")[:-1]]
-    columns = [[row[number] if number < len(row) else "" for row in rows] for number in range(len(fields))]
-    return tuple(encode("".join(f"{value}\n" for value in column), vocab) if vocab else column
+    columns = [*zip_longest(*rows, fillvalue=""), *(("",) * len(rows) for _ in fields)]  # lines may have fewer fields
+    return tuple(encode("\n".join(column) + "\n", vocab) if vocab else list(column)
                  for column, vocab in zip(columns, fields))
 
 

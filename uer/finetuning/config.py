@@ -3,7 +3,7 @@
 import glob
 from dataclasses import dataclass
 
-from uer.config import LARGEST_SEED, MOST_THREADS, REQUIRED, flag
+from uer.config import LARGEST_SEED, MOST_THREADS, REQUIRED, LabelsConfig, flag
 from uer.finetuning.paths import fold_path, grid_results_path, model_files, state_path, weights_path
 from uer.paths import File
 
@@ -229,7 +229,7 @@ class FoldsConfig:
 
 
 @dataclass(frozen=True)
-class InferConfig:
+class InferConfig(LabelsConfig):
     """Prediction with a fine-tuned model."""
 
     load_model_path: str = flag(REQUIRED, "Fine-tuned model: its weights file, or its folder.",
@@ -241,7 +241,6 @@ class InferConfig:
                                    path="read")
     batch_size: int = flag(64, "Rows in a batch.")
     seq_length: int | None = flag(None, "Maximum tokens in a row (default: as in fine-tuning, else 128).")
-    labels_num: int | None = flag(None, "Number of labels; only for weights that UER-py saved.")
     output_logits: bool = flag(False, "Also write the logits, in the order of the labels.")
     output_prob: bool = flag(False, "Also write the probabilities, in the order of the labels.")
     truncation: str | None = flag(None, "Which part of a long text is kept (default: as in fine-tuning, else head).",
@@ -254,8 +253,7 @@ class InferConfig:
         found = [] if self.batch_size >= 1 else ["--batch_size must be at least 1"]
         if self.seq_length is not None and self.seq_length < 4:
             found.append("--seq_length must be at least 4")
-        if self.labels_num is not None and self.labels_num < 1:
-            found.append("--labels_num must be at least 1")
+        found += super().problems()
         return found + column_problems(self.columns)
 
     def reads(self) -> list[File]:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from uer.config import ModelConfig
 from uer.finetuning.batches import Batch
+from uer.layers import pooling
 from uer.layers.crf import ConditionalRandomField, Scores
 from uer.layers.dropout import Dropout
 from uer.layers.linear import Linear
@@ -41,14 +42,9 @@ def pool(model: Backbone, batch: Batch, how: str) -> Tensor:
         (B, H)
     """
     real = batch.seg > 0  # (B, S)
-    if how in ("first", "last"):
-        last = real.sum(1, keepdim=True) - 1  # (B, 1), a position
-        return model.encode_at(batch.src, batch.seg, torch.zeros_like(last) if how == "first" else last)[:, 0]
-    hidden = model.encode(batch.src, batch.seg)  # (B, S, H)
-    if how == "mean":
-        return (hidden * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
-    assert how == "max"
-    return hidden.masked_fill(~real[:, :, None], float("-inf")).amax(1)
+    if how in pooling.ONE_TOKEN:
+        return model.encode_at(batch.src, batch.seg, pooling.pooled_position(real, how))[:, 0]
+    return pooling.pool(model.encode(batch.src, batch.seg), real, how)
 
 
 class PooledModel(Backbone):

@@ -2,6 +2,7 @@
 
 from uer.targets.base import LossOutput, Metric, Target
 from uer.targets.bilm import BilmTarget
+from uer.targets.cls import ClsTarget
 from uer.targets.lm import LmTarget
 from uer.targets.mlm import MlmTarget
 from uer.targets.sp import SpTarget
@@ -11,7 +12,8 @@ TARGETS: dict[str, type[Target]] = {
     "sp": SpTarget,
     "lm": LmTarget,
     "bilm": BilmTarget,
+    "cls": ClsTarget,
 }
-PLANNED = ("cls",)
+PLANNED = ()
 
 __all__ = ["PLANNED", "TARGETS", "LossOutput", "Metric", "Target"]

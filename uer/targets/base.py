@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from uer.config import ModelConfig
 from uer.layers.cross_entropy import IGNORED, linear_cross_entropy
 from uer.layers.distillation import SoftTargets, linear_distillation
 
@@ -54,6 +55,18 @@ class Target(nn.Module):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """What the encoder may see (`Encoder.sees`), so that its input does not hold the labels; () where it may be all."""
+    pooling: str = ""
+    """For a target with one label a row, at position 0: which vector of the row it predicts from, "first", "last",
+    "mean" or "max" (`uer.layers.pooling`). "": from the hidden state of each label's own position."""
+
+    @classmethod
+    def classes(cls, config: ModelConfig) -> int | None:
+        """The number of classes, where the labels number classes that the dataset defines; else None.
+
+        Raises:
+            UserError: the settings do not say it.
+        """
+        return None
 
     @abstractmethod
     def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:

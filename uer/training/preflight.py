@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from uer.errors import UserError
@@ -49,11 +50,26 @@ def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: i
     return weights * saves + 3 * weights * min(keep + 1, saves)
 
 
-def check_lengths(path: str, seq_length: int, max_seq_length: int) -> None:
-    """Check that the model has positions for the dataset's rows."""
+def check_lengths(path: str, seq_length: int, max_seq_length: int, flag: str = "--seq_length") -> None:
+    """Check that the model has positions for the dataset's rows, whose length the flag of preprocess.py said."""
     if seq_length > max_seq_length:
-        raise UserError(f"{path}: made with --seq_length {seq_length}, but the model's max_seq_length is "
+        raise UserError(f"{path}: made with {flag} {seq_length}, but the model's max_seq_length is "
                         f"{max_seq_length}")
+
+
+def check_classes(path: str, labels: np.ndarray, classes: int | None) -> None:
+    """Check that a dataset's labels (instances,) are numbers below the number of classes; None: there is no limit."""
+    largest = int(labels.max())
+    if classes is not None and largest >= classes:
+        raise UserError(f"{path}: instance {int(labels.argmax()):,} has the label {largest}, but --labels_num "
+                        f"{classes} allows the labels 0 to {classes - 1}")
+
+
+def check_prefix(prefix_lm_loss: bool, processor: str, has_prefix: bool) -> None:
+    """Check that rows have a prefix where the loss is to leave it out."""
+    if prefix_lm_loss and not has_prefix:
+        raise UserError(f"--prefix_lm_loss: the rows of --data_processor {processor} have no prefix; those of prefixlm "
+                        "have one")
 
 
 def check_update(rows: int, seq_length: int) -> None:

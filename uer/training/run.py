@@ -60,6 +60,7 @@ from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
+from uer.targets import TARGETS
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
 from uer.training import preflight
@@ -205,9 +206,16 @@ def open_data(settings: Settings) -> Data:
             raise UserError(f"{dataset.path}: the dataset is empty")
     processor = open_processor(train + dev, settings.masking)
     preflight.check_targets(settings.model.target, processor_name, processor.labels)
-    length = processor.batch_lengths()["src"]
-    preflight.check_lengths(str(train[0].path), length, settings.model.longest_row)
-    preflight.check_update(config.batch_size * config.accumulation_steps, length)
+    preflight.check_prefix(settings.model.prefix_lm_loss, processor_name, processor.has_prefix)
+    for target in processor.class_columns.keys() & set(settings.model.target):
+        for dataset in train + dev:
+            preflight.check_classes(str(dataset.path), dataset.columns[processor.class_columns[target]],
+                                    TARGETS[target].classes(settings.model))
+    lengths = processor.batch_lengths()
+    for axis, length in lengths.items():
+        preflight.check_lengths(str(train[0].path), length, settings.model.longest_row,
+                                "--seq_length" if axis == "src" else f"--{axis}_seq_length")
+    preflight.check_update(config.batch_size * config.accumulation_steps, sum(lengths.values()))
     tokenizers = build_tokenizers(settings.tokenizer, (side for dataset in train + dev for side in dataset.info.vocabs))
     for dataset in train + dev:
         for side, vocab in dataset.info.vocabs.items():

@@ -7,8 +7,12 @@ from uer.data.processors.albert import AlbertProcessor
 from uer.data.processors.base import Processor
 from uer.data.processors.bert import BertProcessor
 from uer.data.processors.bilm import BilmProcessor
+from uer.data.processors.cls import ClsProcessor
+from uer.data.processors.cls_mlm import ClsMlmProcessor
 from uer.data.processors.lm import LmProcessor
 from uer.data.processors.mlm import MlmProcessor
+from uer.data.processors.mt import MtProcessor
+from uer.data.processors.prefixlm import PrefixlmProcessor
 
 PROCESSORS: dict[str, type[Processor]] = {
     "bert": BertProcessor,
@@ -16,5 +20,9 @@ PROCESSORS: dict[str, type[Processor]] = {
     "lm": LmProcessor,
     "bilm": BilmProcessor,
     "albert": AlbertProcessor,
+    "mt": MtProcessor,
+    "cls": ClsProcessor,
+    "prefixlm": PrefixlmProcessor,
+    "cls_mlm": ClsMlmProcessor,
 }
-PLANNED = ("mt", "t5", "cls", "prefixlm", "gsg", "bart", "cls_mlm")
+PLANNED = ("t5", "gsg", "bart")

@@ -63,6 +63,9 @@ class Block:
     starts: dict[str, np.ndarray] = field(default_factory=dict)
     """For each sequence ("src", "tgt"): the first tokens of the instances that begin in this block, as numbers counted
     from the shard's first token. Empty if `Processor.joined`."""
+    left_out: tuple[tuple[int, str], ...] = ()
+    """Lines of which nothing is made: (number among the lines that were given, why). Only of whole lines: where the
+    corpus has fields."""
 
 
 class Builder(Protocol):
@@ -105,6 +108,10 @@ class Processor:
     """How many fields a line may have, where the corpus has fields; the last ones may then be absent."""
     labels: ClassVar[tuple[str, ...]] = ()
     """The targets that the batches have labels for."""
+    class_columns: ClassVar[Mapping[str, str]] = {}
+    """The columns that hold labels which number the classes of a target, by the target's name."""
+    has_prefix: ClassVar[bool] = False
+    """Whether the labels of lm leave out a row's prefix."""
     config_class: ClassVar[type] = type(None)
     """The settings that only this processor has, a dataclass of `uer.config.flag` fields; their flags come from it."""
     least_length: ClassVar[int] = 4
