@@ -158,9 +158,9 @@ def test_what_is_not_built_stands_at_the_end_of_the_help(capsys):
     with pytest.raises(SystemExit):
         cli.parse("A test.", (ModelConfig, TrainConfig), ["--help"])
     built, _, planned = capsys.readouterr().out.partition("\nNot built yet")
-    assert "--layers_num" in built and "--total_steps" in built and "--share_embedding" not in built
-    assert "--share_embedding" in planned and "--labels_num" in planned and "--layers_num" not in planned
-    assert cli.parse("A test.", (ModelConfig,), ["--share_embedding"])[0].share_embedding
+    assert "--layers_num" in built and "--total_steps" in built and "--prefix_lm_loss" not in built
+    assert "--prefix_lm_loss" in planned and "--labels_num" in planned and "--layers_num" not in planned
+    assert cli.parse("A test.", (ModelConfig,), ["--prefix_lm_loss"])[0].prefix_lm_loss
 
 
 def test_every_setting_is_read_or_says_that_it_is_not(root):

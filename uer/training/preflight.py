@@ -49,11 +49,10 @@ def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: i
     return weights * saves + 3 * weights * min(keep + 1, saves)
 
 
-def check_lengths(path: str, seq_length: int, max_seq_length: int) -> None:
-    """Check that the model has positions for the dataset's rows."""
+def check_lengths(path: str, seq_length: int, max_seq_length: int, flag: str = "--seq_length") -> None:
+    """Check that the model has positions for the dataset's rows, whose length `flag` says."""
     if seq_length > max_seq_length:
-        raise UserError(f"{path}: made with --seq_length {seq_length}, but the model's max_seq_length is "
-                        f"{max_seq_length}")
+        raise UserError(f"{path}: made with {flag} {seq_length}, but the model's max_seq_length is {max_seq_length}")
 
 
 def check_update(rows: int, seq_length: int) -> None:
