@@ -22,6 +22,7 @@ class TransformerEncoder(Encoder):
     """
 
     keeps_documents_apart = True
+    has_cache = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
