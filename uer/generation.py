@@ -51,11 +51,12 @@ GREEDY = GenerationConfig(top_k=1)
 
 @torch.no_grad()
 def generate(model: Model, prompts: Sequence[Sequence[int]], *, most: int, stop_id: int | None = None,
-             start_id: int | None = None, config: GenerationConfig = GREEDY, cached: bool = True) -> list[list[int]]:
+             start_id: int | None = None, config: GenerationConfig = GREEDY, cached: bool = True,
+             numbers: Sequence[int] | None = None) -> list[list[int]]:
     """What follows each prompt.
 
     A prompt's result does not depend on the other prompts of the batch, but for the order in which a batch's numbers
-    are added; what is drawn for prompt i depends on the seed and on i.
+    are added; what is drawn depends on the seed and on the prompt's number.
 
     Args:
         model: in evaluation mode, with the target lm.
@@ -65,6 +66,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], *, most: int, stop_
         start_id: with a decoder, the token that its input begins with ([CLS]).
         config: how tokens are chosen.
         cached: keep keys and values, where the model can; otherwise compute whole rows in every step.
+        numbers: of the prompts; 0, 1, ... when None.
 
     Raises:
         UserError: the model cannot generate text.
@@ -83,7 +85,8 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], *, most: int, stop_
     seen = Seen([text for text in texts for _ in range(config.beam_size)])
     if config.beam_size > 1:
         return _search(rows, seen, most, stop_id, config)
-    return _draw(rows, seen, most, stop_id, config)
+    seeds = [(config.seed + number) % LARGEST_SEED for number in numbers or range(len(prompts))]
+    return _draw(rows, seen, most, stop_id, config, [torch.Generator().manual_seed(seed) for seed in seeds])
 
 
 def _require_language_model(model: Model) -> None:
@@ -272,12 +275,12 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def _draw(rows: Rows, seen: Seen, most: int, stop_id: int | None, config: GenerationConfig) -> list[list[int]]:
+def _draw(rows: Rows, seen: Seen, most: int, stop_id: int | None, config: GenerationConfig,
+          generators: Sequence[torch.Generator]) -> list[list[int]]:
     """Token after token of each row, until all have ended."""
     logits = rows.start()
     found: list[list[int]] = [[] for _ in logits]
     ended = [False] * len(found)
-    generators = [torch.Generator().manual_seed((config.seed + number) % LARGEST_SEED) for number in range(len(found))]
     for number in range(most):
         tokens = _next(seen.penalised(logits.float(), config.repetition_penalty), config, generators)
         for row, token in enumerate(tokens.tolist()):
