@@ -64,6 +64,10 @@ FLAGS = {
     "scripts/extract_embeddings.py": "load_model_path vocab_path word_embedding_path",
     "scripts/extract_features.py": f"load_model_path config_path test_path prediction_path batch_size seq_length "
                                    f"whitening_size pooling {TOKENIZER}",
+    "scripts/generate_lm.py": f"""load_model_path config_path test_path prediction_path seq_length top_k top_p
+        temperature {MODEL} {TOKENIZER}""",
+    "scripts/generate_seq2seq.py": f"""load_model_path config_path test_path prediction_path seq_length tgt_seq_length
+        top_k top_p temperature {MODEL} {TOKENIZER} {TGT_TOKENIZER}""",
     "scripts/convert_bert_from_uer_to_huggingface.py": f"{CONVERSION} type",
     "scripts/convert_bert_from_huggingface_to_uer.py": f"{CONVERSION} type",
     **{f"scripts/convert_bert{head}_from_{way}.py": CONVERSION
@@ -82,9 +86,6 @@ NOT_BUILT = {
     "inference/run_classifier_prompt_infer.py": f"{INFER} prompt_id prompt_path",
     "inference/run_text2text_infer.py": f"{INFER} tgt_seq_length",
     "inference/run_chid_infer.py": f"{INFER} max_choices_num",
-    "scripts/generate_lm.py": f"load_model_path test_path prediction_path seq_length top_k top_p temperature {MODEL}",
-    "scripts/generate_seq2seq.py": "load_model_path test_path prediction_path tgt_seq_length tgt_tokenizer "
-                                   "tgt_vocab_path",
     "scripts/topn_words_indep.py": "load_model_path vocab_path test_path topn",
     "scripts/topn_words_dep.py": "load_model_path vocab_path cand_vocab_path test_path config_path batch_size "
                                  "seq_length topn",

@@ -191,19 +191,20 @@ class ModelConfig(Members):
     heads_num: int = flag(12, "Number of attention heads.")
     attention_head_size: int | None = flag(None, "Size of a head (default: hidden_size / heads_num).")
     layers_num: int = flag(12, "Number of encoder layers.")
-    decoder_layers_num: int = flag(12, "Number of decoder layers.", planned=True)
+    decoder_layers_num: int = flag(12, "Number of decoder layers (--decoder).")
     hidden_act: str = flag("gelu", "Activation function of the feed-forward layers.", family="hidden_act")
     dropout: float = flag(0.1, "Dropout probability.")
     embedding: tuple[str, ...] = flag(("word",), "Embeddings, which are added up.", family="embedding")
-    tgt_embedding: tuple[str, ...] = flag(("word",), "Embeddings of the target side.", family="embedding", planned=True)
+    tgt_embedding: tuple[str, ...] = flag(("word",), "Embeddings of the target side (--decoder).",
+                                            family="embedding")
     max_seq_length: int = flag(512, "Number of positions of the position embedding: the maximum sequence length.")
     relative_position_embedding: bool = flag(False, "Add T5's relative position bias to the attention scores.")
-    share_embedding: bool = flag(False, "Use the same embedding for source and target.", planned=True)
+    share_embedding: bool = flag(False, "Use the same word embedding for source and target.")
     remove_embedding_layernorm: bool = flag(False, "Omit the layer norm after the embedding.")
     factorized_embedding_parameterization: bool = flag(False, "Project the embeddings from emb_size to hidden_size "
                                                               "(ALBERT).")
     encoder: str = flag("transformer", "Encoder.", family="encoder")
-    decoder: str | None = flag(None, "Decoder.", family="decoder", planned=True)
+    decoder: str | None = flag(None, "Decoder, which attends to the encoder's output.", family="decoder")
     mask: str = flag("fully_visible", "Attention mask: all positions, earlier positions only (causal), or the whole "
                                       "prefix and earlier positions (causal_with_prefix).",
                      choices=("fully_visible", "causal", "causal_with_prefix"))
@@ -214,6 +215,8 @@ class ModelConfig(Members):
     remove_attention_scale: bool = flag(False, "Do not divide the attention scores by sqrt(head size).")
     remove_transformer_bias: bool = flag(False, "Omit the biases of the transformer's linear layers.")
     layernorm: str = flag("normal", "Kind of layer norm; t5 is RMSNorm.", choices=("normal", "t5"))
+    layernorm_eps: float | None = flag(None, "Number that layer norms add to the variance (default: 1e-12; 1e-6 for\n"
+                                             "t5). Hugging Face's BART and Pegasus have 1e-5.")
     parameter_sharing: bool = flag(False, "Use the same parameters in all layers (ALBERT).")
     has_residual_attention: bool = flag(False, "Add the attention scores of the previous layer (RealFormer).")
     target: tuple[str, ...] = flag(("mlm",), "Pretraining targets.", family="target")
@@ -231,18 +234,29 @@ class ModelConfig(Members):
     @property
     def longest_row(self) -> int:
         """How many tokens a row may have: only position embeddings set a limit."""
-        return self.max_seq_length if {"pos", "sinusoidalpos"}.intersection(self.embedding) else LONGEST_ROW
+        return self._longest(self.embedding)
+
+    @property
+    def longest_tgt_row(self) -> int:
+        """The same of the target side."""
+        return self._longest(self.tgt_embedding)
+
+    def _longest(self, embedding: tuple[str, ...]) -> int:
+        return self.max_seq_length if {"pos", "sinusoidalpos"}.intersection(embedding) else LONGEST_ROW
 
     def problems(self) -> list[str]:
         found: list[str] = []
         most = {"emb_size": LARGEST_WIDTH, "hidden_size": LARGEST_WIDTH, "feedforward_size": LARGEST_WIDTH,
-                "heads_num": LARGEST_WIDTH, "layers_num": MOST_LAYERS, "max_seq_length": LONGEST_ROW}
+                "heads_num": LARGEST_WIDTH, "layers_num": MOST_LAYERS, "decoder_layers_num": MOST_LAYERS,
+                "max_seq_length": LONGEST_ROW}
         for name, largest in most.items():
             _require(found, 1 <= getattr(self, name) <= largest,
                      f"{name} must lie between 1 and {largest:,}, not {getattr(self, name)}")
         size = self.attention_head_size
         _require(found, size is None or 1 <= size <= LARGEST_WIDTH,
                  f"attention_head_size must lie between 1 and {LARGEST_WIDTH:,}, not {size}")
+        _require(found, self.layernorm_eps is None or 0.0 < self.layernorm_eps < 1.0,
+                 f"layernorm_eps must lie between 0 and 1, not {self.layernorm_eps}")
         _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
         for name in ("embedding", "tgt_embedding", "target"):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
@@ -271,7 +285,7 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     It has the settings of the first version, and of those that came later what is not the default.
     """
     at_first = {"decoder": "transformer", "bidirectional": False, "has_lmtarget_bias": False}
-    later = ("attention_head_size", "stream_0", "stream_1", "decoder")
+    later = ("attention_head_size", "stream_0", "stream_1", "decoder", "layernorm_eps")
     values = model.values()
     return {**at_first, **{name: value for name, value in values.items() if name not in later or value is not None}}
 

@@ -1,7 +1,8 @@
 """Size and cost of a model: parameters, operations, memory. They are counted with torch's FLOP counter on the meta
 device, where tensors have shapes but no values, so that no memory is used and every architecture is counted correctly.
 
-All layers cost the same: models with one and with two layers are counted, and the cost of more layers follows.
+All layers of an encoder cost the same, and all of a decoder: models with one and with two layers are counted, and the
+cost of more layers follows.
 """
 
 import functools
@@ -17,7 +18,7 @@ from uer.data.processors import PROCESSORS, Processor
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import INSTANCE, VocabInfo
 from uer.data.store import TokenDataset
-from uer.meta_device import Unfilled, extrapolated
+from uer.meta_device import Unfilled, extrapolated_model
 from uer.model import build_model
 
 PREDICTED = 0.15
@@ -53,11 +54,11 @@ def forward_flops_per_token(config: ModelConfig, vocab_size: int, length: float,
     length = max(1, round(length))
     if processor is None:
         mlm = replace(config, target=("mlm",))
-        return extrapolated(lambda layers: _mlm_flops(replace(mlm, layers_num=layers), vocab_size, length),
-                            config.layers_num)
+        return extrapolated_model(lambda layers: _mlm_flops(layers, vocab_size, length), mlm)
     short = type(processor)(max(processor.least_length, length), processor.config, processor.vocabs)
     batch = example_batch(short, rows=1)
-    return extrapolated(lambda layers: _flops(replace(config, layers_num=layers), vocab_size, batch), config.layers_num)
+    tgt_vocab_size = processor.vocabs["tgt"].size if "tgt" in processor.vocabs else None
+    return extrapolated_model(lambda layers: _flops(layers, vocab_size, batch, tgt_vocab_size), config)
 
 
 def mean_length(datasets: Sequence[TokenDataset], processor: Processor) -> float:
@@ -69,11 +70,11 @@ def mean_length(datasets: Sequence[TokenDataset], processor: Processor) -> float
     return stored - (processor.lengths()["src"] - processor.batch_lengths()["src"])
 
 
-def _flops(config: ModelConfig, vocab_size: int, batch: Batch) -> float:
-    """Operations of a forward pass of the batch of full rows, for one token."""
+def _flops(config: ModelConfig, vocab_size: int, batch: Batch, tgt_vocab_size: int | None = None) -> float:
+    """Operations of a forward pass of the batch of full rows, for one token of the source side."""
     with Unfilled():
         # Without gradients: the counter cannot follow a view of a parameter under `torch.no_grad`.
-        model = build_model(config, vocab_size, unpad="off").requires_grad_(False)
+        model = build_model(config, vocab_size, tgt_vocab_size=tgt_vocab_size, unpad="off").requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         model(batch.to("meta"))
     return counter.get_total_flops() / batch.token_slots()
@@ -86,17 +87,17 @@ def _mlm_flops(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
 
 
 @functools.lru_cache(maxsize=256)
-def parameter_count(config: ModelConfig, vocab_size: int) -> int:
+def parameter_count(config: ModelConfig, vocab_size: int, tgt_vocab_size: int | None = None) -> int:
     """How many numbers a model with its targets trains; a tied weight counts once.
 
     >>> parameter_count(ModelConfig(embedding=("word", "pos", "seg"), tie_weights=True), 21128)  # BERT-base
     102291080
     """
-    def count(layers: int) -> int:
+    def count(smaller: ModelConfig) -> int:
         with Unfilled():
-            return build_model(replace(config, layers_num=layers), vocab_size).num_parameters()
+            return build_model(smaller, vocab_size, tgt_vocab_size=tgt_vocab_size).num_parameters()
 
-    return extrapolated(count, config.layers_num)
+    return extrapolated_model(count, config)
 
 
 def example_batch(processor: Processor, rows: int) -> Batch:
@@ -121,9 +122,13 @@ def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int) -> 
     """An estimate of the memory that a transformer's forward pass keeps for the backward pass, in fp32.
 
     For each token slot a layer keeps about 8 vectors of the hidden size and 2 of the feed-forward size (attention
-    scores are not kept). The output layer keeps the logits of 15% of the slots and their gradient.
+    scores are not kept). The output layer keeps the logits of 15% of the slots and their gradient. A decoder is
+    supposed to have as many slots, and predicts at all of them.
     """
     layer = 8 * config.hidden_size + 2 * config.feedforward_size
+    if config.decoder:  # attention to the encoder's output keeps about 4 vectors more
+        decoder = (layer + 4 * config.hidden_size) * config.decoder_layers_num
+        return round(4 * token_slots * (layer * config.layers_num + decoder + 2 * vocab_size))
     head = PREDICTED * (2 * vocab_size + 3 * config.emb_size)
     return round(4 * token_slots * (layer * config.layers_num + head))
 

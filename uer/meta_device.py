@@ -1,10 +1,13 @@
 """Models on torch's meta device: shapes without values, to count what a model would have and do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from uer.config import ModelConfig
 
 Number = TypeVar("Number", int, float)
 
@@ -44,3 +47,14 @@ def extrapolated(count: Callable[[int], Number], layers: int) -> Number:
     """
     one = count(1)
     return one if layers == 1 else one + (layers - 1) * (count(2) - one)
+
+
+def extrapolated_model(count: Callable[[ModelConfig], Number], config: ModelConfig) -> Number:
+    """The result of `count` for a configuration, from its results for one and two layers of encoder and decoder."""
+    def of_layers(encoder: int, decoder: int = 1) -> Number:
+        return count(replace(config, layers_num=encoder, **({"decoder_layers_num": decoder} if config.decoder else {})))
+
+    found = extrapolated(of_layers, config.layers_num)
+    if not config.decoder:
+        return found
+    return found + extrapolated(lambda decoder: of_layers(1, decoder), config.decoder_layers_num) - of_layers(1)

@@ -1,16 +1,17 @@
-"""Builds a model from its configuration. This is the only module that connects embedding, encoder and targets."""
+"""Builds a model from its configuration. No other module connects embeddings, encoder, decoder and targets."""
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
-from uer.decoders import DECODERS
+from uer.decoders import DECODERS, Decoder
 from uer.decoders import PLANNED as PLANNED_DECODERS
 from uer.embeddings import EMBEDDINGS, EmbeddingSum
 from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
@@ -29,16 +30,20 @@ from uer.layers.layout import (
     unpadded_layout,
 )
 from uer.layers.pooling import ONE_TOKEN, pool, pooled_position
-from uer.meta_device import Unfilled, extrapolated
+from uer.meta_device import Unfilled, extrapolated_model
 from uer.registry import choose
 from uer.targets import PLANNED as PLANNED_TARGETS
-from uer.targets import TARGETS, Metric
+from uer.targets import TARGETS, Metric, Target
 
 SURELY_SMALL = 1 << 28
 """A model with fewer parameters, in a rough estimate, fits any machine; it is not counted exactly."""
 
 # Scaled down by `deep_init`: what a layer adds to the residual stream.
-RESIDUAL_OUTPUTS = ("self_attn.final_linear.weight", "feed_forward.linear_2.weight")
+RESIDUAL_OUTPUTS = ("self_attn.final_linear.weight", "context_attn.final_linear.weight",
+                    "feed_forward.linear_2.weight")
+
+WORD_EMBEDDING = "embedding.word.embedding.weight"
+TGT_WORD_EMBEDDING = "tgt_embedding.word.embedding.weight"
 
 
 class Side(Protocol):
@@ -75,6 +80,7 @@ class Batch(Protocol):
     """What the model reads of a batch (`uer.data.batch.Batch` is one)."""
 
     src: Side
+    tgt: Side | None
     labels: Mapping[str, Labels]
     packing: Packing | None
 
@@ -117,13 +123,13 @@ class Backbone(nn.Module):
             UserError: the configuration names something unknown or not built.
         """
         super().__init__()
-        _require_memory(config, vocab_size)
+        _require_memory(lambda layers: Backbone(layers, vocab_size), replace(config, decoder=None), vocab_size)
         self.config = config
         self.vocab_size = vocab_size
         self.document_start = document_start
         assert unpad in ("auto", "on", "off")
         self.unpad = unpad
-        self.embedding = _embedding(config, vocab_size)
+        self.embedding = _embedding(config, config.embedding, vocab_size)
         encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)
         if problems := encoder.problems(config):
             raise UserError("; ".join(problems))
@@ -155,16 +161,22 @@ class Backbone(nn.Module):
         return queries.scatter(self.encoder(self.embedding(src, layout), layout, queries))
 
     def _layout(self, src: Tensor, seg: Tensor, packing: Packing | None = None) -> Layout:
-        assert src.shape == seg.shape and src.dim() == 2
-        if src.shape[1] > self.config.longest_row:
-            raise UserError(f"a batch of length {src.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
-        unpad = self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
+        self._require_positions(src, seg, self.config.longest_row)
         starts = None if self.document_start is None else document_starts(src, self.document_start)
         if packing is not None and not self.encoder.reads_padding:
             return packed_layout(seg, packing.tokens, packing.predictions, packing.sequences, starts)
-        if unpad and not self.encoder.reads_padding:
+        if self._leaves_padding_out(seg) and not self.encoder.reads_padding:
             return unpadded_layout(seg, starts)
         return padded_layout(seg, starts)
+
+    def _leaves_padding_out(self, seg: Tensor) -> bool:
+        return self.unpad == "on" or (self.unpad == "auto" and not static_shapes(seg))
+
+    def _require_positions(self, tokens: Tensor, seg: Tensor, longest: int) -> None:
+        """See that the rows tokens, seg (B, S) are no longer than `longest`."""
+        assert tokens.shape == seg.shape and tokens.dim() == 2
+        if tokens.shape[1] > longest:
+            raise UserError(f"a batch of length {tokens.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
 
     def num_parameters(self) -> int:
         """How many numbers are trained; a tied weight counts once."""
@@ -189,36 +201,77 @@ class Backbone(nn.Module):
 
 
 class Model(Backbone):
-    """A backbone with its pretraining targets."""
+    """A backbone with its pretraining targets, and with a decoder where the configuration has one.
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
+    With a decoder, the targets that predict a token from those before it (lm) read its hidden states, and the others
+    the encoder's.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | None = None, unpad: str = "auto",
                  document_start: int | None = None) -> None:
-        super().__init__(config, vocab_size, unpad=unpad, document_start=document_start)
+        """
+        Args:
+            config, vocab_size, unpad, document_start: as `Backbone`.
+            tgt_vocab_size: entries of the target side's vocabulary; those of the source's when None.
+        """
         if config.decoder:
-            choose(DECODERS, config.decoder, "--decoder", PLANNED_DECODERS)
+            _require_memory(lambda layers: Model(layers, vocab_size, tgt_vocab_size=tgt_vocab_size), config, vocab_size)
+        super().__init__(config, vocab_size, unpad=unpad, document_start=document_start)
         if not config.target:
             raise UserError("--target: at least one is needed")
-        self.target = nn.ModuleDict({name: choose(TARGETS, name, "--target", PLANNED_TARGETS)(config, vocab_size)
-                                     for name in config.target})
+        kinds = {name: choose(TARGETS, name, "--target", PLANNED_TARGETS) for name in config.target}
+        self.tgt_vocab_size = tgt_vocab_size or vocab_size
+        self.tgt_embedding, self.decoder = self._target_side(config, kinds)
+        self.target = nn.ModuleDict({
+            name: kind(config, self.tgt_vocab_size if self.side(name, kind) == "tgt" else vocab_size)
+            for name, kind in kinds.items()})
         self.tied: dict[str, str] = {}
+        if config.share_embedding and config.decoder:
+            self._tie(TGT_WORD_EMBEDDING, WORD_EMBEDDING, "share_embedding")
         if config.tie_weights:
             for name, target in self.target.items():
-                self._tie(name, target.tied)
+                if target.tied:
+                    word = TGT_WORD_EMBEDDING if self.side(name, type(target)) == "tgt" else WORD_EMBEDDING
+                    self._tie(f"target.{name}.{target.tied}", word, "tie_weights")
         self.register_load_state_dict_pre_hook(_fill_tied_weights)
 
-    def _tie(self, name: str, parameter: str) -> None:
-        """Make a target's parameter the word embedding's."""
-        if not parameter:
-            return
-        word = self.embedding.word.embedding.weight
-        module, _, attribute = parameter.rpartition(".")
-        owner = self.target[name].get_submodule(module)
-        shape = getattr(owner, attribute).shape
-        if shape != word.shape:
-            raise UserError(f"tie_weights: {parameter} of target {name} has the shape {list(shape)}, the word "
-                            f"embedding {list(word.shape)}")
-        setattr(owner, attribute, word)
-        self.tied[f"target.{name}.{parameter}"] = "embedding.word.embedding.weight"
+    def _target_side(self, config: ModelConfig,
+                     kinds: Mapping[str, type[Target]]) -> tuple[EmbeddingSum | None, Decoder | None]:
+        """The target side's embedding and the decoder; None without a decoder."""
+        if not config.decoder:
+            return None, None
+        kind = choose(DECODERS, config.decoder, "--decoder", PLANNED_DECODERS)
+        problems = kind.problems(config)
+        if not any(self.side(name, target) == "tgt" for name, target in kinds.items()):
+            problems.append(f"--decoder {config.decoder}: --target {' '.join(kinds)} does not read it; a decoder "
+                            "needs the target lm")
+        if self.document_start is not None:
+            problems.append("--document_attention: a decoder would attend to all documents of a row")
+        if problems:
+            raise UserError("; ".join(problems))
+        return _embedding(config, config.tgt_embedding, self.tgt_vocab_size), kind(config)
+
+    def side(self, name: str, kind: type[Target] | None = None) -> str:
+        """Whose hidden states a target reads: "src", or "tgt" for those of the decoder."""
+        needs = (kind or TARGETS[name]).needs
+        return "tgt" if self.config.decoder and "earlier" in needs else "src"
+
+    def _tie(self, name: str, source: str, setting: str) -> None:
+        """Make the parameter `name` the one that `source` names.
+
+        Raises:
+            UserError: there is no such parameter, or it has another shape; the message names the `setting`.
+        """
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        for each in (name, source):
+            if each not in parameters:
+                raise UserError(f"{setting}: the model has no {each}: the embedding 'word' is needed")
+        ours, theirs = parameters[name].shape, parameters[source].shape
+        if ours != theirs:
+            raise UserError(f"{setting}: {name} has the shape {list(ours)}, {source} {list(theirs)}")
+        module, _, attribute = name.rpartition(".")
+        setattr(self.get_submodule(module), attribute, parameters[source])
+        self.tied[name] = source
 
     def warnings(self) -> list[str]:
         """What would train, but teach nothing; a line each."""
@@ -228,7 +281,8 @@ class Model(Backbone):
                  for name, target in self.target.items() if target.pooling == "first" and sees == "earlier"]
         copies = [f"warning: --target {name}: the encoder '{self.config.encoder}' sees the tokens that are to be "
                   f"predicted, so it learns nothing but to copy them; choose {_encoders_that_see(target.needs)}"
-                  for name, target in self.target.items() if target.needs and sees not in target.needs]
+                  for name, target in self.target.items()
+                  if target.needs and sees not in target.needs and self.side(name) == "src"]
         return blind + copies
 
     def counts(self, batch: Batch) -> Tensor:
@@ -258,26 +312,32 @@ class Model(Backbone):
         return ModelOutput(total, metrics)
 
     def target_inputs(self, batch: Batch) -> dict[str, TargetInput]:
-        """The hidden states and labels of each target, from one pass of the encoder.
+        """The hidden states and labels of each target, from one pass of the encoder and one of the decoder.
 
-        The encoder is asked for the union of all positions that the targets want, target after target: mlm at positions
-        [2, 5] and sp at [0] of each row are one request [2, 5, 0], of which each gets its part back.
+        The encoder, or the decoder, is asked for the union of all positions that its targets want, target after target:
+        mlm at positions [2, 5] and sp at [0] of each row are one request [2, 5, 0], of which each gets its part back.
         """
-        layout = self._layout(batch.src.values, batch.src.seg, batch.packing)
-        embedded = self.embedding(batch.src.values, layout)  # (N, E): N tokens, those of `layout`
-        asked = {name: self._at_pooled_position(name, batch) for name in self.target}
+        asked: dict[str, dict[str, Labels]] = {"src": {}, "tgt": {}}
+        for name in self.target:
+            asked[self.side(name)][name] = self._at_pooled_position(name, batch)
         pooled = {name: target.pooling for name, target in self.target.items()
                   if target.pooling and target.pooling not in ONE_TOKEN}
-        for name, labels in asked.items():
-            if labels.side != "src":
-                raise UserError(f"--target {name}: the dataset's labels are on the target side, which needs a decoder; "
-                                "none is built yet")
-        if pooled or any(labels.positions is None for labels in asked.values()):  # a target wants every position
-            return _from_all(self.encoder(embedded, layout), layout, asked, pooled)
-        # (B, P) positions of all targets together, and whether anything is predicted there.
-        queries = layout.queries(torch.cat([labels.positions for labels in asked.values()], dim=1),
-                                 torch.cat([labels.wanted() for labels in asked.values()], dim=1))
-        return _from_queries(self.encoder(embedded, layout, queries), layout, queries, asked)
+        require_sides(self, {name: labels.side for name, labels in batch.labels.items()})
+        layout = self._layout(batch.src.values, batch.src.seg, None if self.decoder else batch.packing)
+        embedded = self.embedding(batch.src.values, layout)  # (N, E): N tokens, those of `layout`
+        if self.decoder is None:
+            return _inputs(lambda queries: self.encoder(embedded, layout, queries), layout, asked["src"], pooled)
+        memory = self.encoder(embedded, layout)  # (N, H)
+        return {**(_from_all(memory, layout, asked["src"], pooled) if asked["src"] else {}),
+                **self._decoded(batch.tgt, memory, layout, asked["tgt"])}
+
+    def _decoded(self, tgt: Side, memory: Tensor, memory_layout: Layout,
+                 asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
+        """The inputs of the targets that read the decoder, with the encoder's output (N, H)."""
+        self._require_positions(tgt.values, tgt.seg, self.config.longest_tgt_row)
+        layout = (unpadded_layout if self._leaves_padding_out(tgt.seg) else padded_layout)(tgt.seg)
+        embedded = self.tgt_embedding(tgt.values, layout)
+        return _inputs(lambda queries: self.decoder(embedded, layout, memory, memory_layout, queries), layout, asked)
 
     def _at_pooled_position(self, name: str, batch: Batch) -> Labels:
         """A target's labels, at the position that its pooling takes the row's vector from."""
@@ -294,6 +354,42 @@ class Model(Backbone):
         soft = {name: self.target[name].soft_targets(inputs.hidden, temperature, alpha)
                 for name, inputs in self.target_inputs(batch).items()}
         return {name: targets for name, targets in soft.items() if targets}
+
+
+def require_sides(model: Model, sides: Mapping[str, str]) -> None:
+    """See that the labels of each target are on the side that it reads.
+
+    Args:
+        sides: "src" or "tgt" for each target that the dataset has labels for.
+
+    Raises:
+        UserError: they are not.
+    """
+    for name in model.target:
+        if sides[name] == "tgt" and model.side(name) == "src":
+            raise UserError(f"--target {name}: the dataset's labels are on the target side, which needs a decoder: "
+                            f"choose --decoder {next(iter(DECODERS))}")
+        if sides[name] == "src" and model.side(name) == "tgt":
+            raise UserError(f"--decoder {model.config.decoder}: the dataset has no target side; choose a model without "
+                            "a decoder, or make the dataset with another --data_processor")
+
+
+def _inputs(states: Callable[[Queries | None], Tensor], layout: Layout, asked: Mapping[str, Labels],
+            pooled: Mapping[str, str] = MappingProxyType({})) -> dict[str, TargetInput]:
+    """The inputs of each target.
+
+    Args:
+        states: the hidden states (K, H) of some tokens, or of all (N, H) for None.
+        layout: which of the N tokens belong to which row.
+        asked: the labels by target.
+        pooled: as in `_from_all`.
+    """
+    if pooled or any(labels.positions is None for labels in asked.values()):  # a target wants every position
+        return _from_all(states(None), layout, asked, pooled)
+    # (B, P) positions of all targets together, and whether anything is predicted there.
+    queries = layout.queries(torch.cat([labels.positions for labels in asked.values()], dim=1),
+                             torch.cat([labels.wanted() for labels in asked.values()], dim=1))
+    return _from_queries(states(queries), layout, queries, asked)
 
 
 def _encoders_that_see(needed: Sequence[str]) -> str:
@@ -383,7 +479,7 @@ def _without_ignored(hidden: Tensor, labels: Tensor, wanted: Tensor) -> TargetIn
     return TargetInput(hidden[wanted], labels[wanted])
 
 
-def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
+def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | None = None, unpad: str = "auto",
                 document_start: int | None = None, activation_checkpointing: bool = False,
                 deep_init: bool = False) -> Model:
     """A model with random weights, drawn from torch's default generator.
@@ -391,6 +487,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
     Args:
         config: the architecture.
         vocab_size: entries of the vocabulary.
+        tgt_vocab_size: see `Model`.
         unpad, document_start: see `Backbone`.
         activation_checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
         deep_init: see `Backbone.initialise`.
@@ -398,28 +495,33 @@ def build_model(config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
     Raises:
         UserError: the configuration names something unknown or not built.
     """
-    model = Model(config, vocab_size, unpad=unpad, document_start=document_start)
-    model.encoder.checkpoint_activations(activation_checkpointing)
+    model = Model(config, vocab_size, tgt_vocab_size=tgt_vocab_size, unpad=unpad, document_start=document_start)
+    for stack in filter(None, (model.encoder, model.decoder)):
+        stack.checkpoint_activations(activation_checkpointing)
     if deep_init:
         model.initialise(deep_init)
     return model
 
 
-def _require_memory(config: ModelConfig, vocab_size: int) -> None:
+def _require_memory(build: Callable[[ModelConfig], Backbone], config: ModelConfig, vocab_size: int) -> None:
     """
+    Args:
+        build: makes the model of a configuration.
+
     Raises:
         UserError: this machine has less memory than the weights need. Without this check it would swap for minutes.
     """
-    # A quick lower estimate first: counting the parameters exactly builds two models on the meta device.
-    matrices = config.layers_num * config.hidden_size * (config.hidden_size + config.feedforward_size)
+    # A quick lower estimate first: counting the parameters exactly builds a few models on the meta device.
+    layers = config.layers_num + (config.decoder_layers_num if config.decoder else 0)
+    matrices = layers * config.hidden_size * (config.hidden_size + config.feedforward_size)
     if matrices + (vocab_size + config.max_seq_length) * config.emb_size < SURELY_SMALL or _on_meta_device():
         return
 
-    def numbers(layers: int) -> int:
+    def numbers(smaller: ModelConfig) -> int:
         with Unfilled():
-            return Backbone(replace(config, layers_num=layers), vocab_size).num_parameters()
+            return build(smaller).num_parameters()
 
-    count = extrapolated(numbers, config.layers_num)  # parameters; 4 bytes each in fp32
+    count = extrapolated_model(numbers, config)  # parameters; 4 bytes each in fp32
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * count > present:
         raise UserError(f"a model of {count:,} parameters (layers_num {config.layers_num}, hidden_size "
@@ -432,9 +534,8 @@ def _on_meta_device() -> bool:
     return torch.empty(0).device.type == "meta"
 
 
-def _embedding(config: ModelConfig, vocab_size: int) -> EmbeddingSum:
-    parts = {name: choose(EMBEDDINGS, name, "--embedding", PLANNED_EMBEDDINGS)(config, vocab_size)
-             for name in config.embedding}
+def _embedding(config: ModelConfig, names: Sequence[str], vocab_size: int) -> EmbeddingSum:
+    parts = {name: choose(EMBEDDINGS, name, "--embedding", PLANNED_EMBEDDINGS)(config, vocab_size) for name in names}
     return EmbeddingSum(parts, config)
 
 
@@ -445,4 +546,5 @@ def _fill_tied_weights(model: Model, state_dict: dict[str, Tensor], prefix: str,
         if name not in state_dict and source in state_dict:
             state_dict[name] = state_dict[source]
         elif name in state_dict and source in state_dict and not torch.equal(state_dict[name], state_dict[source]):
-            raise UserError(f"the weights {name} and {source} differ, but tie_weights makes them one")
+            setting = "share_embedding" if name == TGT_WORD_EMBEDDING else "tie_weights"
+            raise UserError(f"the weights {name} and {source} differ, but {setting} makes them one")

@@ -12,10 +12,11 @@ from torch import Tensor
 from uer.config import ModelConfig, TrainConfig
 from uer.errors import UserError
 
-LAYER = re.compile(r"encoder\.transformer\.(\d+)\.")
+LAYERS = {"layers_num": re.compile(r"encoder\.transformer\.(\d+)\."),
+          "decoder_layers_num": re.compile(r"decoder\.transformer_decoder\.(\d+)\.")}
 # Sizes that --config_path decides: the name of the field, and how it is shown.
 SHOWN = {"layers_num": "layers {}", "emb_size": "embeddings {}", "hidden_size": "hidden {}",
-         "feedforward_size": "feed-forward {}"}
+         "feedforward_size": "feed-forward {}", "decoder_layers_num": "decoder layers {}"}
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -33,9 +34,10 @@ def sizes_of(state: Mapping[str, Tensor]) -> dict[str, int]:
     for name, shape in matrices.items():
         if name.startswith("encoder.") and name.endswith("feed_forward.linear_1.weight"):
             found["feedforward_size"], found["hidden_size"] = shape
-    layers = {int(match[1]) for match in map(LAYER.match, state) if match}
-    if layers:
-        found["layers_num"] = len(layers)
+    for name, pattern in LAYERS.items():
+        layers = {int(match[1]) for match in map(pattern.match, state) if match}
+        if layers:
+            found[name] = len(layers)
     return found
 
 
@@ -53,9 +55,11 @@ def check_sizes(state: Mapping[str, Tensor], config: ModelConfig, vocab_size: in
         UserError: layers, widths, vocabulary or positions differ.
     """
     sizes = sizes_of(state)
+    if not config.decoder:
+        sizes.pop("decoder_layers_num", None)
     wrong = [name for name in SHOWN if sizes.get(name, getattr(config, name)) != getattr(config, name)]
     if "hidden_size" in wrong:  # the others follow from it
-        wrong = [name for name in wrong if name in ("layers_num", "hidden_size")]
+        wrong = [name for name in wrong if name in ("layers_num", "hidden_size", "decoder_layers_num")]
     if wrong:
         theirs, ours = (", ".join(SHOWN[name].format(source[name]) for name in wrong)
                         for source in (sizes, vars(config)))

@@ -104,6 +104,11 @@ def probability(value: Any) -> float:
     return value
 
 
+def epsilon(value: float | None) -> float:
+    """What Hugging Face calls UER's `layernorm_eps` of a normal layer norm."""
+    return 1e-12 if value is None else value
+
+
 def whole_number(value: Any) -> int:
     """A number of heads or layers.
 

@@ -1,6 +1,11 @@
-"""Decoders by their `--decoder` names. None is built yet: encoders come first."""
+"""Decoders by their `--decoder` names."""
 
-DECODERS: dict[str, type] = {}
-PLANNED = ("transformer",)
+from uer.decoders.base import Decoder, DecoderCache
+from uer.decoders.transformer import TransformerDecoder
 
-__all__ = ["DECODERS", "PLANNED"]
+DECODERS: dict[str, type[Decoder]] = {
+    "transformer": TransformerDecoder,
+}
+PLANNED = ()
+
+__all__ = ["DECODERS", "PLANNED", "Decoder", "DecoderCache"]

@@ -8,11 +8,14 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.layers.dropout import Dropout
 from uer.layers.layout import Layout
-from uer.layers.norm import LayerNorm
+from uer.layers.norm import build_norm
 
 
 class EmbeddingSum(nn.Module):
-    """Children carry their `--embedding` names, so that parameters are named `embedding.word.embedding.weight`."""
+    """Children carry their `--embedding` names, so that parameters are named `embedding.word.embedding.weight`.
+
+    A model has one for its source side, `embedding`, and with a decoder one for the other, `tgt_embedding`.
+    """
 
     def __init__(self, parts: Mapping[str, nn.Module], config: ModelConfig) -> None:
         super().__init__()
@@ -22,7 +25,8 @@ class EmbeddingSum(nn.Module):
         # Vaswani et al. (2017, 3.4) multiply the word embedding where sines of amplitude 1 are added to it.
         self.scale = {"word": math.sqrt(config.emb_size)} if "sinusoidalpos" in parts else {}
         self.dropout = Dropout(config.dropout)
-        self.layer_norm = None if config.remove_embedding_layernorm else LayerNorm(config.emb_size)
+        self.layer_norm = (None if config.remove_embedding_layernorm else
+                           build_norm("normal", config.emb_size, config.layernorm_eps))
 
     def forward(self, src: Tensor, layout: Layout) -> Tensor:
         """src (B, S) vocabulary entries -> (N, E) for the positions that `layout` computes."""

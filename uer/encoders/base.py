@@ -19,11 +19,13 @@ class Encoder(nn.Module):
         reads_padding: hidden states of real tokens depend on the row's padding, so it must be computed: the encoder
             takes padded layouts only.
         keeps_documents_apart: takes layouts with `starts`, whose rows have several documents.
+        has_cache: `forward` takes a `cache` (`uer.layers.view.Cache`) of the tokens before, for generation.
     """
 
     config_class: ClassVar[type] = type(None)
     reads_padding = False
     keeps_documents_apart = False
+    has_cache = False
 
     @classmethod
     def problems(cls, config: ModelConfig) -> list[str]:

@@ -8,7 +8,7 @@ from uer.encoders.base import Encoder, select
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import Layout, Queries
 from uer.layers.linear import Linear
-from uer.layers.norm import NORMS
+from uer.layers.norm import build_norm
 from uer.layers.relative_position import RelativePositionBias
 from uer.layers.transformer import TransformerLayer
 from uer.layers.view import MASKS, Cache, View
@@ -22,6 +22,7 @@ class TransformerEncoder(Encoder):
     """
 
     keeps_documents_apart = True
+    has_cache = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,7 +36,8 @@ class TransformerEncoder(Encoder):
             self.transformer = _layer(config, bias)
         else:
             self.transformer = nn.ModuleList(_layer(config, bias) for _ in range(config.layers_num))
-        self.layer_norm = NORMS[config.layernorm](config.hidden_size) if config.layernorm_positioning == "pre" else None
+        self.layer_norm = (build_norm(config.layernorm, config.hidden_size, config.layernorm_eps)
+                           if config.layernorm_positioning == "pre" else None)
         self.relative_pos_emb = (RelativePositionBias(config.heads_num, config.relative_attention_buckets_num)
                                  if config.relative_position_embedding else None)
 
@@ -99,4 +101,4 @@ def _layer(config: ModelConfig, bias: bool) -> TransformerLayer:
         choose(ACTIVATIONS, config.hidden_act, "hidden_act"), config.dropout,
         pre_norm=config.layernorm_positioning == "pre", feed_forward=config.feed_forward, norm=config.layernorm,
         bias=bias, scale=not config.remove_attention_scale, residual_attention=config.has_residual_attention,
-        head_size=config.attention_head_size)
+        head_size=config.attention_head_size, eps=config.layernorm_eps)

@@ -53,3 +53,8 @@ def _as_wide(weight: Tensor, hidden: Tensor) -> Tensor:
 
 
 NORMS = {"normal": LayerNorm, "t5": T5LayerNorm}
+
+
+def build_norm(kind: str, size: int, eps: float | None = None) -> nn.Module:
+    """A norm of this kind over `size` features; `eps` is added to the variance, the kind's own where None."""
+    return NORMS[kind](size) if eps is None else NORMS[kind](size, eps)

@@ -5,7 +5,7 @@ from torch import Tensor
 from uer.config import ModelConfig
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.linear import Linear, weight_and_bias
-from uer.layers.norm import LayerNorm
+from uer.layers.norm import build_norm
 from uer.registry import choose
 from uer.targets.base import Projection, VocabularyTarget
 
@@ -20,7 +20,7 @@ class MlmTarget(VocabularyTarget):
         size = config.emb_size if config.factorized_embedding_parameterization else config.hidden_size
         self.activation = choose(ACTIVATIONS, config.hidden_act, "hidden_act")
         self.linear_1 = Linear(config.hidden_size, size)
-        self.layer_norm = LayerNorm(size)
+        self.layer_norm = build_norm("normal", size, config.layernorm_eps)
         self.linear_2 = Linear(size, vocab_size)
 
     def projections(self, hidden: Tensor) -> list[Projection]:

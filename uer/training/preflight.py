@@ -53,8 +53,7 @@ def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: i
 def check_lengths(path: str, seq_length: int, max_seq_length: int, flag: str = "--seq_length") -> None:
     """Check that the model has positions for the dataset's rows, whose length the flag of preprocess.py said."""
     if seq_length > max_seq_length:
-        raise UserError(f"{path}: made with {flag} {seq_length}, but the model's max_seq_length is "
-                        f"{max_seq_length}")
+        raise UserError(f"{path}: made with {flag} {seq_length}, but the model's max_seq_length is {max_seq_length}")
 
 
 def check_classes(path: str, labels: np.ndarray, classes: int | None) -> None:

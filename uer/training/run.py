@@ -41,6 +41,7 @@ from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.flops import (
     activation_bytes,
+    example_batch,
     flops_per_token,
     forward_flops_per_token,
     mean_length,
@@ -49,7 +50,7 @@ from uer.flops import (
 )
 from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
-from uer.model import Model, build_model
+from uer.model import Model, build_model, require_sides
 from uer.optim import OPTIMIZERS, parameter_groups
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
@@ -186,6 +187,11 @@ class Data:
         """Entries of the vocabulary."""
         return len(self.tokenizer.vocab)
 
+    @property
+    def tgt_vocab_size(self) -> int:
+        """Entries of the target side's vocabulary; the source's where there is no other."""
+        return self.processor.vocabs["tgt"].size if "tgt" in self.processor.vocabs else self.vocab_size
+
 
 def open_data(settings: Settings) -> Data:
     """Open the tokenizer and the datasets, and check that they fit together.
@@ -213,7 +219,8 @@ def open_data(settings: Settings) -> Data:
                                     TARGETS[target].classes(settings.model))
     lengths = processor.batch_lengths()
     for axis, length in lengths.items():
-        preflight.check_lengths(str(train[0].path), length, settings.model.longest_row,
+        longest = settings.model.longest_row if axis == "src" else settings.model.longest_tgt_row
+        preflight.check_lengths(str(train[0].path), length, longest,
                                 "--seq_length" if axis == "src" else f"--{axis}_seq_length")
     preflight.check_update(config.batch_size * config.accumulation_steps, sum(lengths.values()))
     tokenizers = build_tokenizers(settings.tokenizer, (side for dataset in train + dev for side in dataset.info.vocabs))
@@ -275,8 +282,9 @@ class Run:
 
     @cached_property
     def layout(self) -> dict[str, Any]:
-        """The arguments of `build_model` that decide how a batch is laid out: padding, documents."""
-        return {"unpad": "off" if self.static else self.config.unpad, "document_start": self.document_start}
+        """The arguments of `build_model` that follow from the data and its layout: padding, documents, vocabulary."""
+        return {"unpad": "off" if self.static else self.config.unpad, "document_start": self.document_start,
+                "tgt_vocab_size": self.data.tgt_vocab_size}
 
     @property
     def document_start(self) -> int | None:
@@ -414,6 +422,8 @@ class Run:
         model = build_model(model_config, self.data.vocab_size, **self.layout,
                             activation_checkpointing=self.settings.parallel.activation_checkpointing,
                             deep_init=config.deep_init)
+        sides = example_batch(self.data.processor, rows=1).labels
+        require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
         if path and fresh:
             weights = load_uer_weights(path)
@@ -426,7 +436,8 @@ class Run:
 
     def _build_loader(self, placement: dict[str, Any], reads_padding: bool) -> Loader:
         config, world = self.config, self.world
-        pack = self.static and config.unpad != "off" and not reads_padding
+        # A `Packing` is the size of the source side alone, so the batches of a model with a decoder keep their padding.
+        pack = self.static and config.unpad != "off" and not reads_padding and not self.settings.model.decoder
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
                       accumulation_steps=config.accumulation_steps, rank=world.rank, world_size=world.world_size,
                       seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
@@ -473,8 +484,9 @@ class Run:
                    *(["CUDA graphs"] if parts.update is not Update and not self.split else []),
                    f"sharding {self.settings.parallel.sharding}"]
         plan = Plan(
-            parameters=parameter_count(model, self.data.vocab_size), instances=parts.loader.samples_per_epoch,
-            tokens=parts.loader.tokens_per_epoch, seq_length=seq_length, global_batch=parts.loader.samples_per_step,
+            parameters=parameter_count(model, self.data.vocab_size, self.data.tgt_vocab_size),
+            instances=parts.loader.samples_per_epoch, tokens=parts.loader.tokens_per_epoch,
+            seq_length=seq_length, global_batch=parts.loader.samples_per_step,
             total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
             activation_bytes=activation_bytes(model, token_slots, self.data.vocab_size)
             + (teacher_bytes(teacher.model.config, self.data.vocab_size, token_slots) if teacher else 0),
