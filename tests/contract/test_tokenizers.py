@@ -229,7 +229,7 @@ def test_a_long_line_can_be_cut_where_line_cuts_matches(make, name):
 @EVERY
 def test_tokens_do_not_reach_across_where_a_tokenizer_splits(make, name):
     tokenizer, splits = make(name), 0
-    for line in random_lines(200, seed=10):
+    for line in random_lines(260, seed=10):
         whole = alone(tokenizer, line)
         for at in range(1, min(len(line), 25)):
             kept = CASES[name].spaces_are_tokens and (line[at - 1].isspace() or line[at].isspace())

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from uer.config import TokenizerConfig
 from uer.errors import UserError
 from uer.reading import read_bytes
 from uer.tokenizers.base import IDEOGRAPH, Tokenizer
+from uer.tokenizers.fetch import ensure_vocab
 from uer.tokenizers.vocab import ROBERTA_SPECIAL_TOKENS, Vocab, named_roles
 
 SPACE = "▁"
@@ -57,7 +57,7 @@ class SentencePieceTokenizer(Tokenizer):
         own, prefix = config.of_side(side), "" if side == "src" else f"{side}_"
         if not own.spm_model_path:
             raise UserError(f"--{prefix}spm_model_path is required for --{prefix}tokenizer {cls.kind}")
-        path = Path(own.spm_model_path)
+        path = ensure_vocab(own.spm_model_path)
         model = read_bytes(path)
         found = cls.entries(pieces_of(open_model(model, str(path))))
         roles = named_roles(found, path, own.special_tokens_map, cls.default_special_tokens)
