@@ -111,7 +111,7 @@ def test_the_sentinels_of_t5_follow_the_chinese_vocabulary(google_vocab, tmp_pat
 
 
 def test_what_no_package_has_is_said_with_its_source(tmp_path):
-    with pytest.raises(UserError, match=r"xlmroberta_spm\.model: no such vocabulary file \(it is in the folder models/"):
+    with pytest.raises(UserError, match=r"no such vocabulary file \(it is in the folder models/ of UER-py"):
         ensure_vocab(tmp_path / "xlmroberta_spm.model")
 
 
