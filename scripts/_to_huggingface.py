@@ -222,6 +222,8 @@ def _tokenizer(source: Source, required: bool) -> Tokenizer | None:
         return None
     else:
         tokenizer, path = build_tokenizer(source.tokenizer), f"--vocab_path {source.tokenizer.vocab_path}"
+    if not tokenizer.finds_words:
+        raise UserError(f"{source.path}: its tokens are not those of a BERT vocabulary, so no tokenizer can be written")
     if len(tokenizer.vocab) == source.vocab_size:
         return tokenizer
     if required:

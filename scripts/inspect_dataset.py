@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -41,6 +41,9 @@ class InspectConfig:
     dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", positional=True,
                                          path="read")
     vocab_path: str | None = flag(None, "Vocabulary file, to show tokens as text.", path="read")
+    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", path="read")
+    spm_model_path: str | None = flag(None, "SentencePiece model file, in place of --vocab_path.", path="read")
+    special_tokens_map: str | None = flag(None, "JSON file that names the special tokens.", path="read")
     samples_num: int = flag(3, "Number of samples to show.")
     tokens_num: int = flag(20, "Number of most frequent tokens to list.")
     seed: int = flag(7, "Seed of the order and of dynamic masks, as for pretrain.py.")
@@ -53,7 +56,7 @@ def main() -> None:
     config, masking = cli.parse(__doc__, (InspectConfig, MaskingConfig))
     for path in config.dataset_path:
         dataset = open_dataset(path)
-        tokenizer = tokenizer_of(dataset, config.vocab_path) if config.vocab_path else None
+        tokenizer = tokenizer_of(dataset, config) if config.vocab_path or config.spm_model_path else None
         axes = {axis: entries_of(dataset, axis, tokenizer) for axis in dataset.offsets}
         sections = [metadata_lines(dataset), *(length_lines(dataset, axis) for axis in axes),
                     *(token_lines(dataset, axis, entries, config.tokens_num) for axis, entries in axes.items()),
@@ -61,16 +64,17 @@ def main() -> None:
         print("\n".join(line for section in sections for line in section))
 
 
-def tokenizer_of(dataset: TokenDataset, vocab_path: str) -> Tokenizer:
-    """The tokenizer of the source sequence, with the vocabulary at `vocab_path`.
+def tokenizer_of(dataset: TokenDataset, config: InspectConfig) -> Tokenizer:
+    """The tokenizer of the source sequence, with the vocabulary that the flags name.
 
     Raises:
         UserError: it cannot be read, or is not the dataset's vocabulary.
     """
-    info = dataset.info.vocab
-    tokenizer = build_tokenizer(TokenizerConfig(info.tokenizer.get("kind", "bert"), vocab_path))
+    info, named = dataset.info.vocab, "spm_model_path" if config.spm_model_path else "vocab_path"
+    tokenizer = build_tokenizer(TokenizerConfig(info.tokenizer.get("kind", "bert"), config.vocab_path,
+                                                config.merges_path, config.spm_model_path, config.special_tokens_map))
     if tokenizer.vocab.fingerprint != info.fingerprint:
-        raise UserError(f"--vocab_path {vocab_path} is not the vocabulary that {dataset.path} was made with")
+        raise UserError(f"--{named} {getattr(config, named)} is not the vocabulary that {dataset.path} was made with")
     return tokenizer
 
 
@@ -199,7 +203,12 @@ def masked(ids: list[int], batch: Batch, entries: list[str], mask_id: int) -> tu
 
 
 def joined(tokens: list[str], tokenizer: Tokenizer) -> str:
-    """Tokens as text: single characters without spaces between them, other tokens between spaces."""
+    """Tokens as text: single characters without spaces between them, other tokens between spaces.
+
+    Byte-level tokens and SentencePiece's have their spaces in them: runs without special ones are decoded.
+    """
+    if not tokenizer.finds_words:
+        return decoded(tokens, tokenizer)
     text = ""
     for token in tokens:
         if text and tokenizer.continues(token):
@@ -208,6 +217,14 @@ def joined(tokens: list[str], tokenizer: Tokenizer) -> str:
             apart = len(token) > 1 or (token.isascii() and token.isalnum())
             text += f" {token} " if apart else token
     return " ".join(text.split())
+
+
+def decoded(tokens: list[str], tokenizer: Tokenizer) -> str:
+    """Runs of entries as text; special entries, and those that show a mask, between spaces."""
+    ids, special = tokenizer.vocab.ids, set(tokenizer.vocab.special_tokens.values())
+    parts = [tokenizer.decode([ids[token] for token in run]) if plain else " ".join(run)
+             for plain, run in groupby(tokens, lambda token: token in ids and token not in special)]
+    return " ".join(" ".join(parts).split())
 
 
 if __name__ == "__main__":

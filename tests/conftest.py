@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "tests" / "stand_ins"))  # behind the installed packages, for those that are missing
 if "PYTEST_XDIST_WORKER" in os.environ:  # for torch, which is imported later: threads of two processes hinder another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

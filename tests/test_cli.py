@@ -155,12 +155,18 @@ def test_a_mistyped_flag_waits_for_no_torch():
 
 
 def test_what_is_not_built_stands_at_the_end_of_the_help(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Later:
+        """Later."""
+
+        wings_num: int = config.flag(0, "Number of wings.", planned=True)
+
     with pytest.raises(SystemExit):
-        cli.parse("A test.", (ModelConfig, TrainConfig), ["--help"])
+        cli.parse("A test.", (ModelConfig, TrainConfig, Later), ["--help"])
     built, _, planned = capsys.readouterr().out.partition("\nNot built yet")
-    assert "--layers_num" in built and "--total_steps" in built and "--share_embedding" not in built
-    assert "--share_embedding" in planned and "--layers_num" not in planned
-    assert cli.parse("A test.", (ModelConfig,), ["--share_embedding"])[0].share_embedding
+    assert "--layers_num" in built and "--total_steps" in built and "--wings_num" not in built
+    assert "--wings_num" in planned and "--layers_num" not in planned
+    assert cli.parse("A test.", (Later,), ["--wings_num", "2"])[0].wings_num == 2
 
 
 def test_every_setting_is_read_or_says_that_it_is_not(root):

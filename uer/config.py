@@ -101,23 +101,29 @@ class TokenizerConfig(Members):
     tokenizer: str = flag("bert", "Tokenizer that turns text into tokens.", family="tokenizer")
     vocab_path: str | None = flag(None, "Vocabulary file with one token per line. A known one, such as "
                                         "google_zh_vocab.txt, is downloaded if it is missing.", path="read")
-    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", planned=True, path="read")
-    spm_model_path: str | None = flag(None, "SentencePiece model file; refused until it is built.", planned=True,
-                                      path="read")
+    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", path="read")
+    spm_model_path: str | None = flag(None, "SentencePiece model file of the xlmroberta tokenizer, or for bert in "
+                                            "place of --vocab_path.", path="read")
+    special_tokens_map: str | None = flag(None, "JSON file that names the special tokens of the vocabulary. Default: "
+                                                "special_tokens_map.json in its folder, where there is one.",
+                                          path="read")
     do_lower_case: bool = flag(True, "Convert the text to lower case and remove accents.")
     tgt_tokenizer: str = flag("bert", "Tokenizer of the target side, of processors that have one of its own.",
                               family="tgt_tokenizer")
     tgt_vocab_path: str | None = flag(None, "Vocabulary file of the target side.", path="read")
-    tgt_merges_path: str | None = flag(None, "Merges file of the target side.", planned=True, path="read")
-    tgt_spm_model_path: str | None = flag(None, "The same of the target side; refused, too.", planned=True,
-                                          path="read")
+    tgt_merges_path: str | None = flag(None, "Merges file of the target side.", path="read")
+    tgt_spm_model_path: str | None = flag(None, "SentencePiece model file of the target side.", path="read")
+    tgt_special_tokens_map: str | None = flag(None, "JSON file that names the special tokens of the target side.",
+                                              path="read")
     tgt_do_lower_case: bool = flag(True, "Convert the text of the target side to lower case and remove accents.")
     members: dict[str, Any] = members_of("tokenizer", "tgt_tokenizer")
 
     def problems(self) -> list[str]:
-        """SentencePiece models give other tokens than --vocab_path, so they are not ignored."""
-        return [f"--{name} is not built yet" for name in ("spm_model_path", "tgt_spm_model_path")
-                if getattr(self, name) and name not in self.members]
+        """A SentencePiece model gives other tokens than --vocab_path, so it is not ignored."""
+        return [f"--{prefix}spm_model_path is for --{prefix}tokenizer bert or xlmroberta, not "
+                f"{getattr(self, f'{prefix}tokenizer')}" for prefix in ("", "tgt_")
+                if getattr(self, f"{prefix}spm_model_path")
+                and getattr(self, f"{prefix}tokenizer") in ("bpe", "char", "space")]
 
     def of_side(self, side: str) -> "TokenizerConfig":
         """The settings of one side by the names of the source's: for "tgt", `vocab_path` is --tgt_vocab_path."""

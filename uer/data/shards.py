@@ -206,7 +206,7 @@ class _Work:
         """
         if not text:
             return ()
-        block = self._builder.add(Lines(tokenized(text, self._settings, self._encoded), unfinished))
+        block = self._builder.add(Lines(tokenized(text, self._settings, self._encoded, unfinished), unfinished))
         self._write(block)
         return block.left_out
 
@@ -245,21 +245,33 @@ class _Work:
 
 
 def tokenized(text: str, settings: BuildSettings,
-              encode: Callable[[str, str], Ragged]) -> tuple[Ragged | list[str], ...]:
+              encode: Callable[[str, str], Ragged], unfinished: bool = False) -> tuple[Ragged | list[str], ...]:
     """The fields of some lines: of "1 TAB good" and "0 TAB bad" the texts ["1", "0"] and the tokens of good and bad.
 
     Args:
         text: lines, each ended by a line feed.
         settings: whose processor says what the fields are.
         encode: lines and the name of a vocabulary -> tokens.
+        unfinished: whether the last line goes on in the next text, so that nothing ends it yet.
     """
     fields = settings.processor.fields
     if not settings.field_counts:
-        return (encode(text, fields[0]),)
+        return (_with_line_ends(encode(text, fields[0]), settings.tokenizers[fields[0]].line_end, unfinished),)
     rows = [line.split("\t") for line in text.split("\n")[:-1]]
     columns = [*zip_longest(*rows, fillvalue=""), *(("",) * len(rows) for _ in fields)]  # lines may have fewer fields
     return tuple(encode("\n".join(column) + "\n", vocab) if vocab else list(column)
                  for column, vocab in zip(columns, fields))
+
+
+def _with_line_ends(lines: Ragged, line_end: int | None, unfinished: bool) -> Ragged:
+    """The tokens with that of the line's end behind each line that has any: [7 8 | | 9], 1 -> [7 8 1 | | 9 1]."""
+    if line_end is None:
+        return lines
+    ended = np.diff(lines.offsets) > 0  # (lines,)
+    if unfinished:
+        ended[-1:] = False
+    ids = np.insert(lines.ids, lines.offsets[1:][ended], line_end)
+    return Ragged(ids, lines.offsets + np.concatenate([[0], np.cumsum(ended)]))
 
 
 def write_marker(path: Path, content: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ class WordFinder:
     """
 
     def __init__(self, tokenizer: Tokenizer, user_dict: str | None = None):
-        """Raises UserError when jieba is missing or the user dictionary cannot be read."""
+        """Raises UserError when jieba is missing, the user dictionary cannot be read, or the tokens cross words."""
+        require_words(tokenizer)
         self._tokenizer = tokenizer
         self._continues = np.array([tokenizer.continues(token) for token in tokenizer.vocab.tokens])
         self._segmenter = import_jieba().Tokenizer()
@@ -78,6 +79,14 @@ class WordFinder:
             else:
                 pieces.append(word)
         return pieces
+
+
+def require_words(tokenizer: Tokenizer) -> None:
+    """Raises UserError where tokens of this kind may reach across the words of Chinese."""
+    if not tokenizer.finds_words:
+        raise UserError(f"--whole_word_masking does not work with the tokens of --tokenizer {tokenizer.kind}"
+                        f"{' and a SentencePiece model' * (tokenizer.kind != 'bpe')}, which may cross the words that "
+                        "jieba finds; take bert, char or space with a vocabulary")
 
 
 def import_jieba() -> ModuleType:

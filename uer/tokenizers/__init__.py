@@ -6,19 +6,23 @@ from uer.config import TokenizerConfig
 from uer.registry import choose
 from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.bert import BertTokenizer
+from uer.tokenizers.bpe import BpeTokenizer
 from uer.tokenizers.char import CharTokenizer
+from uer.tokenizers.sentence_piece import XlmRobertaTokenizer
 from uer.tokenizers.space import SpaceTokenizer
 from uer.tokenizers.vocab import Vocab
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "bert": BertTokenizer,
+    "bpe": BpeTokenizer,
     "char": CharTokenizer,
     "space": SpaceTokenizer,
+    "xlmroberta": XlmRobertaTokenizer,
 }
-PLANNED = ("bpe", "xlmroberta")
+PLANNED: tuple[str, ...] = ()
 
-__all__ = ["PLANNED", "TOKENIZERS", "BertTokenizer", "CharTokenizer", "SpaceTokenizer", "Tokenizer", "Vocab",
-           "build_tokenizer", "build_tokenizers"]
+__all__ = ["PLANNED", "TOKENIZERS", "BertTokenizer", "BpeTokenizer", "CharTokenizer", "SpaceTokenizer", "Tokenizer",
+           "Vocab", "XlmRobertaTokenizer", "build_tokenizer", "build_tokenizers"]
 
 
 def build_tokenizer(config: TokenizerConfig, side: str = "src") -> Tokenizer:

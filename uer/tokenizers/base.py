@@ -54,6 +54,11 @@ class Tokenizer(ABC):
     """Matches in UTF-8 bytes. A long line can be cut after a match: the tokens of its two parts are its tokens."""
     block_chars: ClassVar[int] = 1 << 15
     """Characters that are encoded at once; the arrays of so many stay in the processor's cache."""
+    finds_words: ClassVar[bool] = True
+    """Whether a token stands for text of one word of Chinese, so that `--whole_word_masking` finds whole words."""
+    line_end: int | None = None
+    """The id of the token that ends each line of a corpus that is not blank; None where lines have no such token.
+    `encode_lines` does not give it."""
     default_special_tokens: ClassVar[Mapping[str, str]] = BERT_SPECIAL_TOKENS
     """The roles that its vocabulary must have, with their entries where no `special_tokens_map.json` names others. A
     vocabulary may have further roles; see `uer.tokenizers.vocab.ROLES`."""
@@ -81,7 +86,8 @@ class Tokenizer(ABC):
         if not own.vocab_path:
             prefix = "" if side == "src" else f"{side}_"
             raise UserError(f"--{prefix}vocab_path is required for --{prefix}tokenizer {cls.kind}")
-        return cls(Vocab.load(ensure_vocab(own.vocab_path), cls.default_special_tokens), own.do_lower_case)
+        return cls(Vocab.load(ensure_vocab(own.vocab_path), cls.default_special_tokens, own.special_tokens_map),
+                   own.do_lower_case)
 
     @property
     def settings(self) -> dict[str, str]:

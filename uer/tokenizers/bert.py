@@ -9,11 +9,13 @@ strings. The table is filled for the code points that occur, by the plain defini
 import functools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from uer.tokenizers.base import IDEOGRAPH, WordTokenizer
+from uer.config import TokenizerConfig
+from uer.tokenizers.base import IDEOGRAPH, Tokenizer, WordTokenizer
 from uer.tokenizers.characters import (
     IDEOGRAPH_RANGES,
     fold,
@@ -24,6 +26,7 @@ from uer.tokenizers.characters import (
     is_whitespace,
     split_punctuation,
 )
+from uer.tokenizers.sentence_piece import SentencePieceTokenizer
 from uer.tokenizers.vocab import Vocab
 from uer.tokenizers.words import WordCache, WordPiece
 
@@ -56,6 +59,19 @@ class BertTokenizer(WordTokenizer):
         inside = {self.surface(entry): index for entry, index in vocab.ids.items() if self.continues(entry)}
         self._wordpiece = WordPiece(vocab.ids, inside, MAX_WORD_CHARS)
         self._words = WordCache(self._encode_word)
+
+    @classmethod
+    def from_config(cls, config: TokenizerConfig, side: str = "src") -> Tokenizer:
+        """With `--spm_model_path`, the tokenizer of that model."""
+        if config.of_side(side).spm_model_path:
+            return SentencePieceTokenizer.from_config(config, side)
+        return super().from_config(config, side)
+
+    @classmethod
+    def from_saved(cls, vocab: Vocab, saved: Mapping[str, Any]) -> Tokenizer:
+        """Of a SentencePiece model where one was saved."""
+        return SentencePieceTokenizer.from_saved(vocab, saved) if "spm_model" in saved else super().from_saved(
+            vocab, saved)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Pieces of a word are joined, and there is no space beside ideographs and punctuation."""

