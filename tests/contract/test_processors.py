@@ -23,6 +23,7 @@ from uer.tokenizers.char import CharTokenizer
 from uer.tokenizers.vocab import Vocab
 
 CHARACTERS = [chr(0x4E00 + number) for number in range(90)]
+SENTINELS = [f"<extra_id_{number}>" for number in range(4)]
 SEQ_LENGTH = 13
 
 
@@ -51,6 +52,11 @@ CASES: dict[str, tuple] = {
     "bilm": (lines, [{}]),
     "bert": (sentences, [{"dup_factor": 2}, {"dynamic_masking": True, "members": {"short_seq_prob": 1.0}}]),
     "albert": (sentences, [{"dup_factor": 2}, {"dynamic_masking": True, "members": {"span_masking": True}}]),
+    "t5": (lines, [{"dup_factor": 2, "members": {"span_masking": True}}, {"dynamic_masking": True}]),
+    "gsg": (sentences, [{"members": {"tgt_seq_length": 9}},
+                        {"dup_factor": 3, "members": {"sentence_selection_strategy": "random",
+                                                      "tgt_seq_length": 9}}]),
+    "bart": (sentences, [{}, {"members": {"span_masking": True}}]),
 }
 EVERY = [pytest.param(name, settings, id=f"{name} {number}") for name, (_, cases) in CASES.items()
          for number, settings in enumerate(cases)]
@@ -58,7 +64,7 @@ EVERY = [pytest.param(name, settings, id=f"{name} {number}") for name, (_, cases
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return CharTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS[:-5]]))
+    return CharTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS[:-5], *SENTINELS]))
 
 
 @pytest.fixture
@@ -173,12 +179,14 @@ def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
     """Trimming, filler rows, slices and counts treat every kind of labels as what it is."""
     batch = whole_batch(make(name, settings)).rows(0, 7)
     trimmed = batch.trimmed()
-    longest = int((batch.src.seg > 0).sum(1).max())
-    assert trimmed.src.values.shape == (7, longest)
+    sides = {"src": (batch.src, trimmed.src), **({"tgt": (batch.tgt, trimmed.tgt)} if batch.tgt else {})}
+    longest = {axis: int((side.seg > 0).sum(1).max()) for axis, (side, _) in sides.items()}
+    assert all(cut.values.shape == cut.seg.shape == (7, longest[axis]) for axis, (_, cut) in sides.items())
     for target, labels in trimmed.labels.items():
         before = batch.labels[target]
         assert labels.wanted().sum() == before.wanted().sum() == batch.counts()[target]
-        assert labels.values.shape[1] == (before.values.shape[1] if before.positions is not None else longest)
+        width = longest[labels.side] if before.positions is None else before.values.shape[1]
+        assert labels.values.shape[1] == width
     filling = torch.tensor([False, True, False, False, True, False, True])
     emptied = batch.without(filling)
     for target, labels in emptied.labels.items():
@@ -188,7 +196,8 @@ def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
     parts = [batch.rows(0, 3), batch.rows(3, 7)]
     for target, count in batch.counts().items():
         assert sum(part.counts()[target] for part in parts) == count
-    assert sum(part.real_tokens() for part in parts) == batch.real_tokens() == (batch.src.seg > 0).sum()
+    assert sum(part.real_tokens() for part in parts) == batch.real_tokens() == sum(
+        (side.seg > 0).sum() for side, _ in sides.values())
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
@@ -201,7 +210,8 @@ def test_what_a_sample_is_depends_on_nothing_but_its_number(make, name, settings
         found = {}
         for step in (5, 2):
             for batch in loader.step(step):
-                tensors = (batch.src.values, batch.src.seg, *(part.values for part in batch.labels.values()))
+                tensors = (batch.src.values, batch.src.seg, *(part.values for part in batch.labels.values()),
+                           *((batch.tgt.values, batch.tgt.seg) if batch.tgt else ()))
                 for row, sample in enumerate(batch.samples.tolist()):
                     found[sample] = [tensor[row].tolist() for tensor in tensors]
         return found
@@ -228,9 +238,18 @@ def test_an_epoch_holds_every_instance_and_draws_anew(make, name, settings):
         assert count == pytest.approx(whole[target].item(), rel=0.02), target
 
 
-def texts(batch) -> Counter:
-    """How often each text occurs: a row's tokens in any order, those that are masked put back."""
+def texts(name: str, batch) -> Counter:
+    """How often each text occurs: a row's tokens in any order, those that are masked put back.
+
+    A decoder writes the whole text (bart), or what the source lacks (t5, gsg).
+    """
     src = batch.src.values.clone()
+    if batch.tgt is not None:
+        special = torch.tensor([number for number in range(5 + len(CHARACTERS)) if not 5 <= number < len(CHARACTERS)])
+        written = batch.labels["lm"].values
+        sequences = [written] if name == "bart" else [src, written]
+        return Counter(tuple(sorted(torch.cat([each[row][~torch.isin(each[row], special) & (each[row] >= 0)]
+                                               for each in sequences]).tolist())) for row in range(len(src)))
     if "mlm" in batch.labels:
         labels = batch.labels["mlm"]
         for row, positions in enumerate(labels.wanted()):
@@ -244,5 +263,5 @@ def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
     versions = datasets[0].info.dup_factor
     samples = versions * sum(map(len, datasets))
     loader = Loader(datasets, open_processor(datasets, MaskingConfig()), batch_size=samples)
-    expected = texts(whole_batch(datasets[0])) + texts(whole_batch(datasets[1]))
-    assert texts(loader.step(0)[0]) == Counter({text: versions * count for text, count in expected.items()})
+    expected = texts(name, whole_batch(datasets[0])) + texts(name, whole_batch(datasets[1]))
+    assert texts(name, loader.step(0)[0]) == Counter({text: versions * count for text, count in expected.items()})

@@ -4,11 +4,14 @@
 """
 
 from uer.data.processors.albert import AlbertProcessor
+from uer.data.processors.bart import BartProcessor
 from uer.data.processors.base import Processor
 from uer.data.processors.bert import BertProcessor
 from uer.data.processors.bilm import BilmProcessor
+from uer.data.processors.gsg import GsgProcessor
 from uer.data.processors.lm import LmProcessor
 from uer.data.processors.mlm import MlmProcessor
+from uer.data.processors.t5 import T5Processor
 
 PROCESSORS: dict[str, type[Processor]] = {
     "bert": BertProcessor,
@@ -16,5 +19,8 @@ PROCESSORS: dict[str, type[Processor]] = {
     "lm": LmProcessor,
     "bilm": BilmProcessor,
     "albert": AlbertProcessor,
+    "t5": T5Processor,
+    "gsg": GsgProcessor,
+    "bart": BartProcessor,
 }
-PLANNED = ("mt", "t5", "cls", "prefixlm", "gsg", "bart", "cls_mlm")
+PLANNED = ("mt", "cls", "prefixlm", "cls_mlm")

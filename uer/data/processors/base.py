@@ -115,6 +115,9 @@ class Processor:
     """How --dup_factor is used. "load": training makes so many versions of each stored instance; "build": so many are
     stored; "none": it is not, since nothing in an instance is random."""
 
+    always_dynamic: ClassVar[bool] = False
+    """Whether every epoch draws anew even without --dynamic_masking, by the masking flags of `pretrain.py`."""
+
     def __init__(self, seq_length: int, config: Any, vocabs: Mapping[str, VocabInfo]) -> None:
         self.seq_length = seq_length
         self.config = config
