@@ -7,8 +7,8 @@ commands run them, and `uer.model_settings` finds the settings among them.
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-COMMANDS = {"uer_commands": ".", **{f"uer_commands.{name.replace('/', '.')}": name
-                                    for name in ("finetune", "inference", "scripts", "models", "models/bert")}}
+COMMANDS = {"uer_commands": ".", **{f"uer_commands.{name}": name
+                                    for name in ("finetune", "inference", "scripts", "models")}}
 
 
 class BuildPy(build_py):
@@ -20,4 +20,4 @@ class BuildPy(build_py):
 
 setup(cmdclass={"build_py": BuildPy}, packages=[*find_packages(include=["uer", "uer.*"]), *COMMANDS],
       package_dir={"uer": "uer", **COMMANDS}, include_package_data=False,
-      package_data={"uer_commands.models": ["*.json"], "uer_commands.models.bert": ["*.json"]})
+      package_data={"uer_commands.models": ["*.json", "*/*.json"]})

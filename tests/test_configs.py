@@ -16,7 +16,7 @@ from uer.model import build_model
 
 VOCAB = 21128
 NAMED = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768),
-         "large": (24, 1024), "xlarge-1b": (20, 2048)}
+         "large": (24, 1024), "xlarge": (36, 1536), "xlarge-1b": (20, 2048)}
 GRID = {f"L-{layers}_H-{hidden}": (layers, hidden)
         for layers, hidden in itertools.product((2, 4, 6, 8, 10, 12), (128, 256, 512, 768))}
 SIZES = NAMED | GRID
@@ -60,7 +60,7 @@ def test_parameters_by_formula(root, name):
 def test_known_sizes(root):
     millions = {name: round(parameter_count(read(root, name), VOCAB) / 1e6, 1) for name in NAMED}
     assert millions == {"tiny": 3.2, "mini": 8.8, "small": 24.0, "medium": 36.6, "base": 102.3, "large": 325.5,
-                        "xlarge-1b": 1055.7}
+                        "xlarge": 1055.6, "xlarge-1b": 1055.7}
 
 
 @pytest.mark.parametrize("settings", [

@@ -12,7 +12,7 @@ import pytest
 from uer import __version__, commands
 
 tomllib = pytest.importorskip("tomllib")
-SOURCES = ("uer", "finetune", "inference", "scripts", "models/bert", "preprocess.py", "pretrain.py", "setup.py",
+SOURCES = ("uer", "finetune", "inference", "scripts", "models", "preprocess.py", "pretrain.py", "setup.py",
            "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "requirements.txt", "requirements-optional.txt",
            "models/special_tokens_map.json")
 
@@ -90,7 +90,8 @@ def test_a_wheel_holds_the_package_the_scripts_and_the_settings(root, tmp_path):
         place = Path() if folder == "uer" else Path("uer_commands")
         ours = {str(place / path.relative_to(root)) for path in (root / folder).rglob("*.py")}
         assert ours <= held
-    assert {f"uer_commands/models/bert/{path.name}" for path in (root / "models/bert").glob("*.json")} <= held
+    assert {f"uer_commands/models/{path.relative_to(root / 'models')}"
+            for path in (root / "models").glob("*/*config.json")} <= held
     assert {"uer_commands/pretrain.py", "uer_commands/preprocess.py"} <= held
     assert not any("tests" in name or name.endswith("setup.py") for name in held)
     code = (f"import sys; sys.path[:0] = [{str(tmp_path / 'installed')!r}]; from uer import commands, model_settings; "

@@ -23,6 +23,7 @@ from uer.tokenizers.char import CharTokenizer
 from uer.tokenizers.vocab import Vocab
 
 CHARACTERS = [chr(0x4E00 + number) for number in range(90)]
+SENTINELS = [f"<extra_id_{number}>" for number in range(4)]
 SEQ_LENGTH = 13
 
 
@@ -74,6 +75,11 @@ CASES: dict[str, tuple] = {
     "cls_mlm": (labelled, [{"dup_factor": 3}, {"dynamic_masking": True, "members": {"span_masking": True}}]),
     "prefixlm": (text_pairs, [{}]),
     "mt": (text_pairs, [{"members": {"tgt_seq_length": 7}}, {"members": {"tgt_seq_length": 11}}]),
+    "t5": (lines, [{"dup_factor": 2, "members": {"span_masking": True}}, {"dynamic_masking": True}]),
+    "gsg": (sentences, [{"members": {"tgt_seq_length": 9}},
+                        {"dup_factor": 3, "members": {"sentence_selection_strategy": "random",
+                                                      "tgt_seq_length": 9}}]),
+    "bart": (sentences, [{}, {"members": {"span_masking": True}}]),
 }
 EVERY = [pytest.param(name, settings, id=f"{name} {number}") for name, (_, cases) in CASES.items()
          for number, settings in enumerate(cases)]
@@ -81,7 +87,7 @@ EVERY = [pytest.param(name, settings, id=f"{name} {number}") for name, (_, cases
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return CharTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS[:-5]]))
+    return CharTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS[:-5], *SENTINELS]))
 
 
 @pytest.fixture
@@ -257,9 +263,18 @@ def test_an_epoch_holds_every_instance_and_draws_anew(make, name, settings):
         assert count == pytest.approx(whole[target].item(), rel=0.02), target
 
 
-def texts(batch) -> Counter:
-    """How often each text occurs: a row's tokens in any order, those that are masked put back."""
+def texts(name: str, batch) -> Counter:
+    """How often each text occurs: a row's tokens in any order, those that are masked put back.
+
+    A decoder writes the whole text (bart), or what the source lacks (t5, gsg).
+    """
     src = batch.src.values.clone()
+    if batch.tgt is not None:
+        special = torch.tensor([number for number in range(5 + len(CHARACTERS)) if not 5 <= number < len(CHARACTERS)])
+        written = batch.labels["lm"].values
+        sequences = [written] if name == "bart" else [src, written]
+        return Counter(tuple(sorted(torch.cat([each[row][~torch.isin(each[row], special) & (each[row] >= 0)]
+                                               for each in sequences]).tolist())) for row in range(len(src)))
     if "mlm" in batch.labels:
         labels = batch.labels["mlm"]
         for row, positions in enumerate(labels.wanted()):
@@ -273,5 +288,5 @@ def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
     versions = datasets[0].info.dup_factor
     samples = versions * sum(map(len, datasets))
     loader = Loader(datasets, open_processor(datasets, MaskingConfig()), batch_size=samples)
-    expected = texts(whole_batch(datasets[0])) + texts(whole_batch(datasets[1]))
-    assert texts(loader.step(0)[0]) == Counter({text: versions * count for text, count in expected.items()})
+    expected = texts(name, whole_batch(datasets[0])) + texts(name, whole_batch(datasets[1]))
+    assert texts(name, loader.step(0)[0]) == Counter({text: versions * count for text, count in expected.items()})

@@ -2,15 +2,23 @@
 
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from tests.tools.datasets import make_dataset, whole_batch
-from uer.config import TokenizerConfig
-from uer.data.batch import IGNORED
+from uer.config import MaskingConfig, TokenizerConfig
+from uer.data.batch import IGNORED, Rows
+from uer.data.masking import Masker
+from uer.data.noise import decoder_side, infilled, shuffled_sentences
+from uer.data.processors import PROCESSORS
+from uer.data.processors.mlm import MlmConfig
+from uer.data.schema import VocabInfo
 from uer.tokenizers import build_tokenizer
+from uer.tokenizers.bert import BertTokenizer
+from uer.tokenizers.vocab import Vocab
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +232,129 @@ def test_mt(tmp_path, breadth, summary, tokenizer, english):
     wanted = figures["tgt_positions_in_the_original_loss"] - figures["of_these_with_target_pad"]
     assert int(labels.wanted().sum()) == wanted
     assert (len(dataset), len(dataset.tokens)) == (figures["instances"], figures["src_tokens"])
+SENTINELS = [f"<extra_id_{number}>" for number in range(100)]
+
+
+@pytest.fixture(scope="module")
+def sentinel_tokenizer(tokenizer):
+    """With the 100 sentinels behind the other entries."""
+    return BertTokenizer(Vocab([*tokenizer.vocab.tokens, *SENTINELS]))
+
+
+def padded(ids, offsets, fill: int, width: int = 0) -> torch.Tensor:
+    """Rows of `ids`, each filled up: (R, S) int64."""
+    rows = [ids[begin:end].astype(np.int64) for begin, end in pairwise(offsets)]
+    width = width or max(map(len, rows))
+    return torch.from_numpy(np.stack([np.pad(row, (0, width - len(row)), constant_values=fill) for row in rows]))
+
+
+def test_t5_with_given_masks(breadth, sentinel_tokenizer, monkeypatch):
+    """The original's batch, but for [SEP] as an input of the decoder, whose label is padding."""
+    expected = np.load(breadth / "data" / "t5_fixed_masks.npz")
+    vocab = sentinel_tokenizer.vocab
+    processor = PROCESSORS["t5"](48, MlmConfig(), {"src": VocabInfo("", len(vocab), vocab.special_ids)})
+    positions = padded(expected["masked_places"], expected["masked_offsets"], 48).flip(1)  # in any order
+    monkeypatch.setattr(Masker, "choose", lambda *arguments: (positions, positions))
+    rows = Rows({"src": padded(expected["ids"], expected["offsets"], 7, 48)},
+                {"src": torch.from_numpy(np.diff(expected["offsets"]).astype(np.int64))}, torch.arange(12),
+                torch.arange(12))
+    batch = processor.batch(rows)
+    assert np.array_equal(batch.src.values, expected["batch_src"])
+    assert np.array_equal(batch.src.seg, expected["mended_seg"])
+    batch, real = batch.trimmed(), expected["mended_tgt_seg"][:, :14]
+    assert np.array_equal(batch.tgt.seg, real)
+    assert np.array_equal(batch.tgt.values, expected["batch_tgt_in"][:, :14] * real)
+    written = expected["batch_tgt_out"][:, :14].astype(np.int64)
+    assert np.array_equal(batch.labels["lm"].values, np.where(real, written, IGNORED))
+
+
+@pytest.mark.parametrize("span, name", [((0.2, 10), "masking_span"), ((0.3, 5), "masking_span_0.3_5")])
+def test_distributions_of_t5(tmp_path, breadth, summary, sentinel_tokenizer, span, name):
+    """How much is hidden, and the lengths of the runs, over 20 epochs; golden figures are rounded means of as many."""
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "lines.txt", "t5", sentinel_tokenizer,
+                           seq_length=64, dynamic_masking=True)
+    asked = MaskingConfig(span_masking=True, span_geo_prob=span[0], span_max_length=span[1])
+    runs, hidden = np.zeros(40), 0
+    for epoch in range(20):
+        labels = whole_batch(dataset, asked, keys=1000 * epoch).labels["lm"].values.numpy()
+        first = len(sentinel_tokenizer.vocab) - 100
+        for row in labels:
+            row = row[row != IGNORED][:-1]
+            lengths = np.diff(np.flatnonzero(row >= first)) - 1
+            np.add.at(runs, lengths, 1)
+            hidden += lengths.sum()
+    golden = summary[name]
+    assert hidden / (20 * len(dataset.tokens)) == pytest.approx(golden["masked_share"], abs=0.003)
+    for length, share in golden["run_lengths"].items():
+        error = (share * (1 - share) * 2 / runs.sum()) ** 0.5
+        assert abs(runs[int(length)] / runs.sum() - share) < 4 * error + 0.002, length
+
+
+def test_bart_with_given_masks(breadth, tokenizer):
+    expected = np.load(breadth / "data" / "bart_fixed_masks.npz")
+    src = padded(expected["src_ids"], expected["src_offsets"], 0, 64)
+    places = padded(expected["masked_places"], expected["masked_offsets"], 64)
+    masked = torch.cat([src, src[:, :1]], 1).scatter(1, places, tokenizer.vocab.mask_id)[:, :64]
+    found = infilled(masked, (src > 0).long(), tokenizer.vocab.mask_id, 0)
+    assert np.array_equal(found.values, expected["batch_src"]) and np.array_equal(found.seg, expected["batch_seg"])
+    lengths = torch.from_numpy(np.diff(expected["tgt_offsets"]).astype(np.int64))
+    tgt, labels = decoder_side(padded(expected["tgt_ids"], expected["tgt_offsets"], 9, 64), lengths, 0)
+    real = expected["mended_tgt_seg"]
+    assert np.array_equal(tgt.seg, real) and np.array_equal(tgt.values, expected["batch_tgt_in"] * real)
+    assert np.array_equal(labels.values, np.where(real, expected["batch_tgt_out"].astype(np.int64), IGNORED))
+
+
+@pytest.mark.parametrize("seq_length", [64, 128])
+def test_instances_of_bart(tmp_path, breadth, tokenizer, seq_length):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "bart", tokenizer,
+                           seq_length=seq_length)
+    expected = np.load(breadth / "data" / f"bart_seq{seq_length}.npz")
+    assert dataset.tokens.tolist() == expected["tgt_ids"].tolist()
+    assert dataset.offsets["src"][:].tolist() == expected["tgt_offsets"].tolist()
+    assert dataset.info.dynamic_masking and dataset.info.dup_factor == 1
+
+
+@pytest.mark.parametrize("seq_length", [64, 128])
+def test_how_often_bart_shuffles(tmp_path, breadth, summary, tokenizer, seq_length):
+    """The share of instances whose sentences are in another order; nothing but whole sentences moves."""
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "bart", tokenizer,
+                           seq_length=seq_length)
+    starts = padded(dataset.columns["sentence_start"][:], dataset.offsets["src"][:], 0, seq_length)
+    lengths = torch.from_numpy(np.diff(dataset.offsets["src"][:]))
+    counts, shares = starts.sum(1) - 2, []
+    for epoch in range(20):
+        order = shuffled_sentences(starts, lengths, torch.arange(len(dataset)) + 1000 * epoch)
+        assert torch.equal(order.sort(1).values, torch.arange(seq_length).expand_as(order))
+        jumps = order[:, 1:] != order[:, :-1] + 1
+        assert not (jumps & (starts.gather(1, order)[:, 1:] == 0) & (torch.arange(1, seq_length) < lengths[:, None]
+                                                                      )).any()
+        shares.append(jumps.any(1).float().mean().item())
+    expected = (1 - torch.exp(-torch.lgamma(counts + 1.0))).mean().item()  # 1 - 1 / n!
+    assert np.mean(shares) == pytest.approx(expected, abs=0.02)
+    original = summary[f"bart_seq{seq_length}"]["shuffled"] / len(dataset)
+    assert abs(original - expected) < 4 * (expected * (1 - expected) / len(dataset)) ** 0.5
+
+
+@pytest.mark.parametrize("seq_length, tgt_seq_length", [(64, 32), (128, 64)])
+def test_gsg_lead(tmp_path, breadth, tokenizer, seq_length, tgt_seq_length):
+    dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "gsg", tokenizer,
+                           seq_length=seq_length, members={"tgt_seq_length": tgt_seq_length})
+    expected = np.load(breadth / "data" / f"gsg_lead_seq{seq_length}_tgt{tgt_seq_length}.npz")
+    for axis in ("src", "tgt"):
+        assert dataset.columns[axis].tolist() == expected[f"{axis}_ids"].tolist()
+        assert dataset.offsets[axis][:].tolist() == expected[f"{axis}_offsets"].tolist()
+
+
+@pytest.mark.parametrize("seq_length, tgt_seq_length", [(64, 32), (128, 64)])
+def test_distributions_of_gsg_random(tmp_path, breadth, summary, tokenizer, seq_length, tgt_seq_length):
+    found = []
+    for seed in range(20):
+        dataset = make_dataset(tmp_path / "d.pt", breadth / "corpora" / "sentences.txt", "gsg", tokenizer, dup_factor=1,
+                               seq_length=seq_length, seed=seed, members={
+                                   "tgt_seq_length": tgt_seq_length, "sentence_selection_strategy": "random"})
+        src = dataset.columns["src"]
+        found.append({"instances": len(dataset), "src_tokens": len(src), "tgt_tokens": len(dataset.columns["tgt"]),
+                      "masked_sentences": int((src[:] == tokenizer.vocab.mask_id).sum())})
+    for name, original in summary[f"gsg_random_seq{seq_length}_tgt{tgt_seq_length}"].items():
+        mean = np.mean([figures[name] for figures in found])
+        assert abs(mean - original["mean"]) <= 3.5 * original["sd"] * (2 / 20) ** 0.5, (name, mean, original)

@@ -151,13 +151,13 @@ def test_a_row_depends_on_its_key_alone(config):
 def reference(config, tokens, length, key, word_start):
     """The rules of `uer.data.masking` in plain words, for one row; -> {position: what its draw belongs to}."""
     maskable = [p for p in range(length) if tokens[p] not in (CLS, SEP)]
-    draw = {p: int(masking._draw(masking.ORDER, key.view(1, 1), torch.tensor([p]))) for p in maskable}
+    draw = {p: int(masking.draw(masking.ORDER, key.view(1, 1), torch.tensor([p]))) for p in maskable}
     order = sorted(maskable, key=lambda p: (draw[p], p))
     wanted, chosen = min(budget(length), len(maskable)), {}
     if config.span_masking:
         bounds = span_bounds(config.span_geo_prob, config.span_max_length)
         for anchor in order[:budget(len(tokens))]:
-            hashed = int(masking._draw(masking.LENGTH, key.view(1, 1), torch.tensor([anchor])))
+            hashed = int(masking.draw(masking.LENGTH, key.view(1, 1), torch.tensor([anchor])))
             for position in range(anchor, anchor + 1 + sum(hashed >= bound for bound in bounds)):
                 if position not in maskable:
                     break
@@ -216,7 +216,7 @@ def row_of(tokens, word_start=None):
 def test_words_by_hand(monkeypatch):
     # A row of 20 tokens has a budget of 3. Words: [1 2] [3] [4 5 6 7] [8 9] [10] ...; order: 4, 1, 8, 3.
     starts = [1, 1, 0, 1, 1, 0, 0, 0, 1, 0, *[1] * 10]
-    monkeypatch.setattr(masking, "_draw", Scripted([4, 1, 8, 3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 2, 5, 6, 7, 9]))
+    monkeypatch.setattr(masking, "draw", Scripted([4, 1, 8, 3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 2, 5, 6, 7, 9]))
     src, positions, labels, chosen = run(WORDS, row_of([CLS, *range(11, 29), SEP], starts))
     # [4..7] is longer than the budget, [1 2] fits, [8 9] does not fit into the one that is left, [3] does.
     assert chosen[0].nonzero().squeeze(1).tolist() == [1, 2, 3]
@@ -227,7 +227,7 @@ def test_words_by_hand(monkeypatch):
 
 def test_no_word_fits_by_hand(monkeypatch):
     # Words of two and three, a budget of one: the first token of the word that comes first stands for it.
-    monkeypatch.setattr(masking, "_draw", Scripted([4, 3, 1, 2, 5]))
+    monkeypatch.setattr(masking, "draw", Scripted([4, 3, 1, 2, 5]))
     _, _, labels, chosen = run(WORDS, row_of([CLS, 11, 12, 13, 14, 15, SEP], [1, 1, 0, 1, 0, 0, 1]))
     assert chosen[0].nonzero().squeeze(1).tolist() == [3]
     assert labels.tolist() == [[13]]
@@ -235,7 +235,7 @@ def test_no_word_fits_by_hand(monkeypatch):
 
 def test_a_row_cut_within_a_word_begins_with_a_word(monkeypatch):
     # Nothing says that position 0 begins a word; the budget of 7 tokens is 1, and [0] and [6] are the short words.
-    monkeypatch.setattr(masking, "_draw", Scripted([1, 0, 6, 2, 3, 4, 5]))
+    monkeypatch.setattr(masking, "draw", Scripted([1, 0, 6, 2, 3, 4, 5]))
     chosen = run(WORDS, row_of([10, 11, 12, 13, 14, 15, 16], [0, 1, 0, 0, 0, 0, 1]))[3]
     assert chosen[0].nonzero().squeeze(1).tolist() == [0]
 
@@ -245,7 +245,7 @@ def test_spans_by_hand(monkeypatch):
     tokens = [CLS, 11, 12, 13, 14, SEP, *range(15, 48), SEP]
     bounds = span_bounds(0.2, 10)
     anchors = [4, 8, 7, 20, 30, 31, *[p for p in range(1, 39) if p not in (4, 5, 8, 7, 20, 30, 31)]]
-    monkeypatch.setattr(masking, "_draw", Scripted(anchors, {4: 5, 8: 2, 7: 3, 20: 9, 30: 1, 31: 1}, bounds))
+    monkeypatch.setattr(masking, "draw", Scripted(anchors, {4: 5, 8: 2, 7: 3, 20: 9, 30: 1, 31: 1}, bounds))
     _, positions, _, chosen = run(SPANS, row_of(tokens))
     # 4 reaches 5 positions but [SEP] cuts it to 4; 8 brings 8 9; 7 brings 7 (8 and 9 are taken); 20 the last 2.
     assert positions.tolist() == [[4, 8, 9, 7, 20, 21]]
@@ -321,7 +321,7 @@ def test_the_example_of_spans():
     config = MaskingConfig(span_masking=True, span_geo_prob=0.4, span_max_length=3)
     mask, maskable, hashes = example(config, "[abcdef]", [5, 2, 3, 1, 6, 4])
     keys = torch.arange(1000)[:, None]
-    lengths = 1 + torch.bucketize(masking._draw(masking.LENGTH, keys, torch.tensor([5, 2, 3])), mask.span_bounds,
+    lengths = 1 + torch.bucketize(masking.draw(masking.LENGTH, keys, torch.tensor([5, 2, 3])), mask.span_bounds,
                                   right=True)
     key = keys[(lengths == torch.tensor([2, 3, 1])).all(dim=1)][:1]  # one whose spans have the lengths 2, 3 and 1
     positions, draws = mask._spans(maskable, hashes, torch.tensor([[3]]), key)

@@ -5,7 +5,7 @@ import pytest
 
 from uer.data import draws
 from uer.data.draws import Draws, coins
-from uer.data.processors import pairs
+from uer.data.processors import pairs, pools
 from uer.data.processors.base import Lines, Ragged
 from uer.data.processors.bert import NextSentenceBuilder
 
@@ -15,8 +15,8 @@ POOL, LARGEST, SENTENCE = 100, 1000, 7
 
 @pytest.fixture(autouse=True)
 def small_pools(monkeypatch):
-    monkeypatch.setattr(pairs, "POOL_TOKENS", POOL)
-    monkeypatch.setattr(pairs, "LARGEST_DOCUMENT", LARGEST)
+    monkeypatch.setattr(pools, "POOL_TOKENS", POOL)
+    monkeypatch.setattr(pools, "LARGEST_DOCUMENT", LARGEST)
     monkeypatch.setattr(pairs, "LENT_TOKENS", 30)
 
 

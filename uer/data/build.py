@@ -141,7 +141,7 @@ def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) 
     if dataset.text_field and (processor.corpus.fields or not processor.corpus.one_line):
         raise UserError(f"--text_field: --data_processor {dataset.data_processor} reads "
                         f"{processor.corpus.description}, no JSON lines")
-    copies = dataset.dup_factor if kind.duplication == "build" and not dataset.dynamic_masking else 1
+    copies = dataset.dup_factor if processor.duplication == "build" and not dataset.dynamic_masking else 1
     return BuildSettings(tokenizers, processor, dataset.seed, copies, dataset.text_field, dataset.encoding_errors,
                          dataset.user_dict)
 
@@ -297,11 +297,12 @@ def _pieces(path: Path, dtype: np.dtype) -> Iterator[np.ndarray]:
 def _info(dataset: DatasetConfig, settings: BuildSettings, summary: Summary,
           arguments: Sequence[str]) -> store.DatasetInfo:
     processor = settings.processor
-    drawn = processor.duplication == "load" and not dataset.dynamic_masking
+    dynamic = dataset.dynamic_masking or processor.always_dynamic
+    drawn = processor.duplication == "load" and not dynamic
     return store.DatasetInfo(
         format_version=store.FORMAT_VERSION, processor=dataset.data_processor, seq_length=dataset.seq_length,
         schema=processor.schema(), lengths=processor.lengths(), vocabs=dict(processor.vocabs),
-        processor_settings=processor_settings(processor), dynamic_masking=dataset.dynamic_masking,
+        processor_settings=processor_settings(processor), dynamic_masking=dynamic,
         dup_factor=dataset.dup_factor if drawn else 1, seed=dataset.seed, counts=summary.counts(),
         command=_command(arguments))
 

@@ -95,21 +95,30 @@ class Masker:
             positions (R, P) int64 and labels (R, P) int64. Where a row predicts fewer than P tokens, the label is -100
             and the position 0.
         """
+        positions, draws = self.choose(tokens, real, lengths, keys, word_start)
+        return self._replaced(tokens, positions, draws, keys[:, None])
+
+    def choose(self, tokens: Tensor, real: Tensor, lengths: Tensor, keys: Tensor,
+               word_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Choose the positions that are predicted; arguments as for a call, and nothing is changed.
+
+        Returns:
+            positions (R, P), filled up with S; and (R, P) the numbers that the 80/10/10 draws depend on: equal numbers
+            have the same draw.
+        """
         keys = keys[:, None]  # (R, 1)
         maskable = real.clone()  # (R, S): tokens that may be predicted
         for special in self.kept_apart:
             maskable &= tokens != special
         # (R, S): a 32-bit hash and, in the lowest bits, the position, so that no two are equal.
         bits = self.seq_length.bit_length()
-        hashes = _draw(ORDER, keys, self.positions).bitwise_left_shift_(bits).bitwise_or_(self.positions)
+        hashes = draw(ORDER, keys, self.positions).bitwise_left_shift_(bits).bitwise_or_(self.positions)
         wanted = self.budgets[lengths][:, None]  # (R, 1)
         if self.config.whole_word_masking:
-            positions, draws = self._whole_words(maskable, word_start, hashes, wanted)
-        elif self.config.span_masking:
-            positions, draws = self._spans(maskable, hashes, wanted, keys)
-        else:
-            positions, draws = self._tokens(maskable, hashes, wanted)
-        return self._replaced(tokens, positions, draws, keys)
+            return self._whole_words(maskable, word_start, hashes, wanted)
+        if self.config.span_masking:
+            return self._spans(maskable, hashes, wanted, keys)
+        return self._tokens(maskable, hashes, wanted)
 
     def _first(self, eligible: Tensor, hashes: Tensor, amount: int) -> Tensor:
         """(R, amount) int64: the eligible positions with the smallest hashes, in the order of the hashes.
@@ -159,7 +168,7 @@ class Masker:
         """
         rows, amount, longest = len(maskable), self.predictions, self.config.span_max_length
         anchors = self._first(maskable, hashes, amount)  # (R, P)
-        lengths = 1 + torch.bucketize(_draw(LENGTH, keys, anchors), self.span_bounds, right=True)[:, :, None]
+        lengths = 1 + torch.bucketize(draw(LENGTH, keys, anchors), self.span_bounds, right=True)[:, :, None]
         offsets = torch.arange(longest, device=keys.device)  # (L,)
         # How many unmaskable tokens stand up to each position: equal for two maskable positions without one between.
         numbers = torch.nn.functional.pad((~maskable).cumsum(dim=1), (0, longest), value=-1)  # (R, S + L)
@@ -232,10 +241,10 @@ class Masker:
         chosen = positions < self.seq_length  # (R, P), like everything below
         positions = torch.where(chosen, positions, 0)
         originals = tokens.gather(1, positions)
-        kind = _draw(KIND, keys, draws)
+        kind = draw(KIND, keys, draws)
         # A number from 1 to `entries`; each special id that it reaches moves it up by one. With the special ids 2 and 3
         # the numbers 1, 2, 3 become the ids 1, 4, 5.
-        random = below(_draw(REPLACEMENT, keys, positions), self.entries).add_(1)
+        random = below(draw(REPLACEMENT, keys, positions), self.entries).add_(1)
         for special in self.never_drawn:
             random += random >= special
         put = torch.where(kind < MASKED_OR_RANDOM_BELOW, random, originals)
@@ -247,7 +256,7 @@ class Masker:
         return positions, torch.where(chosen, originals, IGNORED)
 
 
-def _draw(purpose: int, keys: Tensor, numbers: Tensor) -> Tensor:
+def draw(purpose: int, keys: Tensor, numbers: Tensor) -> Tensor:
     """Hashes of the rows' keys, a purpose and some numbers: keys (R, 1), numbers (R, N) or (N,) -> (R, N) int64 below
     2^32."""
     return mix_((mix_(keys + purpose * GOLDEN & MASK) + numbers).bitwise_and_(MASK))

@@ -26,6 +26,8 @@ BERT_SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 
+FIRST_SENTINEL = "<extra_id_0>"  # likewise, where the vocabulary has it
+
 # The entries of RoBERTa's and XLM-R's roles.
 ROBERTA_SPECIAL_TOKENS = {
     "pad_token": "<pad>",
@@ -46,7 +48,8 @@ class Vocab:
         tokens: the entries in the order of their ids.
         ids: entry -> id.
         special_tokens: role, one of `ROLES`, -> entry, for the roles that the vocabulary has.
-        special_ids: the same as ids, by short names: {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}.
+        special_ids: the same as ids, by short names: {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}. With
+            sentinels, the first is "sentinel", and "last_sentinel" the last.
         fingerprint: SHA-256 in hex of the entries, each followed by a line feed, in UTF-8. Two files that differ only
             in BOM or line ends have the same one.
     """
@@ -68,12 +71,14 @@ class Vocab:
         self.ids = {token: index for index, token in enumerate(self.tokens)}
         self.source = source
         _check_entries(self.tokens, self.ids, source)
-        named = {**defaults, **(special_tokens or {})}
+        named = {"sentinel_token": FIRST_SENTINEL, **defaults, **(special_tokens or {})}
         _check_strings(named, source)
         self.special_tokens = {role: entry for role, entry in named.items() if role in defaults or entry in self.ids}
         _check_roles(self.special_tokens, source)
         self.special_ids = {role.removesuffix("_token"): _id_of(self.ids, entry, role, source)
                             for role, entry in self.special_tokens.items()}
+        if "sentinel" in self.special_ids:
+            self.special_ids["last_sentinel"] = _last_sentinel(self.tokens, self.special_ids["sentinel"])
         self.fingerprint = hashlib.sha256("".join(f"{token}\n" for token in self.tokens).encode()).hexdigest()
 
     @classmethod
@@ -292,3 +297,13 @@ def _id_of(ids: dict[str, int], token: str, role: str, source: str) -> int:
         raise UserError(f"{source}: no entry '{token}' ({role}); add it, or name another one in a "
                         "special_tokens_map.json in the vocabulary's folder")
     return ids[token]
+
+
+def _last_sentinel(tokens: Sequence[str], first: int) -> int:
+    """The id of the last of the entries that are numbered on from that with the id `first`: `<extra_id_0>`,
+    `<extra_id_1>` and so on."""
+    begin, number, end = re.fullmatch(r"(.*?)(\d*)(\D*)", tokens[first]).groups()
+    last = first
+    while number and last + 1 < len(tokens) and tokens[last + 1] == f"{begin}{int(number) + last + 1 - first}{end}":
+        last += 1
+    return last

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from uer.config import LONGEST_ROW, flag
 from uer.data.draws import Draws
 from uer.data.schema import LINES, Column, CorpusFormat, VocabInfo
 from uer.errors import UserError
 
 if TYPE_CHECKING:
     from uer.data.batch import Batch, Rows
+
+LEAST_TARGET = 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,17 @@ class Block:
     left_out: tuple[tuple[int, str], ...] = ()
     """Lines of which nothing is made: (number among the lines that were given, why). Only of whole lines: where the
     corpus has fields."""
+
+
+@dataclass(frozen=True)
+class TgtConfig:
+    """Target side (--data_processor mt, gsg)"""
+
+    tgt_seq_length: int = flag(128, "Maximum length of a target-side sequence in tokens.")
+
+    def problems(self) -> list[str]:
+        within = LEAST_TARGET <= self.tgt_seq_length <= LONGEST_ROW
+        return [] if within else [f"--tgt_seq_length must lie between {LEAST_TARGET} and {LONGEST_ROW:,}"]
 
 
 class Builder(Protocol):
@@ -121,6 +135,9 @@ class Processor:
     duplication: ClassVar[str] = "none"
     """How --dup_factor is used. "load": training makes so many versions of each stored instance; "build": so many are
     stored; "none": it is not, since nothing in an instance is random."""
+
+    always_dynamic: ClassVar[bool] = False
+    """Whether every epoch draws anew even without --dynamic_masking, by the masking flags of `pretrain.py`."""
 
     def __init__(self, seq_length: int, config: Any, vocabs: Mapping[str, VocabInfo]) -> None:
         self.seq_length = seq_length

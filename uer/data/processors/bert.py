@@ -6,7 +6,8 @@ import numpy as np
 
 from uer.data.draws import Draws, below, drawn
 from uer.data.processors.masked import MaskedProcessor
-from uer.data.processors.pairs import COIN, FRAME, HEADS, Chunks, PairBuilder, PairConfig, Pairs, Pool, split_dtype
+from uer.data.processors.pairs import COIN, FRAME, HEADS, Chunks, PairBuilder, PairConfig, Pairs, split_dtype
+from uer.data.processors.pools import Pool
 from uer.data.schema import INSTANCE, SENTENCES, Column
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The base class of the processors whose rows predict masked tokens: mlm, bert, albert."""
+"""The base class of the processors that mask rows: mlm, bert, albert, t5, bart."""
 
 from typing import TYPE_CHECKING
 
@@ -37,23 +37,33 @@ class MaskedProcessor(Processor):
         """
         from uer.data.batch import Labels  # torch: `preprocess.py` does without it
 
-        src, lengths = rows.columns["src"], rows.lengths["src"]
-        mask = self._masker(src.device)
-        real = mask.positions < lengths[:, None]
+        src, seg, real = self.padded(rows)
+        mask = self.masker(src.device)
+        positions, labels = mask(src, real, rows.lengths["src"], rows.keys, rows.columns.get("word_start"))
+        return src, seg, Labels(labels, positions)
+
+    def padded(self, rows: "Rows") -> tuple["Tensor", "Tensor", "Tensor"]:
+        """Pad `src` in place.
+
+        Returns:
+            src (R, S), seg (R, S) with 1 on every token and 0 on padding, and the same as bool.
+        """
+        src = rows.columns["src"]
+        real = self.masker(src.device).positions < rows.lengths["src"][:, None]
         seg, pad = real.long(), self.special_id("pad")
         # Behind a row's length the stored values are arbitrary: they become [PAD].
         src.mul_(seg)
         if pad:
             src.add_((1 - seg) * pad)
-        positions, labels = mask(src, real, lengths, rows.keys, rows.columns.get("word_start"))
-        return src, seg, Labels(labels, positions)
+        return src, seg, real
 
-    def _masker(self, device: "torch.device") -> "Masker":
+    def masker(self, device: "torch.device") -> "Masker":
         """The masker on a device; it is made once for each device."""
-        from uer.data.masking import masker
+        from uer.data import masking
 
         known = self.__dict__.setdefault("_maskers", {})
         if device not in known:
             special_ids = {role: self.special_id(role) for role in ("pad", "cls", "sep", "mask")}
-            known[device] = masker(self.config, self.seq_length, self.vocabs["src"].size, special_ids, device)
+            known[device] = masking.masker(self.config, self.seq_length, self.vocabs["src"].size, special_ids,
+                                           device)
         return known[device]

@@ -1,32 +1,16 @@
 """Translation: `source TAB target`, each with its own tokenizer."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from uer.config import LONGEST_ROW, flag
 from uer.data.draws import Draws
-from uer.data.processors.base import Processor, Ragged
+from uer.data.processors.base import Processor, Ragged, TgtConfig
 from uer.data.processors.fields import FieldBuilder, Fields, Mark, assembled, next_tokens, padded
 from uer.data.schema import FIELDS, Column
 
 if TYPE_CHECKING:
     from uer.data.batch import Batch, Rows
-
-LEAST_TARGET = 2
-
-
-@dataclass(frozen=True)
-class TgtLengthConfig:
-    """Target side (--data_processor mt)"""
-
-    tgt_seq_length: int = flag(128, "Maximum length of a target-side sequence in tokens.")
-
-    def problems(self) -> list[str]:
-        within = LEAST_TARGET <= self.tgt_seq_length <= LONGEST_ROW
-        return [] if within else [f"--tgt_seq_length must lie between {LEAST_TARGET} and {LONGEST_ROW:,}"]
-
 
 class MtProcessor(Processor):
     """`--data_processor mt`: [CLS] x [SEP] on both sides, cut at S and at T + 1 tokens; T is `--tgt_seq_length`.
@@ -41,7 +25,7 @@ class MtProcessor(Processor):
     fields = ("src", "tgt")
     field_counts = (2,)
     labels = ("lm",)
-    config_class = TgtLengthConfig
+    config_class = TgtConfig
 
     def schema(self) -> dict[str, Column]:
         """Two sequences."""

@@ -5,8 +5,8 @@ parts, which become [CLS] first [SEP] second [SEP].
 
     document  s0 s1 s2 s3 s4     chunk  s0 s1 s2     parts  s0 | s1 s2
 
-Many documents are processed together (a pool): so a pair can take its second part from another document, and numpy
-processes thousands of pairs in one operation.
+Many documents are processed together (a pool, see `uer.data.processors.pools`): so a pair can take its second part from
+another document.
 """
 
 from bisect import bisect_left
@@ -17,12 +17,9 @@ import numpy as np
 
 from uer.config import MaskingConfig, flag
 from uer.data.draws import Draws, below, coins, drawn
-from uer.data.processors.base import Block, Lines, Ragged
+from uer.data.processors.base import Block
+from uer.data.processors.pools import Pool, PoolBuilder, concatenated, stretches
 
-POOL_TOKENS = 1 << 19
-"""The documents that have been read are processed when they have so many tokens."""
-LARGEST_DOCUMENT = 1 << 22
-"""In tokens; a longer document is processed in pieces of this size, so that memory is limited."""
 LENT_TOKENS = 1 << 16
 """How many tokens of a document are kept, for a later pool that has no other document to draw from."""
 FRAME = 3  # the special tokens of [CLS] first [SEP] second [SEP]
@@ -42,28 +39,6 @@ class PairConfig(MaskingConfig):
     def problems(self) -> list[str]:
         within = 0.0 <= self.short_seq_prob <= 1.0
         return super().problems() + ([] if within else ["--short_seq_prob must lie between 0 and 1"])
-
-
-class Pool(NamedTuple):
-    """D documents with N tokens, none of them empty.
-
-    Sentence i has the tokens `sentences[i]` to `sentences[i + 1]` - 1, document d the sentences `documents[d]` to
-    `documents[d + 1]` - 1. Two documents, of two sentences (3 and 4 tokens) and of one (5 tokens), have the sentences
-    [0, 3, 7, 12] and the documents [0, 2, 3].
-    """
-
-    ids: np.ndarray
-    """(N,) token ids"""
-    word_start: np.ndarray | None
-    """(N,) uint8"""
-    sentences: np.ndarray
-    """(sentences + 1,) int64"""
-    documents: np.ndarray
-    """(D + 1,) int64"""
-    first: int
-    """The number of the pool's first document, counted from the start of the shard."""
-    lent: int = 0
-    """How many documents at the end have been processed before: the others draw sentences from them."""
 
 
 class Chunks(NamedTuple):
@@ -89,7 +64,7 @@ class Pairs(NamedTuple):
     second_end: np.ndarray
 
 
-class PairBuilder:
+class PairBuilder(PoolBuilder):
     """Collects documents and makes pairs of them.
 
     Args:
@@ -106,15 +81,12 @@ class PairBuilder:
 
     def __init__(self, seq_length: int, cls_id: int, sep_id: int, short_seq_prob: float, draws: Draws,
                  copies: int) -> None:
+        super().__init__(draws, copies)
         self.room = seq_length - FRAME
         self.cls_id, self.sep_id = cls_id, sep_id
-        self.short_seq_prob, self.draws, self.copies = short_seq_prob, draws, copies
+        self.short_seq_prob = short_seq_prob
         self.split_dtype = split_dtype(seq_length)
-        self.documents = 0
-        self.blank_lines = 0
         self._position = 0  # tokens made so far
-        self._held: list[Lines] = []  # lines that are not worked on yet
-        self._held_tokens = 0
         self._lent: Pool | None = None  # the last document that ended in an earlier pool
 
     def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
@@ -125,50 +97,12 @@ class PairBuilder:
         """
         raise NotImplementedError
 
-    def add(self, lines: Lines) -> Block:
-        """Keep the lines, and process all finished documents when they have `POOL_TOKENS` tokens."""
-        self._held.append(lines)
-        self._held_tokens += len(lines.tokens.ids)
-        return self._work(at_end=False) if self._held_tokens >= POOL_TOKENS else Block()
-
-    def end_file(self) -> Block:
-        """Add a blank line, since the last document of a file ends with the file. Nothing is made yet."""
-        if self._held:
-            last = self._held[-1].tokens
-            words = None if last.word_start is None else np.empty(0, np.uint8)
-            self._held.append(Lines((Ragged(np.empty(0, last.ids.dtype), np.zeros(2, np.int64), words),)))
-            self.blank_lines -= 1  # it is not in the file, so it is not counted
-        return Block()
-
-    def finish(self) -> Block:
-        """Process what is left."""
-        return self._work(at_end=True) if self._held else Block()
-
-    def _work(self, at_end: bool) -> Block:
-        """Make pairs of the documents that are complete; keep the rest.
-
-        Of lines of 3 4 0 5 2 tokens, where 0 is a blank line, the document 3 4 is complete and processed. Further lines
-        may belong to the other one, so 5 2 are kept.
-        """
-        ids, words, lengths, unfinished = self._joined()
-        whole, goes_on = len(lengths), False  # how many lines belong to complete documents
-        if not at_end:
-            whole = _complete(lengths[:len(lengths) - unfinished])
-            if not whole and len(ids) >= LARGEST_DOCUMENT:  # process what there is of this document
-                whole = len(lengths) - unfinished or len(lengths)  # a line without end is cut, too
-                goes_on = True
-        tokens = int(lengths[:whole].sum())
-        rest = slice(tokens, None)
-        self._hold(ids[rest], None if words is None else words[rest], lengths[whole:], unfinished)
-        if not whole:
-            return Block()
-        pool = self._pool(ids[:tokens], None if words is None else words[:tokens], lengths[:whole])
-        if len(pool.documents) < 2:
-            return Block()
+    def work_on(self, pool: Pool, goes_on: bool) -> Block:
+        """The pairs of all copies of the pool."""
         blocks = [self._block(self._with_lent(pool), copy) for copy in range(self.copies)]
         if ended := len(pool.documents) - 1 - goes_on:  # a document lends nothing to its own further pieces
             self._lent = _document(pool, ended - 1)
-        return _concatenated(blocks)
+        return concatenated(blocks)
 
     def _with_lent(self, pool: Pool) -> Pool:
         """A pool; where it is a single document, with an earlier one behind it, so that pairs can be drawn of two.
@@ -182,45 +116,6 @@ class PairBuilder:
         sentences = np.append(pool.sentences, pool.sentences[-1] + lent.sentences[1:])
         return Pool(np.concatenate([pool.ids, lent.ids]), words, sentences,
                     np.append(pool.documents, len(sentences) - 1), pool.first, lent=1)
-
-    def _joined(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, bool]:
-        """The lines that are kept: ids (N,), word starts (N,), tokens of each line (lines,), and whether the last line
-        continues in the next block."""
-        ids = np.concatenate([lines.tokens.ids for lines in self._held])
-        words = None
-        if self._held[0].tokens.word_start is not None:
-            words = np.concatenate([lines.tokens.word_start for lines in self._held])
-        lengths: list[np.ndarray] = []
-        goes_on = False
-        for lines in self._held:
-            here = lines.tokens.lengths.astype(np.int64)
-            if goes_on:  # the first line is the rest of the one before
-                lengths[-1][-1] += here[0]
-                here = here[1:]
-            if len(here):  # else the block is all one line's, which goes on
-                lengths.append(here)
-            goes_on = lines.unfinished
-        return ids, words, np.concatenate(lengths), goes_on
-
-    def _hold(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, unfinished: bool) -> None:
-        """Keep these lines instead of all; arguments as `_joined` returns them."""
-        self._held_tokens = len(ids)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        self._held = [Lines((Ragged(ids, offsets, words),), unfinished)] if len(lengths) else []
-
-    def _pool(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray) -> Pool:
-        """Lines of `lengths` tokens, where 0 is a blank line, as documents.
-
-            lengths [3, 4, 0, 0, 5]  ->  sentences [0, 3, 7, 12], documents [0, 2, 3]
-        """
-        filled = lengths > 0
-        paragraph = np.cumsum(~filled)[filled]  # (sentences,) blank lines before each: [0, 0, 2] in the example
-        firsts = np.flatnonzero(np.diff(paragraph, prepend=-1))
-        self.blank_lines += int((~filled).sum())
-        pool = Pool(ids, words, np.concatenate([[0], np.cumsum(lengths[filled])]),
-                    np.append(firsts, len(paragraph)), self.documents)
-        self.documents += len(firsts)
-        return pool
 
     def gather(self, pool: Pool, copy: int, put_back: bool) -> Chunks:
         """The chunks of every document.
@@ -262,9 +157,7 @@ class PairBuilder:
         sep, one = cls + 1, np.ones_like(first)
         begins = np.stack([cls, pairs.first_begin, sep, pairs.second_begin, sep], axis=1).ravel()  # (5 C,)
         sizes = np.stack([one, first, one, second, one], axis=1).ravel()
-        stops = np.cumsum(sizes)
-        origin = np.arange(stops[-1] if len(stops) else 0, dtype=np.int32)
-        origin += np.repeat((begins - stops + sizes).astype(np.int32), sizes)
+        origin, stops = stretches(begins, sizes)
         made = {"src": np.append(pool.ids, np.array([self.cls_id, self.sep_id], pool.ids.dtype))[origin]}
         if pool.word_start is not None:
             made["word_start"] = np.append(pool.word_start, np.ones(2, np.uint8))[origin]
@@ -297,17 +190,6 @@ class PairBuilder:
         front_second = coins(drawn(keys, FRONT_OF_SECOND), from_second)
         return Pairs(pairs.first_begin + front_first, pairs.first_end - (from_first - front_first),
                      pairs.second_begin + front_second, pairs.second_end - (from_second - front_second))
-
-
-def _complete(lengths: np.ndarray) -> int:
-    """How many of the lines, of `lengths` tokens each, make whole documents, at least two; 0 where there is only one:
-    [3, 0, 4, 2, 0, 0, 5] -> 6, [3, 0, 5] -> 0."""
-    blank = np.flatnonzero(lengths == 0)
-    if not len(blank):
-        return 0
-    filled = lengths[:blank[-1]] > 0
-    ends = np.count_nonzero(filled & ~np.append(filled[1:], False))  # documents end where a blank line follows
-    return int(blank[-1]) + 1 if ends > 1 else 0
 
 
 def _document(pool: Pool, number: int) -> Pool:
@@ -350,14 +232,6 @@ def _gathered(sentences: list[int], documents: list[int], targets: list[int], sp
             start = middle if again[start] else end
     table = np.array(found, np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2]
-
-
-def _concatenated(blocks: list[Block]) -> Block:
-    """One block of all their columns and starts."""
-    if len(blocks) < 2:
-        return blocks[0] if blocks else Block()
-    return Block({name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns},
-                 {axis: np.concatenate([block.starts[axis] for block in blocks]) for axis in blocks[0].starts})
 
 
 def split_dtype(seq_length: int) -> str:
