@@ -41,7 +41,7 @@ class ExtendVocabConfig:
     """The entries to add, and the output files."""
 
     vocab_path: str = flag(REQUIRED, "The vocabulary to extend.", path="read")
-    tokenizer: str = flag("bert", "How text becomes tokens.", family="tokenizer")
+    tokenizer: str = flag("bert", "How text becomes tokens.", choices=("bert", "char", "space"))
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
     add_path: str | None = flag(None, "File of entries to add, one on each line.", path="read")
     add_tokens: tuple[str, ...] = flag((), "Entries to add.")

@@ -47,13 +47,14 @@ def reference(text: str, tokenizer: BpeTokenizer) -> list[str]:
 
 def test_tokens_are_those_of_the_reference(files):
     tokenizer, draw = build_tokenizer(TokenizerConfig(**files)), random.Random(3)
-    texts = [*TEXT, *("".join(draw.choices("".join(TEXT) + "\u3000\u00a0\u2028'ǅ²Ⅳ", k=60)) for _ in range(100))]
+    alphabet = "".join(TEXT) + "\u3000\u00a0\u2028'ǅ²Ⅳ"
+    texts = [*TEXT, "a\n\nb \n c\n", *("".join(draw.choices(alphabet, k=60)) for _ in range(100))]
     assert any(len(tokenizer.surface(token)) > 2 for token in tokenizer.tokenize(TEXT[0]))
     for text in texts:
         assert tokenizer.tokenize(text) == reference(text, tokenizer), text
         assert tokenizer.decode(tokenizer.encode(text)) == text
-    lines, offsets = tokenizer.encode_lines("\n".join(texts))
-    assert np.split(lines, offsets[1:-1])[1].tolist() == tokenizer.encode(texts[1])
+    lines, offsets = tokenizer.encode_lines("\n".join(TEXT))
+    assert np.split(lines, offsets[1:-1])[1].tolist() == tokenizer.encode(TEXT[1])
 
 
 def test_line_feeds_are_tokens_of_one_text_and_separate_many(files):

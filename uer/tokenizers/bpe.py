@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,6 +74,8 @@ class BpeTokenizer(Tokenizer):
                             "instance, and no unk token for them")
         self._line_feed_id = vocab.ids[LINE_FEED]
         self._encoder = _encoder(vocab, self.merges, source)
+        # without positions in the text, where the library's version has it
+        self._encode_lines = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)
 
     @classmethod
     def from_config(cls, config: TokenizerConfig, side: str = "src") -> "BpeTokenizer":
@@ -102,21 +105,23 @@ class BpeTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text as it stands; line feeds are tokens: `"a\\nb"` -> ids of `["a", "Ċ", "b"]`."""
-        return self._encoded(text, None).tolist()
+        return self._encoder.encode(text.encode(errors="replace").decode(), add_special_tokens=False).ids
 
     def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
-        ids = self._encoded(BLANK_LINES.sub("", block), unknown)
-        is_line_feed = ids == self._line_feed_id
-        line_ends = np.flatnonzero(is_line_feed)
-        return ids[~is_line_feed], line_ends - np.arange(len(line_ends))
+        lines = BLANK_LINES.sub("", block.encode(errors="replace").decode()).split("\n")
+        found = [encoding.ids for encoding in self._encode_lines(lines, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        ids = np.fromiter(chain.from_iterable(found), np.int64, int(lengths.sum()))
+        if unknown is not None and self._unk_id is not None and (ids == self._unk_id).any():
+            for line in (line for line, own in zip(lines, found) if self._unk_id in own):
+                self._count_unknown(line, unknown)
+        return ids, np.cumsum(lengths[:-1])
 
-    def _encoded(self, text: str, unknown: Counter | None) -> np.ndarray:
-        """(tokens,) int64, line feeds among them."""
-        found = self._encoder.encode(text.encode(errors="replace").decode(), add_special_tokens=False)
-        ids = np.array(found.ids, np.int64)
-        if unknown is not None and self._unk_id is not None:
-            unknown.update(text[slice(*found.offsets[at])] for at in np.flatnonzero(ids == self._unk_id).tolist())
-        return ids
+    def _count_unknown(self, line: str, unknown: Counter) -> None:
+        """By the characters whose bytes have no entry."""
+        encoding = self._encoder.encode(line, add_special_tokens=False)
+        unknown.update(line[slice(*span)] for index, span in zip(encoding.ids, encoding.offsets)
+                       if index == self._unk_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the bytes; those that are no UTF-8, at either end for instance, become U+FFFD."""
@@ -171,8 +176,7 @@ def _encoder(vocab: Vocab, merges: Sequence[str], source: str) -> Any:
     except Exception as error:  # the library has no class of its own for it
         raise UserError(f"{source}: does not fit the vocabulary {vocab.source}: {error}") from None
     encoder = RustTokenizer(model)
-    encoder.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split("\n", "isolated"),
-                                                     pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return encoder
 
 

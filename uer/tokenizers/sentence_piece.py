@@ -49,6 +49,8 @@ class SentencePieceTokenizer(Tokenizer):
         self._ids[self._processor.unk_id()] = self._unk_id
         self._divided = {index: self._divide(pieces[index]) for index in range(len(pieces))
                          if NUMBER_COMMA.fullmatch(pieces[index])}
+        self._is_divided = np.zeros(len(pieces), bool)
+        self._is_divided[list(self._divided)] = True
         if not self._cuts_at_spaces(pieces):
             self.line_cuts = re.compile(b"(?!)")
 
@@ -84,11 +86,10 @@ class SentencePieceTokenizer(Tokenizer):
         found = self._processor.encode(lines, out_type=int, num_threads=1)
         if unknown is not None:
             self._count_unknown(lines, found, unknown)
-        if self._divided:
-            found = [self._with_divided(ids) for ids in found]
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        ids = self._ids[np.fromiter(chain.from_iterable(found), np.int64, int(lengths.sum()))]
-        return ids, np.cumsum(lengths[:-1])
+        lengths, numbers = _flat(found)
+        if self._is_divided[numbers].any():
+            lengths, numbers = _flat([self._with_divided(ids) for ids in found])
+        return self._ids[numbers], np.cumsum(lengths[:-1])
 
     def _with_divided(self, ids: list[int]) -> list[int]:
         """The model's ids with those of the divided pieces, in the model's numbers."""
@@ -157,6 +158,12 @@ class XlmRobertaTokenizer(SentencePieceTokenizer):
     def entries(pieces: Sequence[str]) -> list[str]:
         others = (piece for piece in pieces if piece not in (*FIRST_OF_XLM_R, ROBERTA_SPECIAL_TOKENS["mask_token"]))
         return [*FIRST_OF_XLM_R, *others, ROBERTA_SPECIAL_TOKENS["mask_token"]]
+
+
+def _flat(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """`[[5, 6], [7]]` -> lengths `[2, 1]`, values `[5, 6, 7]`, both int64."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return lengths, np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
 
 
 def open_model(model: bytes, source: str) -> Any:
