@@ -290,3 +290,19 @@ def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
     loader = Loader(datasets, open_processor(datasets, MaskingConfig()), batch_size=samples)
     expected = texts(name, whole_batch(datasets[0])) + texts(name, whole_batch(datasets[1]))
     assert texts(name, loader.step(0)[0]) == Counter({text: versions * count for text, count in expected.items()})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_packed_batches_get_a_size_that_holds_them(make, name):
+    dataset = make(name, {})
+    plain, packed = (Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=10, pack=pack)
+                     for pack in (False, True))
+    taken = []
+    for step in range(12):
+        (one,), (two,) = plain.step(step), packed.step(step)
+        assert torch.equal(one.src.values, two.src.values) and one.packing is None
+        if two.packing is not None:
+            assert (two.src.seg > 0).sum() < two.packing.tokens
+            assert two.tgt is None or (two.tgt.seg > 0).sum() < two.packing.tgt_tokens
+        taken.append(two.packing)
+    assert any(taken) == bool(packed.sizes)

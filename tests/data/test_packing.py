@@ -20,6 +20,18 @@ def test_what_a_micro_batch_needs():
     assert measured(batch, 2, document_start=2).tolist() == [[8, 3, 3], [5, 1, 3]]
 
 
+def test_the_target_side_has_a_size_of_its_own():
+    src, tgt = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]]), torch.tensor([[2, 5, 0], [2, 0, 0]])
+    batch = Batch(Side(src, (src > 0).long()), {"lm": Labels(tgt, side="tgt")}, torch.arange(2),
+                  Side(tgt, (tgt > 0).long()))
+    assert measured(batch, 1, None).tolist() == [[4, 0, 1, 2], [3, 0, 1, 1]]
+    sample = [[1000 + 40 * number, 0, 64, 300 - number] for number in range(-5, 6)]
+    sizes = choose_sizes(sample, positions=8192)
+    assert all(smallest(sizes, need) is not None for need in sample) and all(size.predictions == 0 for size in sizes)
+    assert smallest(sizes, [900, 0, 64, sizes[1].tgt_tokens - 1]) == sizes[1]
+    assert smallest(sizes, [900, 0, 64, sizes[1].tgt_tokens]) == sizes[2], "one token has to stay free"
+
+
 def test_sizes_follow_what_occurs():
     sample = [[1000 + 40 * number, 150 + number, 64] for number in range(-5, 6)]
     sizes = choose_sizes(sample, positions=8192)

@@ -56,6 +56,8 @@ class Packing:
     """K, at least as many as the batch has positions to predict at."""
     sequences: int
     """At least as many as there are rows, or documents where attention stays inside of them."""
+    tgt_tokens: int = 0
+    """More than the batch has on the target side; 0 where it has none."""
 
 
 @dataclass(frozen=True)

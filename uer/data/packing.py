@@ -29,7 +29,8 @@ WORTH_PACKING = 0.97
 
 
 def measured(batch: Batch, rows: int, document_start: int | None) -> Tensor:
-    """What each micro-batch needs: (micro-batches, 3) int64 tokens, predicted positions and sequences.
+    """What each micro-batch needs: (micro-batches, 3) int64 tokens, predicted positions and sequences; where there is a
+    target side (micro-batches, 4), with its tokens.
 
     Args:
         batch: micro-batches of `rows` rows each, one after the other.
@@ -41,7 +42,8 @@ def measured(batch: Batch, rows: int, document_start: int | None) -> Tensor:
     sequences = torch.ones_like(tokens)
     if document_start is not None:  # a row that begins inside a document has one more
         sequences = (batch.src.values == document_start).sum(1) + (batch.src.values[:, 0] != document_start)
-    return torch.stack([tokens, predictions, sequences], 1).view(-1, rows, 3).sum(1)
+    needs = [tokens, predictions, sequences] + ([(batch.tgt.seg > 0).sum(1)] if batch.tgt is not None else [])
+    return torch.stack(needs, 1).view(-1, rows, len(needs)).sum(1)
 
 
 class Needs:
@@ -55,7 +57,7 @@ class Needs:
             self._copied.record()
 
     def read(self) -> list[list[int]]:
-        """For each micro-batch, its tokens, predicted positions and sequences."""
+        """For each micro-batch, what `measured` says of it."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._needs.tolist()
@@ -65,31 +67,32 @@ def choose_sizes(sample: Sequence[Sequence[int]], positions: int) -> list[Packin
     """The sizes for micro-batches like these, ascending; [] where hardly any position is padding.
 
     Args:
-        sample: of some micro-batches, (tokens, predicted positions, sequences).
-        positions: of a micro-batch, padding included.
+        sample: of some micro-batches, what `measured` says.
+        positions: of a micro-batch on the source side, padding included.
     """
     tokens = torch.tensor([need[0] for need in sample], dtype=torch.float64)
     mean, deviation = float(tokens.mean()), float(tokens.std(correction=0))
     sizes = sorted({_rounded(mean + number * deviation + 1) for number in DEVIATIONS})
-    most = [max(need[part] / need[0] for need in sample) for part in (1, 2)]  # predictions, sequences per token
+    # Predictions, sequences and tokens of the target side for each token of the source side.
+    most = [max(need[part] / need[0] for need in sample) for part in range(1, len(sample[0]))]
     fixed = len({need[2] for need in sample}) == 1  # one sequence a row
     return [Packing(size, _rounded(most[0] * size),
-                    sample[0][2] if fixed else _rounded(most[1] * size))
+                    sample[0][2] if fixed else _rounded(most[1] * size), _rounded(sum(most[2:]) * size))
             for size in sizes if 0 < size <= WORTH_PACKING * positions]
 
 
 def smallest(sizes: Sequence[Packing], need: Sequence[int]) -> Packing | None:
-    """The first of the ascending sizes that holds a micro-batch of (tokens, predicted positions, sequences); None where
-    none does, so that the batch keeps its padding.
+    """The first of the ascending sizes that holds a micro-batch that needs so much (see `measured`); None where none
+    does, so that the batch keeps its padding.
 
-    At least one token stays free: attention is not defined for queries without keys.
+    At least one token of each side stays free: attention is not defined for queries without keys.
 
     >>> smallest([Packing(128, 32, 8), Packing(256, 48, 8)], (128, 20, 8))
-    Packing(tokens=256, predictions=48, sequences=8)
+    Packing(tokens=256, predictions=48, sequences=8, tgt_tokens=0)
     """
-    tokens, predictions, sequences = need
+    tokens, predictions, sequences, *tgt_tokens = need
     return next((size for size in sizes if tokens < size.tokens and predictions <= size.predictions
-                 and sequences <= size.sequences), None)
+                 and sequences <= size.sequences and all(count < size.tgt_tokens for count in tgt_tokens)), None)
 
 
 def _rounded(number: float) -> int:
