@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from uer import cli, config
-from uer.config import REQUIRED, DatasetConfig, ModelConfig, ParallelConfig, TrainConfig, flag
+from uer.config import REQUIRED, DatasetConfig, ModelConfig, ParallelConfig, TokenizerConfig, TrainConfig, flag
 from uer.data.processors.pairs import PairConfig
 from uer.errors import UserError
 from uer.sections import from_json, member_classes
@@ -156,11 +156,11 @@ def test_a_mistyped_flag_waits_for_no_torch():
 
 def test_what_is_not_built_stands_at_the_end_of_the_help(capsys):
     with pytest.raises(SystemExit):
-        cli.parse("A test.", (ModelConfig, TrainConfig), ["--help"])
+        cli.parse("A test.", (ModelConfig, TrainConfig, TokenizerConfig), ["--help"])
     built, _, planned = capsys.readouterr().out.partition("\nNot built yet")
-    assert "--layers_num" in built and "--total_steps" in built and "--share_embedding" not in built
-    assert "--share_embedding" in planned and "--layers_num" not in planned
-    assert cli.parse("A test.", (ModelConfig,), ["--share_embedding"])[0].share_embedding
+    assert "--layers_num" in built and "--total_steps" in built and "--merges_path" not in built
+    assert "--merges_path" in planned and "--layers_num" not in planned
+    assert cli.parse("A test.", (TokenizerConfig,), ["--merges_path", "x"])[0].merges_path == "x"
 
 
 def test_every_setting_is_read_or_says_that_it_is_not(root):
