@@ -21,6 +21,7 @@ from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
 from uer.tokenizers import build_tokenizer
 
+DECODER = {"decoder": "transformer", "decoder_layers_num": 2, "tgt_embedding": ["word", "pos"]}
 # name -> processor, targets, encoder, further settings of the model
 RUNS = {
     "mlm": ("mlm", ["mlm"], "transformer", {}),
@@ -38,8 +39,15 @@ RUNS = {
     "cls": ("cls", ["cls"], "transformer", {"labels_num": 2, "pooling": "mean"}),
     "cls_mlm": ("cls_mlm", ["cls", "mlm"], "transformer", {"labels_num": 2}),
     "prefixlm": ("prefixlm", ["lm"], "transformer", {"mask": "causal_with_prefix", "prefix_lm_loss": True}),
+    "mt": ("mt", ["lm"], "transformer", {**DECODER, "tie_weights": False}),
+    "t5": ("t5", ["lm"], "transformer", {
+        **DECODER, "share_embedding": True, "embedding": ["word"], "tgt_embedding": ["word"],
+        "relative_position_embedding": True, "layernorm": "t5", "layernorm_positioning": "pre",
+        "remove_transformer_bias": True, "remove_attention_scale": True, "remove_embedding_layernorm": True}),
+    "gsg": ("gsg", ["lm"], "transformer", {**DECODER, "share_embedding": True, "layernorm_positioning": "pre"}),
+    "bart": ("bart", ["lm"], "transformer", {**DECODER, "share_embedding": True, "has_lmtarget_bias": True}),
 }
-WITHOUT_RUN = {"mt"}  # it needs a decoder
+TGT_LENGTH = {name: {"tgt_seq_length": 16} for name in ("mt", "gsg")}
 STEPS = {"total_steps": 8, "save_checkpoint_steps": 4, "report_steps": 2, "data_processor": None}
 TWO_RANKS = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
 
@@ -48,12 +56,16 @@ TWO_RANKS = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
 def playground(tmp_path_factory, server):
     """A dataset of each processor beside the vocabulary."""
     playground = make_playground(tmp_path_factory.mktemp("runs"), server)
-    tokenizer = build_tokenizer(TokenizerConfig(tokenizer="char", vocab_path=str(playground.folder / "vocab.txt")))
+    vocab_path = playground.folder / "sentinels.txt"
+    vocab_path.write_text((playground.folder / "vocab.txt").read_text(encoding="utf-8")
+                          + "".join(f"<extra_id_{number}>\n" for number in range(100)), encoding="utf-8")
+    tokenizer = build_tokenizer(TokenizerConfig(tokenizer="char", vocab_path=str(vocab_path)))
     random.seed(1)
     for name in PROCESSORS:
         corpus = playground.folder / f"{name}.txt"
         corpus.write_text(CASES[name][0](80), encoding="utf-8")
-        make_dataset(playground.folder / f"{name}.pt", corpus, name, tokenizer, seq_length=16)
+        make_dataset(playground.folder / f"{name}.pt", corpus, name, tokenizer, seq_length=16,
+                     members=TGT_LENGTH.get(name))
     for name, (_, targets, encoder, settings) in RUNS.items():
         content = {**MODEL, "encoder": encoder, "target": targets, "dropout": 0.1, **settings}
         (playground.folder / f"{name}.json").write_text(json.dumps(content))
@@ -61,12 +73,14 @@ def playground(tmp_path_factory, server):
 
 
 def flags_of(playground, name, **flags):
-    return {**STEPS, "dataset_path": playground.folder / f"{RUNS[name][0]}.pt",
+    sentinels = playground.folder / "sentinels.txt"
+    own = {"tgt_vocab_path": sentinels, "tgt_tokenizer": "char"} if name == "mt" else {}
+    return {**STEPS, **own, "dataset_path": playground.folder / f"{RUNS[name][0]}.pt", "vocab_path": sentinels,
             "config_path": playground.folder / f"{name}.json", **flags}
 
 
 def test_every_entry_has_a_run():
-    assert {processor for processor, *_ in RUNS.values()} == PROCESSORS.keys() - WITHOUT_RUN
+    assert {processor for processor, *_ in RUNS.values()} == PROCESSORS.keys()
     assert {target for _, targets, *_ in RUNS.values() for target in targets} == TARGETS.keys()
     assert {encoder for _, _, encoder, _ in RUNS.values()} == ENCODERS.keys()
 
@@ -91,7 +105,7 @@ def test_a_killed_run_ends_with_the_same_bits(playground, name):
         issubclass(TARGETS[target], VocabularyTarget) for target in targets)
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "lm", "bilstm", "cls", "cls_mlm", "prefixlm"])
+@pytest.mark.parametrize("name", ["bert", "albert", "lm", "bilstm", "cls", "cls_mlm", "prefixlm", "mt", "t5", "bart"])
 def test_two_ranks_learn_the_same(playground, name):
     """To rounding, without dropout."""
     flags = flags_of(playground, name, dropout=0.0, save_checkpoint_steps=8)
