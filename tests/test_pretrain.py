@@ -32,7 +32,7 @@ def real_dataset(tmp_path_factory, root, shared_data, google_vocab):
 
 
 def test_the_curve_lies_in_the_golden_band(tmp_path, root, real_dataset, google_vocab, golden):
-    """The first 50 of 300 steps, then SIGTERM: the whole curve takes minutes (see BENCHMARKS.md)."""
+    """The first 25 of 300 steps, then SIGTERM: the whole curve takes minutes (see BENCHMARKS.md)."""
     curves = list(json.loads((golden / "loss_curves_tiny.json").read_text())["curves"].values())
     wanted = {points[0]["step"]: sum(point["mean_loss_of_last_25"] for point in points) / len(points)
               for points in zip(*curves)}
@@ -45,14 +45,14 @@ def test_the_curve_lies_in_the_golden_band(tmp_path, root, real_dataset, google_
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     until = time.monotonic() + 400
     while time.monotonic() < until and run.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") >= 2:
+        if metrics.exists() and metrics.read_text().count("\n") >= 1:
             run.send_signal(signal.SIGTERM)
             break
         time.sleep(0.2)
     output = run.communicate(timeout=60)[0]
     assert run.returncode == 128 + signal.SIGTERM, output
     found = {line["step"]: line["loss"] for line in map(json.loads, metrics.read_text().splitlines())}
-    assert abs(found[50] - wanted[50]) < BAND
+    assert abs(found[25] - wanted[25]) < BAND
     assert "model: 3,205,000 parameters" in output
     assert "6,616 instances, 663,005 tokens an epoch; 300 steps of 32 x 128 make 1.45 epochs" in output
     assert "|       25/     300 steps|" in output and " tokens/s| loss " in output and "| acc: " in output
