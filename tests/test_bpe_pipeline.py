@@ -71,15 +71,11 @@ def test_the_lines_of_the_corpus_end_with_the_line_feed_s_token(made):
     assert [dataset.sequence(row, "src").tolist() for row in range(len(dataset))] == expected
 
 
-def test_a_model_is_trained_and_the_dataset_is_shown(root, made):
+def test_a_model_is_trained(root, made):
     result = run(root, made, "pretrain.py", "--dataset_path", "2.pt", "--config_path", "config.json", "--target", "lm",
                  "--output_model_path", "m.bin", "--total_steps", "4", "--report_steps", "2", "--batch_size", "4",
                  *FLAGS)
     assert result.returncode == 0, result.stderr
-    result = run(root, made, "scripts/inspect_dataset.py", "2.pt", "--samples_num", "1", *FLAGS[2:])
-    assert result.returncode == 0, result.stderr
-    shown = next(line for line in result.stdout.split("\n") if line.startswith("  plain:"))
-    assert sum("\u4e00" <= char <= "\u9fff" for char in shown) > 5 and "Ċ" not in shown
 
 
 def test_other_merges_are_refused(made):

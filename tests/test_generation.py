@@ -111,7 +111,7 @@ def test_the_penalty_of_what_is_there():
     assert run(model, stop_id=None) != run(model, stop_id=None, repetition_penalty=1.5)
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("length_penalty", [0.0, 2.0])
 @pytest.mark.parametrize("name", ["causal", "both sides"])
 def test_enough_beams_find_the_best_text(name, length_penalty):
     """By comparison with all texts of up to 3 tokens of 5 entries."""

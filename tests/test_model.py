@@ -218,14 +218,12 @@ def test_the_same_random_state_gives_the_same_step():
     assert not torch.equal(model(batch).loss, model(batch).loss)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_with_static_shapes_the_step_is_one_graph(packed):
+def test_with_static_shapes_the_step_is_one_graph():
     """What `torch.compile` needs on a GPU: no shape depends on a value and nothing is read back to the host."""
     batch, model = make_batch(), make_model("off", layers_num=2)
     expected = model(batch)
-    if packed:
-        tokens, predictions, sequences = measured(batch, len(batch.samples), None)[0].tolist()
-        batch = dataclasses.replace(batch, packing=Packing(tokens + 5, predictions + 3, sequences))
+    tokens, predictions, sequences = measured(batch, len(batch.samples), None)[0].tolist()
+    batch = dataclasses.replace(batch, packing=Packing(tokens + 5, predictions + 3, sequences))
     expected.loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()

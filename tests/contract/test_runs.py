@@ -111,7 +111,7 @@ def test_a_killed_run_ends_with_the_same_bits(playground, name):
         issubclass(TARGETS[target], VocabularyTarget) for target in targets)
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "lm", "bilstm", "cls", "cls_mlm", "prefixlm", "mt", "t5", "bart"])
+@pytest.mark.parametrize("name", ["bert", "lm", "cls", "mt", "t5"])
 def test_two_ranks_learn_the_same(playground, name):
     """To rounding, without dropout."""
     flags = flags_of(playground, name, dropout=0.0, save_checkpoint_steps=8)
