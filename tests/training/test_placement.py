@@ -1,15 +1,21 @@
-"""Where a run's datasets are: on the GPU if all columns that are read, of all files, fit its share of the memory."""
+"""What a run decides about its GPU: where the datasets are (there if all columns that are read, of all files, fit its share
+of the memory), and CUDA graphs."""
 
+import dataclasses
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from uer.config import TrainConfig
 from uer.data.row_fetcher import copied_bytes
 from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
+from uer.errors import UserError
 from uer.training import run as run_module
+from uer.training.cuda_graph import CaptureError
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
@@ -30,3 +36,30 @@ def test_the_budget_counts_training_and_evaluation_data(tmp_path, monkeypatch, f
                           config=SimpleNamespace(dataset_device="auto"))
     opened = run_module.Run._placement(run, reads_padding=False)["fetchers"]
     assert opened == (train + dev, ["src"], "cuda" if fits else "cpu")
+
+
+def settings_of(**train) -> run_module.Settings:
+    parts = {field.name: field.type() for field in dataclasses.fields(run_module.Settings) if field.name != "train"}
+    return run_module.Settings(train=TrainConfig(output_model_path="m", **train), **parts)
+
+
+def test_after_a_failed_capture_the_command_starts_again_without_graphs(monkeypatch, capsys):
+    started = []
+
+    def fail(*_):
+        raise CaptureError("RuntimeError: a value is read back")
+
+    monkeypatch.setattr(run_module.launch, "run", fail)
+    monkeypatch.setattr(run_module.os, "execv", lambda program, arguments: started.append(arguments))
+    monkeypatch.setattr(run_module.sys, "orig_argv", ["python3", "-u", "pretrain.py", "--total_steps", "5"])
+    run_module.run(settings_of())
+    assert started == [[sys.executable, "-u", "pretrain.py", "--total_steps", "5", "--cuda_graph", "off"]]
+    assert "cannot be captured as a CUDA graph (RuntimeError: a value is read back)" in capsys.readouterr().err
+    monkeypatch.setattr(run_module, "graph_problems", lambda settings: [])
+    with pytest.raises(UserError, match=r"a value is read back.*--cuda_graph off does without it"):
+        run_module.run(settings_of(cuda_graph="on"))
+
+
+def test_graphs_that_are_asked_for_and_cannot_be_are_refused():
+    with pytest.raises(UserError, match="--cuda_graph on: this run has no GPU"):
+        run_module.run(settings_of(cuda_graph="on"))

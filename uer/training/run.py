@@ -135,6 +135,8 @@ def graph_problems(settings: Settings) -> list[str]:
     checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
               f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer != "adamw",
               "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
+              "--gradient_compression bf16 belongs to DistributedDataParallel":
+                  settings.parallel.gradient_compression != "none",
               "--activation_checkpointing keeps the state of random generators":
                   settings.parallel.activation_checkpointing}
     return [problem for problem, found in checks.items() if found]
