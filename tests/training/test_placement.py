@@ -1,5 +1,4 @@
-"""What a run decides about its GPU: where the datasets are (there if all columns that are read, of all files, fit its share
-of the memory), and CUDA graphs."""
+"""What a run decides about its GPU: where the datasets are (there, if all columns of all files fit), and CUDA graphs."""
 
 import dataclasses
 import sys
