@@ -1,4 +1,4 @@
-"""What a run decides about its GPU: where the datasets are (there, if all columns of all files fit), and CUDA graphs."""
+"""What a run decides about its GPU: where the datasets are (there, if all columns of all files fit); CUDA graphs."""
 
 import dataclasses
 import sys
