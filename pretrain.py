@@ -29,7 +29,9 @@ def main() -> None:
     sections = model_settings.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
                                               ParallelConfig, LogConfig, DistillationConfig))
 
-    from uer.training.run import Settings, run  # importing torch takes seconds; an error in a flag is shown before
+    # Importing torch takes seconds; an error in a flag is shown before.
+    from uer.training.inputs import Settings
+    from uer.training.run import run
 
     sys.exit(run(Settings(*sections)))
 

@@ -30,8 +30,9 @@ from uer.errors import UserError
 from uer.runtime.launch import RankInfo
 from uer.runtime.parallel import connect
 from uer.tokenizers import BertTokenizer, Vocab
+from uer.training.inputs import Settings, open_data
 from uer.training.report import Reporter
-from uer.training.run import Run, Settings, open_data
+from uer.training.run import Run
 from uer.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent

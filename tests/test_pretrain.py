@@ -14,7 +14,7 @@ import pytest
 from uer.config import MaskingConfig
 from uer.data.processors.lines import LineConfig
 from uer.data.processors.mlm import MlmConfig
-from uer.training.run import masking_notes
+from uer.training.inputs import masking_notes
 
 BAND = 0.05
 

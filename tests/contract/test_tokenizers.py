@@ -39,7 +39,7 @@ from uer.errors import UserError
 from uer.tokenizers import TOKENIZERS, Tokenizer, Vocab, build_tokenizer
 from uer.tokenizers.bpe import BYTE_CHARACTERS
 from uer.tokenizers.vocab import ROBERTA_SPECIAL_TOKENS
-from uer.training.run import Settings, open_data
+from uer.training.inputs import Settings, open_data
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS, IDEOGRAPHS, SIGNS = "abcdefgh", "北京东西南中国语言", ".,-!?()。，"

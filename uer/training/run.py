@@ -4,12 +4,10 @@
 """
 
 import gc
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -22,21 +20,11 @@ from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
 from uer.checkpoint.state import StateFolder, check_settings
 from uer.config import (
-    DistillationConfig,
-    LogConfig,
-    MaskingConfig,
-    ModelConfig,
-    OptimConfig,
-    ParallelConfig,
-    TokenizerConfig,
     TrainConfig,
 )
 from uer.convert.open import load_uer_weights
-from uer.data.loader import EvaluationLoader, Loader, masking_of, open_processor
-from uer.data.processors import PLANNED as PLANNED_PROCESSORS
-from uer.data.processors import PROCESSORS, Processor
+from uer.data.loader import EvaluationLoader, Loader
 from uer.data.row_fetcher import copied_bytes, open_fetchers
-from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.flops import (
@@ -54,44 +42,26 @@ from uer.model import Model, build_model, require_sides
 from uer.optim import OPTIMIZERS, parameter_groups
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
-from uer.registry import choose
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
-from uer.targets import TARGETS
-from uer.tokenizers import build_tokenizers
-from uer.tokenizers.base import Tokenizer
 from uer.training import preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
+from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
 from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
 from uer.training.trainer import Trainer
 from uer.training.update import Parts, StepModule, Update
 
-SAMPLED_TOKENS = 4096  # tokens at each end of a dataset that its fingerprint covers
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
 FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All settings of the command."""
-
-    train: TrainConfig
-    model: ModelConfig
-    optim: OptimConfig
-    tokenizer: TokenizerConfig
-    masking: MaskingConfig
-    parallel: ParallelConfig
-    log: LogConfig
-    distillation: DistillationConfig
 
 
 def run(settings: Settings) -> int:
@@ -167,72 +137,6 @@ def _pretrain(world: World, settings: Settings) -> int:
         reporter.close()
         if lock:
             lock.release()
-
-
-@dataclass(frozen=True)
-class Data:
-    """The tokenizer, the datasets and their processor."""
-
-    tokenizer: Tokenizer
-    train: list[TokenDataset]
-    dev: list[TokenDataset]
-    """Separate evaluation datasets; if empty, a fraction of `train` may be held out."""
-    processor: Processor
-
-    @property
-    def seq_length(self) -> int:
-        """Positions of a row of a batch."""
-        return self.processor.batch_lengths()["src"]
-
-    @property
-    def vocab_size(self) -> int:
-        """Entries of the vocabulary."""
-        return len(self.tokenizer.vocab)
-
-    @property
-    def tgt_vocab_size(self) -> int:
-        """Entries of the target side's vocabulary; the source's where there is no other."""
-        return self.processor.vocabs["tgt"].size if "tgt" in self.processor.vocabs else self.vocab_size
-
-
-def open_data(settings: Settings) -> Data:
-    """Open the tokenizer and the datasets, and check that they fit together.
-
-    Raises:
-        UserError: they do not fit together, or do not fit this command.
-    """
-    config = settings.train
-    if config.data_processor:
-        choose(PROCESSORS, config.data_processor, "--data_processor", PLANNED_PROCESSORS)
-    preflight.check_output(config.output_model_path, 0)
-    train = [open_dataset(path) for path in config.dataset_path]
-    dev = [open_dataset(config.dev_dataset_path)] if config.dev_dataset_path else []
-    processor_name = config.data_processor or train[0].info.processor
-    for dataset in train + dev:
-        preflight.check_processor(str(dataset.path), dataset.info.processor, processor_name)
-        if not len(dataset):
-            raise UserError(f"{dataset.path}: the dataset is empty")
-    processor = open_processor(train + dev, settings.masking)
-    preflight.check_targets(settings.model.target, processor_name, processor.labels)
-    preflight.check_prefix(settings.model.prefix_lm_loss, processor_name, processor.has_prefix)
-    for target in processor.class_columns.keys() & set(settings.model.target):
-        for dataset in train + dev:
-            preflight.check_classes(str(dataset.path), dataset.columns[processor.class_columns[target]],
-                                    TARGETS[target].classes(settings.model))
-    lengths = processor.batch_lengths()
-    for axis, length in lengths.items():
-        longest = settings.model.longest_row if axis == "src" else settings.model.longest_tgt_row
-        preflight.check_lengths(str(train[0].path), length, longest,
-                                "--seq_length" if axis == "src" else f"--{axis}_seq_length")
-    preflight.check_update(config.batch_size * config.accumulation_steps, sum(lengths.values()))
-    tokenizers = build_tokenizers(settings.tokenizer, (side for dataset in train + dev for side in dataset.info.vocabs))
-    for dataset in train + dev:
-        for side, vocab in dataset.info.vocabs.items():
-            ours = tokenizers[side]
-            preflight.check_vocabulary(str(dataset.path), (vocab.fingerprint, vocab.size, vocab.tokenizer),
-                                       (ours.vocab.fingerprint, len(ours.vocab), ours.settings),
-                                       "--vocab_path" if side == "src" else f"--{side}_vocab_path")
-    return Data(tokenizers["src"], train, dev, processor)
 
 
 class Run:
@@ -341,7 +245,7 @@ class Run:
                 of a `Split`, and "precision"; nothing at its beginning.
         """
         config, optim, world = self.config, self.settings.optim, self.world
-        wanted = began.get("precision") or config.precision if config.precision == "auto" else config.precision
+        wanted = config.precision if config.precision != "auto" else began.get("precision") or "auto"
         precision = Precision(wanted, world.device,
                               choose_on_cpu=lambda: world.broadcast(cpu_choice() if world.is_main else None))
         keep_dropout_exact(self.settings.model.dropout)
@@ -503,43 +407,6 @@ class Run:
             self.reporter.say(line)
 
 
-def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher | None = None) -> dict[str, Any]:
-    """The settings that decide the result of a run: a training state continues only a run with the same ones.
-
-    These are all settings except those that are declared with `identity=False`. Of the numbers of ranks and
-    micro-batches only the product with the batch size is included, and of files the content instead of the path.
-    """
-    config = settings.train
-    own = {known.name: getattr(config, known.name) for known in fields(config) if known.metadata["identity"]}
-    model = settings.model.values()
-    if model["decoder"] is None:
-        del model["decoder"]  # states of earlier versions name a decoder that no model had
-    rows = config.batch_size * config.accumulation_steps * world.world_size
-    return {**model, **asdict(settings.optim), **asdict(settings.masking), **own,
-            "data_processor": data.train[0].info.processor, "batch_size x accumulation_steps x world_size": rows,
-            "vocabulary": data.tokenizer.vocab.fingerprint, "seq_length": data.train[0].info.seq_length,
-            "dataset": [_fingerprint(dataset) for dataset in data.train],
-            "teacher": teacher.fingerprint if teacher else None,
-            "soft_alpha": teacher.config.soft_alpha if teacher else None,
-            "soft_temperature": teacher.config.soft_temperature if teacher else None}
-
-
-def _fingerprint(dataset: TokenDataset) -> str:
-    """A hash of the dataset's sizes, settings, first and last tokens; it does not depend on the path."""
-    info = dataset.info
-    masking = {known.name for known in fields(MaskingConfig)}
-    masks = sorted((name, value) for name, value in info.processor_settings.items() if name in masking)
-    others = sorted((name, value) for name, value in info.processor_settings.items() if name not in masking and value)
-    facts = (len(dataset), len(dataset.tokens), info.processor, info.seq_length, info.vocab.fingerprint,
-             info.dynamic_masking, info.dup_factor, info.seed, masks, *others,
-             *((name, vocab.fingerprint) for name, vocab in sorted(info.vocabs.items()) if name != "src"))
-    digest = hashlib.sha256(repr(facts).encode())
-    for axis in dataset.offsets:
-        digest.update(dataset.columns[axis][:SAMPLED_TOKENS].tobytes())
-        digest.update(dataset.columns[axis][-SAMPLED_TOKENS:].tobytes())
-    return digest.hexdigest()[:16]
-
-
 def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:
     """
     Raises:
@@ -561,22 +428,3 @@ def compile_step(forward: torch.nn.Module, combo_kernels: bool = False) -> None:
 def is_compiled(config: TrainConfig, world: World) -> bool:
     """Whether torch.compile is used, which needs static shapes: with --compile on, and on GPUs with --compile auto."""
     return config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
-
-
-def masking_notes(asked: MaskingConfig, data: Data) -> list[str]:
-    """Notes on datasets whose masking differs from the masking flags of this command, a line for each.
-
-    Static masks follow the dataset's settings, dynamic masks those of this command.
-    """
-    lines = []
-    for dataset in data.train + data.dev:
-        made_for = masking_of(data.processor.config) and MaskingConfig(
-            **{known.name: dataset.info.processor_settings[known.name] for known in fields(MaskingConfig)})
-        if made_for is None:
-            if asked != MaskingConfig():
-                lines.append(f"note: {dataset.path} has no masks; the masking flags of this command have no effect")
-        elif not dataset.info.dynamic_masking and asked not in (MaskingConfig(), made_for):
-            lines.append(f"note: {dataset.path} has static masks; the masking flags of this command do not change them")
-        elif dataset.info.dynamic_masking and made_for not in (MaskingConfig(), asked):
-            lines.append(f"note: {dataset.path} was made with other masking flags; dynamic masks follow this command's")
-    return lines
