@@ -12,6 +12,7 @@ kills the process that it runs in, or takes longer than it may does not keep the
     curves         losses in fp32 against bf16, compiled, CUDA graph, fp16, packed: one stream of batches
     speed          the five sizes: milliseconds, MFU, the host's time, memory
     syncs          no hidden wait of the host for the GPU
+    families       GPT-2, T5, BART and others: the losses of fp32
     variants       no graph, dataset on the host, 512 rows, combo_kernels, half-empty rows, embedding gradients
     resume         a run that is killed and continued
     ranks          several GPUs, where there are
@@ -41,7 +42,8 @@ from uer import cli
 from uer.config import flag
 from uer.errors import UserError
 
-NAMES = ("environment", "attention", "curves", "speed", "syncs", "variants", "resume", "ranks", "profile", "tests")
+NAMES = ("environment", "attention", "curves", "speed", "syncs", "families", "variants", "resume", "ranks", "profile",
+         "tests")
 GRACE_SECONDS = 20.0  # that a section may take longer than it was told
 LEAST_SECONDS = 5.0  # with less, no section begins
 BROKEN = 3  # exit status of a process whose GPU is in an unknown state

@@ -115,15 +115,16 @@ PACKED_SEG = (torch.arange(4) < torch.tensor([4, 2, 2])[:, None]).long()
 
 
 def test_packed_rows_lie_end_to_end_with_fillers_behind_them():
+    assert packed_layout(PACKED_SEG, 13, 5, 3).cu_seqlens.tolist() == [0, 4, 6, 8, 12, 13, 13, 13]
     layout = packed_layout(PACKED_SEG, 10, 5, 4)
     assert layout.index.tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 12, 12]
-    assert layout.cu_seqlens.tolist() == [0, 4, 6, 8, 10, 10]
+    assert layout.cu_seqlens.tolist() == [0, 4, 6, 8, 10, 10, 10, 10]
     assert layout.gather(torch.arange(12).view(3, 4) + 1, fill=-7).tolist() == [1, 2, 3, 4, 5, 6, 9, 10, -7, -7]
     back = layout.scatter(torch.ones(10, 2))
     assert torch.equal(back, PACKED_SEG[..., None].expand(-1, -1, 2).float())
     starts = torch.tensor([[0, 0, 2, 2], [0, 0, 0, 0], [0, 1, 1, 1]])
     documents = packed_layout(PACKED_SEG, 10, 5, 7, starts)
-    assert documents.cu_seqlens.tolist() == [0, 2, 4, 6, 7, 8, 10, 10, 10]
+    assert documents.cu_seqlens.tolist() == [0, 2, 4, 6, 7, 8, 10, 10, 10, 10, 10]
     assert documents.positions().tolist()[:8] == [0, 1, 0, 1, 0, 1, 0, 0]
 
 
@@ -132,7 +133,7 @@ def test_the_example_of_packed_queries():
     positions = torch.tensor([[3, 1], [1, 0], [0, 1]])
     queries = layout.queries(positions, torch.tensor([[1, 1], [1, 0], [1, 0]]) > 0)
     assert queries.index.tolist() == [1, 3, 5, 6, 8] and queries.requests.tolist() == [1, 0, 2, 4, 6]
-    assert queries.cu_seqlens.tolist() == [0, 2, 3, 4, 5]
+    assert queries.cu_seqlens.tolist() == [0, 2, 3, 4, 5, 5, 5]
     assert queries.select(torch.arange(6) + 10, fill=-1).tolist() == [11, 10, 12, 14, -1]
     more = packed_layout(PACKED_SEG, 10, 9, 3).queries(positions, positions >= 0)
     assert more.requests.tolist()[:2] == [1, 0] and more.requests.tolist()[6:] == [6, 6, 6] and len(more.index) == 9

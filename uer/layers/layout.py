@@ -13,12 +13,15 @@ The numbers are rows of the matrix (N, H): N is 12 with padding, 8 without it. (
 would be one group: a little padding costs less than another group. Here, rows of equal length only are.)
 
 Where shapes must not depend on values, as on a GPU, rows without padding are packed into a fixed number of tokens T.
-The tokens after the last row are fillers, a sequence of their own on which nothing depends:
+The tokens after the last row are fillers, on which nothing depends, in sequences of their own:
 
-    seg          packed into T = 10                  cu_seqlens    where each sequence begins, and the end
-    1 1 1 1      0 1 2 3 | 4 5 | 6 7 | 8 9           0 4 6 8 10    (rows 0 to 2, then the fillers)
+    seg          packed into T = 13                       cu_seqlens      where each sequence begins, and the end
+    1 1 1 1      0 1 2 3 | 4 5 | 6 7 | 8 9 10 11 | 12     0 4 6 8 12 13 13 13     rows 0 to 2, then the fillers
     1 1 0 0
     1 1 0 0
+
+No sequence is longer than a row may be: a kernel that is told this length leaves the rest of a longer one as it found
+it in memory, and what it found there would reach the gradients (0 * NaN is NaN).
 """
 
 from collections import Counter
@@ -28,6 +31,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 MERGED_PADDING = 8
 """A group of rows takes as long as about 24 tokens of tiny, 9 of mini and 2 of base (measured on a CPU). With this
@@ -87,8 +91,9 @@ class Layout:
         starts: (B, S) the column where each position's document begins; None where a row is one document.
         padded: for each group, whether some of its rows have padding; None where this is not known.
         first: the column of the first position; above 0 where earlier ones are in a cache (`uer.layers.view.Cache`).
-        cu_seqlens: (sequences + 2,) int32 where the rows are packed: the first token of each row (of each document,
-            with `starts`) and of the fillers, then T as often as needed. The index of a filler is B * S.
+        cu_seqlens: (sequences + F + 1,) int32 where the rows are packed: the first token of each row (of each
+            document, with `starts`) and of up to F sequences of fillers, then T as often as needed. The index of a
+            filler is B * S.
         predictions: K, how many queries a packed layout answers.
     """
 
@@ -189,7 +194,7 @@ class Layout:
             token       3 1      5 .     6 .         the request's row of the (T, H) matrix
             index       [1, 3, 5, 6, 8]              sorted; 8 is the first filler
             requests    [1, 0, 2, 4, 6]              6 is B * P: no request
-            cu_seqlens  [0, 2, 3, 4, 5]
+            cu_seqlens  [0, 2, 3, 4, 5, 5, 5]        at most 4 fillers in a sequence, as the rows
         """
         batch, wanted = positions.shape
         lengths = (self.seg > 0).sum(1)
@@ -200,9 +205,13 @@ class Layout:
         index, requests = torch.cat([token, ends[-1].expand(more)]).sort(stable=True)
         index, requests = index[:self.predictions], requests[:self.predictions]
         requests = torch.where(index < ends[-1], requests, batch * wanted)
-        # How many queries lie before each sequence's first token.
-        begins = torch.searchsorted(index, self.cu_seqlens.long(), out_int32=True)
-        return Queries(index, requests, [], (batch, wanted), begins)
+        # How many queries lie before each sequence's first token. All fillers are queries of the first filler token,
+        # but in sequences as long as the rows may be.
+        begins = torch.searchsorted(index, self.cu_seqlens.long())
+        sequence = torch.arange(len(begins), device=begins.device) - (self.cu_seqlens < ends[-1]).sum()
+        fillers = (index < ends[-1]).sum() + sequence * self.longest
+        begins = torch.where(sequence < 0, begins, fillers.clamp(max=self.predictions))
+        return Queries(index, requests, [], (batch, wanted), begins.int())
 
 
 def _selected(values: Tensor, index: Tensor, fill: int) -> Tensor:
@@ -260,17 +269,29 @@ def packed_layout(seg: Tensor, tokens: int, predictions: int, sequences: int, st
     # row * S + column, where column = slot - first token of the row
     shift = torch.arange(batch, device=seg.device) * length - (ends - lengths)
     index = torch.where(slots < ends[-1], slots + shift[row.clamp(max=batch - 1)], batch * length)
-    cu_seqlens = torch.full((sequences + 2,), tokens, dtype=torch.int32, device=seg.device)
-    if starts is None:
-        cu_seqlens[0] = 0
-        cu_seqlens[1:batch + 1] = ends
-    else:
-        column = index % length
-        first = torch.where(slots < ends[-1], column == _selected(starts.flatten(), index, 0), slots == ends[-1])
-        number = torch.where(first, first.cumsum(0) - 1, sequences + 1)  # the last entry takes those that are none
-        cu_seqlens = cu_seqlens.scatter(0, number, slots.int())
-        cu_seqlens[-1] = tokens
+    cu_seqlens = _sequences(slots, ends, index, length, starts, sequences + -(-max(tokens, predictions) // length) + 1)
     return Layout(seg, [], index=index, starts=starts, cu_seqlens=cu_seqlens, predictions=predictions)
+
+
+def _sequences(slots: Tensor, ends: Tensor, index: Tensor, length: int, starts: Tensor | None, count: int) -> Tensor:
+    """`Layout.cu_seqlens`, of `count` entries.
+
+    Args:
+        slots: (T,) 0 to T - 1.
+        ends: (B,) the token after each row's last.
+        index: (T,) as in `Layout`.
+        length: S, also the longest sequence of fillers.
+        starts: as in `Layout`.
+    """
+    sequence = torch.arange(count, device=slots.device)
+    if starts is None:
+        begins, real = F.pad(ends, (1, count)), len(ends)
+    else:
+        first = (slots < ends[-1]) & (index % length == _selected(starts.flatten(), index, 0))
+        number = torch.where(first, first.cumsum(0) - 1, count)  # one entry more takes the tokens that are not first
+        begins, real = slots.new_zeros(count + 1).scatter(0, number, slots), first.sum()
+    fillers = (ends[-1] + (sequence - real) * length).clamp(max=len(slots))
+    return torch.where(sequence < real, begins[:count], fillers).int()
 
 
 def unpadded_layout(seg: Tensor, starts: Tensor | None = None, merged_padding: int = MERGED_PADDING) -> Layout:
