@@ -394,7 +394,7 @@ def resume(job: Job) -> None:
     """pretrain.py killed with SIGKILL and started again ends as one that was not killed."""
     rows = 4 if job.quick else 64
     flags = [*RandomRows(20 * rows, SEQ_LENGTH, 0.6).write(job.new_folder(), "tiny"), "--batch_size", str(rows),
-             "--device", job.device, "--learning_rate", "1e-3"]
+             "--device", job.device, "--learning_rate", "3e-4", "--compile", "off"]  # it starts three times
     whole, killed, output = kill_and_resume(job.new_folder(), flags, 8 if job.quick else 400,
                                             job.facts.ends - time.monotonic())
     (job.facts.out / "resume.txt").write_text(output)
