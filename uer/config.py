@@ -12,7 +12,7 @@ collects these lines from all classes and raises them as one error.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +136,21 @@ class TokenizerConfig(Members):
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """Masking (15% of a row's tokens are predicted, at least one)."""
+    """Masking (at least one token of a row is predicted)."""
 
     whole_word_masking: bool = flag(False, "Mask whole words, as jieba segments them, instead of single tokens.")
     span_masking: bool = flag(False, "Mask spans of consecutive tokens instead of single tokens.")
     span_geo_prob: float = flag(0.2, "Parameter p of the geometric distribution that span lengths are drawn from.")
     span_max_length: int = flag(10, "Maximum span length in tokens.")
+    mask_rate: float = flag(0.15, "Fraction of a row's tokens that are predicted (Wettig et al., 2022: larger models\n"
+                                  "learn more from 0.4).")
+    mask_token_rate: float = flag(0.8, "Fraction of the predicted tokens that become [MASK]; of the others one half\n"
+                                       "become random entries, and one half stay as they are.")
 
     def problems(self) -> list[str]:
         found: list[str] = []
+        _require(found, 0.0 < self.mask_rate <= 0.9, "--mask_rate must lie between 0 and 0.9, and not be 0")
+        _require(found, 0.0 <= self.mask_token_rate <= 1.0, "--mask_token_rate must lie between 0 and 1")
         _require(found, not (self.whole_word_masking and self.span_masking),
                  "--whole_word_masking and --span_masking exclude one another")
         _require(found, 0.0 < self.span_geo_prob < 1.0, "--span_geo_prob must lie between 0 and 1")
@@ -325,6 +331,16 @@ class OptimConfig:
         return found
 
 
+LATER_SETTINGS = {"mask_rate": 0.15, "mask_token_rate": 0.8}
+"""Settings that files of earlier versions do not name -> what they were then."""
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """A config's settings as a dataset or a training state records them: a later one only where it differs from what it
+    was before there was a setting for it."""
+    return {name: value for name, value in asdict(config).items() if LATER_SETTINGS.get(name) != value}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Training."""
@@ -382,6 +398,10 @@ class TrainConfig:
                                   "0 takes those of a known GPU in this precision.", identity=False)
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
+    eval_masking: str = flag("as_training", "Masks of the held-out data. tokens: 15% of the single tokens, whatever\n"
+                                            "the masking of the training is, so that runs can be compared\n"
+                                            "(datasets with --dynamic_masking).",
+                             choices=("as_training", "tokens"), identity=False)
     eval_steps: int = flag(0, "Evaluate every N updates; 0 evaluates at every checkpoint.", identity=False)
 
     def problems(self) -> list[str]:
