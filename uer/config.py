@@ -33,7 +33,7 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
         identity: whether the result of a run depends on it, so that a training state continues only a run with the
             same value.
-        file_only: a key of the config file without a flag. It may hold a dictionary, so the section's hash leaves it out.
+        file_only: a key of the config file without a flag. Its value may be a dictionary, so a hash leaves it out.
     """
     assert path in ("", *PATHS)
     return field(default=default, hash=False if file_only else None, metadata={
@@ -236,8 +236,10 @@ class ModelConfig(Members):
                         choices=("mean", "max", "first", "last"))
     prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it\n"
                                        "too, the prefixes of --data_processor prefixlm have no loss.")
-    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.", file_only=True)
-    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.", file_only=True)
+    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
+                                 file_only=True)
+    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",
+                                 file_only=True)
     members: dict[str, Any] = members_of("embedding", "encoder", "decoder", "target")
 
     def stream(self, number: int) -> "ModelConfig":
@@ -288,8 +290,8 @@ class ModelConfig(Members):
         _require(found, bool(self.embedding), "embedding names none")
         words = {"word", DUAL}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
         _require(found, bool(words) or not self.tie_weights, "tie_weights needs the embedding 'word'")
-        _require(found, (self.encoder == DUAL) == (DUAL in self.embedding), "encoder 'dual' and embedding 'dual' need one "
-                                                                            "another")
+        _require(found, self.embedding == (DUAL,) if self.encoder == DUAL else DUAL not in self.embedding,
+                 "encoder 'dual' and embedding 'dual' need one another, and no other embedding")
         # A quarter of the buckets is for small distances, one bucket each: at least one, and fewer than 128, the
         # distance from which on all share the last bucket (MAX_DISTANCE in `uer.layers.relative_position`).
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,

@@ -129,7 +129,6 @@ class Backbone(nn.Module):
             UserError: the configuration names something unknown or not built.
         """
         super().__init__()
-        _require_memory(lambda layers: Backbone(layers, vocab_size), replace(config, decoder=None), vocab_size)
         self.config = config
         self.vocab_size = vocab_size
         self.document_start = document_start
@@ -141,6 +140,8 @@ class Backbone(nn.Module):
         if encoder.streams > 1 and not self.takes_streams:
             raise UserError(f"encoder '{config.encoder}' encodes pairs of texts, each with an encoder of its own: only "
                             "finetune/run_classifier_siamese.py trains it, and nothing pretrains it")
+        single = replace(config.stream(0), decoder=None)
+        _require_memory(lambda layers: Backbone(layers, vocab_size), single, vocab_size)
         self.embedding = _embedding(config, config.embedding, vocab_size)
         self.encoder = encoder(config)
         if unpad == "on" and self.encoder.reads_padding:
