@@ -130,6 +130,7 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.longest_row = config.longest_row  # which compiled code reads
         self.vocab_size = vocab_size
         self.document_start = document_start
         assert unpad in ("auto", "on", "off")
@@ -178,7 +179,7 @@ class Backbone(nn.Module):
         return queries.scatter(encoder(embedding(src, layout), layout, queries))
 
     def _layout(self, src: Tensor, seg: Tensor, packing: Packing | None = None) -> Layout:
-        self._require_positions(src, seg, self.config.longest_row)
+        self._require_positions(src, seg, self.longest_row)
         starts = None if self.document_start is None else document_starts(src, self.document_start)
         if packing is not None and not self.encoder.reads_padding:
             return packed_layout(seg, packing.tokens, packing.predictions, packing.sequences, starts)

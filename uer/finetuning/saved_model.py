@@ -196,10 +196,10 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
     lines: list[str] = []
     state = load_uer_weights(path, lines.append)
     _refuse_second_layer_norm(state, path)
-    for stream in range(model.encoder.streams):
-        check_sizes(state, model.config.stream(stream), model.vocab_size, path, config_path)
-    if model.encoder.streams > 1:
-        state = _in_both_streams(state)
+    if not any(name.startswith("encoder.encoder_") for name in state):  # those of a single encoder
+        for stream in range(model.encoder.streams):
+            check_sizes(state, model.config.stream(stream), model.vocab_size, path, config_path)
+        state = _in_both_streams(state) if model.encoder.streams > 1 else state
     report = load_into(model, state, path)
     if report.other_shape:
         raise UserError(_other_shape(path, report.other_shape))
@@ -220,13 +220,11 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
 
 
 def _in_both_streams(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a single encoder for both streams of a dual encoder; those of a dual encoder as they are.
+    """The weights of a single encoder for both streams of a dual encoder.
 
         embedding.word.embedding.weight  ->  embedding.dual.embedding_0.word.embedding.weight
                                              embedding.dual.embedding_1.word.embedding.weight
     """
-    if any(name.startswith("encoder.encoder_") for name in state):
-        return dict(state)
     found = {}
     for name, tensor in state.items():
         part, _, rest = name.partition(".")
