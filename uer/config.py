@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from uer.paths import File, existing
 
@@ -33,10 +33,10 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
         identity: whether the result of a run depends on it, so that a training state continues only a run with the
             same value.
-        file_only: a key of the config file without a flag.
+        file_only: a key of the config file without a flag. Its value may be a dictionary, so a hash leaves it out.
     """
     assert path in ("", *PATHS)
-    return field(default=default, metadata={
+    return field(default=default, hash=False if file_only else None, metadata={
         "help": help, "choices": choices, "family": family, "positional": positional, "planned": planned, "path": path,
         "identity": identity, "file_only": file_only})
 
@@ -79,6 +79,11 @@ LARGEST_WIDTH = 1 << 20
 LONGEST_ROW = 1 << 22
 MOST_ROWS = 1 << 20
 MOST_THREADS = 1 << 12
+
+DUAL = "dual"
+"""The encoder and the embedding that consist of two, each with settings of its own."""
+STREAM_ONLY = ("vocab_size",)
+"""Keys of UER-py's `stream_0` and `stream_1` that nothing depends on: the vocabulary's file tells its size."""
 
 LEAST_PEAK_FLOPS = 1e9  # a smaller value was probably meant in TFLOPS
 PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
@@ -237,16 +242,32 @@ class ModelConfig(Members):
                         choices=("mean", "max", "first", "last"))
     prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it\n"
                                        "too, the prefixes of --data_processor prefixlm have no loss.")
-    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.", planned=True,
+    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
                                  file_only=True)
-    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.", planned=True,
+    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",
                                  file_only=True)
     members: dict[str, Any] = members_of("embedding", "encoder", "decoder", "target")
+
+    def stream(self, number: int) -> "ModelConfig":
+        """The settings of one encoder of the dual encoder: these, overridden by `stream_0` or `stream_1`.
+
+        Of every other encoder they are these settings themselves.
+        """
+        own = (self.stream_0, self.stream_1)[number]
+        if self.encoder != DUAL or own is None:
+            return self
+        known = {known.name: known.type for known in fields(self)}
+        values = {name: (value,) if isinstance(value, str) and get_origin(known.get(name)) is tuple else
+                  tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+        members = {name: value for name, value in values.items() if name not in known and name not in STREAM_ONLY}
+        return replace(self, **{"stream_0": None, "stream_1": None, "members": {**self.members, **members},
+                                **{name: value for name, value in values.items() if name in known}})
 
     @property
     def longest_row(self) -> int:
         """How many tokens a row may have: only position embeddings set a limit."""
-        return self._longest(self.embedding)
+        streams = (self.stream(0), self.stream(1))
+        return min(each._longest(each.embedding) for each in streams)
 
     @property
     def longest_tgt_row(self) -> int:
@@ -273,8 +294,10 @@ class ModelConfig(Members):
         for name in ("embedding", "tgt_embedding", "target"):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
         _require(found, bool(self.embedding), "embedding names none")
-        words = {"word", "dual"}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
+        words = {"word", DUAL}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
         _require(found, bool(words) or not self.tie_weights, "tie_weights needs the embedding 'word'")
+        _require(found, self.embedding == (DUAL,) if self.encoder == DUAL else DUAL not in self.embedding,
+                 "encoder 'dual' and embedding 'dual' need one another, and no other embedding")
         # A quarter of the buckets is for small distances, one bucket each: at least one, and fewer than 128, the
         # distance from which on all share the last bucket (MAX_DISTANCE in `uer.layers.relative_position`).
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,

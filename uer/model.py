@@ -106,7 +106,13 @@ class TargetInput(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Embedding and encoder: tokens to hidden states. Fine-tuning heads build on it."""
+    """Embedding and encoder: tokens to hidden states. Fine-tuning heads build on it.
+
+    Attributes:
+        takes_streams: whether the model computes with both streams of a dual encoder. Others refuse one.
+    """
+
+    takes_streams = False
 
     def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                  document_start: int | None = None) -> None:
@@ -123,28 +129,38 @@ class Backbone(nn.Module):
             UserError: the configuration names something unknown or not built.
         """
         super().__init__()
-        _require_memory(lambda layers: Backbone(layers, vocab_size), replace(config, decoder=None), vocab_size)
         self.config = config
+        self.longest_row = config.longest_row  # which compiled code reads
         self.vocab_size = vocab_size
         self.document_start = document_start
         assert unpad in ("auto", "on", "off")
         self.unpad = unpad
-        self.embedding = _embedding(config, config.embedding, vocab_size)
         encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)
         if problems := encoder.problems(config):
             raise UserError("; ".join(problems))
+        if encoder.streams > 1 and not self.takes_streams:
+            raise UserError(f"encoder '{config.encoder}' encodes pairs of texts, each with an encoder of its own: only "
+                            "finetune/run_classifier_siamese.py trains it, and nothing pretrains it")
+        single = replace(config.stream(0), decoder=None)
+        _require_memory(lambda layers: Backbone(layers, vocab_size), single, vocab_size)
+        self.embedding = _embedding(config, config.embedding, vocab_size)
         self.encoder = encoder(config)
         if unpad == "on" and self.encoder.reads_padding:
             raise UserError(f"--unpad on: the encoder '{config.encoder}' reads a row from its end, padding included")
         if document_start is not None and not self.encoder.keeps_documents_apart:
             raise UserError(f"--document_attention: the encoder '{config.encoder}' cannot keep a row's documents apart")
 
-    def encode(self, src: Tensor, seg: Tensor) -> Tensor:
-        """src, seg (B, S) -> hidden states (B, S, H). Those at padding positions have no meaning."""
-        layout = self._layout(src, seg)
-        return layout.scatter(self.encoder(self.embedding(src, layout), layout))
+    def encode(self, src: Tensor, seg: Tensor, stream: int = 0) -> Tensor:
+        """src, seg (B, S) -> hidden states (B, S, H). Those at padding positions have no meaning.
 
-    def encode_at(self, src: Tensor, seg: Tensor, positions: Tensor) -> Tensor:
+        Args:
+            stream: which encoder of a dual encoder computes them, 0 or 1.
+        """
+        layout = self._layout(src, seg)
+        embedding, encoder = self.embedding.stream(stream), self.encoder.stream(stream)
+        return layout.scatter(encoder(embedding(src, layout), layout))
+
+    def encode_at(self, src: Tensor, seg: Tensor, positions: Tensor, stream: int = 0) -> Tensor:
         """The hidden states at some positions of each row, such as that of [CLS].
 
         The result equals that of `encode` at these positions. A transformer computes only these in its last layer.
@@ -152,16 +168,18 @@ class Backbone(nn.Module):
         Args:
             src, seg: (B, S).
             positions: (B, P) int64, positions of real tokens in each row.
+            stream: as `encode`.
 
         Returns:
             (B, P, H)
         """
         layout = self._layout(src, seg)
         queries = layout.queries(positions, torch.ones_like(positions, dtype=torch.bool))
-        return queries.scatter(self.encoder(self.embedding(src, layout), layout, queries))
+        embedding, encoder = self.embedding.stream(stream), self.encoder.stream(stream)
+        return queries.scatter(encoder(embedding(src, layout), layout, queries))
 
     def _layout(self, src: Tensor, seg: Tensor, packing: Packing | None = None) -> Layout:
-        self._require_positions(src, seg, self.config.longest_row)
+        self._require_positions(src, seg, self.longest_row)
         starts = None if self.document_start is None else document_starts(src, self.document_start)
         if packing is not None and not self.encoder.reads_padding:
             return packed_layout(seg, packing.tokens, packing.predictions, packing.sequences, starts)
@@ -176,7 +194,7 @@ class Backbone(nn.Module):
         """See that the rows tokens, seg (B, S) are no longer than `longest`."""
         assert tokens.shape == seg.shape and tokens.dim() == 2
         if tokens.shape[1] > longest:
-            raise UserError(f"a batch of length {tokens.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
+            raise UserError(f"a batch of length {tokens.shape[1]} exceeds max_seq_length {longest}")
 
     def num_parameters(self) -> int:
         """How many numbers are trained; a tied weight counts once."""

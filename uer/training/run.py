@@ -332,7 +332,7 @@ class Run:
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
         if path and fresh:
-            weights = load_uer_weights(path)
+            weights = load_uer_weights(path, self.reporter.say)
             check_sizes(weights, model_config, self.data.vocab_size, path, config.config_path)
             lines = checkpoint.load_into(model, weights, path).lines()
             self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
