@@ -29,11 +29,11 @@ CONFIG_FILES = ("bert_config.json", "albert_config.json", "config.json")
 class TensorflowImportFlags:
     """From TensorFlow to UER."""
 
-    input_model_path: str = flag("models/input_model.ckpt", "TensorFlow checkpoint: its prefix, such as bert_model.ckpt, its\n"
-                                                            ".index file, or its folder.", path="read")
+    input_model_path: str = flag("models/input_model.ckpt", "TensorFlow checkpoint: its folder, its .index file, or\n"
+                                                            "its prefix, such as bert_model.ckpt.", path="read")
     output_model_path: str = flag("models/output_model.bin", "Where the UER checkpoint is written.", path="write")
-    layers_num: int | None = flag(None, "Layers of the model; an error if it differs from that of the weights. ALBERT's\n"
-                                        "weights do not tell it: albert_config.json beside them does, or this flag.")
+    layers_num: int | None = flag(None, "Layers of the model; an error if the weights have another number. Those of\n"
+                                        "ALBERT do not tell it: albert_config.json beside them does, or this flag.")
     output_config_path: str | None = flag(None, "Where to write the model's settings for --config_path.", path="write")
     output_vocab_path: str | None = flag(None, "Where to write the vocabulary for --vocab_path.", path="write")
 
@@ -128,8 +128,8 @@ def _write(source: Source, flags: TensorflowExportFlags) -> None:
     weights = {name: tensor.float() for name, tensor in source.converted.weights.items() if name}
     if not source.config.tie_weights:
         if not flags.drop_output_layer:
-            raise UserError(f"{source.path}: its output layer has weights of its own, and TensorFlow's models have none;"
-                            " --drop_output_layer leaves it out")
+            raise UserError(f"{source.path}: its output layer has weights of its own, which TensorFlow's models have "
+                            "not; --drop_output_layer leaves it out")
         print("left out: the output layer, which has weights of its own")
     config = source.architecture.config_json(source.config, source.vocab_size, source.head)
     if _cut_positions(weights):
