@@ -24,7 +24,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch
 from uer.finetuning.hugging_face import task_of_head
 from uer.layers.layout import padded_layout
-from uer.model import Model, build_model
+from uer.model import Backbone, Model, build_model
 from uer.tokenizers import Tokenizer
 
 TOLERANCE = 1e-5
@@ -124,6 +124,9 @@ def our_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
 
 def _pretraining_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
     outputs = model.architecture.outputs[model.head]
+    if "hidden" in outputs:
+        encoder = Backbone(model.config, model.sizes["vocab"])
+        return {outputs["hidden"]: _filled(encoder, model.architecture.backbone(model.weights)).encode(src, seg)}
     module = build_model(replace(model.config, target=tuple(outputs)), model.sizes["vocab"])
     if module.decoder is not None:
         return {outputs["lm"]: _decoder_logits(_filled(module, model.weights), src, seg)}
@@ -177,14 +180,15 @@ def _filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 def their_logits(model: nn.Module, architecture: Architecture, src: Tensor, seg: Tensor) -> Logits:
     """What transformers computes for src, seg (B, S)."""
     outputs = model(**architecture.inputs(src, seg))
-    return {name: value for name, value in outputs.items() if name.endswith("logits")}
+    others = {name for head in architecture.outputs.values() for name in head.values()}
+    return {name: value for name, value in outputs.items() if name.endswith("logits") or name in others}
 
 
 def open_folder(folder: Path, architecture: Architecture, head: str) -> nn.Module:
     """The model in a folder, opened as a user would, every weight accounted for."""
     package = transformers()
     kind = getattr(package, architecture.classes[head])
-    return _complete(package, *kind.from_pretrained(folder, output_loading_info=True), folder)
+    return _complete(package, *kind.from_pretrained(folder, output_loading_info=True, **architecture.arguments), folder)
 
 
 def _complete(package: ModuleType, model: nn.Module, info: Mapping[str, Any], what: object) -> nn.Module:
@@ -198,7 +202,8 @@ def _complete(package: ModuleType, model: nn.Module, info: Mapping[str, Any], wh
 
 def open_any_folder(folder: Path, architecture: Architecture, head: str) -> nn.Module:
     """The model in a folder of any origin; weights that are no part of this head are passed over."""
-    return getattr(transformers(), architecture.classes[head]).from_pretrained(folder).float().eval()
+    kind = getattr(transformers(), architecture.classes[head])
+    return kind.from_pretrained(folder, **architecture.arguments).float().eval()
 
 
 def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], architecture: Architecture, head: str
@@ -210,7 +215,7 @@ def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], 
         config = kind.config_class(**config_json)
         return _complete(package, *kind.from_pretrained(None, config=config, state_dict=dict(weights),
                                                         output_loading_info=True), "the converted weights")
-    model = kind(kind.config_class(**config_json))
+    model = kind(kind.config_class(**config_json), **architecture.arguments)
     report = model.load_state_dict(dict(weights), strict=False)
     shared = set()
     if config_json.get("tie_word_embeddings", True):

@@ -15,7 +15,7 @@ from uer.checkpoint.files import load_weights, save_weights
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
 from uer.convert.folder import TokenizerFacts, with_copies, write_folder
-from uer.convert.hugging_face_files import FOLDER_FILES
+from uer.convert.hugging_face_files import FOLDER_FILES, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.provenance import Stage, record_names, recorded_stages
 from uer.errors import UserError
@@ -125,6 +125,9 @@ def export(architecture: Architecture | Mapping[str, Architecture], flags: Expor
 def _export(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None) -> None:
     source = read_source(architecture, flags, head)
     print_model(source.path, source.config, source.converted, source.head)
+    for beginning, note in source.architecture.notes.items():
+        if any(name.startswith(beginning) for name in source.converted.left_out):
+            print(note)
     if flags.output_dir:
         _export_folder(source, flags.output_dir, not flags.no_check)
     if flags.output_model_path or not flags.output_dir:
@@ -200,6 +203,9 @@ def _export_folder(source: Source, folder: str, with_check: bool) -> None:
     with atomic_folder(folder) as temporary:
         write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config, facts,
                      source.config.max_seq_length, generation)
+        for name, content in source.architecture.files(source.config).items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            write_json(content, temporary / name)
         checked = ""
         if with_check:
             check.check_tokenizer(temporary, tokenizer, segments)

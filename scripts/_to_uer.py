@@ -124,7 +124,7 @@ def _write(flags: ImportFlags, source: HuggingFaceSource) -> None:
         print(f"written: {flags.output_vocab_path}")
     if flags.output_config_path:
         with atomic_path(flags.output_config_path) as temporary:
-            write_json(config.values(), temporary)
+            write_json(source.architecture.settings_json(config), temporary)
         print(f"written: {flags.output_config_path}")
     if head in HEAD_TASKS:
         _write_finetuned(flags, source)

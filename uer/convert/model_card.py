@@ -52,6 +52,7 @@ _USES = {
     "mlm": ("fill-mask", "pretrained as a masked-language model", "中国的首都是[MASK]京。"),
     "bert": ("fill-mask", "pretrained with masked words and sentence pairs", "中国的首都是[MASK]京。"),
     "albert": ("fill-mask", "pretrained with masked words and the order of sentences", "中国的首都是[MASK]京。"),
+    "sbert": ("sentence-similarity", "whose vectors of sentences can be compared", ""),
     "seq2seq": ("text2text-generation", "that were pretrained together", "中国的首都是北京。"),
     "text_classification": ("text-classification", "fine-tuned to classify texts", "这本书很好看。"),
     "token_classification": ("token-classification", "fine-tuned to label tokens", "她住在北京。"),
@@ -77,7 +78,8 @@ def _metadata(facts: ModelCardFacts) -> list[str]:
     lines = ["---"]
     if facts.chinese:
         lines.append("language: zh")
-    lines += ["library_name: transformers", f"pipeline_tag: {pipeline}", "tags:", f"- {facts.architecture.name}"]
+    library = "sentence-transformers" if facts.head == "sbert" else "transformers"
+    lines += [f"library_name: {library}", f"pipeline_tag: {pipeline}", "tags:", f"- {facts.architecture.name}"]
     if facts.chinese and example:
         lines += ["widget:", f'- text: "{example}"']
     return [*lines, "---", ""]
@@ -119,6 +121,8 @@ def _training(facts: ModelCardFacts) -> list[str]:
 def _usage(facts: ModelCardFacts) -> list[str]:
     if facts.head == "extractive_qa":
         return _question_answering(facts.name)
+    if facts.head == "sbert":
+        return _sentence_vectors(facts.name)
     if facts.architecture.has_decoder:
         return _generation(facts)
     pipeline, _, example = _use(facts)
@@ -145,6 +149,14 @@ def _generation(facts: ModelCardFacts) -> list[str]:
             "outputs = model.generate(**inputs, max_new_tokens=50)",
             "print(tokenizer.decode(outputs[0], skip_special_tokens=True))", "```", "",
             'transformers 4 also has a `text2text-generation` pipeline; transformers 5 no longer has it.', ""]
+
+
+def _sentence_vectors(name: str) -> list[str]:
+    return ["## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "",
+            f'model = SentenceTransformer("{name}")',
+            'vectors = model.encode(["那个人很开心", "那个人非常开心"])',
+            "print(model.similarity(vectors, vectors))", "```", "",
+            "It has no pooler: `AutoModel` of transformers starts one at random; use `last_hidden_state`.", ""]
 
 
 def _question_answering(name: str) -> list[str]:

@@ -9,6 +9,7 @@ from uer.convert.architectures.base import Architecture
 from uer.convert.architectures.bert import BERT
 from uer.convert.architectures.gpt2 import GPT2
 from uer.convert.architectures.pegasus import PEGASUS
+from uer.convert.architectures.sbert import SBERT
 from uer.convert.architectures.t5 import T5, T5_V1_1
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -17,6 +18,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "t5": T5,
     "t5-v1_1": T5_V1_1,
     "pegasus": PEGASUS,
+    "sbert": SBERT,
 }
 
 __all__ = ["ARCHITECTURES", "Architecture"]

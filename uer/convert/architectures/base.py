@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -42,6 +43,14 @@ class Architecture:
         other_types: further values of model_type that this architecture has.
         prepare: Hugging Face's tidied weights, config.json's content, the path -> the weights that `names` describes.
         computed: UER's settings -> those of Hugging Face's tensors that no UER checkpoint has.
+        complete: UER's weights, as `names` has them -> further ones that UER's model has.
+        backbone: UER's weights -> those of the one encoder that is converted.
+        told_beside: the folder of Hugging Face's model -> what its other files say, under UER's names.
+        first_stream: UER's settings, the path -> those of the one encoder that is converted.
+        settings_json: the settings of that encoder -> the content of the file for --config_path.
+        files: these settings -> further files of the folder: path -> content of the JSON file.
+        arguments: what Hugging Face's class is opened with, so that it has no weights that were never trained.
+        notes: beginning of a tensor's name -> what is said where it is left out.
     """
 
     name: str
@@ -58,6 +67,14 @@ class Architecture:
     other_types: tuple[str, ...] = ()
     prepare: Callable[[dict[str, Tensor], Mapping[str, Any], str], dict[str, Tensor]] = lambda weights, *_: weights
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
+    complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda weights: {}
+    backbone: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights
+    told_beside: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    first_stream: Callable[[ModelConfig, str], ModelConfig] = lambda config, path: config
+    settings_json: Callable[[ModelConfig], dict[str, Any]] = ModelConfig.values
+    files: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_decoder(self) -> bool:
@@ -141,6 +158,7 @@ class Architecture:
         if base is None:
             base = ModelConfig(**self._not_measured(measured, {**self.defaults, **(told or {})}, path))
         else:
+            base = self.first_stream(base, path)
             require_agreement(self.settings, base, sizes, head, path, self.title)
         if "head_size" not in measured and measured["hidden_size"] % base.heads_num:
             raise UserError(f"{path}: hidden size {measured['hidden_size']} is not divisible by {base.heads_num} heads")
