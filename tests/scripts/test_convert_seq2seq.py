@@ -116,6 +116,17 @@ def assert_generates_as_ours(folder: Path) -> None:
     assert [row[:len(text)] for row, text in zip(found, expected)] == expected and all(expected)
 
 
+def test_an_output_layer_of_its_own(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path) -> None:
+    """BART without tied weights: transformers then shares nothing, so that every name is in the file."""
+    model, folder = golden_model("bart"), tmp_path / "theirs"
+    model.weights["target.lm.output_layer.weight"] = torch.randn(len(TOKENS), 32)
+    save_weights(model.weights, model.checkpoint)
+    model.settings.write_text(json.dumps({**json.loads(model.settings.read_text()), "tie_weights": False}))
+    assert "checked: on " in run_script(to_huggingface("bart"), *model.flags(), "--output_dir", folder)
+    assert "model.decoder.embed_tokens.weight" in read_hugging_face(folder).weights
+    assert same(open_hugging_face(folder).converted.weights, model.weights)
+
+
 def random_model(kind: str, folder: Path, **settings: Any) -> nn.Module:
     """A small random model as transformers saves it."""
     torch.manual_seed(3)
@@ -174,6 +185,7 @@ def test_an_old_pickled_file_of_mt5(run_script: Run, golden_model: Callable[[str
     ("t5", "bart", (), "tensors are missing"),
     ("bart", "pegasus", (), "tensors are missing"),
     ("pegasus", "sbert", (), "tensors are missing"),
+    ("pegasus", "pegasus", ("--max_seq_length", 0), "--max_seq_length must lie between 1 and"),
 ])
 def test_what_does_not_fit_is_refused(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path, name: str,
                                       script: str, flags: tuple, message: str) -> None:
