@@ -293,6 +293,19 @@ def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_weights_mix_the_rows_of_two_datasets(make, name):
+    """Of 4 rows 3 are the first dataset's, which is the smaller one, so that its rows come again."""
+    datasets = [make(name, {}, documents=count, path=f"{count}.pt") for count in (20, 120)]
+    processor = open_processor(datasets, MaskingConfig())
+    mixed = Loader(datasets, processor, batch_size=2000, weights=[3, 1]).step(0)[0]
+    found = texts(name, mixed)
+    first, second = (texts(name, whole_batch(dataset)) for dataset in datasets)
+    assert found.keys() <= first.keys() | second.keys() and found.total() == 2000
+    shared = sum(second[text] for text in first) / second.total()  # rows of the second dataset that are in both
+    assert sum(found[text] for text in first) == pytest.approx(1500 + 500 * shared, abs=80)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_packed_batches_get_a_size_that_holds_them(make, name):
     dataset = make(name, {})
     plain, packed = (Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=10, pack=pack)
