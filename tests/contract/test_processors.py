@@ -297,12 +297,12 @@ def test_weights_mix_the_rows_of_two_datasets(make, name):
     """Of 4 rows 3 are the first dataset's, which is the smaller one, so that its rows come again."""
     datasets = [make(name, {}, documents=count, path=f"{count}.pt") for count in (20, 120)]
     processor = open_processor(datasets, MaskingConfig())
-    mixed = Loader(datasets, processor, batch_size=2000, weights=[3, 1]).step(0)[0]
+    mixed = Loader(datasets, processor, batch_size=600, weights=[3, 1]).step(0)[0]
     found = texts(name, mixed)
     first, second = (texts(name, whole_batch(dataset)) for dataset in datasets)
-    assert found.keys() <= first.keys() | second.keys() and found.total() == 2000
+    assert found.keys() <= first.keys() | second.keys() and found.total() == 600
     shared = sum(second[text] for text in first) / second.total()  # rows of the second dataset that are in both
-    assert sum(found[text] for text in first) == pytest.approx(1500 + 500 * shared, abs=80)
+    assert sum(found[text] for text in first) == pytest.approx(450 + 150 * shared, abs=45)
 
 
 @pytest.mark.parametrize("name", CASES)

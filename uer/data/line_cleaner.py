@@ -62,7 +62,7 @@ class LineCleaner:
         damaged: lines that are damaged in some way, those left out among them.
         damage: how many lines have which kind of damage (a line may have two).
         locations: the first damaged lines, as (line counted from 1, kind of damage).
-        kept: numbers of the lines that the last text holds, where lines are read whole.
+        kept: numbers of the lines that the last text holds.
     """
 
     def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None,
@@ -112,19 +112,21 @@ class LineCleaner:
         return text
 
     def _plain(self, data: bytes, first: int, unfinished: bool) -> str:
+        self.kept = range(first, first + data.count(b"\n"))
         if b"\0" not in data:
             try:
                 return data.decode()
             except UnicodeDecodeError:
                 pass
-        kept = []
+        kept = {}
         lines = data.split(b"\n")[:-1]
         for number, line in enumerate(lines, first):
             in_pieces = (number == first and self._continued) or (number == first + len(lines) - 1 and unfinished)
             text = self._decode(line, number, in_pieces)
             if text is not None:
-                kept.append(text + "\n")
-        return "".join(kept)
+                kept[number] = text + "\n"
+        self.kept = list(kept)
+        return "".join(kept.values())
 
     def _decode(self, line: bytes, number: int, in_pieces: bool = False) -> str | None:
         """The text of a line; None when it is left out. A line that comes in pieces cannot be left out any more."""
@@ -194,10 +196,6 @@ class LineCleaner:
             wanted = " or ".join(map(str, self.field_counts))
             return self._leave_out(number, f"{count} tab-separated fields instead of {wanted}")
         return self._decode(line, number)
-
-    def leave_out(self, index: int, kind: str) -> None:
-        """Count a line of the last text, its number in that text from 0 on, as left out by the processor."""
-        self._leave_out(self.kept[index], kind)
 
     def _leave_out(self, number: int, kind: str) -> None:
         self._note(number, f"{kind}, left out")
