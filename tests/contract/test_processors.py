@@ -223,6 +223,7 @@ def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
         assert sum(part.counts()[target] for part in parts) == count
     real = sum((side.seg > 0).sum() for side in sides.values())
     assert sum(part.real_tokens() for part in parts) == batch.real_tokens() == batch.row_tokens().sum() == real
+    assert batch.token_slots() == sum(side.values.numel() for side in sides.values())
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
