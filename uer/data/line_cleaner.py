@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+
 from uer.errors import UserError
 
 LONG_LINE = 1 << 20  # bytes; a longer line is processed in pieces
@@ -184,10 +186,13 @@ class LineCleaner:
             text = data.decode()
         except UnicodeDecodeError:
             return None
-        lines = text.split("\n")[:-1]
-        if not all(line.count("\t") + 1 in self.field_counts or not line.strip(BLANKS) for line in lines):
-            return None
-        self.kept = range(first, first + len(lines))
+        _, counts = fields_of(data)
+        wrong = np.flatnonzero(~np.isin(counts, self.field_counts)).tolist()
+        if wrong:
+            lines = text.split("\n")
+            if any(lines[number].strip(BLANKS) for number in wrong):
+                return None
+        self.kept = range(first, first + len(counts))
         return text
 
     def _fields_text(self, line: bytes, number: int) -> str | None:
@@ -210,6 +215,25 @@ class LineCleaner:
         self.damage[kind] += 1
         if len(self.locations) < KEPT_LOCATIONS:
             self.locations.append((number, kind))
+
+
+def fields_of(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """For each line, the number of its first field among the fields of all lines, and how many it has.
+
+    >>> [array.tolist() for array in fields_of(b"a\\tb\\nc\\n\\nd\\te\\tf\\n")]
+    [[0, 2, 3, 4], [2, 1, 1, 3]]
+
+    Args:
+        data: text in UTF-8, each line ended by a line feed.
+
+    Returns:
+        (lines,) int64 both.
+    """
+    content = np.frombuffer(data, np.uint8)
+    ends = content[(content == 9) | (content == 10)]  # the tab or line feed behind each field
+    stops = np.flatnonzero(ends == 10) + 1
+    counts = np.diff(stops, prepend=0)
+    return stops - counts, counts
 
 
 class DamagedLine(UserError):

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,15 @@ import numpy as np
 
 from uer.data.corpus import LINE_END, stretch
 from uer.data.draws import Draws
-from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_LOCATIONS, LONG_LINE, LONG_WHOLE_LINE, LineCleaner, chunks
+from uer.data.line_cleaner import (
+    BYTE_ORDER_MARK,
+    KEPT_LOCATIONS,
+    LONG_LINE,
+    LONG_WHOLE_LINE,
+    LineCleaner,
+    chunks,
+    fields_of,
+)
 from uer.data.processors import Processor
 from uer.data.processors.base import Block, Lines, Ragged
 from uer.data.schema import axes_of
@@ -296,10 +303,17 @@ def tokenized(text: str, settings: BuildSettings,
     fields = settings.processor.fields
     if not settings.field_counts:
         return (_with_line_ends(encode(text, fields[0]), settings.tokenizers[fields[0]].line_end, unfinished),)
-    rows = [line.split("\t") for line in text.split("\n")[:-1]]
-    columns = [*zip_longest(*rows, fillvalue=""), *(("",) * len(rows) for _ in fields)]  # lines may have fewer fields
-    return tuple(encode("\n".join(column) + "\n", vocab) if vocab else list(column)
-                 for column, vocab in zip(columns, fields))
+    return tuple(encode("\n".join(column) + "\n", vocab) if vocab else column
+                 for column, vocab in zip(_columns(text, len(fields)), fields))
+
+
+def _columns(text: str, count: int) -> Iterator[list[str]]:
+    """The first `count` fields of all lines: of "1 TAB a" and "2" the lists ["1", "2"] and ["a", ""]."""
+    firsts, counts = fields_of(text.encode())
+    every = text.replace("\t", "\n").split("\n")  # the last one is empty: it stands for fields that are absent
+    for number in range(count):
+        at = np.where(number < counts, firsts + number, -1)  # (lines,)
+        yield [every[index] for index in at.tolist()]
 
 
 def _with_line_ends(lines: Ragged, line_end: int | None, unfinished: bool) -> Ragged:
