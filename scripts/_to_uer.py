@@ -136,6 +136,9 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
         print("the segment embedding has a new first row, zeros, which belongs to padding and is never read")
     if head not in HEAD_TASKS and not config.tie_weights:
         print("the output layer has weights of its own: the model's settings need tie_weights false")
+    if head not in HEAD_TASKS and config.layernorm_eps is not None:
+        print(f"the layer norms have an epsilon of their own: the model's settings need layernorm_eps "
+              f"{config.layernorm_eps:g}")
 
 
 def _write_finetuned(flags: ImportFlags, source: HuggingFaceSource) -> None:
