@@ -17,6 +17,7 @@ from uer.convert import Architecture, names
 from uer.convert.folder import TokenizerFacts, with_copies, write_folder
 from uer.convert.hugging_face_files import FOLDER_FILES
 from uer.convert.model_card import ModelCardFacts, model_card
+from uer.convert.open import load_checkpoint
 from uer.convert.provenance import Stage, record_names, recorded_stages
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
@@ -124,7 +125,7 @@ def read_source(architecture: Architecture, flags: ExportFlags, head: str | None
     if saved and saved.task not in known:
         raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not of {' or '.join(known)}")
     path = str(weights_path(flags.input_model_path)) if head in HEAD_TASKS else flags.input_model_path
-    weights = load_weights(path)
+    weights = load_checkpoint(path)
     if any(name.startswith("crf.") for name in weights):
         raise UserError(f"{path}: decodes with a conditional random field (--crf_target), which Hugging Face's token "
                         "classification does not have: the converted model would give other tags")

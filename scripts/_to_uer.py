@@ -78,7 +78,7 @@ def _import_model(architecture: Architecture, flags: ImportFlags, head: str | No
     print_model(path, source.config, source.converted, head)
     if not flags.no_check:
         _check(source)
-    _write(flags, source)
+    write_model(flags, source)
 
 
 def _check(source: HuggingFaceSource) -> None:
@@ -100,7 +100,8 @@ def _check(source: HuggingFaceSource) -> None:
     print(f"checked: {check.require_equal(ours, check.their_logits(theirs, architecture, src, seg), seg, source.path)}")
 
 
-def _write(flags: ImportFlags, source: HuggingFaceSource) -> None:
+def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
+    """Put the files in place: weights, and where flags name them settings and vocabulary."""
     head, config = source.head, source.config
     if flags.output_vocab_path:
         tokens = read_tokens(source.folder)

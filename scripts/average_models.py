@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from uer import cli
-from uer.checkpoint.files import load_weights, save_weights
+from uer.checkpoint.files import save_weights
 from uer.config import REQUIRED, flag
 from uer.convert.names import some
+from uer.convert.open import load_checkpoint
 from uer.errors import UserError
 
 
@@ -38,14 +39,14 @@ def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
     Raises:
         UserError: the checkpoints differ in names or shapes, or a tensor is not of a floating-point type.
     """
-    first = load_weights(paths[0])
+    first = load_checkpoint(paths[0], lambda line: None)  # which is said when it is read again
     owner: dict[int, str] = {}
     shared = {name: owner.setdefault(tensor.data_ptr(), name) for name, tensor in first.items()}
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in first.items()}
     sums = {name: torch.zeros_like(first[name], dtype=torch.float64) for name in set(shared.values())}
     del first
     for path in paths:
-        weights = load_weights(path)
+        weights = load_checkpoint(path)
         _require_same_model(shapes, weights, path, paths[0])
         for name, total in sums.items():
             total += weights[name]

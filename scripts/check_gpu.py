@@ -1,6 +1,6 @@
 """What to run first on a new machine: shows what works there, how fast it is, and which flags to use.
 
-    python3 scripts/check_gpu.py --out check_out                     about nine minutes, the most important things first
+    python3 scripts/check_gpu.py --out check_out                     about twelve minutes, the most important first
     python3 scripts/check_gpu.py --out check_out --only speed        a section by itself
     python3 scripts/check_gpu.py --device cpu --quick                without a GPU: whatever runs on a CPU, a minute
 
@@ -55,7 +55,7 @@ class CheckConfig:
 
     out: str = flag("check_out", "Folder for the results; it is made.", path="write_folder")
     device: str = flag("cuda", "Where to compute.", choices=("cuda", "cpu"))
-    seconds: float = flag(540.0, "When to stop.")
+    seconds: float = flag(720.0, "When to stop.")
     quick: bool = flag(False, "The least that shows that each section runs.")
     only: tuple[str, ...] = flag((), "Run only these sections.", choices=NAMES)
     in_process: bool = flag(False, "Run the sections in this process, which a failure of the GPU may end.")

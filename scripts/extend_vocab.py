@@ -122,9 +122,10 @@ def extend_checkpoint(source: str, target: str, tokenizer: Tokenizer, added: lis
     Raises:
         UserError: the checkpoint cannot be read, or does not fit the vocabulary.
     """
-    from uer.checkpoint.files import load_weights, save_weights  # imported here: suggestions need no torch
+    from uer.checkpoint.files import save_weights  # imported here: suggestions need no torch
+    from uer.convert.open import load_checkpoint
 
-    state = load_weights(source)
+    state = load_checkpoint(source)
     names = [name for name in VOCAB_ROWS if name in state]
     if not names:
         raise UserError(f"{source}: no parameter with a row for each entry ({', '.join(VOCAB_ROWS)})")

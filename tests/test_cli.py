@@ -12,11 +12,13 @@ import pytest
 from uer import cli, config
 from uer.config import REQUIRED, DatasetConfig, ModelConfig, ParallelConfig, TrainConfig, flag
 from uer.data.processors.pairs import PairConfig
+from uer.encoders.gatedcnn import GatedCnnConfig
 from uer.errors import UserError
 from uer.sections import from_json, member_classes
 from uer.targets.lm import LmConfig
 
 REQUIRED_FLAGS = ["--output_model_path", "out.bin"]
+STREAM = {"encoder": "transformer", "embedding": ["word"], "hidden_size": 24, "emb_size": 24, "heads_num": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +122,40 @@ def test_contradictions_are_gathered_and_raised_once(tmp_path):
         assert part in str(error.value)
 
 
-def test_a_name_that_is_not_built_yet_is_refused():
-    with pytest.raises(UserError, match="--encoder: 'dual' is not built yet; choose from: transformer"):
-        cli.parse("A test.", (ModelConfig,), ["--encoder", "dual"])
+def test_a_name_that_is_not_built_yet_is_refused(monkeypatch):
+    monkeypatch.setattr("uer.encoders.PLANNED", ("mamba",))
+    with pytest.raises(UserError, match="--encoder: 'mamba' is not built yet; choose from: transformer"):
+        cli.parse("A test.", (ModelConfig,), ["--encoder", "mamba"])
+
+
+@pytest.mark.parametrize("streams, message", [
+    ({}, "encoder 'dual' needs stream_0 and stream_1 in --config_path"),
+    ({"encoder": "transformer"}, "encoder 'dual' and embedding 'dual' need one another"),
+    ({"stream_0": {"kernal_size": 3}}, r"stream_0: unknown key 'kernal_size'; did you mean 'kernel_size'\?"),
+    ({"stream_1": {"layers_num": "2"}}, "stream_1: 'layers_num' must be int"),
+    ({"stream_0": {"mask": "half"}}, "mask in --config_path: 'half' is unknown"),
+    ({"stream_0": {}, "stream_1": {}}, "stream_0 and stream_1 must each name an encoder and embeddings other than"),
+    ({"stream_0": STREAM, "stream_1": {**STREAM, "encoder": "lstn"}}, "encoder: 'lstn' is unknown; choose from: tra"),
+    ({"stream_0": STREAM, "stream_1": {**STREAM, "heads_num": 5}}, "stream_1: hidden_size 24 is not divisible by"),
+    ({"stream_0": STREAM, "stream_1": {**STREAM, "layers_num": 0}}, "stream_1: layers_num must lie between 1 and"),
+    ({"stream_0": STREAM, "stream_1": {**STREAM, "hidden_size": 36, "emb_size": 36}}, "must have one hidden_size, not"),
+    ({"stream_0": STREAM, "stream_1": {**STREAM, "dropout": 0.2}, "tie_weights": True}, "but their settings differ")])
+def test_the_streams_of_a_dual_encoder_are_checked(tmp_path, streams, message):
+    path = write(tmp_path, {"encoder": "dual", "embedding": ["dual"], **streams})
+    with pytest.raises(UserError, match=message):
+        cli.parse("A test.", (ModelConfig, TrainConfig), [*REQUIRED_FLAGS, "--config_path", path])
+
+
+def test_a_stream_overrides_the_rest_and_can_be_hashed(tmp_path):
+    own = {**STREAM, "encoder": "gatedcnn", "kernel_size": 7, "vocab_size": 9}
+    both = {"encoder": "dual", "embedding": "dual", "stream_0": STREAM, "stream_1": own}
+    path = write(tmp_path, {**both, "dropout": 0.3})
+    model = cli.parse("A test.", (ModelConfig, TrainConfig), [*REQUIRED_FLAGS, "--config_path", path])[0]
+    first, second = model.stream(0), model.stream(1)
+    assert (first.encoder, first.embedding, first.hidden_size, first.dropout) == ("transformer", ("word",), 24, 0.3)
+    assert second.of(GatedCnnConfig).kernel_size == 7 and second.stream(1) is second
+    assert len({model: 0, first: 1, second: 2}) == 3
+    assert from_json(ModelConfig, json.loads(json.dumps(model.values())), "x") == model
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = {"emb_size": 8, "hidden_size": 8, "feedforward_size": 16, "heads_num": 2, "layers_num": 1, "max_seq_length": 16,
         "embedding": ["word", "pos", "seg"], "tie_weights": True, "target": ["mlm"]}
+STREAM = {**TINY, "encoder": "transformer"}
 MASKING = {"whole_word_masking": False, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
 SQUAD_FILE = {"data": [{"paragraphs": [{"context": "一丁七万丈三", "qas": [
     {"id": "1", "question": "一丁", "answers": [{"text": "七", "answer_start": 2}]}]}]}]}
@@ -100,7 +101,8 @@ def write_dataset(path: Path, vocab: Vocab, special_ids: dict[str, int] | None =
 def write_settings(folder: Path) -> None:
     for name, changes in (("c", {}), ("layers", {"layers_num": 10**8}), ("overflow", {"feedforward_size": 2**63 - 1}),
                           ("positions", {"max_seq_length": 2**40}), ("dict", {"embedding": {"word": 1}}),
-                          ("decoder", {"decoder": "transformer"}), ("dual", {"embedding": "dual"})):
+                          ("decoder", {"decoder": "transformer"}), ("dual", {"embedding": "dual"}),
+                          ("pairs", {"embedding": "dual", "encoder": "dual", "stream_0": STREAM, "stream_1": STREAM})):
         (folder / f"{name}.json").write_text(json.dumps({**TINY, **changes}))
     (folder / "deep.json").write_text("[" * 100_000)
     (folder / "half.json").write_text('{\n"mask": "\\ud800"}')
@@ -184,7 +186,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "pp_pair_length": (f"{PREPROCESS} --vocab_path vocab.txt --data_processor bert --seq_length 4",
                        "--seq_length must be at least 5 with --data_processor bert"),
     "cfg_decoder": (f"{PRETRAIN} --config_path decoder.json", "decoder"),
-    "cfg_dual": (f"{PRETRAIN} --config_path dual.json", "--embedding: 'dual' is not built yet"),
+    "cfg_dual": (f"{PRETRAIN} --config_path dual.json", "encoder 'dual' and embedding 'dual' need one another"),
+    "cfg_pairs": (f"{PRETRAIN} --config_path pairs.json", "encodes pairs of texts, .* nothing pretrains it"),
     "ds_long": (f"{PRETRAIN} --dataset_path long.pt", "long.pt: .*seq_length is 99999999"),
     "ds_lengths": (f"{PRETRAIN} --dataset_path lengths.pt", "lengths.pt: .*damaged .*seq_length is 7"),
     "fam_length_late": (f"{FAMILY} --sizes tiny --seq_length 16 1024", "--seq_length 1024: L-2_H-128 has 512"),

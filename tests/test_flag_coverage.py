@@ -70,6 +70,9 @@ FLAGS = {
         top_k top_p temperature {MODEL} {TOKENIZER} {TGT_TOKENIZER}""",
     "scripts/convert_bert_from_uer_to_huggingface.py": f"{CONVERSION} type",
     "scripts/convert_bert_from_huggingface_to_uer.py": f"{CONVERSION} type",
+    **{f"scripts/convert_{name}_from_{way}.py": f"{CONVERSION} {more}"
+       for name, more in (("bert", "type"), ("albert", ""))
+       for way in ("original_tf_to_uer", "uer_to_original_tf")},
     **{f"scripts/convert_bert{head}_from_{way}.py": CONVERSION
        for head in ("_text_classification", "_token_classification", "_extractive_qa")
        for way in ("uer_to_huggingface", "huggingface_to_uer")},

@@ -18,8 +18,9 @@ from uer.errors import UserError
 from uer.flops import activation_bytes, parameter_count
 from uer.layers import view
 from uer.meta_device import Unfilled, extrapolated_model
-from uer.model import Model, _from_queries, build_model
+from uer.model import Model, build_model
 from uer.runtime import sharding
+from uer.target_inputs import inputs_from_queries
 
 VOCAB, LENGTH, PREDICTED = 37, 13, 3
 CONFIG = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=3, dropout=0.0,
@@ -317,7 +318,7 @@ def test_auto_leaves_padding_out_on_a_cpu():
 
 
 def test_the_example_of_a_union_of_positions():
-    """The table of `_from_queries`: mlm at 2 positions a row, sp at 1, nothing to predict in mlm's entry (2, 1)."""
+    """The table of its docstring: mlm at 2 positions a row, sp at 1, nothing to predict in entry (2, 1) of mlm."""
     mlm = Labels(torch.tensor([[10, 11], [12, 13], [14, -100]]), torch.tensor([[1, 2], [2, 0], [1, 0]]))
     sp = Labels(torch.tensor([[20], [21], [22]]), torch.zeros(3, 1, dtype=torch.int64))
     asked = {"mlm": mlm, "sp": sp}
@@ -326,7 +327,7 @@ def test_the_example_of_a_union_of_positions():
                              torch.cat([mlm.wanted(), sp.wanted()], dim=1))
     assert queries.requests.tolist() == [0, 1, 2, 3, 4, 5, 6, 8]
     hidden = queries.requests[:, None].float()  # (K, 1): each state is the number of its entry
-    inputs = _from_queries(hidden, layout, queries, asked)
+    inputs = inputs_from_queries(hidden, layout, queries, asked)
     assert (inputs["mlm"].hidden.squeeze(1).tolist(), inputs["mlm"].labels.tolist()) == (
         [0, 1, 3, 4, 6], [10, 11, 12, 13, 14])
     assert (inputs["sp"].hidden.squeeze(1).tolist(), inputs["sp"].labels.tolist()) == ([2, 5, 8], [20, 21, 22])

@@ -12,9 +12,9 @@ collects these lines from all classes and raises them as one error.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from uer.paths import File, existing
 
@@ -33,10 +33,10 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
         identity: whether the result of a run depends on it, so that a training state continues only a run with the
             same value.
-        file_only: a key of the config file without a flag.
+        file_only: a key of the config file without a flag. Its value may be a dictionary, so a hash leaves it out.
     """
     assert path in ("", *PATHS)
-    return field(default=default, metadata={
+    return field(default=default, hash=False if file_only else None, metadata={
         "help": help, "choices": choices, "family": family, "positional": positional, "planned": planned, "path": path,
         "identity": identity, "file_only": file_only})
 
@@ -79,6 +79,11 @@ LARGEST_WIDTH = 1 << 20
 LONGEST_ROW = 1 << 22
 MOST_ROWS = 1 << 20
 MOST_THREADS = 1 << 12
+
+DUAL = "dual"
+"""The encoder and the embedding that consist of two, each with settings of its own."""
+STREAM_ONLY = ("vocab_size",)
+"""Keys of UER-py's `stream_0` and `stream_1` that nothing depends on: the vocabulary's file tells its size."""
 
 LEAST_PEAK_FLOPS = 1e9  # a smaller value was probably meant in TFLOPS
 PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
@@ -136,15 +141,21 @@ class TokenizerConfig(Members):
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """Masking (15% of a row's tokens are predicted, at least one)."""
+    """Masking (at least one token of a row is predicted)."""
 
     whole_word_masking: bool = flag(False, "Mask whole words, as jieba segments them, instead of single tokens.")
     span_masking: bool = flag(False, "Mask spans of consecutive tokens instead of single tokens.")
     span_geo_prob: float = flag(0.2, "Parameter p of the geometric distribution that span lengths are drawn from.")
     span_max_length: int = flag(10, "Maximum span length in tokens.")
+    mask_rate: float = flag(0.15, "Fraction of a row's tokens that are predicted (Wettig et al., 2022: larger models\n"
+                                  "learn more from 0.4).")
+    mask_token_rate: float = flag(0.8, "Fraction of the predicted tokens that become [MASK]; of the others one half\n"
+                                       "become random entries, and one half stay as they are.")
 
     def problems(self) -> list[str]:
         found: list[str] = []
+        _require(found, 0.0 < self.mask_rate <= 0.9, "--mask_rate must lie between 0 and 0.9, and not be 0")
+        _require(found, 0.0 <= self.mask_token_rate <= 1.0, "--mask_token_rate must lie between 0 and 1")
         _require(found, not (self.whole_word_masking and self.span_masking),
                  "--whole_word_masking and --span_masking exclude one another")
         _require(found, 0.0 < self.span_geo_prob < 1.0, "--span_geo_prob must lie between 0 and 1")
@@ -231,16 +242,32 @@ class ModelConfig(Members):
                         choices=("mean", "max", "first", "last"))
     prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it\n"
                                        "too, the prefixes of --data_processor prefixlm have no loss.")
-    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.", planned=True,
+    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
                                  file_only=True)
-    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.", planned=True,
+    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",
                                  file_only=True)
     members: dict[str, Any] = members_of("embedding", "encoder", "decoder", "target")
+
+    def stream(self, number: int) -> "ModelConfig":
+        """The settings of one encoder of the dual encoder: these, overridden by `stream_0` or `stream_1`.
+
+        Of every other encoder they are these settings themselves.
+        """
+        own = (self.stream_0, self.stream_1)[number]
+        if self.encoder != DUAL or own is None:
+            return self
+        known = {known.name: known.type for known in fields(self)}
+        values = {name: (value,) if isinstance(value, str) and get_origin(known.get(name)) is tuple else
+                  tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+        members = {name: value for name, value in values.items() if name not in known and name not in STREAM_ONLY}
+        return replace(self, **{"stream_0": None, "stream_1": None, "members": {**self.members, **members},
+                                **{name: value for name, value in values.items() if name in known}})
 
     @property
     def longest_row(self) -> int:
         """How many tokens a row may have: only position embeddings set a limit."""
-        return self._longest(self.embedding)
+        streams = (self.stream(0), self.stream(1))
+        return min(each._longest(each.embedding) for each in streams)
 
     @property
     def longest_tgt_row(self) -> int:
@@ -267,8 +294,10 @@ class ModelConfig(Members):
         for name in ("embedding", "tgt_embedding", "target"):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
         _require(found, bool(self.embedding), "embedding names none")
-        words = {"word", "dual"}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
+        words = {"word", DUAL}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
         _require(found, bool(words) or not self.tie_weights, "tie_weights needs the embedding 'word'")
+        _require(found, self.embedding == (DUAL,) if self.encoder == DUAL else DUAL not in self.embedding,
+                 "encoder 'dual' and embedding 'dual' need one another, and no other embedding")
         # A quarter of the buckets is for small distances, one bucket each: at least one, and fewer than 128, the
         # distance from which on all share the last bucket (MAX_DISTANCE in `uer.layers.relative_position`).
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
@@ -323,6 +352,16 @@ class OptimConfig:
         _require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
         _require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
         return found
+
+
+LATER_SETTINGS = {"mask_rate": 0.15, "mask_token_rate": 0.8}
+"""Settings that files of earlier versions do not name -> what they were then."""
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """A config's settings as a dataset or a training state records them: a later one only where it differs from what it
+    was before there was a setting for it."""
+    return {name: value for name, value in asdict(config).items() if LATER_SETTINGS.get(name) != value}
 
 
 @dataclass(frozen=True)
@@ -382,6 +421,10 @@ class TrainConfig:
                                   "0 takes those of a known GPU in this precision.", identity=False)
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
+    eval_masking: str = flag("as_training", "Masks of the held-out data. tokens: 15% of the single tokens, whatever\n"
+                                            "the masking of the training is, so that runs can be compared\n"
+                                            "(datasets with --dynamic_masking).",
+                             choices=("as_training", "tokens"), identity=False)
     eval_steps: int = flag(0, "Evaluate every N updates; 0 evaluates at every checkpoint.", identity=False)
 
     def problems(self) -> list[str]:

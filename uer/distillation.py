@@ -103,7 +103,7 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
     if architecture.longest_row < longest:
         raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {architecture.max_seq_length}, but "
                         f"the dataset's rows have {longest} tokens")
-    state = load_uer_weights(path)
+    state = load_uer_weights(path, say)
     entries = len(state[WORD_EMBEDDING]) if WORD_EMBEDDING in state else vocab_size
     if entries != vocab_size:
         raise UserError(f"--teacher_model_path {path}: a vocabulary of {entries} entries, but this run's has "

@@ -4,8 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +17,19 @@ from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
-from uer.layers.cross_entropy import IGNORED
 from uer.layers.distillation import SoftTargets
 from uer.layers.layout import (
     Layout,
-    Queries,
     document_starts,
     packed_layout,
     padded_layout,
     static_shapes,
     unpadded_layout,
 )
-from uer.layers.pooling import ONE_TOKEN, pool, pooled_position
+from uer.layers.pooling import ONE_TOKEN, pooled_position
 from uer.meta_device import Unfilled, extrapolated_model
 from uer.registry import choose
+from uer.target_inputs import Labels, TargetInput, inputs_from_all, inputs_of
 from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, Metric, Target
 
@@ -53,19 +51,6 @@ class Side(Protocol):
     """(B, S) token ids."""
     seg: Tensor
     """(B, S) 0 on padding, 1 or 2 on tokens."""
-
-
-class Labels(Protocol):
-    """The labels of a target."""
-
-    values: Tensor
-    """(B, P, ...) at `positions`, or (B, S, ...) at every position."""
-    positions: Tensor | None
-    """(B, P)"""
-    side: str
-
-    def wanted(self) -> Tensor:
-        """(B, P) or (B, S) bool: where something is predicted."""
 
 
 class Packing(Protocol):
@@ -96,17 +81,14 @@ class ModelOutput:
     metrics: dict[str, dict[str, Metric]]
 
 
-class TargetInput(NamedTuple):
-    """The hidden states and labels of one target; K is the number of its predictions."""
-
-    hidden: Tensor
-    """(K, H) the last hidden states of the positions that it predicts from."""
-    labels: Tensor
-    """(K, ...) int64"""
-
-
 class Backbone(nn.Module):
-    """Embedding and encoder: tokens to hidden states. Fine-tuning heads build on it."""
+    """Embedding and encoder: tokens to hidden states. Fine-tuning heads build on it.
+
+    Attributes:
+        takes_streams: whether the model computes with both streams of a dual encoder. Others refuse one.
+    """
+
+    takes_streams = False
 
     def __init__(self, config: ModelConfig, vocab_size: int, *, unpad: str = "auto",
                  document_start: int | None = None) -> None:
@@ -123,28 +105,38 @@ class Backbone(nn.Module):
             UserError: the configuration names something unknown or not built.
         """
         super().__init__()
-        _require_memory(lambda layers: Backbone(layers, vocab_size), replace(config, decoder=None), vocab_size)
         self.config = config
+        self.longest_row = config.longest_row  # which compiled code reads
         self.vocab_size = vocab_size
         self.document_start = document_start
         assert unpad in ("auto", "on", "off")
         self.unpad = unpad
-        self.embedding = _embedding(config, config.embedding, vocab_size)
         encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)
         if problems := encoder.problems(config):
             raise UserError("; ".join(problems))
+        if encoder.streams > 1 and not self.takes_streams:
+            raise UserError(f"encoder '{config.encoder}' encodes pairs of texts, each with an encoder of its own: only "
+                            "finetune/run_classifier_siamese.py trains it, and nothing pretrains it")
+        single = replace(config.stream(0), decoder=None)
+        _require_memory(lambda layers: Backbone(layers, vocab_size), single, vocab_size)
+        self.embedding = _embedding(config, config.embedding, vocab_size)
         self.encoder = encoder(config)
         if unpad == "on" and self.encoder.reads_padding:
             raise UserError(f"--unpad on: the encoder '{config.encoder}' reads a row from its end, padding included")
         if document_start is not None and not self.encoder.keeps_documents_apart:
             raise UserError(f"--document_attention: the encoder '{config.encoder}' cannot keep a row's documents apart")
 
-    def encode(self, src: Tensor, seg: Tensor) -> Tensor:
-        """src, seg (B, S) -> hidden states (B, S, H). Those at padding positions have no meaning."""
-        layout = self._layout(src, seg)
-        return layout.scatter(self.encoder(self.embedding(src, layout), layout))
+    def encode(self, src: Tensor, seg: Tensor, stream: int = 0) -> Tensor:
+        """src, seg (B, S) -> hidden states (B, S, H). Those at padding positions have no meaning.
 
-    def encode_at(self, src: Tensor, seg: Tensor, positions: Tensor) -> Tensor:
+        Args:
+            stream: which encoder of a dual encoder computes them, 0 or 1.
+        """
+        layout = self._layout(src, seg)
+        embedding, encoder = self.embedding.stream(stream), self.encoder.stream(stream)
+        return layout.scatter(encoder(embedding(src, layout), layout))
+
+    def encode_at(self, src: Tensor, seg: Tensor, positions: Tensor, stream: int = 0) -> Tensor:
         """The hidden states at some positions of each row, such as that of [CLS].
 
         The result equals that of `encode` at these positions. A transformer computes only these in its last layer.
@@ -152,16 +144,18 @@ class Backbone(nn.Module):
         Args:
             src, seg: (B, S).
             positions: (B, P) int64, positions of real tokens in each row.
+            stream: as `encode`.
 
         Returns:
             (B, P, H)
         """
         layout = self._layout(src, seg)
         queries = layout.queries(positions, torch.ones_like(positions, dtype=torch.bool))
-        return queries.scatter(self.encoder(self.embedding(src, layout), layout, queries))
+        embedding, encoder = self.embedding.stream(stream), self.encoder.stream(stream)
+        return queries.scatter(encoder(embedding(src, layout), layout, queries))
 
     def _layout(self, src: Tensor, seg: Tensor, packing: Packing | None = None) -> Layout:
-        self._require_positions(src, seg, self.config.longest_row)
+        self._require_positions(src, seg, self.longest_row)
         starts = None if self.document_start is None else document_starts(src, self.document_start)
         if packing is not None and not self.encoder.reads_padding:
             return packed_layout(seg, packing.tokens, packing.predictions, packing.sequences, starts)
@@ -176,7 +170,7 @@ class Backbone(nn.Module):
         """See that the rows tokens, seg (B, S) are no longer than `longest`."""
         assert tokens.shape == seg.shape and tokens.dim() == 2
         if tokens.shape[1] > longest:
-            raise UserError(f"a batch of length {tokens.shape[1]} exceeds max_seq_length {self.config.max_seq_length}")
+            raise UserError(f"a batch of length {tokens.shape[1]} exceeds max_seq_length {longest}")
 
     def num_parameters(self) -> int:
         """How many numbers are trained; a tied weight counts once."""
@@ -326,9 +320,9 @@ class Model(Backbone):
         layout = self._layout(batch.src.values, batch.src.seg, None if self.decoder else batch.packing)
         embedded = self.embedding(batch.src.values, layout)  # (N, E): N tokens, those of `layout`
         if self.decoder is None:
-            return _inputs(lambda queries: self.encoder(embedded, layout, queries), layout, asked["src"], pooled)
+            return inputs_of(lambda queries: self.encoder(embedded, layout, queries), layout, asked["src"], pooled)
         memory = self.encoder(embedded, layout)  # (N, H)
-        return {**(_from_all(memory, layout, asked["src"], pooled) if asked["src"] else {}),
+        return {**(inputs_from_all(memory, layout, asked["src"], pooled) if asked["src"] else {}),
                 **self._decoded(batch.tgt, memory, layout, asked["tgt"])}
 
     def _decoded(self, tgt: Side, memory: Tensor, memory_layout: Layout,
@@ -337,7 +331,7 @@ class Model(Backbone):
         self._require_positions(tgt.values, tgt.seg, self.config.longest_tgt_row)
         layout = (unpadded_layout if self._leaves_padding_out(tgt.seg) else padded_layout)(tgt.seg)
         embedded = self.tgt_embedding(tgt.values, layout)
-        return _inputs(lambda queries: self.decoder(embedded, layout, memory, memory_layout, queries), layout, asked)
+        return inputs_of(lambda queries: self.decoder(embedded, layout, memory, memory_layout, queries), layout, asked)
 
     def _at_pooled_position(self, name: str, batch: Batch) -> Labels:
         """A target's labels, at the position that its pooling takes the row's vector from."""
@@ -374,109 +368,11 @@ def require_sides(model: Model, sides: Mapping[str, str]) -> None:
                             "a decoder, or make the dataset with another --data_processor")
 
 
-def _inputs(states: Callable[[Queries | None], Tensor], layout: Layout, asked: Mapping[str, Labels],
-            pooled: Mapping[str, str] = MappingProxyType({})) -> dict[str, TargetInput]:
-    """The inputs of each target.
-
-    Args:
-        states: the hidden states (K, H) of some tokens, or of all (N, H) for None.
-        layout: which of the N tokens belong to which row.
-        asked: the labels by target.
-        pooled: as in `_from_all`.
-    """
-    if pooled or any(labels.positions is None for labels in asked.values()):  # a target wants every position
-        return _from_all(states(None), layout, asked, pooled)
-    # (B, P) positions of all targets together, and whether anything is predicted there.
-    queries = layout.queries(torch.cat([labels.positions for labels in asked.values()], dim=1),
-                             torch.cat([labels.wanted() for labels in asked.values()], dim=1))
-    return _from_queries(states(queries), layout, queries, asked)
-
-
 def _encoders_that_see(needed: Sequence[str]) -> str:
     """The settings with which an encoder sees one of these, for people."""
     names = [name for name, encoder in ENCODERS.items() if encoder.sees(ModelConfig()) in needed]
     causal = ["--mask causal"] if "earlier" in needed else []
     return " or ".join([*causal, f"--encoder {', '.join(names)}"])
-
-
-def _from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels],
-              pooled: Mapping[str, str]) -> dict[str, TargetInput]:
-    """The inputs of each target, from the hidden states of all tokens (N, H).
-
-    Args:
-        hidden: (N, H) the tokens of `layout`.
-        asked: the labels by target, at some positions (B, P, ...) or at every position (B, S, ...).
-        pooled: of the targets with a label for each row (B, 1), "mean" or "max" of the row's hidden states.
-    """
-    inputs = {}
-    for name, labels in asked.items():
-        if name in pooled:
-            rows = pool(layout.scatter(hidden), layout.seg > 0, pooled[name])  # (B, H)
-            inputs[name] = _without_ignored(rows, labels.values[:, 0], labels.wanted()[:, 0])
-        elif labels.positions is None:
-            inputs[name] = _without_ignored(hidden, layout.gather(labels.values, IGNORED),
-                                            layout.gather(labels.wanted()))
-        else:
-            queries = layout.queries(labels.positions, labels.wanted())
-            inputs |= _from_queries(hidden.index_select(0, queries.index), layout, queries, {name: labels})
-    return inputs
-
-
-def _from_queries(hidden: Tensor, layout: Layout, queries: Queries,
-                  asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
-    """The inputs of each target, from the hidden states of the union of all their positions.
-
-    The union is a request (B, P), P the sum of the targets' widths, and `queries.requests` (K,) says which of its
-    flattened entries each hidden state is for. With mlm at 2 positions a row and sp at 1, B = 3, and nothing to predict
-    in mlm's last entry of row 2:
-
-        entries of the union    0 1 2 | 3 4 5 | 6 7 8        per row: mlm mlm sp
-        queries.requests        0 1 2   3 4 5   6   8        (K,), K = 8
-        row                     0 0 0   1 1 1   2   2        requests // 3
-        column                  0 1 2   0 1 2   0   2        requests % 3
-        mlm  own labels         0 1     2 3     4            row * 2 + column      index in its flattened (B, 2)
-        sp   own labels             0       1       2        row * 1 + column - 2  index in its flattened (B, 1)
-
-    Args:
-        hidden: (K, H).
-        queries: made of the concatenation of all positions along dimension 1.
-        asked: the labels by target, in the order of this concatenation.
-    """
-    widths = [labels.positions.shape[1] for labels in asked.values()]
-    row, column = queries.requests // sum(widths), queries.requests % sum(widths)  # (K,)
-    inputs, begin = {}, 0
-    for (name, labels), width in zip(asked.items(), widths):
-        states, own = hidden, queries  # a single target has all of them
-        if len(asked) > 1 and layout.packed:  # it gets all, and no label for those of others
-            entry = row * width + column - begin
-            ours = (column >= begin) & (column < begin + width) & (row < len(labels.values))
-            own = replace(queries, requests=torch.where(ours, entry, labels.values.shape[:2].numel()))
-        elif len(asked) > 1:
-            mine = _queries_of_columns(layout, column, len(labels.values), begin, width)  # (K of this target,)
-            states = hidden.index_select(0, mine)
-            own = replace(queries, requests=row[mine] * width + column[mine] - begin)
-        inputs[name] = _without_ignored(states, own.select(labels.values.flatten(0, 1), IGNORED),
-                                        own.select(labels.wanted().flatten()))
-        begin += width
-    return inputs
-
-
-def _queries_of_columns(layout: Layout, column: Tensor, rows: int, begin: int, width: int) -> Tensor:
-    """Which of K queries are for the columns `begin` to `begin + width - 1` of the union (rows, P).
-
-    Args:
-        column: (K,) int64, the column of each query.
-    """
-    if layout.order is None and static_shapes(column):  # there is a query for every entry, in order
-        return torch.arange(len(column), device=column.device).view(rows, -1)[:, begin:begin + width].flatten()
-    return ((column >= begin) & (column < begin + width)).nonzero().squeeze(1)
-
-
-def _without_ignored(hidden: Tensor, labels: Tensor, wanted: Tensor) -> TargetInput:
-    """Remove the states without a label, unless shapes must be static: hidden (K, H), labels (K, ...), wanted (K,)."""
-    if static_shapes(hidden):
-        return TargetInput(hidden, labels)
-    return TargetInput(hidden[wanted], labels[wanted])
 
 
 def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | None = None, unpad: str = "auto",

@@ -153,15 +153,8 @@ def file_values(fields: Mapping[str, dataclasses.Field], path: str, flag: str) -
     content = read_json_object(path, flag)
     sections = [section for section in vars(config_module).values() if dataclasses.is_dataclass(section)]
     known = {field.name: field for section in expanded(sections) for field in settings_of(section)}
-    values = {}
-    for key, value in content.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise UserError(f"{path}: unknown key '{key}'{hint}")
-        if key in fields:
-            values[key] = _convert(fields[key], value, path)
-    return values
+    _require_known(content, known, path)
+    return {key: _convert(fields[key], value, path) for key, value in content.items() if key in fields}
 
 
 def check_values(fields: dict[str, dataclasses.Field], values: dict[str, Any], from_flags: set[str]) -> None:
@@ -188,6 +181,8 @@ def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
     kind, many = kind_of(field)
     if value is None and type(None) in typing.get_args(field.type):
         return None
+    if kind is dict and isinstance(value, dict):
+        _check_stream(value, f"{path}: {field.name}")
     if many and isinstance(value, (list, tuple)):
         return tuple(_convert_one(field.name, kind, item, path) for item in value)
     if many and isinstance(value, dict):
@@ -195,6 +190,23 @@ def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
                         f"{json.dumps(value, ensure_ascii=False)}")
     converted = _convert_one(field.name, kind, value, path)
     return (converted,) if many else converted
+
+
+def _check_stream(content: dict[str, Any], path: str) -> None:
+    """See that `stream_0` or `stream_1` of a model has keys and values as a model's settings have them."""
+    fields = fields_by_name(expanded([config_module.ModelConfig]))
+    known = {key: value for key, value in content.items() if key not in config_module.STREAM_ONLY}
+    _require_known(known, fields, path)
+    check_values(fields, {key: _convert(fields[key], value, path) for key, value in known.items()}, set())
+
+
+def _require_known(content: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:
+    """See that a file has no other keys than these; the message names the nearest."""
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise UserError(f"{path}: unknown key '{key}'{hint}")
 
 
 def _convert_one(name: str, kind: type, value: Any, path: str) -> Any:

@@ -16,6 +16,8 @@ from uer.layers.layout import packed_layout, padded_layout
 LENGTHS = (13, 5, 1, 9, 5, 2, 13)
 BASE = {"emb_size": 37, "hidden_size": 32, "feedforward_size": 19, "heads_num": 4, "layers_num": 3, "dropout": 0.0,
         "max_seq_length": 13}
+FACTORIZED = {"encoder": "transformer", "embedding": ["word"], "factorized_embedding_parameterization": True}
+LSTM = {"encoder": "lstm", "embedding": ["word"]}
 # Each encoder's name -> the cases that are run: what differs from BASE.
 SETTINGS: dict[str, list[dict]] = {
     "transformer": [{"emb_size": 32}, {"factorized_embedding_parameterization": True, "parameter_sharing": True},
@@ -29,6 +31,8 @@ SETTINGS: dict[str, list[dict]] = {
     "bilstm": [{}],
     "bigru": [{}],
     "gatedcnn": [{"kernel_size": 4, "block_size": 2}, {"kernel_size": 1, "block_size": 1}],
+    "dual": [{"embedding": ["dual"], "stream_0": FACTORIZED, "stream_1": {**FACTORIZED, "layers_num": 1}},
+             {"embedding": ["dual"], "stream_0": LSTM, "stream_1": LSTM, "tie_weights": True}],
 }
 CASES = [pytest.param(name, case, id=f"{name} {number}") for name, cases in SETTINGS.items()
          for number, case in enumerate(cases)]
@@ -121,7 +125,7 @@ def test_padding_that_is_computed_has_no_gradient(name, case):
         encoder.zero_grad()
         (encode(encoder, rows, SEG, make)[REAL] * weights[REAL]).sum().backward()
         assert not rows.grad[~REAL].any()
-        found.append([rows.grad, *(parameter.grad for parameter in encoder.parameters())])
+        found.append([rows.grad, *(parameter.grad for parameter in encoder.stream(0).parameters())])
     largest = max(float(gradient.abs().max()) for gradient in found[0])
     for gradients in found[1:]:
         for ours, theirs in zip(gradients, found[0]):
@@ -132,12 +136,22 @@ def test_padding_that_is_computed_has_no_gradient(name, case):
 def test_gradients_reach_every_parameter(name, case):
     encoder = build(name, case)
     rows = rows_of(encoder).requires_grad_()
-    hidden = encode(encoder.train(), rows, SEG)[REAL]
-    (hidden * torch.randn_like(hidden)).sum().backward()
+    for stream in range(encoder.streams):
+        hidden = encode(encoder.train().stream(stream), rows, SEG)[REAL]
+        (hidden * torch.randn_like(hidden)).sum().backward()
     without = [parameter for parameter, value in encoder.named_parameters()
                if value.grad is None or not value.grad.isfinite().all() or not value.grad.any()]
     assert not without
     assert rows.grad[REAL].abs().amax(-1).min() > 0
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_an_encoder_computes_what_its_first_stream_does(name, case):
+    encoder = build(name, case)
+    rows = rows_of(encoder)
+    assert torch.equal(encode(encoder.stream(0), rows, SEG)[REAL], encode(encoder, rows, SEG)[REAL])
+    same = {id(encoder.stream(number)) for number in range(encoder.streams)}
+    assert len(same) == (1 if case.get("tie_weights") else encoder.streams)
 
 
 @pytest.mark.parametrize("name, case", CASES)

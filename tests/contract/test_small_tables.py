@@ -21,12 +21,22 @@ SEG = (torch.arange(LENGTH) < torch.tensor([13, 4, 9])[:, None]).long()
 SEG[0, 7:] = 2
 
 
+STREAM = {"embedding": ["word", "seg"], "encoder": "transformer"}
+DUAL = {"encoder": "dual", "embedding": ["dual"], "stream_0": STREAM, "stream_1": STREAM, "tie_weights": True}
+
+
+class Both(Backbone):
+    """Computes with the dual encoder too."""
+
+    takes_streams = True
+
+
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_an_embedding_does_not_depend_on_padding_or_on_other_rows(name):
     torch.manual_seed(1)
     config = model_config(emb_size=SIZE, hidden_size=SIZE, heads_num=3, layers_num=1, max_seq_length=LENGTH,
-                          dropout=0.0, embedding=list(dict.fromkeys(["word", name])))
-    embedding = Backbone(config, ENTRIES).embedding
+                          dropout=0.0, **(DUAL if name == "dual" else {"embedding": list({"word": 0, name: 0})}))
+    embedding = Both(config, ENTRIES).embedding
     src = torch.randint(0, ENTRIES, (3, LENGTH))
     rows = []
     for layout in (padded_layout(SEG), exact_layout(SEG)):

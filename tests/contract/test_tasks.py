@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.tools.configs import model_config
-from uer.config import ParallelConfig
+from uer.config import ModelConfig, ParallelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Batch, Examples, collate, evaluation_batches
 from uer.finetuning.infer import infer
@@ -74,12 +74,18 @@ class Case:
         settings: of the task's `config_class`.
         training: the training file, where it is another.
         predicts: whether the task has a prediction file.
+        model: how the model's settings differ from MODEL.
     """
 
     content: str
     settings: dict[str, object] = field(default_factory=dict)
     training: str = ""
     predicts: bool = True
+    model: dict[str, object] = field(default_factory=dict)
+
+    def model_config(self) -> ModelConfig:
+        """The model's settings."""
+        return model_config(**{**MODEL, **self.model})
 
 
 def two_classes(row: int, text: str) -> str:
@@ -90,13 +96,22 @@ def tags(row: int, text: str) -> str:
     return " ".join("B-PER" if char == "甲" else "I-PER" if char == "乙" else "O" for char in text)
 
 
+def dual(first: dict[str, object], second: dict[str, object]) -> dict[str, object]:
+    """The dual encoder of these streams, one of both where they are equal."""
+    streams = [{"encoder": "transformer", **own, "embedding": ["word", "pos", "seg"]} for own in (first, second)]
+    return {"encoder": "dual", "embedding": ["dual"], "stream_0": streams[0], "stream_1": streams[1],
+            "tie_weights": first == second}
+
+
 CASES: dict[str, list[Case]] = {
     "classifier": [Case(table("label text_a", two_classes)),
                    Case(table("label text_a text_b logits", two_classes),
                         {"soft_targets": True, "soft_alpha": 0.3, "class_weights": "balanced"})],
     "multi_label": [Case(table("label text_a", lambda row, text: ",".join(sorted(set(text) & set("甲乙丙")))))],
     "regression": [Case(table("label text_a text_b", lambda row, text: str(row / 3 - 2)))],
-    "siamese": [Case(table("label text_a text_b", two_classes))],
+    "siamese": [Case(table("label text_a text_b", two_classes)),
+                Case(table("label text_a text_b", two_classes), model=dual(MODEL, {**MODEL, "layers_num": 2})),
+                Case(table("label text_a text_b", two_classes), model=dual(MODEL, MODEL))],
     "simcse": [Case(table("label text_a text_b", lambda row, text: str(row % 6)), {"temperature": 0.1},
                     table("text_a", two_classes), predicts=False)],
     "ner": [Case(table("label text_a", tags, spaced=True)),
@@ -157,7 +172,7 @@ def tried(request, tmp_path_factory) -> Tried:
     tokenizer = BertTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]))
     encoder = TextToRows(tokenizer, SEQ_LENGTH)
     torch.manual_seed(5)
-    model = task.build(model_config(**MODEL), len(tokenizer.vocab))
+    model = task.build(case.model_config(), len(tokenizer.vocab))
     with torch.no_grad():
         for parameter in model.parameters():  # large enough that logits differ
             parameter.normal_(0.0, 0.4)
@@ -263,7 +278,7 @@ def test_metrics_have_their_names_and_ranges(tried):
 
 
 def test_saved_settings_make_the_same_task_and_model(tried, tmp_path):
-    task, config = tried.task, model_config(**MODEL)
+    task, config = tried.task, tried.case.model_config()
     again = type(task).from_settings(json.loads(json.dumps(task.settings())))
     assert again.settings() == task.settings()
     save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), task, config, tried.encoder, {})
@@ -285,8 +300,8 @@ def test_the_prediction_file(tried, tmp_path):
         with pytest.raises(NotImplementedError):
             tried.task.predictions(outputs, tried.examples, False, False)
         return
-    save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), tried.task, model_config(**MODEL), tried.encoder,
-                   {})
+    save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), tried.task, tried.case.model_config(),
+                   tried.encoder, {})
     infer("predict", type(tried.task), ["--load_model_path", str(tmp_path / "model.bin"), "--test_path", tried.path,
                                         "--prediction_path", str(tmp_path / "out"), "--device", "cpu"])
     written = Path(tmp_path / "out").read_text("utf-8")

@@ -343,3 +343,28 @@ def test_the_examples_of_the_helpers():
     assert mask._first(eligible, hashes, 3).tolist() == [[5, 2, S]]
     chosen, ranks = torch.tensor([[True, True, False, True]]), torch.tensor([[0, 1, 1, 2]])
     assert mask._compacted(chosen, ranks, torch.tensor([[5, 6, 7, 2]])).tolist() == [[5, 6, 2]]
+
+
+@pytest.mark.parametrize("seq_length", [37, 128])
+def test_rates_are_settings(seq_length):
+    rows = random_rows(400, seq_length)
+    tokens, real, lengths, keys, word_start = rows
+    src = tokens.clone()
+    mask = build(MaskingConfig(mask_rate=0.4, mask_token_rate=0.5), seq_length, 5000)
+    positions, labels = mask(src, real, lengths, keys, word_start)
+    chosen = labels != IGNORED
+    long = lengths > 10  # all of these have as many maskable tokens as are wanted
+    assert torch.equal(chosen.sum(1)[long], torch.tensor([budget(int(n), 0.4) for n in lengths])[long])
+    put = src.gather(1, positions)[chosen]
+    assert abs(float((put == MASK_ID).float().mean()) - 0.5) < 0.02
+    assert abs(float((put == labels[chosen]).float().mean()) - 0.25) < 0.02
+    everything = build(MaskingConfig(mask_token_rate=1.0), seq_length)
+    src = tokens.clone()
+    positions, labels = everything(src, real, lengths, keys, word_start)
+    assert (src.gather(1, positions)[labels != IGNORED] == MASK_ID).all()
+
+
+@pytest.mark.parametrize("wrong", [{"mask_rate": 0.0}, {"mask_rate": 1.0}, {"mask_token_rate": -0.1},
+                                   {"mask_token_rate": 1.1}])
+def test_rates_outside_their_range_are_refused(wrong):
+    assert MaskingConfig(**wrong).problems()

@@ -227,13 +227,13 @@ def _copy(ours: nn.Module, theirs: nn.Module, names: dict[str, str], transposed:
             parameter.copy_(source[:len(parameter)] if "token_type" not in their else source[1:3])
 
 
-def test_unknown_and_planned_names_are_refused():
+def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="hidden_act: 'swish' is unknown; choose from: gelu"):
         Backbone(dataclasses.replace(CONFIG, hidden_act="swish"), VOCAB)
-    with pytest.raises(UserError, match="--encoder: 'dual' is not built yet"):
-        Backbone(dataclasses.replace(CONFIG, encoder="dual"), VOCAB)
-    with pytest.raises(UserError, match="--embedding: 'dual' is not built yet"):
-        Backbone(dataclasses.replace(CONFIG, embedding=("dual",)), VOCAB)
+    with pytest.raises(UserError, match="--encoder: 'duel' is unknown; choose from: transformer"):
+        Backbone(dataclasses.replace(CONFIG, encoder="duel"), VOCAB)
+    with pytest.raises(UserError, match="--embedding: 'duel' is unknown; choose from: word"):
+        Backbone(dataclasses.replace(CONFIG, embedding=("duel",)), VOCAB)
 
 
 def test_a_row_longer_than_the_position_embedding_is_refused():

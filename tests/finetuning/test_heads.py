@@ -1,11 +1,16 @@
 """Pooling looks at real tokens only; heads have UER's names."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from tests.tools.configs import model_config
+from uer.checkpoint.files import load_into
 from uer.config import ModelConfig
-from uer.finetuning.batches import Examples, collate
+from uer.finetuning.batches import Batch, Examples, collate
 from uer.finetuning.heads import (
     Classifier,
     MultipleChoice,
@@ -54,6 +59,28 @@ def test_names_and_shapes():
         assert model(batch).shape == shape
         own = {name for name in model.state_dict() if not name.startswith(("embedding.", "encoder."))}
         assert own == names
+
+
+@pytest.mark.parametrize("name", ["sbert_siamese", "sbert_siamese_untied_mean", "lstm_siamese"])
+def test_the_dual_encoder_computes_what_the_original_does(name, golden):
+    """With one layer norm behind each stream's embedding; the file has the original's second ones too."""
+    folder = golden / "breadth" / "models"
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    settings = {key: value for key, value in content["config"].items() if key != "labels_num"}
+    model = SiameseClassifier(model_config(**settings), content["vocab_size"], 3).eval()
+    weights = load_file(folder / f"{name}.safetensors")
+    second = [key for key in weights if "stream_" in key]
+    assert model.state_dict().keys() == dict(content["keys"]).keys() - set(second)
+    report = load_into(model, weights, name)
+    assert not report.missing and not report.other_shape and sorted(report.left_over) == sorted(second)
+    assert sum(weight.numel() for weight in model.parameters()) == content["parameters"] - sum(
+        weights[key].numel() for key in second)
+    arrays = {key: torch.from_numpy(value) for key, value in np.load(folder / f"{name}.npz").items()}
+    src, seg = (torch.stack([arrays[f"in_{key}_0"], arrays[f"in_{key}_1"]], 1).flatten(0, 1) for key in ("src", "seg"))
+    with torch.no_grad():
+        found = [*model.both(Batch(src, seg)), model(Batch(src, seg))]
+    for ours, key in zip(found, ("out_features_0", "out_features_1", "out_logits")):
+        assert (ours - arrays[key]).abs().max() <= 1e-5 * arrays[key].abs().max(), key
 
 
 @pytest.mark.parametrize("head", [Classifier, Tagger, SiameseClassifier, MultipleChoice])

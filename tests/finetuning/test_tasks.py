@@ -6,7 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.finetuning.conftest import CONFIG
+from tests.tools.configs import model_config
+from uer.checkpoint.files import load_weights, save_weights
 from uer.errors import UserError
 from uer.finetuning.answer_metrics import exact_match, f1_score, split_pieces
 from uer.finetuning.command import finetune
@@ -18,6 +22,7 @@ from uer.finetuning.tasks.ner import Ner
 from uer.finetuning.tasks.regression import Regression
 from uer.finetuning.tasks.siamese import Siamese
 from uer.finetuning.tasks.simcse import Simcse
+from uer.model import build_model
 
 LETTERS = "丙丁戊己庚辛壬癸"
 
@@ -77,6 +82,56 @@ def test_siamese(tiny):
     assert len(predict(tiny, Siamese, "text_a\ttext_b\n丙甲\t丁甲\n", "t.tsv", "--output_logits")) == 2
     with pytest.raises(UserError, match="no column 'text_b'"):
         predict(tiny, Siamese, "text_a\n丙甲\n")
+
+
+def test_siamese_with_the_dual_encoder(tiny, capsys):
+    """A single encoder's weights, under names of before July 2023, fill both streams; these then learn apart."""
+    stream = {**CONFIG, "vocab_size": 1}
+    tiny.write("dual.json", json.dumps({"embedding": ["dual"], "encoder": "dual", "pooling": "max", "stream_0": stream,
+                                        "stream_1": stream}))
+    single = build_model(model_config(**CONFIG), 27).state_dict()
+    save_weights({name.replace("word.embedding", "word_embedding"): value for name, value in single.items()},
+                 tiny.path("single.bin"))
+    rows = texts(64, "甲")
+    table = "label\ttext_a\ttext_b\n" + "".join(
+        f"{int('甲' in right)}\t{left}\t{right}\n" for left, right in zip(rows, rows[7:] + rows[:7]))
+    flags = {"config_path": tiny.path("dual.json"), "pretrained_model_path": tiny.path("single.bin")}
+    few = "".join(table.splitlines(keepends=True)[:9])
+    train(tiny, Siamese, few, epochs_num=1, learning_rate=1e-9, log_level="INFO", **flags)
+    out = capsys.readouterr().out
+    assert "single.bin: UER-py's names of before July 2023 were translated into today's (1)" in out
+    assert "parameters are not used: target.mlm" in out
+    start = load_weights(tiny.path("out/model.bin"))
+    for name, value in single.items():
+        for number in (0, 1) if name.startswith(("embedding", "encoder")) else ():
+            ours = name.replace("encoder.", f"encoder.encoder_{number}.").replace(
+                "embedding.", f"embedding.dual.embedding_{number}.", 1)
+            torch.testing.assert_close(start[ours], value, rtol=0, atol=1e-6)
+    metrics = train(tiny, Siamese, table, epochs_num=12, batch_size=16, learning_rate=0.006, **flags)
+    assert metrics["accuracy"] > 0.85
+    trained = load_weights(tiny.path("out/model.bin"))
+    word = "embedding.dual.embedding_{}.word.embedding.weight"
+    assert (trained[word.format(0)] - trained[word.format(1)]).abs().max() > 0.01
+    lines = predict(tiny, Siamese, table, "t.tsv")[1:]
+    labels = [line.split("\t")[0] for line in table.splitlines()[1:]]
+    assert np.mean([ours == label for ours, label in zip(lines, labels)]) == metrics["accuracy"]
+    # The weights alone, as UER-py leaves them, under the names of before July 2023.
+    save_weights({name.replace("embedding.dual.", "embedding."): value for name, value in trained.items()},
+                 tiny.path("old.bin"))
+    assert predict(tiny, Siamese, table, "t.tsv", "--load_model_path", tiny.path("old.bin"), "--labels_num", "2",
+                   "--config_path", tiny.path("dual.json"), "--vocab_path", tiny.path("vocab.txt"), "--seq_length",
+                   "16")[1:] == lines
+    save_weights({**trained, "embedding.dual.stream_0_layer_norm.gamma": torch.ones(16)}, tiny.path("out/model.bin"))
+    with pytest.raises(UserError, match="second layer norm"):
+        predict(tiny, Siamese, table)
+
+
+def test_only_pairs_go_through_a_dual_encoder(tiny):
+    stream = {**CONFIG, "vocab_size": 1}
+    path = tiny.write("dual.json", json.dumps({"embedding": "dual", "encoder": "dual", "stream_0": stream,
+                                               "stream_1": stream}))
+    with pytest.raises(UserError, match=r"'dual' encodes pairs of texts, .* only finetune/run_classifier_siamese\.py"):
+        train(tiny, Regression, "label\ttext_a\n1\t丙\n2\t丁\n", config_path=path)
 
 
 def test_ner(tiny):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from uer.optim import OPTIMIZERS, Adafactor, AdamW, check_ownership, parameter_groups, set_learning_rate
+from uer.optim import OPTIMIZERS, Adafactor, AdamW, Muon, check_ownership, parameter_groups, set_learning_rate
+from uer.optim.muon import orthogonal
 
 
 def shapes():
@@ -226,3 +227,52 @@ def test_no_optimizer_brings_torchs_compiler_along(monkeypatch):
         optimizer.load_state_dict(optimizer.state_dict())
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
         assert len(optimizer.param_groups) == 2 and optimizer.param_groups[1]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 20), (2, 20, 4)])
+def test_singular_values_become_about_one(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    found = orthogonal(matrices)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.3 and values.max() < 1.3 and values.mean() > 0.75
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    nearest = left @ right
+    assert float(torch.nn.functional.cosine_similarity(found.flatten(), nearest.flatten(), dim=0)) > 0.95
+
+
+def test_muon_updates_as_torchs():
+    """The same matrices as torch's Muon with Moonshot's factor, but for its bfloat16."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 48).view(6, 8)) for _ in range(2))
+    mine = Muon([{"params": [ours], "weight_decay": 0.1, "muon": True}], lr=0.02)
+    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        ours.grad = torch.randn(6, 8)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        other.step()
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=2e-3)
+
+
+def test_muon_leaves_an_update_out_and_divides_by_the_scale():
+    weights = [torch.nn.Parameter(torch.eye(4)) for _ in range(2)]
+    plain, scaled = (Muon([{"params": [weight], "weight_decay": 0.0, "muon": True}], lr=0.1) for weight in weights)
+    gradient = torch.randn(4, 4)
+    weights[0].grad, weights[1].grad = gradient.clone(), gradient * 1024
+    plain.step()
+    scaled.grad_scale, scaled.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
+    scaled.step()
+    torch.testing.assert_close(*weights)
+    weights[1].grad = torch.full((4, 4), torch.inf)
+    before, scaled.found_inf = weights[1].clone(), torch.tensor(1.0)
+    scaled.step()
+    assert torch.equal(weights[1], before)
+    assert scaled.state[weights[1]]["momentum_buffer"].isfinite().all()
+
+
+def test_muon_takes_the_matrices_between_hidden_states():
+    model = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(5, 4), "encoder": torch.nn.Linear(4, 4),
+                                 "target": torch.nn.Linear(4, 5)})
+    group = parameter_groups(model, matrices=True)[-1]
+    assert group["muon"] and [id(parameter) for parameter in group["params"]] == [id(model["encoder"].weight)]

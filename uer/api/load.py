@@ -74,8 +74,8 @@ def _finetuned(path: str, device: torch.device, precision: str) -> TextModel:
     task = choose(TASKS, saved.task, f"the task of {path}").from_settings(saved.task_settings)
     model = task.build(saved.model, len(saved.encoder.tokenizer.vocab))
     load_finetuned(model, task, path)
-    return TextModel(path, model.eval().to(device), saved.model, saved.encoder.tokenizer, device, task, saved.encoder,
-                     precision)
+    return TextModel(path, model.eval().to(device), saved.model.stream(0), saved.encoder.tokenizer, device, task,
+                     saved.encoder, precision)
 
 
 def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tokenizer, device: torch.device,

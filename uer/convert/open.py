@@ -4,8 +4,9 @@ What counts as Hugging Face's: a folder that holds config.json or weights as tra
 file, the index of a sharded one, and a torch file whose tensors have Hugging Face's names.
 """
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from uer.convert import names
 from uer.convert.architectures import ARCHITECTURES, Architecture
 from uer.convert.hugging_face_files import WEIGHT_FILES, HuggingFaceModel, read_hugging_face
 from uer.convert.names import WORD_EMBEDDING
+from uer.convert.old_names import translated, translation_line
 from uer.convert.provenance import Stage, recorded_stages
 from uer.errors import UserError
+
+logger = logging.getLogger("uer.convert")
 
 # What a checkpoint is taken for where neither settings nor names tell.
 USUAL = ARCHITECTURES["bert"]
@@ -127,15 +131,31 @@ def fitting_head(weights: Mapping[str, Tensor], architecture: Architecture, conf
     return next((head for head in (*architecture.outputs, *told, *architecture.classes) if head in fitting), "")
 
 
-def load_uer_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """The weights of a UER checkpoint as they are, those of a Hugging Face model under UER's names.
+def load_checkpoint(path: str | os.PathLike, say: Callable[[str], object] = logger.warning) -> dict[str, Tensor]:
+    """`load_weights` of a checkpoint of UER, earlier names translated into today's (`uer.convert.old_names`).
+
+    Args:
+        say: gets a line where names were translated.
+    """
+    weights = load_weights(path)
+    renamed = translated(weights)
+    if line := translation_line(weights, renamed, str(path)):
+        say(line)
+    return renamed
+
+
+def load_uer_weights(path: str | os.PathLike, say: Callable[[str], object] = logger.warning) -> dict[str, Tensor]:
+    """The weights of a UER checkpoint under today's names, those of a Hugging Face model under UER's.
+
+    Args:
+        say: as `load_checkpoint`.
 
     Raises:
         UserError: it cannot be read, or is a Hugging Face model of an unknown architecture.
     """
     if is_hugging_face(path):
         return open_hugging_face(path).converted.weights
-    weights = load_weights(path)
+    weights = load_checkpoint(path, say)
     architecture = _architecture_of(weights)
     if architecture is None:
         return weights

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from uer.config import DatasetConfig
+from uer.config import DatasetConfig, recorded
 from uer.data import store
 from uer.data.corpus import CorpusFile, find_files, unchanged
 from uer.data.estimate import forecast, require_space
@@ -174,7 +174,7 @@ def _inputs(files: list[CorpusFile], settings: BuildSettings, shard_bytes: int) 
 
 def processor_settings(processor: Processor) -> dict[str, Any]:
     """The settings that only this processor has, as they are stored in the dataset's metadata."""
-    return asdict(processor.config) if processor.config is not None else {}
+    return recorded(processor.config) if processor.config is not None else {}
 
 
 def _content_of(path: str) -> str:

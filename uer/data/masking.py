@@ -5,7 +5,8 @@ most P = budget(S) positions of each are predicted.
 
 A row of n tokens ([CLS] and [SEP] counted) predicts `budget(n)` = max(1, round(0.15 n)) of them, never more than it has
 besides [CLS] and [SEP]. Python's `round` goes to the even neighbour at one half: budget(10) = 2, budget(30) = 4.
-Of the predicted tokens 80% become [MASK], 10% a random entry that is not special, 10% stay as they are.
+Of the predicted tokens 80% become [MASK], 10% a random entry that is not special, 10% stay as they are: the "80/10/10".
+Both numbers are settings, `mask_rate` and `mask_token_rate`.
 
 Each position of a row has a hash of the row's key and the position. Sorting by these hashes gives the row's positions
 a random order, which the three strategies use:
@@ -35,10 +36,6 @@ from uer.data.draws import GOLDEN, MASK
 from uer.data.hashing import below, mix_
 from uer.errors import UserError
 
-FRACTION_PREDICTED = 0.15
-# A predicted token becomes [MASK] where its 32-bit hash is below the first bound, and random below the second.
-MASKED_BELOW = round(0.8 * (1 << 32))
-MASKED_OR_RANDOM_BELOW = round(0.9 * (1 << 32))
 WORDS_TRIED = 2
 """Whole words: the first WORDS_TRIED * P words of the random order are tried, whether or not they fill the budget."""
 
@@ -46,13 +43,13 @@ WORDS_TRIED = 2
 ORDER, LENGTH, KIND, REPLACEMENT = range(1, 5)
 
 
-def budget(tokens: int) -> int:
+def budget(tokens: int, rate: float = 0.15) -> int:
     """How many positions a row of `tokens` tokens predicts.
 
     >>> [budget(tokens) for tokens in (1, 10, 30, 128)]
     [1, 2, 4, 19]
     """
-    return max(1, round(FRACTION_PREDICTED * tokens))
+    return max(1, round(rate * tokens))
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,8 @@ class Masker:
     """How many ids a random replacement can be."""
     budgets: Tensor
     """(S + 1,) int64: `budget(n)` at index n."""
+    bounds: tuple[int, int]
+    """A predicted token becomes [MASK] where its 32-bit hash is below the first, and random below the second."""
     span_bounds: Tensor
     """(span_max_length - 1,) int64: a span is longer than i + 1 tokens if its hash is at least span_bounds[i]."""
     positions: Tensor
@@ -78,7 +77,7 @@ class Masker:
     @property
     def predictions(self) -> int:
         """P, the width of the labels."""
-        return budget(self.seq_length)
+        return budget(self.seq_length, self.config.mask_rate)
 
     def __call__(self, tokens: Tensor, real: Tensor, lengths: Tensor, keys: Tensor,
                  word_start: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -247,8 +246,9 @@ class Masker:
         random = below(draw(REPLACEMENT, keys, positions), self.entries).add_(1)
         for special in self.never_drawn:
             random += random >= special
-        put = torch.where(kind < MASKED_OR_RANDOM_BELOW, random, originals)
-        put.masked_fill_(kind < MASKED_BELOW, self.mask_id)
+        masked_below, random_below = self.bounds
+        put = torch.where(kind < random_below, random, originals)
+        put.masked_fill_(kind < masked_below, self.mask_id)
         # Entries without a prediction write the row's first replacement once more: scatter_ gives a certain result only
         # if all values that are written to one position are equal.
         put = torch.where(chosen, put, torch.where(chosen[:, :1], put[:, :1], originals[:, :1]))
@@ -291,10 +291,20 @@ def masker(config: MaskingConfig, seq_length: int, vocab_size: int, special_ids:
         raise UserError(f"a vocabulary of {vocab_size} entries has none that could replace a token")
     return Masker(
         config, seq_length, special_ids["mask"], (special_ids["cls"], special_ids["sep"]), never_drawn, entries,
-        budgets=torch.tensor([budget(length) for length in range(seq_length + 1)], device=device),
+        budgets=torch.tensor([budget(length, config.mask_rate) for length in range(seq_length + 1)], device=device),
+        bounds=kind_bounds(config.mask_token_rate),
         span_bounds=torch.tensor(span_bounds(config.span_geo_prob, config.span_max_length), dtype=torch.int64,
                                  device=device),
         positions=torch.arange(seq_length, device=device))
+
+
+def kind_bounds(rate: float) -> tuple[int, int]:
+    """The fractions of predicted tokens that become [MASK], and [MASK] or random, multiplied by 2^32.
+
+    >>> [round(bound / 2**32, 6) for bound in kind_bounds(0.8)]
+    [0.8, 0.9]
+    """
+    return round(rate * (1 << 32)), round((1.0 + rate) / 2 * (1 << 32))
 
 
 def span_bounds(probability: float, longest: int) -> list[int]:

@@ -14,7 +14,8 @@ from uer.layers.norm import build_norm
 class EmbeddingSum(nn.Module):
     """Children carry their `--embedding` names, so that parameters are named `embedding.word.embedding.weight`.
 
-    A model has one for its source side, `embedding`, and with a decoder one for the other, `tgt_embedding`.
+    A model has one for its source side, `embedding`, and with a decoder one for the other, `tgt_embedding`. A part
+    whose class says `complete` has layer norms and dropout of its own; no others follow.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], config: ModelConfig) -> None:
@@ -24,9 +25,15 @@ class EmbeddingSum(nn.Module):
         self.names = tuple(parts)
         # Vaswani et al. (2017, 3.4) multiply the word embedding where sines of amplitude 1 are added to it.
         self.scale = {"word": math.sqrt(config.emb_size)} if "sinusoidalpos" in parts else {}
-        self.dropout = Dropout(config.dropout)
-        self.layer_norm = (None if config.remove_embedding_layernorm else
+        complete = any(getattr(part, "complete", False) for part in parts.values())
+        self.dropout = Dropout(0.0 if complete else config.dropout)
+        self.layer_norm = (None if config.remove_embedding_layernorm or complete else
                            build_norm("normal", config.emb_size, config.layernorm_eps))
+
+    def stream(self, number: int) -> "EmbeddingSum":
+        """The embedding of stream 0 or 1 of a dual encoder; of every other encoder this one."""
+        part = getattr(self, "dual", None)
+        return self if part is None else part.stream(number)
 
     def forward(self, src: Tensor, layout: Layout) -> Tensor:
         """src (B, S) vocabulary entries -> (N, E) for the positions that `layout` computes."""

@@ -1,6 +1,7 @@
 """Encoders by their `--encoder` names."""
 
 from uer.encoders.base import Encoder
+from uer.encoders.dual import DualEncoder
 from uer.encoders.gatedcnn import GatedCnnEncoder
 from uer.encoders.recurrent import BigruEncoder, BilstmEncoder, BirnnEncoder, GruEncoder, LstmEncoder, RnnEncoder
 from uer.encoders.transformer import TransformerEncoder
@@ -14,7 +15,8 @@ ENCODERS: dict[str, type[Encoder]] = {
     "bilstm": BilstmEncoder,
     "bigru": BigruEncoder,
     "gatedcnn": GatedCnnEncoder,
+    "dual": DualEncoder,
 }
-PLANNED = ("dual",)
+PLANNED = ()
 
 __all__ = ["ENCODERS", "PLANNED", "Encoder"]

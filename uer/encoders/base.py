@@ -19,6 +19,7 @@ class Encoder(nn.Module):
         reads_padding: hidden states of real tokens depend on the row's padding, so it must be computed: the encoder
             takes padded layouts only.
         keeps_documents_apart: takes layouts with `starts`, whose rows have several documents.
+        streams: how many encoders it consists of; `stream` gives each.
         has_cache: `forward` takes a `cache` (`uer.layers.view.Cache`) of the tokens before, for generation.
     """
 
@@ -26,6 +27,7 @@ class Encoder(nn.Module):
     reads_padding = False
     keeps_documents_apart = False
     has_cache = False
+    streams = 1
 
     @classmethod
     def problems(cls, config: ModelConfig) -> list[str]:
@@ -54,6 +56,10 @@ class Encoder(nn.Module):
             (N, H), or (K, H) for `queries`. What stands at padding positions has no meaning.
         """
         raise NotImplementedError
+
+    def stream(self, number: int) -> "Encoder":
+        """The encoder of one of its `streams`; itself where it has one only."""
+        return self
 
     def checkpoint_activations(self, on: bool) -> None:
         """Turn activation checkpointing on or off: recompute activations in the backward pass instead of keeping them.

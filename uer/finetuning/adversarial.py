@@ -17,6 +17,8 @@ from uer.errors import UserError
 from uer.finetuning.config import AdversarialConfig
 
 WORD_EMBEDDING = "embedding.word.embedding.weight"
+DUAL_WORD_EMBEDDING = "embedding.dual.embedding_0.word.embedding.weight"
+"""The one of a dual encoder; with `tie_weights` both streams have it."""
 
 
 def adversarial_gradients(model: nn.Module, config: AdversarialConfig, backward: Callable[[], Tensor]) -> Tensor:
@@ -44,12 +46,13 @@ def word_embedding(model: nn.Module) -> nn.Parameter:
     """The parameter that is perturbed, (vocabulary, E).
 
     Raises:
-        UserError: the model has no word embedding.
+        UserError: the model has no word embedding, or two.
     """
-    parameters = dict(model.named_parameters())
-    if WORD_EMBEDDING not in parameters:
-        raise UserError(f"--use_adv needs a model with {WORD_EMBEDDING}")
-    return parameters[WORD_EMBEDDING]
+    found = {name: parameter for name, parameter in model.named_parameters()
+             if name.startswith("embedding.") and name.endswith("word.embedding.weight")}
+    if found.keys() not in ({WORD_EMBEDDING}, {DUAL_WORD_EMBEDDING}):
+        raise UserError(f"--use_adv needs a model with {WORD_EMBEDDING}, or with tie_weights where the encoder is dual")
+    return next(iter(found.values()))
 
 
 @torch.no_grad()

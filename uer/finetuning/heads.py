@@ -27,7 +27,7 @@ def initialise_head(model: nn.Module) -> None:
                     nn.Linear.reset_parameters(module)  # `Linear`'s own draws N(0, 0.02)
 
 
-def pool(model: Backbone, batch: Batch, how: str) -> Tensor:
+def pool(model: Backbone, batch: Batch, how: str, stream: int = 0) -> Tensor:
     """One vector for each row, from the hidden states of the last layer at the row's real tokens.
 
     Every token of segment 1 or 2 counts once and padding does not count. (UER-py multiplies by the segment number, so
@@ -37,14 +37,15 @@ def pool(model: Backbone, batch: Batch, how: str) -> Tensor:
     Args:
         batch: src and seg (B, S).
         how: "first" ([CLS]), "last" (the last real token), "mean" or "max", as --pooling.
+        stream: which encoder of a dual encoder encodes the rows.
 
     Returns:
         (B, H)
     """
     real = batch.seg > 0  # (B, S)
     if how in pooling.ONE_TOKEN:
-        return model.encode_at(batch.src, batch.seg, pooling.pooled_position(real, how))[:, 0]
-    return pooling.pool(model.encode(batch.src, batch.seg), real, how)
+        return model.encode_at(batch.src, batch.seg, pooling.pooled_position(real, how), stream)[:, 0]
+    return pooling.pool(model.encode(batch.src, batch.seg, stream), real, how)
 
 
 class PooledModel(Backbone):
@@ -93,17 +94,29 @@ class CrfTagger(Tagger):
 
 
 class SiameseClassifier(PooledModel):
-    """Encodes two texts with one backbone; `classifier` reads both vectors, their difference and their product."""
+    """Encodes two texts with one backbone; `classifier` reads both vectors, their difference and their product.
+
+    With the dual encoder the first text goes through stream 0 and the second through stream 1.
+    """
+
+    takes_streams = True
 
     def __init__(self, config: ModelConfig, vocab_size: int, labels_num: int) -> None:
         super().__init__(config, vocab_size)
-        self.classifier = Linear(4 * config.hidden_size, labels_num)
+        self.classifier = Linear(4 * config.stream(0).hidden_size, labels_num)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (pairs, labels) of rows (2 * pairs, S): rows 2i and 2i + 1 are pair i."""
-        # (2 * pairs, H) -> (pairs, 2, H) -> twice (pairs, H)
-        first, second = self.pooled(batch).view(-1, 2, self.config.hidden_size).unbind(1)
+        first, second = self.both(batch)
         return self.classifier(torch.cat([first, second, (first - second).abs(), first * second], dim=-1))
+
+    def both(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The vectors of the first and of the second texts, (pairs, H) each; rows as `forward`."""
+        if self.encoder.stream(0) is not self.encoder.stream(1):
+            return tuple(pool(self, Batch(batch.src[number::2], batch.seg[number::2]), self.config.pooling, number)
+                         for number in (0, 1))
+        # (2 * pairs, H) -> (pairs, 2, H) -> twice (pairs, H)
+        return self.pooled(batch).unflatten(0, (-1, 2)).unbind(1)
 
 
 class SentenceEncoder(PooledModel):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from uer import model_settings
-from uer.checkpoint.files import load_weights
 from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
+from uer.convert.open import load_checkpoint
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import Examples
@@ -87,7 +87,7 @@ def compute_outputs(task_class: type[Task], config: InferConfig, model_config: M
     task.columns = config.columns
     if encoder.seq_length > model_config.longest_row:
         raise UserError(f"--seq_length {encoder.seq_length} exceeds the model's max_seq_length "
-                        f"{model_config.max_seq_length}")
+                        f"{model_config.longest_row}")
     vocab = encoder.tokenizer.vocab
     model = task.build(model_config, len(vocab))
     load_finetuned(model, task, config.load_model_path)
@@ -109,7 +109,7 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
         raise UserError(f"--labels_num {config.labels_num}: {path} has {len(labels)} labels")
     if config.config_path is not None:
         for name in SIZES:
-            ours, theirs = getattr(saved.model, name), getattr(model_config, name)
+            ours, theirs = getattr(saved.model.stream(0), name), getattr(model_config.stream(0), name)
             if ours != theirs:
                 raise UserError(f"--config_path {config.config_path}: {name} is {theirs}, but {ours} in {path}")
     if tokenizer_config.vocab_path is not None:
@@ -125,7 +125,7 @@ def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_con
                       task_flags: Any) -> tuple[Task, TextToRows]:
     """Task and tokenizer for weights without a settings file, as UER-py saves them: the flags describe them."""
     path = weights_path(config.load_model_path)
-    state = load_weights(path)
+    state = load_checkpoint(path, lambda line: None)  # `load_finetuned` says it
     require_finetuned(state, task_class.name, path)
     if config.config_path is None:
         raise UserError(f"--config_path is required: there is no settings file beside {path} "

@@ -27,7 +27,7 @@ from uer.finetuning.progress import Progress
 from uer.finetuning.ranks import gather_outputs, sum_gradients
 from uer.finetuning.task import Task
 from uer.layers.cpu.random_bits import masks_from
-from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
+from uer.optim import build_optimizer, set_learning_rate
 from uer.optim.schedules import SCHEDULES
 from uer.runtime.failures import SharedError
 from uer.runtime.parallel import World
@@ -217,7 +217,7 @@ class Updater:
                  threads: int = 1) -> None:
         self.model, self.task, self.settings, self.world, self.pad_id = model, task, settings, world, pad_id
         self.precision, self.progress, optim = precision, progress or Progress(world), settings.optim
-        self.optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate)
+        self.optimizer = build_optimizer(optim.optimizer, model, optim.learning_rate)
         self.schedule = SCHEDULES[optim.scheduler](optim, total_steps)
         self.total_steps = total_steps
         self.step = 0

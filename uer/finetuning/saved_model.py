@@ -18,10 +18,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from uer import sections
-from uer.checkpoint.files import load_into, load_weights, save_weights
+from uer.checkpoint.files import load_into, save_weights
 from uer.config import ModelConfig, model_values
 from uer.convert.hugging_face_files import weights_files
-from uer.convert.open import load_uer_weights
+from uer.convert.open import load_checkpoint, load_uer_weights
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.config import TRUNCATIONS
@@ -149,8 +149,9 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
         UserError: the file holds a pretrained model without this task's head, or a model of another size.
     """
     weights = weights_path(path)
-    state = load_weights(weights)
+    state = load_checkpoint(weights)
     require_finetuned(state, task.name, weights)
+    _refuse_second_layer_norm(state, weights)
     absent = [name for name in head_names(model) if name not in state]
     if absent:
         raise UserError(f"{weights}: not a fine-tuned model of the task '{task.name}': it has no {absent[0]}")
@@ -179,19 +180,26 @@ def require_finetuned(state: Mapping[str, Tensor], task: str, path: str | os.Pat
 def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) -> list[str]:
     """Load pretrained weights into a model's embedding and encoder, and into its head if the file has the same names.
 
-    The weights are those of a UER checkpoint, or of a Hugging Face folder or file.
+    The weights are those of a UER checkpoint, or of a Hugging Face folder or file. Those of a single encoder fill both
+    streams of a dual encoder.
 
     Args:
         config_path: the file of the model's settings, for the message.
 
     Returns:
-        Lines for the log: which parameters of the file are not used, and which of the model stay random.
+        Lines for the log: whether names were translated, which parameters of the file are not used, and which of the
+        model stay random.
 
     Raises:
         UserError: a parameter of the embedding or the encoder is missing or of another size.
     """
-    state = load_uer_weights(path)
-    check_sizes(state, model.config, model.vocab_size, path, config_path)
+    lines: list[str] = []
+    state = load_uer_weights(path, lines.append)
+    _refuse_second_layer_norm(state, path)
+    if not any(name.startswith("encoder.encoder_") for name in state):  # those of a single encoder
+        for stream in range(model.encoder.streams):
+            check_sizes(state, model.config.stream(stream), model.vocab_size, path, config_path)
+        state = _in_both_streams(state) if model.encoder.streams > 1 else state
     report = load_into(model, state, path)
     if report.other_shape:
         raise UserError(_other_shape(path, report.other_shape))
@@ -203,13 +211,38 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
     if deeper:
         raise UserError(f"{path}: this model has no parameters for {len(deeper)} of the file's embedding and encoder: "
                         f"{shorten(deeper, 3)}; does --config_path fit this model?")
-    lines = []
     if report.left_over:
         heads = sorted({".".join(name.split(".")[:2]) for name in report.left_over})
         lines.append(f"{path}: {len(report.left_over)} parameters are not used: {shorten(heads)}")
     if report.missing:
         lines.append(f"{path}: new parameters, random at the start: {shorten(report.missing)}")
     return lines
+
+
+def _in_both_streams(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a single encoder for both streams of a dual encoder.
+
+        embedding.word.embedding.weight  ->  embedding.dual.embedding_0.word.embedding.weight
+                                             embedding.dual.embedding_1.word.embedding.weight
+    """
+    found = {}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        streams = {"embedding": "embedding.dual.embedding_{}.", "encoder": "encoder.encoder_{}."}.get(part)
+        found |= {streams.format(n) + rest: tensor for n in (0, 1)} if streams else {name: tensor}
+    return found
+
+
+def _refuse_second_layer_norm(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """
+    Raises:
+        UserError: the weights are those of a dual embedding as UER-py has it since July 2023, with a layer norm behind
+            the layer norm of each stream; without it, the model would compute something else.
+    """
+    second = [name for name in state if name.startswith("embedding.dual.stream_")]
+    if second:
+        raise UserError(f"{path}: was trained by a version of UER-py whose dual embedding has a second layer norm "
+                        f"({second[0]}), which no model here has: fine-tune from the single encoder's model again")
 
 
 def pretrained_hash(path: str) -> str:

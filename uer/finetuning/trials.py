@@ -65,7 +65,7 @@ class Trials:
         """
         if config.seq_length > model.longest_row:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
-                            f"{model.max_seq_length}")
+                            f"{model.longest_row}")
         encoder = TextToRows(build_tokenizer(tokenizer_config), config.seq_length, config.truncation)
         task = task_class.of_training_file(config.train_path, task_config, config.columns)
         task.columns = config.columns
@@ -75,7 +75,8 @@ class Trials:
         files = [_read(task.examples, config.train_path, encoder),
                  *(_read(task.evaluation_examples, path, encoder) if path else None
                    for path in (config.dev_path, config.test_path))]
-        keep_dropout_exact(model.dropout)
+        for stream in (0, 1):
+            keep_dropout_exact(model.stream(stream).dropout)
         return cls(task, encoder, model, config, world, Precision(config.precision, world.device), *files)
 
     @property

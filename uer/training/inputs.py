@@ -14,6 +14,7 @@ from uer.config import (
     ParallelConfig,
     TokenizerConfig,
     TrainConfig,
+    recorded,
 )
 from uer.data.loader import masking_of, open_processor
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
@@ -54,6 +55,8 @@ class Data:
     dev: list[TokenDataset]
     """Separate evaluation datasets; if empty, a fraction of `train` may be held out."""
     processor: Processor
+    dev_processor: Processor
+    """That of the held-out data, whose masks may be others (--eval_masking)."""
 
     @property
     def seq_length(self) -> int:
@@ -88,7 +91,9 @@ def open_data(settings: Settings) -> Data:
         preflight.check_processor(str(dataset.path), dataset.info.processor, processor_name)
         if not len(dataset):
             raise UserError(f"{dataset.path}: the dataset is empty")
-    processor = open_processor(train + dev, settings.masking)
+    alike = config.eval_masking == "as_training"
+    processor = open_processor(train + dev if alike else train, settings.masking)
+    dev_processor = processor if alike else _with_tokens_masked(dev or train)
     preflight.check_targets(settings.model.target, processor_name, processor.labels)
     preflight.check_prefix(settings.model.prefix_lm_loss, processor_name, processor.has_prefix)
     for target in processor.class_columns.keys() & set(settings.model.target):
@@ -96,10 +101,11 @@ def open_data(settings: Settings) -> Data:
             preflight.check_classes(str(dataset.path), dataset.columns[processor.class_columns[target]],
                                     TARGETS[target].classes(settings.model))
     lengths = processor.batch_lengths()
-    for axis, length in lengths.items():
-        longest = settings.model.longest_row if axis == "src" else settings.model.longest_tgt_row
-        preflight.check_lengths(str(train[0].path), length, longest,
-                                "--seq_length" if axis == "src" else f"--{axis}_seq_length")
+    for path, each in ((train[0].path, processor), (dev[0].path if dev else train[0].path, dev_processor)):
+        for axis, length in each.batch_lengths().items():
+            longest = settings.model.longest_row if axis == "src" else settings.model.longest_tgt_row
+            preflight.check_lengths(str(path), length, longest,
+                                    "--seq_length" if axis == "src" else f"--{axis}_seq_length")
     preflight.check_update(config.batch_size * config.accumulation_steps, sum(lengths.values()))
     tokenizers = build_tokenizers(settings.tokenizer, (side for dataset in train + dev for side in dataset.info.vocabs))
     for dataset in train + dev:
@@ -108,7 +114,21 @@ def open_data(settings: Settings) -> Data:
             preflight.check_vocabulary(str(dataset.path), (vocab.fingerprint, vocab.size, vocab.tokenizer),
                                        (ours.vocab.fingerprint, len(ours.vocab), ours.settings),
                                        "--vocab_path" if side == "src" else f"--{side}_vocab_path")
-    return Data(tokenizers["src"], train, dev, processor)
+    return Data(tokenizers["src"], train, dev, processor, dev_processor)
+
+
+def _with_tokens_masked(held_out: list[TokenDataset]) -> Processor:
+    """The processor of held-out data with --eval_masking tokens.
+
+    Raises:
+        UserError: the datasets have no masks, or static ones.
+    """
+    processor = open_processor(held_out, MaskingConfig())
+    for dataset in held_out:
+        if masking_of(processor.config) is None or not dataset.info.dynamic_masking:
+            raise UserError(f"{dataset.path}: --eval_masking tokens needs a dataset with masks that was made with "
+                            "--dynamic_masking")
+    return processor
 
 
 def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher | None = None) -> dict[str, Any]:
@@ -123,7 +143,7 @@ def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher 
     if model["decoder"] is None:
         del model["decoder"]  # states of earlier versions name a decoder that no model had
     rows = config.batch_size * config.accumulation_steps * world.world_size
-    return {**model, **asdict(settings.optim), **asdict(settings.masking), **own,
+    return {**model, **asdict(settings.optim), **recorded(settings.masking), **own,
             "data_processor": data.train[0].info.processor, "batch_size x accumulation_steps x world_size": rows,
             "vocabulary": data.tokenizer.vocab.fingerprint, "seq_length": data.train[0].info.seq_length,
             "dataset": [_fingerprint(dataset) for dataset in data.train],
@@ -156,7 +176,8 @@ def masking_notes(asked: MaskingConfig, data: Data) -> list[str]:
     lines = []
     for dataset in data.train + data.dev:
         made_for = masking_of(data.processor.config) and MaskingConfig(
-            **{known.name: dataset.info.processor_settings[known.name] for known in fields(MaskingConfig)})
+            **{known.name: dataset.info.processor_settings.get(known.name, known.default)
+               for known in fields(MaskingConfig)})
         if made_for is None:
             if asked != MaskingConfig():
                 lines.append(f"note: {dataset.path} has no masks; the masking flags of this command have no effect")

@@ -183,7 +183,8 @@ class Reporter:
             metrics: by name.
         """
         if self._writer is not None:
-            self._writer.write(kind, step, metrics, {"total_steps": self.total_steps})
+            self._writer.write(kind, step, metrics, {"total_steps": self.total_steps,
+                                                     "flops_per_token": self.flops_per_token})
 
     def close(self) -> None:
         """Flush everything."""
@@ -196,7 +197,7 @@ class Reporter:
 def report_line(step: int, total_steps: int, metrics: dict[str, float]) -> str:
     """The columns of UER-py's report line, then further ones. UER-py's `tokens/s` counts padding as tokens."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
-             "seconds_left", "mfu", "skipped", "elapsed"}
+             "seconds_left", "mfu", "skipped", "elapsed", "interval_seconds", "interval_real_tokens"}
     parts = [f"{step:8d}/{total_steps:8d} steps", f" {metrics['tokens_per_second']:8.2f} tokens/s",
              f" loss {metrics['loss']:7.2f}"]
     parts += [f" {name}: {value:3.3f}" for name, value in metrics.items() if name not in shown]

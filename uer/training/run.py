@@ -39,7 +39,7 @@ from uer.flops import (
 from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
 from uer.model import Model, build_model, require_sides
-from uer.optim import OPTIMIZERS, parameter_groups
+from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
 from uer.runtime import launch
@@ -258,7 +258,7 @@ class Run:
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
-        optimizer = OPTIMIZERS[optim.optimizer](parameter_groups(model), lr=optim.learning_rate, capturable=graphed)
+        optimizer = build_optimizer(optim.optimizer, model, optim.learning_rate, capturable=graphed)
         optimizer.masters = masters
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         reads_padding = model.encoder.reads_padding
@@ -332,7 +332,7 @@ class Run:
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
         if path and fresh:
-            weights = load_uer_weights(path)
+            weights = load_uer_weights(path, self.reporter.say)
             check_sizes(weights, model_config, self.data.vocab_size, path, config.config_path)
             lines = checkpoint.load_into(model, weights, path).lines()
             self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
@@ -353,7 +353,7 @@ class Run:
         config, world = self.config, self.world
         if not self.data.dev and not config.dev_fraction:
             return None
-        return EvaluationLoader(self.data.dev or self.data.train, self.data.processor, batch_size=config.batch_size,
+        return EvaluationLoader(self.data.dev or self.data.train, self.data.dev_processor, batch_size=config.batch_size,
                                 rank=world.rank, world_size=world.world_size, dev_fraction=config.dev_fraction,
                                 **placement)
 

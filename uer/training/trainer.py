@@ -103,7 +103,8 @@ class Trainer:
             **averages(collected), "tokens_per_second": token_slots / seconds, "real_tokens_per_second": real / seconds,
             "learning_rate": self.parts.learning_rate(self.step - 1),
             "epoch": samples / self.parts.loader.samples_per_epoch, "memory_gib": memory_gib(self.world.device),
-            "skipped": self.update.watch.total, "seconds_left": left})
+            "skipped": self.update.watch.total, "seconds_left": left, "interval_seconds": seconds,
+            "interval_real_tokens": real})
         self.update.sums.reset()
 
     def _evaluate(self) -> None:

@@ -43,7 +43,8 @@ class T5Processor(MlmProcessor):
         """S, and as many positions as the longest target of a row of S tokens takes."""
         from uer.data.masking import budget  # torch
 
-        return {"src": self.seq_length, "tgt": self._corruption().width(budget(self.seq_length)) - 1}
+        corrupted = budget(self.seq_length, self.config.mask_rate)
+        return {"src": self.seq_length, "tgt": self._corruption().width(corrupted) - 1}
 
     def batch(self, rows: "Rows") -> "Batch":
         """Rows of up to S tokens -> src and seg (R, S), tgt (R, T) and labels `lm` (R, T) of the side "tgt"."""

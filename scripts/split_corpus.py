@@ -1,0 +1,83 @@
+"""Divide a corpus into documents for training and documents that are held out.
+
+    python3 scripts/split_corpus.py --corpus_path corpus.txt --train_path train.txt --heldout_path heldout.txt
+
+A document is a line, or with --documents paragraphs the lines up to a blank one (the corpora of bert, albert, bart and
+gsg). Whether it is held out depends on its text and --seed alone: copies of one document are on the same side, and a
+corpus that grows later keeps its division. The order of the documents stays.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from uer import cli
+from uer.config import REQUIRED, flag
+from uer.data.corpus import find_files
+from uer.errors import UserError
+from uer.files import atomic_path
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """The corpus, and its two parts."""
+
+    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.")
+    train_path: str = flag(REQUIRED, "Where the documents for training are written.", path="write")
+    heldout_path: str = flag(REQUIRED, "Where the others are written.", path="write")
+    fraction: float = flag(0.01, "Fraction of the documents that is held out.")
+    documents: str = flag("lines", "What a document is.", choices=("lines", "paragraphs"))
+    seed: int = flag(7, "Another number holds out other documents.")
+
+    def problems(self) -> list[str]:
+        return [] if 0.0 < self.fraction < 1.0 else ["--fraction must lie between 0 and 1"]
+
+
+def main() -> None:
+    """Read the corpus once, and write both parts."""
+    config, = cli.parse(__doc__, (SplitConfig,))
+    files = find_files(config.corpus_path)
+    counts, sizes = [0, 0], [0, 0]
+    with atomic_path(config.train_path) as train, atomic_path(config.heldout_path) as heldout:
+        with open(train, "wb") as first, open(heldout, "wb") as second:
+            outputs = (first, second)
+            for file in files:
+                for document in documents(Path(file.path), config.documents == "paragraphs"):
+                    side = int(is_held_out(document, config.fraction, config.seed))
+                    outputs[side].write(document)
+                    counts[side] += 1
+                    sizes[side] += len(document)
+        if not all(counts):
+            raise UserError(f"--fraction {config.fraction}: one part of the {sum(counts):,} documents would be empty")
+    for path, count, size in zip((config.train_path, config.heldout_path), counts, sizes):
+        print(f"{path}: {count:,} documents, {size / 1e6:.2f} MB")
+
+
+def documents(path: Path, paragraphs: bool) -> Iterator[bytes]:
+    """The documents of a file with their line ends; blank lines between lines are left out."""
+    parts: list[bytes] = []
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                line += b"\n"
+            if line.strip():
+                parts.append(line)
+            if parts and not (paragraphs and line.strip()):
+                yield b"".join([*parts, b"\n"] if paragraphs else parts)
+                parts = []
+    if parts:
+        yield b"".join([*parts, b"\n"])
+
+
+def is_held_out(document: bytes, fraction: float, seed: int) -> bool:
+    """Whether the hash of the text, which is uniform, is below the fraction."""
+    digest = hashlib.blake2b(document.strip(), digest_size=8, salt=seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest, "little") < fraction * 2.0**64
+
+
+if __name__ == "__main__":
+    cli.run(main)

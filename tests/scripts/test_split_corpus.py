@@ -1,0 +1,26 @@
+"""A corpus divided by the text of its documents."""
+
+import pytest
+
+from uer.errors import UserError
+
+
+@pytest.mark.parametrize(("kind", "end"), [("lines", "\n"), ("paragraphs", "\nsecond line\n\n")])
+def test_every_document_is_on_one_side(tmp_path, run_script, kind, end):
+    texts = [f"document {number % 900}{end}" for number in range(1000)]
+    corpus, train, heldout = (tmp_path / name for name in ("corpus.txt", "train.txt", "heldout.txt"))
+    corpus.write_text("\n".join(texts) if kind == "lines" else "".join(texts))
+    printed = run_script("split_corpus.py", "--corpus_path", corpus, "--train_path", train, "--heldout_path", heldout,
+                         "--fraction", 0.2, "--documents", kind)
+    assert "1,000" not in printed
+    parts = [path.read_text().split(end)[:-1] for path in (train, heldout)]
+    assert sorted(parts[0] + parts[1]) == sorted(text.removesuffix(end) for text in texts)
+    assert not set(parts[0]) & set(parts[1]) and 130 < len(parts[1]) < 270
+
+
+def test_an_empty_part_is_refused(tmp_path, run_script):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("one\n")
+    with pytest.raises(UserError, match="would be empty"):
+        run_script("split_corpus.py", "--corpus_path", corpus, "--train_path", tmp_path / "a", "--heldout_path",
+                   tmp_path / "b")

@@ -1,0 +1,129 @@
+"""Sweeps and comparisons of runs, by hand-worked curves."""
+
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import sweep
+from _runs import compared, read_curve, table
+
+from uer import model_settings
+from uer.errors import UserError
+from uer.training.inputs import Settings
+
+
+def write_run(path, losses):
+    """Evaluations at updates 10, 20, ...; each interval has 1,000 tokens in 2 s."""
+    lines = []
+    for number, loss in enumerate(losses, start=1):
+        lines.append({"kind": "train", "step": 10 * number, "loss": loss, "flops_per_token": 6e6,
+                      "interval_seconds": 2.0, "interval_real_tokens": 1000.0})
+        lines.append({"kind": "eval", "step": 10 * number, "loss": loss})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_a_curve_adds_up_what_was_used(tmp_path):
+    curve = read_curve(write_run(tmp_path / "a.jsonl", [4.0, 3.0, 2.0]))
+    assert curve.losses == [4.0, 3.0, 2.0] and curve.axes["updates"] == [10, 20, 30]
+    assert curve.axes["seconds"] == [2.0, 4.0, 6.0] and curve.axes["flops"] == [6e9, 12e9, 18e9]
+    assert curve.used_until(2.5, "seconds") == 5.0 and curve.used_until(4.5, "tokens") == 1000.0
+    assert curve.used_until(1.0, "seconds") is None
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    groups = {name: [read_curve(write_run(tmp_path / f"{name}{seed}.jsonl", [4.0, end]))
+                     for seed, end in enumerate(ends)]
+              for name, ends in {"first": [3.0, 2.0], "second": [2.8, 1.6]}.items()}
+    first, second = compared(groups)
+    assert first["differences"] == [0.0, 0.0]
+    assert second["differences"] == pytest.approx([-0.2, -0.4])
+    # The goal is 2.5: reached after 2 + 2 * 1.5 / 1.2, which is beyond the end for the first seed.
+    assert second["seconds_to_first"] is None
+    assert "-0.300 ± 0.100" in table([first, second])[3]
+
+
+def test_compare_runs_prints_and_draws(tmp_path, run_script):
+    pytest.importorskip("matplotlib")
+    runs = [f"{name}={write_run(tmp_path / f'{name}.jsonl', losses)}"
+            for name, losses in {"a": [5.0, 4.0], "b": [4.0, 3.0]}.items()]
+    picture = tmp_path / "runs.png"
+    printed = run_script("compare_runs.py", "--runs", *runs, "--output_path", picture)
+    assert "| b | 1 | 3.000 | 20.1 | -1.000 |" in printed and picture.read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(UserError, match="same number of seeds"):
+        run_script("compare_runs.py", "--runs", runs[0], f"{runs[1]},{runs[1].partition('=')[2]}")
+
+
+STAND_IN = """
+import json, sys
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert "--bad" not in sys.argv
+open(flags["--output_model_path"] + "-1", "w").write("weights")
+with open(flags["--metrics_path"], "a") as file:
+    for kind in ("train", "eval"):
+        print(json.dumps({"kind": kind, "step": 1, "loss": float(flags["--learning_rate"])}), file=file)
+"""
+
+
+@pytest.fixture
+def run_sweep(tmp_path, monkeypatch, capsys):
+    """`run_sweep(content)` -> what it printed; a stand-in takes the place of pretrain.py."""
+    (tmp_path / "pretrain.py").write_text(STAND_IN)
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+
+    def run(content):
+        path = tmp_path / "sweep.json"
+        path.write_text(json.dumps(content))
+        monkeypatch.setattr(sys, "argv", ["sweep.py", "--sweep_path", str(path), "--output_dir",
+                                          str(tmp_path / "out"), "--processes", "2"])
+        try:
+            sweep.main()
+        finally:
+            run.printed = capsys.readouterr().out
+        return run.printed
+
+    return run
+
+
+def test_a_sweep_leaves_finished_runs_out(tmp_path, run_sweep):
+    content = {"common": {"learning_rate": 3.0}, "seeds": [7], "runs": {"base": {}, "a, b": {"learning_rate": 2.0}}}
+    printed = run_sweep(content)
+    assert "2 runs, 2 to make" in printed and "| a, b | 1 | 2.000 |" in printed
+    assert {path.name for path in (tmp_path / "out" / "base-seed7").iterdir()} == {
+        "command.json", "done", "log.txt", "metrics.jsonl"}
+    again = run_sweep(content)
+    assert "2 runs, 0 to make" in again and again.splitlines()[2:] == printed.splitlines()[-4:]
+    content["runs"]["base"]["warmup"] = 0.3
+    with pytest.raises(UserError, match="begun with --warmup None"):
+        run_sweep(content)
+
+
+def test_a_failed_run_is_named_and_the_others_are_made(tmp_path, run_sweep):
+    content = {"common": {"learning_rate": 3.0}, "runs": {"wrong": {"bad": True}, "right": {}}}
+    with pytest.raises(UserError, match="1 runs failed: wrong-seed7"):
+        run_sweep(content)
+    assert "| right | 1 | 3.000 |" in run_sweep.printed
+    assert "AssertionError" in (tmp_path / "out" / "wrong-seed7" / "log.txt").read_text()
+
+
+def test_the_command_is_one_of_pretrain(tmp_path):
+    flags = {"dataset_path": ["a.pt", "b.pt"], "full_sentences": False, "document_attention": True,
+             "optimizer": "muon", "learning_rate": 1e-3, "save_checkpoint_steps": 10}
+    argv = sweep.Trial("base", 9, tmp_path, flags).command()
+    settings = model_settings.parse("", [known.type for known in fields(Settings)], argv[2:])
+    assert settings[0].dataset_path == ("a.pt", "b.pt") and settings[0].document_attention and settings[0].seed == 9
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"runs": {}}, "needs the keys"), ({"runs": {"a": {"seed": 3}}}, "--seed is set by this command"),
+    ({"runs": {"a b": {}, "a/b": {}}}, "the same folder"), ({"run": {"a": {}}}, "needs the keys")])
+def test_a_wrong_sweep_is_refused(tmp_path, run_script, content, message):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        run_script("sweep.py", "--sweep_path", path, "--output_dir", tmp_path / "out")

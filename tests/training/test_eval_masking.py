@@ -1,0 +1,23 @@
+"""Held-out data with masks that do not depend on those of the training (--eval_masking tokens)."""
+
+import pytest
+
+STILL = {"total_steps": 1, "save_checkpoint_steps": 1, "report_steps": 1, "learning_rate": 1e-12, "dev_fraction": 0.3}
+
+
+def held_out(playground, name, **flags):
+    playground.run(name, **STILL, **flags)
+    return playground.figures(name, "eval")[-1]["loss"]
+
+
+def test_runs_of_unlike_masking_are_measured_alike(shared_playground):
+    plain = held_out(shared_playground, "plain")
+    spans = {"span_masking": True, "mask_rate": 0.5}
+    assert held_out(shared_playground, "measured", eval_masking="tokens", **spans) == pytest.approx(plain, rel=1e-6)
+    assert held_out(shared_playground, "as-training", **spans) != pytest.approx(plain, rel=1e-6)
+
+
+def test_static_masks_are_refused(shared_playground):
+    path = shared_playground.write_dataset("static.pt", dynamic_masking=False)
+    assert "--eval_masking tokens needs" in shared_playground.fail(
+        "refused", **STILL, dataset_path=path, eval_masking="tokens")
