@@ -29,6 +29,21 @@ def resolve_head(given: str | None, weights: Mapping[str, Tensor], architecture:
     return given
 
 
+def choose_type(architectures: Mapping[str, Architecture], given: str | None, weights: Mapping[str, Tensor],
+                side: names.Side, path: str) -> Architecture:
+    """The architecture that --type names, or the one that fits the weights where the flag is left out.
+
+    Raises:
+        UserError: another one fits.
+    """
+    tidied = {name: names.tidy(weights, known.names) if side == "hugging_face" else weights
+              for name, known in architectures.items()}
+    fitting = [name for name, known in architectures.items() if names.fits(tidied[name], known.names, side)]
+    if given and fitting and given not in fitting:
+        raise UserError(f"{path}: it is no model of --type {given}; --type {fitting[0]} fits")
+    return architectures[given or next(iter((*fitting, *architectures)))]
+
+
 def require_layers(given: int | None, found: int, path: str) -> None:
     """
     Raises:
@@ -38,9 +53,17 @@ def require_layers(given: int | None, found: int, path: str) -> None:
         raise UserError(f"layers_num is {given}, but {path} has {found} layers")
 
 
+def require_decoder_layers(given: int | None, found: int, path: str) -> None:
+    """As `require_layers`, of the decoder."""
+    if given is not None and given != found:
+        raise UserError(f"decoder_layers_num is {given}, but {path} has {found} layers in its decoder")
+
+
 def print_model(path: str, config: ModelConfig, converted: names.Conversion, head: str) -> None:
     """Say what is converted, and what is left out."""
-    print(f"{path}: {config.layers_num} layers, hidden {config.hidden_size}, {config.heads_num} heads, feed-forward "
-          f"{config.feedforward_size}, {config.hidden_act}, vocabulary {converted.sizes['vocab']}, head {head}")
+    decoder = f" and {config.decoder_layers_num} decoder layers" if config.decoder else ""
+    print(f"{path}: {config.layers_num} layers{decoder}, hidden {config.hidden_size}, {config.heads_num} heads, "
+          f"feed-forward {config.feedforward_size}, {config.hidden_act}, vocabulary {converted.sizes['vocab']}, "
+          f"head {head}")
     if converted.left_out:
         print(f"left out, not a part of this head: {names.some(converted.left_out)}")

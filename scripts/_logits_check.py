@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from uer.checkpoint.files import load_into
 from uer.config import ModelConfig
 from uer.convert import Architecture
+from uer.convert.architectures.base import target_of
 from uer.convert.names import some
+from uer.convert.settings import epsilon
 from uer.errors import UserError
 from uer.finetuning.batches import Batch
 from uer.finetuning.hugging_face import task_of_head
-from uer.model import build_model
+from uer.layers.layout import padded_layout
+from uer.model import Backbone, Model, build_model
 from uer.tokenizers import Tokenizer
 
 TOLERANCE = 1e-5
@@ -121,7 +124,12 @@ def our_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
 
 def _pretraining_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
     outputs = model.architecture.outputs[model.head]
+    if "hidden" in outputs:
+        encoder = Backbone(model.config, model.sizes["vocab"])
+        return {outputs["hidden"]: _filled(encoder, model.architecture.backbone(model.weights)).encode(src, seg)}
     module = build_model(replace(model.config, target=tuple(outputs)), model.sizes["vocab"])
+    if module.decoder is not None:
+        return {outputs["lm"]: _decoder_logits(_filled(module, model.weights), src, seg)}
     hidden = _filled(module, model.weights).encode(src, seg)  # (B, S, H)
     logits = {}
     for target, name in outputs.items():
@@ -130,6 +138,35 @@ def _pretraining_logits(model: UerModel, src: Tensor, seg: Tensor) -> Logits:
         else:
             logits[name] = module.target[target].logits(hidden.flatten(0, 1)).unflatten(0, src.shape)  # (B, S, V)
     return logits
+
+
+def _decoder_logits(module: Model, src: Tensor, seg: Tensor) -> Tensor:
+    """The logits (B, T, V) of the target `target_of(src)`."""
+    tgt, memory_layout, layout = target_of(src), padded_layout(seg), padded_layout(target_of(seg))
+    memory = module.encode(src, seg).flatten(0, 1)  # (B * S, H)
+    hidden = module.decoder(module.tgt_embedding(tgt, layout), layout, memory, memory_layout)  # (B * T, H)
+    return module.target["lm"].logits(layout.scatter(hidden))
+
+
+def predicted(architecture: Architecture, seg: Tensor) -> Tensor:
+    """seg (B, S) of the source -> that of the positions that logits are for."""
+    return target_of(seg) if architecture.has_decoder else seg
+
+
+def with_their_eps(model: UerModel) -> UerModel:
+    """The model with the layer norms of Hugging Face's class, where config.json cannot say what they add."""
+    eps = model.architecture.layernorm_eps
+    return replace(model, config=replace(model.config, layernorm_eps=eps)) if eps else model
+
+
+def eps_line(model: UerModel, theirs: Logits, src: Tensor, seg: Tensor) -> str:
+    """One line on how far the other eps of transformers' layer norms moves logits; "" where it is the same."""
+    eps, own = model.architecture.layernorm_eps, epsilon(model.config.layernorm_eps)
+    if eps in (None, own):
+        return ""
+    found = differences(our_logits(model, src, seg), theirs, predicted(model.architecture, seg))
+    return (f"its settings have layernorm_eps {own:g}, but {model.architecture.title} has {eps:g} in transformers, "
+            f"which changes the logits by up to {max(difference for difference, _ in found):.1e}")
 
 
 def _filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -143,24 +180,30 @@ def _filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 def their_logits(model: nn.Module, architecture: Architecture, src: Tensor, seg: Tensor) -> Logits:
     """What transformers computes for src, seg (B, S)."""
     outputs = model(**architecture.inputs(src, seg))
-    return {name: value for name, value in outputs.items() if name.endswith("logits")}
+    others = {name for head in architecture.outputs.values() for name in head.values()}
+    return {name: value for name, value in outputs.items() if name.endswith("logits") or name in others}
 
 
 def open_folder(folder: Path, architecture: Architecture, head: str) -> nn.Module:
     """The model in a folder, opened as a user would, every weight accounted for."""
     package = transformers()
     kind = getattr(package, architecture.classes[head])
-    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    return _complete(package, *kind.from_pretrained(folder, output_loading_info=True, **architecture.arguments), folder)
+
+
+def _complete(package: ModuleType, model: nn.Module, info: Mapping[str, Any], what: object) -> nn.Module:
+    """The model that transformers has loaded, every weight accounted for."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[problem]:
-            raise UserError(f"{folder}: transformers {package.__version__} finds {problem}: "
+            raise UserError(f"{what}: transformers {package.__version__} finds {problem}: "
                             f"{some(sorted(info[problem]))}")
     return model.float().eval()
 
 
 def open_any_folder(folder: Path, architecture: Architecture, head: str) -> nn.Module:
     """The model in a folder of any origin; weights that are no part of this head are passed over."""
-    return getattr(transformers(), architecture.classes[head]).from_pretrained(folder).float().eval()
+    kind = getattr(transformers(), architecture.classes[head])
+    return kind.from_pretrained(folder, **architecture.arguments).float().eval()
 
 
 def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], architecture: Architecture, head: str
@@ -168,7 +211,11 @@ def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], 
     """A model of transformers with these weights."""
     package, table = transformers(), architecture.names
     kind = getattr(package, architecture.classes[head])
-    model = kind(kind.config_class(**config_json))
+    if architecture.has_decoder:  # whether its weights are tied, a file's tensors decide, not the configuration alone
+        config = kind.config_class(**config_json)
+        return _complete(package, *kind.from_pretrained(None, config=config, state_dict=dict(weights),
+                                                        output_loading_info=True), "the converted weights")
+    model = kind(kind.config_class(**config_json), **architecture.arguments)
     report = model.load_state_dict(dict(weights), strict=False)
     shared = set()
     if config_json.get("tie_word_embeddings", True):
@@ -181,8 +228,8 @@ def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], 
     return model.float().eval()
 
 
-def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """The folder's tokenizer gives our ids for real text.
+def check_tokenizer(folder: Path, tokenizer: Tokenizer, with_segments: bool = True) -> None:
+    """The folder's tokenizer gives our ids for real text, and segments where the model has them.
 
     Raises:
         UserError: it does not.
@@ -191,7 +238,8 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     for first, second in TEXTS:
         expected, segments = _row(tokenizer, first, second, 1 << 20)
         found = theirs(first, second or None)
-        if found["input_ids"] != expected or found["token_type_ids"] != [number - 1 for number in segments]:
+        types = [number - 1 for number in segments] if with_segments else None
+        if found["input_ids"] != expected or found.get("token_type_ids") != types:
             raise UserError(f"{folder}: its tokenizer gives other ids than ours for '{first}'")
 
 

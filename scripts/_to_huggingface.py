@@ -2,20 +2,20 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import _logits_check as check
 from _checkpoint import DEFAULT_VOCAB
-from _conversion import print_model, require_layers, resolve_head
+from _conversion import choose_type, print_model, require_decoder_layers, require_layers, resolve_head
 from torch import Tensor
 
 from uer.checkpoint.files import load_weights, save_weights
-from uer.config import ModelConfig, TokenizerConfig, flag
+from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
 from uer.convert.folder import TokenizerFacts, with_copies, write_folder
-from uer.convert.hugging_face_files import FOLDER_FILES
+from uer.convert.hugging_face_files import FOLDER_FILES, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint
 from uer.convert.provenance import Stage, record_names, recorded_stages
@@ -69,6 +69,25 @@ class ExportFlags:
         return [File("--output_dir", str(Path(self.output_dir) / name)) for name in FOLDER_FILES]
 
 
+    def settings(self) -> dict[str, Any]:
+        """Settings of the model that flags of a script give, under UER's names."""
+        given = getattr(self, "max_seq_length", None)
+        return {} if given is None else {"max_seq_length": given}
+
+
+@dataclass(frozen=True)
+class DecoderExportFlags(ExportFlags):
+    """From UER to Hugging Face, of a model with a decoder."""
+
+    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the checkpoint, and an error if it\n"
+                                                "differs.")
+
+    def problems(self) -> list[str]:
+        """A line for each value out of its range."""
+        within = 1 <= self.settings().get("max_seq_length", 1) <= LONGEST_ROW
+        return [] if within else [f"--max_seq_length must lie between 1 and {LONGEST_ROW:,}"]
+
+
 @dataclass(frozen=True)
 class Source:
     """A UER checkpoint and what is known of it; `head` is a key of `architecture.classes`."""
@@ -91,11 +110,11 @@ class Source:
         return self.converted.sizes["vocab"]
 
 
-def export(architecture: Architecture, flags: ExportFlags, head: str | None) -> None:
+def export(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None) -> None:
     """Convert, check, and only then put the files in place.
 
     Args:
-        architecture: which kind of model it is.
+        architecture: which kind of model it is; or several kinds, of which `head` names one, or None the one that fits.
         flags: where it is, and where it goes.
         head: a key of `architecture.classes`; None is the pretrained head that the weights hold.
 
@@ -109,16 +128,20 @@ def export(architecture: Architecture, flags: ExportFlags, head: str | None) -> 
         _export(architecture, flags, head)
 
 
-def _export(architecture: Architecture, flags: ExportFlags, head: str | None) -> None:
+def _export(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None) -> None:
     source = read_source(architecture, flags, head)
     print_model(source.path, source.config, source.converted, source.head)
+    for beginning, note in source.architecture.notes.items():
+        if any(name.startswith(beginning) for name in source.converted.left_out):
+            print(note)
     if flags.output_dir:
         _export_folder(source, flags.output_dir, not flags.no_check)
     if flags.output_model_path or not flags.output_dir:
         _export_weights(source, flags.output_model_path or "pytorch_model.bin", not flags.no_check)
 
 
-def read_source(architecture: Architecture, flags: ExportFlags, head: str | None) -> Source:
+def read_source(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None
+                ) -> Source:
     """The checkpoint, converted, with its settings: of --config_path, of files beside it, or as its tensors tell."""
     saved = load_settings(flags.input_model_path) if head in HEAD_TASKS else None
     known = [task.name for task in HEAD_TASKS.get(head, ())]
@@ -126,6 +149,8 @@ def read_source(architecture: Architecture, flags: ExportFlags, head: str | None
         raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not of {' or '.join(known)}")
     path = str(weights_path(flags.input_model_path)) if head in HEAD_TASKS else flags.input_model_path
     weights = load_checkpoint(path)
+    if isinstance(architecture, Mapping):
+        architecture, head = choose_type(architecture, head, weights, "uer", path), None
     if any(name.startswith("crf.") for name in weights):
         raise UserError(f"{path}: decodes with a conditional random field (--crf_target), which Hugging Face's token "
                         "classification does not have: the converted model would give other tags")
@@ -135,7 +160,11 @@ def read_source(architecture: Architecture, flags: ExportFlags, head: str | None
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     tied = names.is_tied(converted.weights, architecture.names, head, "hugging_face")
     require_layers(flags.layers_num, converted.sizes.get("layers", flags.layers_num), path)
-    config = architecture.model_config(converted.sizes, base, head, tied, path)
+    if isinstance(flags, DecoderExportFlags):
+        require_decoder_layers(flags.decoder_layers_num, converted.sizes["decoder_layers"], path)
+    told = flags.settings()
+    config = architecture.model_config(converted.sizes, replace(base, **told) if base else None, head, tied, path, told)
+    converted.weights.update(architecture.computed(config))
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
     lower = True if flags.do_lower_case is None else flags.do_lower_case
     tokenizer = TokenizerConfig(vocab_path=flags.vocab_path or DEFAULT_VOCAB, do_lower_case=lower)
@@ -171,16 +200,21 @@ def _export_folder(source: Source, folder: str, with_check: bool) -> None:
     tokenizer = _tokenizer(source, required=True)
     assert tokenizer is not None
     vocab = tokenizer.vocab
-    facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case)
-    config = _config_json(source, {"pad_id": vocab.pad_id, "cls_id": vocab.cls_id, "sep_id": vocab.sep_id})
+    segments = "seg" in source.config.embedding
+    facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case, segments)
+    special_ids = {"pad_id": vocab.pad_id, "cls_id": vocab.cls_id, "sep_id": vocab.sep_id}
+    config, generation = _config_json(source, special_ids), source.architecture.generation_json(special_ids)
     if source.saved and source.saved.task in PROBLEM_TYPES:
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
         write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config, facts,
-                     source.config.max_seq_length)
+                     source.config.max_seq_length, generation)
+        for name, content in source.architecture.files(source.config).items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            write_json(content, temporary / name)
         checked = ""
         if with_check:
-            check.check_tokenizer(temporary, tokenizer)
+            check.check_tokenizer(temporary, tokenizer, segments)
             checked = _check(source, config, tokenizer, check.open_folder(temporary, source.architecture, source.head))
         card = model_card(_card_facts(source, folder, tokenizer, checked))
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -190,7 +224,7 @@ def _export_folder(source: Source, folder: str, with_check: bool) -> None:
 
 def _export_weights(source: Source, path: str, with_check: bool) -> None:
     config, weights = _config_json(source, {}), source.converted.weights
-    if not source.config.tie_weights:
+    if not source.config.tie_weights or source.architecture.has_decoder:
         weights = with_copies(weights, source.architecture.names)
     with atomic_path(path) as temporary:
         save_weights(weights, temporary)
@@ -198,7 +232,7 @@ def _export_weights(source: Source, path: str, with_check: bool) -> None:
             theirs = check.open_weights(load_weights(temporary), config, source.architecture, source.head)
             _check(source, config, _tokenizer(source, required=False), theirs)
     print(f"written: {path}")
-    if not source.config.tie_weights:
+    if config.get("tie_word_embeddings") is False:
         print("the output layer has weights of its own: config.json needs \"tie_word_embeddings\": false")
 
 
@@ -208,11 +242,16 @@ def _config_json(source: Source, special_ids: Mapping[str, int]) -> dict[str, An
 
 def _check(source: Source, config: Mapping[str, Any], tokenizer: Tokenizer | None, theirs: Any) -> str:
     src, seg = check.sample_batch(source.vocab_size, source.config.max_seq_length, tokenizer)
-    ours = check.our_logits(check.UerModel(source.path, source.architecture, source.head, source.config,
-                                           source.weights, source.converted.sizes, config), src, seg)
-    line = check.require_equal(ours, check.their_logits(theirs, source.architecture, src, seg), seg, source.path)
+    model = check.UerModel(source.path, source.architecture, source.head, source.config, source.weights,
+                           source.converted.sizes, config)
+    ours = check.our_logits(check.with_their_eps(model), src, seg)
+    found = check.their_logits(theirs, source.architecture, src, seg)
+    line = check.require_equal(ours, found, check.predicted(source.architecture, seg), source.path)
     print(f"checked: {line}")
-    return line
+    eps = check.eps_line(model, found, src, seg)
+    if eps:
+        print(eps)
+    return f"{line}; {eps}" if eps else line
 
 
 def _tokenizer(source: Source, required: bool) -> Tokenizer | None:

@@ -1,14 +1,15 @@
 """From Hugging Face to UER. What the scripts of that direction share; not a command."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import _logits_check as check
-from _conversion import print_model, require_layers, resolve_head
+from _conversion import choose_type, print_model, require_decoder_layers, require_layers, resolve_head
 
 from uer.checkpoint.files import save_weights
 from uer.config import flag
-from uer.convert import Architecture, names
+from uer.convert import Architecture
 from uer.convert.folder import with_copies
 from uer.convert.hugging_face_files import FOLDER_FILES, HuggingFaceModel, read_hugging_face, write_json
 from uer.convert.open import HuggingFaceSource, convert_hugging_face, folder_of
@@ -43,6 +44,14 @@ class ImportFlags:
 
 
 @dataclass(frozen=True)
+class DecoderImportFlags(ImportFlags):
+    """From Hugging Face to UER, of a model with a decoder."""
+
+    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the weights, and an error if it\n"
+                                                "differs.")
+
+
+@dataclass(frozen=True)
 class FinetunedImportFlags(ImportFlags):
     """From Hugging Face to UER, with the settings and the vocabulary of a fine-tuned model."""
 
@@ -51,11 +60,11 @@ class FinetunedImportFlags(ImportFlags):
         return [File("--output_model_path", str(path)) for path in model_files(self.output_model_path)[1:]]
 
 
-def import_model(architecture: Architecture, flags: ImportFlags, head: str | None) -> None:
+def import_model(architecture: Architecture | Mapping[str, Architecture], flags: ImportFlags, head: str | None) -> None:
     """Convert from Hugging Face to UER, check, and only then put the files in place.
 
     Args:
-        architecture: which kind of model it is.
+        architecture: which kind of model it is; or several kinds, of which `head` names one, or None the one that fits.
         flags: where it is, and where it goes.
         head: a key of `architecture.classes`; None is the pretrained head that the weights hold.
 
@@ -66,15 +75,20 @@ def import_model(architecture: Architecture, flags: ImportFlags, head: str | Non
         _import_model(architecture, flags, head)
 
 
-def _import_model(architecture: Architecture, flags: ImportFlags, head: str | None) -> None:
+def _import_model(architecture: Architecture | Mapping[str, Architecture], flags: ImportFlags, head: str | None
+                  ) -> None:
     path = flags.input_model_path
     found = read_hugging_face(path)
+    if isinstance(architecture, Mapping):
+        architecture, head = choose_type(architecture, head, found.weights, "hugging_face", path), None
     architecture.told(found.config, path)  # another architecture is an error of its own, before what its heads are
-    model = HuggingFaceModel(names.tidy(found.weights, architecture.names), found.config)
+    model = HuggingFaceModel(architecture.tidied(found.weights, found.config, path), found.config)
     if head not in HEAD_TASKS:
         head = resolve_head(head, model.weights, architecture, "hugging_face", path)
     source = convert_hugging_face(model, architecture, path, head)
     require_layers(flags.layers_num, source.config.layers_num, path)
+    if isinstance(flags, DecoderImportFlags):
+        require_decoder_layers(flags.decoder_layers_num, source.config.decoder_layers_num, path)
     print_model(path, source.config, source.converted, head)
     if not flags.no_check:
         _check(source)
@@ -90,14 +104,15 @@ def _check(source: HuggingFaceSource) -> None:
         content = architecture.config_json(config, vocab_size, source.head,
                                            labels=labels_of({}, source.converted.sizes.get("labels", 0), source.path))
         weights = {name: tensor for name, tensor in source.model.weights.items()
-                   if name not in source.converted.left_out}
-        if not config.tie_weights:
+                   if name not in source.converted.left_out} | architecture.computed(config)
+        if not config.tie_weights or architecture.has_decoder:
             weights = with_copies(weights, architecture.names)
         theirs = check.open_weights(weights, content, architecture, source.head)
     src, seg = check.sample_batch(vocab_size, config.max_seq_length, None)
     ours = check.our_logits(check.UerModel(source.path, architecture, source.head, config, source.converted.weights,
                                            source.converted.sizes, content), src, seg)
-    print(f"checked: {check.require_equal(ours, check.their_logits(theirs, architecture, src, seg), seg, source.path)}")
+    found, seg = check.their_logits(theirs, architecture, src, seg), check.predicted(architecture, seg)
+    print(f"checked: {check.require_equal(ours, found, seg, source.path)}")
 
 
 def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
@@ -110,7 +125,7 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
         print(f"written: {flags.output_vocab_path}")
     if flags.output_config_path:
         with atomic_path(flags.output_config_path) as temporary:
-            write_json(config.values(), temporary)
+            write_json(source.architecture.settings_json(config), temporary)
         print(f"written: {flags.output_config_path}")
     if head in HEAD_TASKS:
         _write_finetuned(flags, source)

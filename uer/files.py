@@ -74,18 +74,28 @@ def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         written = sorted(temporary.iterdir())
-        for path in written:
+        for path in sorted(temporary.rglob("*")):
             flush_to_disk(path)
         if not final.exists():
             temporary.rename(final)
         else:
             for path in written:
-                path.replace(final / path.name)
+                _place(path, final / path.name)
             flush_to_disk(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(held)
     flush_to_disk(final.parent)
+
+
+def _place(path: Path, final: Path) -> None:
+    """Move a file to `final`, or the files of a folder into that of this name."""
+    if not (path.is_dir() and final.is_dir()):
+        path.replace(final)
+        return
+    for each in sorted(path.iterdir()):
+        _place(each, final / each.name)
+    flush_to_disk(final)
 
 
 def _writable(final: str | os.PathLike) -> Path:

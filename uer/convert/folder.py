@@ -1,7 +1,7 @@
 """One Hugging Face folder: configuration, weights, tokenizer."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,28 @@ from uer.convert.tokenizer_files import write_tokenizer
 
 
 def stored_weights(weights: Mapping[str, Tensor], table: NameTable, head: str) -> dict[str, Tensor]:
-    """What model.safetensors holds: a tied output layer is left out, as transformers' own files leave it out.
+    """What model.safetensors holds: tied tensors are left out, as transformers' own files leave them out.
 
-    An untied one needs its bias under both names, because transformers 5 shares the two only together with the weight.
+    An untied output layer needs its bias under both names, because transformers 5 shares the two only together with the
+    weight; so do the word embeddings of an encoder and a decoder.
     """
-    if is_tied(weights, table, head, "hugging_face"):
-        tied = {row.hugging_face for row in table.tied_rows(head)}
-        return {name: tensor for name, tensor in weights.items() if name not in tied}
+    if table.stores_output_layer or is_tied(weights, table, head, "hugging_face"):
+        heads = [] if table.stores_output_layer else table.tied_rows(head)
+        tied = {row.hugging_face for row in (*heads, *table.shared_rows())}
+        stored = {name: tensor for name, tensor in weights.items() if name not in tied}
+        return {**stored, **_cloned(stored, (row.hugging_face for row in table.tied_rows(head)))}
     return with_copies(weights, table)
 
 
 def with_copies(weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """The weights, and those under a second name that transformers does not share where the output layer is untied."""
     copies = {copy: weights[home].clone() for copy, home in table.duplicates.items() if home in weights}
-    return {**weights, **copies}
+    return {**weights, **copies, **_cloned(weights, (row.hugging_face for row in table.shared_rows()))}
+
+
+def _cloned(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Those of the weights that have these names, with memory of their own."""
+    return {name: weights[name].clone() for name in names if name in weights}
 
 
 @dataclass(frozen=True)
@@ -38,15 +46,18 @@ class TokenizerFacts:
         tokens: the vocabulary; an entry's line is its number.
         special_tokens: role -> entry, as in special_tokens_map.json.
         do_lower_case: whether text is lower-cased and its accents stripped.
+        segments: whether the model has segments.
     """
 
     tokens: Sequence[str]
     special_tokens: Mapping[str, str]
     do_lower_case: bool
+    segments: bool = True
 
 
 def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table: NameTable, head: str,
-                 config: Mapping[str, Any], tokenizer: TokenizerFacts, max_length: int) -> None:
+                 config: Mapping[str, Any], tokenizer: TokenizerFacts, max_length: int,
+                 generation: Mapping[str, Any] | None = None) -> None:
     """Write what transformers needs to open a folder offline; the model card is `uer.convert.model_card`'s.
 
     Args:
@@ -56,8 +67,12 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
         config: the content of config.json.
         tokenizer: its files are written too.
         max_length: the longest sequence the model takes.
+        generation: the content of generation_config.json, of a model that generates.
     """
     folder = Path(folder)
     write_json(config, folder / "config.json")
-    write_tokenizer(tokenizer.tokens, tokenizer.special_tokens, tokenizer.do_lower_case, max_length, folder)
+    if generation:
+        write_json(generation, folder / "generation_config.json")
+    write_tokenizer(tokenizer.tokens, tokenizer.special_tokens, tokenizer.do_lower_case, max_length, folder,
+                    tokenizer.segments)
     write_safetensors(stored_weights(weights, table, head), folder / "model.safetensors")

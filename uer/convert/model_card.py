@@ -52,25 +52,34 @@ _USES = {
     "mlm": ("fill-mask", "pretrained as a masked-language model", "中国的首都是[MASK]京。"),
     "bert": ("fill-mask", "pretrained with masked words and sentence pairs", "中国的首都是[MASK]京。"),
     "albert": ("fill-mask", "pretrained with masked words and the order of sentences", "中国的首都是[MASK]京。"),
+    "sbert": ("sentence-similarity", "whose vectors of sentences can be compared", ""),
+    "seq2seq": ("text2text-generation", "that were pretrained together", "中国的首都是北京。"),
     "text_classification": ("text-classification", "fine-tuned to classify texts", "这本书很好看。"),
     "token_classification": ("token-classification", "fine-tuned to label tokens", "她住在北京。"),
     "extractive_qa": ("question-answering", "fine-tuned to find answers in a text", ""),
 }
 
 
+def _use(facts: ModelCardFacts) -> tuple[str, str, str]:
+    """The row of `_USES`."""
+    return _USES["seq2seq" if facts.architecture.has_decoder else facts.head]
+
+
 def model_card(facts: ModelCardFacts) -> str:
     """The text of README.md, with the YAML block that the Hugging Face hub reads."""
-    kind = f"{facts.architecture.article} {facts.architecture.title} encoder {_USES[facts.head][1]}."
+    parts = "encoder and decoder" if facts.architecture.has_decoder else "encoder"
+    kind = f"{facts.architecture.article} {facts.architecture.title} {parts} {_use(facts)[1]}."
     return "\n".join([*_metadata(facts), f"# {facts.name}", "", kind, "", *_settings(facts), *_training(facts),
                       *_usage(facts), *_conversion(facts)])
 
 
 def _metadata(facts: ModelCardFacts) -> list[str]:
-    pipeline, _, example = _USES[facts.head]
+    pipeline, _, example = _use(facts)
     lines = ["---"]
     if facts.chinese:
         lines.append("language: zh")
-    lines += ["library_name: transformers", f"pipeline_tag: {pipeline}", "tags:", f"- {facts.architecture.name}"]
+    library = "sentence-transformers" if facts.head == "sbert" else "transformers"
+    lines += [f"library_name: {library}", f"pipeline_tag: {pipeline}", "tags:", f"- {facts.architecture.name}"]
     if facts.chinese and example:
         lines += ["widget:", f'- text: "{example}"']
     return [*lines, "---", ""]
@@ -78,7 +87,10 @@ def _metadata(facts: ModelCardFacts) -> list[str]:
 
 def _settings(facts: ModelCardFacts) -> list[str]:
     config = facts.config
-    rows = {"Layers": config.layers_num, "Hidden size": config.hidden_size, "Attention heads": config.heads_num,
+    layers = {"Layers": config.layers_num}
+    if facts.architecture.has_decoder:
+        layers = {"Layers of the encoder": config.layers_num, "Layers of the decoder": config.decoder_layers_num}
+    rows = {**layers, "Hidden size": config.hidden_size, "Attention heads": config.heads_num,
             "Feed-forward size": config.feedforward_size, "Activation": config.hidden_act,
             "Vocabulary": f"{facts.vocab_size:,} entries, {'lower-cased' if facts.do_lower_case else 'cased'}",
             "Longest sequence": f"{config.max_seq_length} tokens", "Parameters": f"{facts.parameters:,}"}
@@ -109,7 +121,11 @@ def _training(facts: ModelCardFacts) -> list[str]:
 def _usage(facts: ModelCardFacts) -> list[str]:
     if facts.head == "extractive_qa":
         return _question_answering(facts.name)
-    pipeline, _, example = _USES[facts.head]
+    if facts.head == "sbert":
+        return _sentence_vectors(facts.name)
+    if facts.architecture.has_decoder:
+        return _generation(facts)
+    pipeline, _, example = _use(facts)
     variable, pretrained = pipeline.replace("-", "_"), facts.head in facts.architecture.outputs
     imported = "AutoModel, AutoTokenizer, pipeline" if pretrained else "pipeline"
     lines = ["## Use", "", "```python", f"from transformers import {imported}", "",
@@ -123,6 +139,24 @@ def _usage(facts: ModelCardFacts) -> list[str]:
         lines += ["It has no pooler: masked-language modelling trains none, so `AutoModel` starts one at random; use "
                   "`last_hidden_state`.", ""]
     return lines
+
+
+def _generation(facts: ModelCardFacts) -> list[str]:
+    return ["## Use", "", "```python", "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer", "",
+            f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}")',
+            f'model = AutoModelForSeq2SeqLM.from_pretrained("{facts.name}")',
+            f'inputs = tokenizer("{_use(facts)[2]}", return_tensors="pt")',
+            "outputs = model.generate(**inputs, max_new_tokens=50)",
+            "print(tokenizer.decode(outputs[0], skip_special_tokens=True))", "```", "",
+            'transformers 4 also has a `text2text-generation` pipeline; transformers 5 no longer has it.', ""]
+
+
+def _sentence_vectors(name: str) -> list[str]:
+    return ["## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "",
+            f'model = SentenceTransformer("{name}")',
+            'vectors = model.encode(["那个人很开心", "那个人非常开心"])',
+            "print(model.similarity(vectors, vectors))", "```", "",
+            "It has no pooler: `AutoModel` of transformers starts one at random; use `last_hidden_state`.", ""]
 
 
 def _question_answering(name: str) -> list[str]:

@@ -21,6 +21,8 @@ Side = Literal["uer", "hugging_face"]
 
 WORD_EMBEDDING = "embedding.word.embedding.weight"
 """UER's name of it, in every model that has one."""
+TGT_WORD_EMBEDDING = "tgt_embedding.word.embedding.weight"
+"""That of the target side."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class NameTable:
         duplicates: Hugging Face's names of tensors that may be stored twice, and the names they have once. Where the
             two differ, the first is what its models compute with.
         base_prefix: what Hugging Face's names begin with, except in a file of the model without a head (BertModel).
+        stores_output_layer: whether transformers needs the output layer in a file even where it is tied.
     """
 
     body: tuple[Row, ...]
@@ -138,6 +141,7 @@ class NameTable:
     buffers: tuple[str, ...] = ()
     duplicates: Mapping[str, str] = field(default_factory=dict)
     base_prefix: str = ""
+    stores_output_layer: bool = False
 
     def rows(self, layers: Mapping[str, int], head: str) -> list[Row]:
         """Every row of a model under this head.
@@ -156,6 +160,10 @@ class NameTable:
     def tied_rows(self, head: str) -> list[Row]:
         """The rows of a head that a checkpoint may leave out."""
         return [row for row in (self.heads[head] if head else ()) if row.tied_to]
+
+    def shared_rows(self) -> list[Row]:
+        """The rows of the body that equal another: a decoder's word embedding."""
+        return [row for row in self.body if row.tied_to]
 
     def row_of(self, uer: str) -> Row:
         """The row of the body that has this name in UER."""
@@ -255,6 +263,7 @@ def _rename(weights: Mapping[str, Tensor], table: NameTable, head: str, path: st
     sizes, rows = _layers_and_rows(weights, table, head, source)
     _refuse_missing(weights, table, head, rows, path, source)
     left_out = _left_over(weights, table, rows, path, source)
+    _refuse_unshared(weights, table, path, source)
     renamed: dict[str, Tensor] = {}
     for row in rows:
         tensors = _tensors(weights, row, source)
@@ -342,6 +351,13 @@ def _left_over(weights: Mapping[str, Tensor], table: NameTable, rows: list[Row],
         raise UserError(f"{path}: another architecture: no row for {some(foreign)}")
     known = {name for row in rows for name in row.names(source)}
     return tuple(name for name in weights if name not in known)
+
+
+def _refuse_unshared(weights: Mapping[str, Tensor], table: NameTable, path: str, source: Side) -> None:
+    for row in table.shared_rows():
+        for name, home in zip(row.names(source), table.row_of(row.tied_to).names(source)):
+            if name in weights and not torch.equal(weights[name], weights[home]):
+                raise UserError(f"{path}: {name} differs from {home}; Hugging Face's model has one of the two")
 
 
 def _foreign(weights: Mapping[str, Tensor], table: NameTable, rows: Iterable[Row], side: Side) -> list[str]:

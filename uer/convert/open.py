@@ -82,7 +82,7 @@ def open_hugging_face(path: str | os.PathLike, head: str | None = None) -> Huggi
     path = str(path)
     found = read_hugging_face(path)
     architecture = find_architecture(found, path)
-    model = HuggingFaceModel(names.tidy(found.weights, architecture.names), found.config)
+    model = HuggingFaceModel(architecture.tidied(found.weights, found.config, path), found.config)
     if head is None:
         head = fitting_head(model.weights, architecture, model.config)
     return convert_hugging_face(model, architecture, path, head)
@@ -91,8 +91,9 @@ def open_hugging_face(path: str | os.PathLike, head: str | None = None) -> Huggi
 def convert_hugging_face(model: HuggingFaceModel, architecture: Architecture, path: str, head: str
                          ) -> HuggingFaceSource:
     """A model that was read, its names tidied, converted under a head; errors as `open_hugging_face`."""
-    told = architecture.told(model.config, path)
+    told = {**architecture.told(model.config, path), **architecture.told_beside(folder_of(path))}
     converted = names.from_hugging_face(model.weights, architecture.names, head, path)
+    converted.weights.update(architecture.complete(converted.weights))
     architecture.require_sizes(model.config, converted.sizes, path)
     tied = names.is_tied(converted.weights, architecture.names, head, "uer")
     config = architecture.model_config(converted.sizes, None, head, tied, path, told)
@@ -108,18 +109,19 @@ def find_architecture(model: HuggingFaceModel, path: str) -> Architecture:
     kind = model.config.get("model_type")
     if kind is None:
         return _architecture_of(model.weights) or USUAL
-    if kind not in ARCHITECTURES:
+    known = {name: one for name, one in ARCHITECTURES.items() if kind in (one.name, *one.other_types)}
+    if not known:
         raise UserError(f"{path}: model_type is {kind}; only {', '.join(ARCHITECTURES)} can be converted")
-    return ARCHITECTURES[kind]
+    return _architecture_of(model.weights, known) or next(iter(known.values()))
 
 
-def _architecture_of(weights: Mapping[str, Tensor]) -> Architecture | None:
+def _architecture_of(weights: Mapping[str, Tensor], among: Mapping[str, Architecture] = ARCHITECTURES
+                     ) -> Architecture | None:
     """The architecture whose names in Hugging Face these are, or those of the body at least; None where none is."""
-    tidied = {known.name: names.tidy(weights, known.names) for known in ARCHITECTURES.values()}
-    whole = [known for known in ARCHITECTURES.values()
-             if names.fits(tidied[known.name], known.names, "hugging_face")]
-    partly = [known for known in ARCHITECTURES.values()
-              if names.has_rows(tidied[known.name], known.names.body, "hugging_face")]
+    tidied = {name: names.tidy(weights, known.names) for name, known in among.items()}
+    whole = [known for name, known in among.items() if names.fits(tidied[name], known.names, "hugging_face")]
+    partly = [known for name, known in among.items()
+              if names.has_rows(tidied[name], known.names.body, "hugging_face")]
     return next(iter(whole + partly), None)
 
 
@@ -159,7 +161,7 @@ def load_uer_weights(path: str | os.PathLike, say: Callable[[str], object] = log
     architecture = _architecture_of(weights)
     if architecture is None:
         return weights
-    tidied = names.tidy(weights, architecture.names)
+    tidied = architecture.tidied(weights, {}, str(path))
     head = fitting_head(tidied, architecture, {})
     return names.from_hugging_face(tidied, architecture.names, head, str(path)).weights
 

@@ -159,9 +159,12 @@ def read_settings(settings: Iterable[Setting], content: Mapping[str, Any], path:
             raise UserError(f"{path}: {row.hugging_face} is {value}; UER's {model} has {row.must}")
         if row.uer:
             try:
-                told[row.uer] = row.back(value)
+                found = row.back(value)
             except ValueError as error:
                 raise UserError(f"{path}: {row.hugging_face} {error}") from None
+            if told.setdefault(row.uer, found) != found:
+                raise UserError(f"{path}: {row.hugging_face} is {value}; UER's {model} has one {row.uer}, and "
+                                f"config.json says {told[row.uer]} for it elsewhere")
     return told
 
 

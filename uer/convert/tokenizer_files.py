@@ -18,7 +18,7 @@ from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json
 
 
 def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int,
-                    folder: str | os.PathLike) -> None:
+                    folder: str | os.PathLike, segments: bool = True) -> None:
     """Write the four files.
 
     Args:
@@ -28,12 +28,26 @@ def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do
         do_lower_case: whether text is lower-cased and its accents stripped.
         max_length: the longest sequence the model takes.
         folder: an existing folder.
+        segments: whether the model has segments; without them the tokenizer gives no token_type_ids.
     """
     folder = Path(folder)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
     write_json(tokenizer_json(tokens, special_tokens, do_lower_case), folder / "tokenizer.json")
-    write_json(tokenizer_config(special_tokens, do_lower_case, max_length), folder / "tokenizer_config.json")
+    config = tokenizer_config(special_tokens, do_lower_case, max_length)
+    if not segments:
+        config["model_input_names"] = ["input_ids", "attention_mask"]
+    if sentinels := sentinels_of(tokens, special_tokens):
+        config["additional_special_tokens"] = sentinels
+    write_json(config, folder / "tokenizer_config.json")
     write_json(special_tokens, folder / "special_tokens_map.json")
+
+
+def sentinels_of(tokens: Sequence[str], special_tokens: Mapping[str, str]) -> list[str]:
+    """T5's sentinels: the entry whose role is sentinel_token, and those behind it that are numbered on."""
+    if "sentinel_token" not in special_tokens:
+        return []
+    ids = Vocab(tokens, special_tokens).special_ids
+    return list(tokens[ids["sentinel"]:ids["last_sentinel"] + 1])
 
 
 def read_tokens(folder: str | os.PathLike) -> list[str]:
@@ -93,7 +107,8 @@ def tokenizer_config(special_tokens: Mapping[str, str], do_lower_case: bool, max
     """The content of tokenizer_config.json."""
     return {"tokenizer_class": "BertTokenizer", "do_lower_case": do_lower_case, "do_basic_tokenize": True,
             "never_split": None, "strip_accents": None, "tokenize_chinese_chars": True,
-            "clean_up_tokenization_spaces": True, "model_max_length": max_length, **special_tokens}
+            "clean_up_tokenization_spaces": True, "model_max_length": max_length,
+            **{role: entry for role, entry in special_tokens.items() if role != "sentinel_token"}}
 
 
 def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool) -> dict[str, Any]:
@@ -104,7 +119,7 @@ def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_
     101 to 200 characters is [UNK].
     """
     ids = {token: number for number, token in enumerate(tokens)}
-    specials = sorted(set(special_tokens.values()), key=ids.__getitem__)
+    specials = sorted({*special_tokens.values(), *sentinels_of(tokens, special_tokens)}, key=ids.__getitem__)
     return {
         "version": "1.0",
         "truncation": None,

@@ -1,10 +1,24 @@
-"""The architectures that can be converted, by Hugging Face's model_type: one file each."""
+"""The architectures that can be converted, by name: one file each.
+
+A name is Hugging Face's model_type, or tells apart two architectures of one model_type.
+"""
 
 from uer.convert.architectures.albert import ALBERT
+from uer.convert.architectures.bart import BART
 from uer.convert.architectures.base import Architecture
 from uer.convert.architectures.bert import BERT
 from uer.convert.architectures.gpt2 import GPT2
+from uer.convert.architectures.pegasus import PEGASUS
+from uer.convert.architectures.sbert import SBERT
+from uer.convert.architectures.t5 import T5, T5_V1_1
 
-ARCHITECTURES: dict[str, Architecture] = {"bert": BERT, "albert": ALBERT, "gpt2": GPT2}
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": BERT, "albert": ALBERT, "gpt2": GPT2,
+    "bart": BART,
+    "t5": T5,
+    "t5-v1_1": T5_V1_1,
+    "pegasus": PEGASUS,
+    "sbert": SBERT,
+}
 
 __all__ = ["ARCHITECTURES", "Architecture"]

@@ -1,13 +1,14 @@
 """What an architecture is: all that the conversions need to know of one, in both directions."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from uer.config import ModelConfig
-from uer.convert.names import NameTable
+from uer.convert.names import NameTable, tidy
 from uer.convert.settings import (
     Setting,
     measured_settings,
@@ -34,6 +35,21 @@ class Architecture:
         outputs: for each head that pretraining trains: UER's target -> the name that transformers has for its logits.
             Where a checkpoint fits several heads, the first is meant.
         inputs: src, seg (B, S) -> the arguments of Hugging Face's model.
+        generation: setting of generation_config.json -> the special token's name in UER; empty where nothing is
+            generated.
+        layernorm_eps: what Hugging Face's layer norms add to the variance, where config.json cannot tell.
+        defaults: UER's settings that are usual where neither tensors nor files tell.
+        other_types: further values of model_type that this architecture has.
+        prepare: Hugging Face's tidied weights, config.json's content, the path -> the weights that `names` describes.
+        computed: UER's settings -> those of Hugging Face's tensors that no UER checkpoint has.
+        complete: UER's weights, as `names` has them -> further ones that UER's model has.
+        backbone: UER's weights -> those of the one encoder that is converted.
+        told_beside: the folder of Hugging Face's model -> what its other files say, under UER's names.
+        first_stream: UER's settings, the path -> those of the one encoder that is converted.
+        settings_json: the settings of that encoder -> the content of the file for --config_path.
+        files: these settings -> further files of the folder: path -> content of the JSON file.
+        arguments: what Hugging Face's class is opened with, so that it has no weights that were never trained.
+        notes: beginning of a tensor's name -> what is said where it is left out.
     """
 
     name: str
@@ -44,6 +60,33 @@ class Architecture:
     outputs: Mapping[str, Mapping[str, str]]
     inputs: Callable[[Tensor, Tensor], dict[str, Tensor]]
     article: str = "A"
+    generation: Mapping[str, str] = field(default_factory=dict)
+    layernorm_eps: float | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    other_types: tuple[str, ...] = ()
+    prepare: Callable[[dict[str, Tensor], Mapping[str, Any], str], dict[str, Tensor]] = lambda weights, *_: weights
+    computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
+    complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda weights: {}
+    backbone: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights
+    told_beside: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    first_stream: Callable[[ModelConfig, str], ModelConfig] = lambda config, path: config
+    settings_json: Callable[[ModelConfig], dict[str, Any]] = ModelConfig.values
+    files: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether an encoder reads the source, and a decoder predicts the target."""
+        return "decoder" in self.names.stacks
+
+    def tidied(self, weights: Mapping[str, Tensor], content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+        """Hugging Face's weights as `names` describes them.
+
+        Raises:
+            UserError: they compute something that UER's model does not.
+        """
+        return self.prepare(tidy(weights, self.names), content, path)
 
     def targets(self, head: str) -> tuple[str, ...]:
         """The targets of a model with this head; for a head that is not pretrained, the fewest that pretrain one."""
@@ -56,16 +99,17 @@ class Architecture:
             UserError: it is another architecture's, or of a model that computes something that UER's does not.
         """
         kind = content.get("model_type", self.name)
-        if kind != self.name:
+        if kind not in (self.name, *self.other_types):
             raise UserError(f"{path}: model_type is {kind}; only {self.name} can be converted")
-        return read_settings(self.settings, content, path, self.title)
+        fixed = {"layernorm_eps": self.layernorm_eps} if self.layernorm_eps else {}
+        return {**fixed, **read_settings(self.settings, content, path, self.title)}
 
     def require_sizes(self, content: Mapping[str, Any], sizes: Mapping[str, int], path: str) -> None:
         """
         Raises:
             UserError: config.json contradicts the sizes of the weights beside it.
         """
-        require_sizes(self.settings, content, sizes, path)
+        require_sizes(self.settings, content, with_head_size(sizes), path)
 
     def config_json(self, config: ModelConfig, vocab_size: int, head: str, special_ids: Mapping[str, int] | None = None,
                     labels: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -78,13 +122,18 @@ class Architecture:
             special_ids: numbers of special tokens: {"pad_id": 0, "cls_id": ...}; [PAD] is 0 where they are not given.
             labels: the labels' names, for a classification head.
         """
-        known = {**asdict(config), "vocab_size": vocab_size, "pad_id": 0, **(special_ids or {})}
+        known = {**asdict(config), "vocab_size": vocab_size, "pad_id": 0, **(special_ids or {}),
+                 "head_size": config.attention_head_size or config.hidden_size // config.heads_num}
         content = {"architectures": [self.classes[head]], "model_type": self.name,
                    **write_settings(self.settings, known, head)}
         if labels:
             content["id2label"] = {str(number): label for number, label in enumerate(labels)}
             content["label2id"] = {label: number for number, label in enumerate(labels)}
         return content
+
+    def generation_json(self, special_ids: Mapping[str, int]) -> dict[str, Any]:
+        """The content of generation_config.json; {} where nothing is generated."""
+        return {name: special_ids[token] for name, token in self.generation.items()}
 
     def model_config(self, sizes: Mapping[str, int], base: ModelConfig | None, head: str, tied: bool, path: str,
                      told: Mapping[str, Any] | None = None) -> ModelConfig:
@@ -103,16 +152,22 @@ class Architecture:
             UserError: `base` contradicts the checkpoint or is another architecture's; or the number of heads or of
                 layers is not known.
         """
+        sizes = with_head_size(sizes)
         measured = measured_settings(self.settings, sizes)
         if base is None:
-            base = ModelConfig(**self._not_measured(measured, told or {}, path))
+            base = ModelConfig(**self._not_measured(measured, {**self.defaults, **(told or {})}, path))
         else:
+            base = self.first_stream(base, path)
             require_agreement(self.settings, base, sizes, head, path, self.title)
-        if measured["hidden_size"] % base.heads_num:
+        if "head_size" not in measured and measured["hidden_size"] % base.heads_num:
             raise UserError(f"{path}: hidden size {measured['hidden_size']} is not divisible by {base.heads_num} heads")
-        fields = {name: size for name, size in measured.items() if hasattr(base, name)}
-        return replace(base, **required_settings(self.settings, head), **fields, target=self.targets(head),
-                       tie_weights=tied)
+        values = {name: size for name, size in measured.items() if hasattr(base, name)}
+        required = required_settings(self.settings, head)
+        own = {name: value for name, value in required.items() if hasattr(base, name)}
+        members = {name: value for name, value in required.items() if not hasattr(base, name)}
+        config = replace(base, **own, **values, target=self.targets(head), tie_weights=tied,
+                         members={**base.members, **members})
+        return _with_head_size(config, base, sizes, path)
 
     def _not_measured(self, measured: Mapping[str, int], told: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Settings that tensors do not tell; the number of heads is hidden / 64 where nothing else is known."""
@@ -125,6 +180,35 @@ class Architecture:
                 raise UserError(f"{path}: {reason}; give the model's settings (--config_path, or Hugging Face's "
                                 "config.json beside the weights)")
         return {name: value for name, value in found.items() if name in ModelConfig.__dataclass_fields__}
+
+
+def with_head_size(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes, and that of a head where the weights tell it: the width of all heads divided by their number."""
+    known = "inner" in sizes and "heads" in sizes
+    return {**sizes, "head_size": sizes["inner"] // sizes["heads"]} if known else dict(sizes)
+
+
+def _with_head_size(config: ModelConfig, base: ModelConfig, sizes: Mapping[str, int], path: str) -> ModelConfig:
+    """The settings with the size of a head, where the weights have another than hidden / heads."""
+    inner, heads = sizes.get("inner", config.hidden_size), config.heads_num
+    if inner % heads or (inner != config.hidden_size and "heads" not in sizes):
+        raise UserError(f"{path}: {heads} heads of {config.hidden_size} / {heads} do not make the width {inner} of the "
+                        "attention's linear layers")
+    if base.attention_head_size not in (None, inner // heads):
+        raise UserError(f"{path}: attention_head_size is {inner // heads}, but the model's settings say "
+                        f"{base.attention_head_size}")
+    return config if inner == config.hidden_size else replace(config, attention_head_size=inner // heads)
+
+
+def target_of(rows: Tensor) -> Tensor:
+    """Rows (B, S) of the source -> rows (B, T) that stand for a target: other texts, and other lengths."""
+    return rows.flip(0)[:, :max(1, rows.shape[1] * 2 // 3)]
+
+
+def inputs_with_target(src: Tensor, seg: Tensor) -> dict[str, Tensor]:
+    """src, seg (B, S) -> source and target of an encoder and a decoder, each with a mask that is 0 at padding."""
+    return {"input_ids": src, "attention_mask": (seg > 0).long(), "decoder_input_ids": target_of(src),
+            "decoder_attention_mask": (target_of(seg) > 0).long()}
 
 
 def inputs_with_segments(src: Tensor, seg: Tensor) -> dict[str, Tensor]:
