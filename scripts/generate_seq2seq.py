@@ -1,7 +1,8 @@
 """Generate texts with a model that has an encoder and a decoder, such as T5, BART, Pegasus or a translation model.
 
 Each line of --test_path is read as [CLS] line [SEP], and the decoder's text ends at [SEP] or after --tgt_seq_length
-tokens. --prediction_path gets each line, and below it the text.
+tokens. In a line, [MASK] and T5's <extra_id_0>, <extra_id_1>, ... are these tokens. --prediction_path gets each line,
+and below it the text.
 """
 
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _checkpoint import CheckpointFlags
-from _generation import FileFlags, batches, open_language_model, read_lines, write_texts
+from _generation import FileFlags, batches, encode_text, open_language_model, read_lines, write_texts
 
 from uer import cli
 from uer.config import ModelConfig, TokenizerConfig, flag
@@ -37,7 +38,7 @@ def main() -> None:
         raise UserError(f"{source.path} has no decoder: scripts/generate_lm.py generates its texts")
     lines, vocab, tgt_vocab = read_lines(files.test_path), tokenizer.vocab, tgt_tokenizer.vocab
     length = min(files.seq_length, model.config.longest_row)
-    prompts = [[vocab.cls_id, *tokenizer.encode(line)[:length - 2], vocab.sep_id] for line in lines]
+    prompts = [[vocab.cls_id, *encode_text(tokenizer, line)[:length - 2], vocab.sep_id] for line in lines]
     texts = [""] * len(lines)
     for batch in batches(prompts, files.batch_size, 0, length):
         found = generate(model, [prompts[number] for number in batch], most=target.tgt_seq_length,

@@ -28,6 +28,7 @@ from uer.tokenizers import BertTokenizer, Vocab
 
 PAGES = ("README.md", "README_ZH.md", "docs/preprocessing.md", "docs/training.md", "docs/family.md", "docs/scaling.md",
          "docs/scripts.md", "docs/differences.md", "docs/extending.md", "docs/glossary.md", "docs/python.md",
+         "docs/models.md", "docs/gpt2.md", "docs/t5.md",
          "models/README.md", "corpora/README.md", "finetune/README.md")
 CONFIG = ModelConfig(emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=2,
                      embedding=("word", "pos", "seg"), tie_weights=True)

@@ -72,6 +72,38 @@ def test_lines_are_answered_by_a_decoder(run_script: Run, files: Callable, name:
     assert answers() == found
 
 
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """What the scripts give to `generate`; [MASK] is its answer."""
+    given: list[list[int]] = []
+
+    def record(model: object, rows: list[list[int]], **_: object) -> list[list[int]]:
+        given.extend(rows)
+        return [[4] for _ in rows]
+
+    monkeypatch.setattr("uer.generation.generate", record)
+    return given
+
+
+def test_a_prefix_model_answers(run_script: Run, files: Callable, prompts: list[list[int]]) -> None:
+    """What follows [SEP] is the answer: `[CLS] 丁 七 [SEP]`."""
+    run_script("generate_lm.py", *files("gpt2_lm"), "--mask", "causal_with_prefix", "--seq_length", 6)
+    assert [prompt[0] for prompt in prompts] == [2] * 4 and [prompt[-1] for prompt in prompts] == [3] * 4
+    assert [2, 6, 8, 3] in prompts and max(map(len, prompts)) == 5
+    assert answers() == ["[MASK]"] * 4
+
+
+def test_names_of_special_tokens_in_a_text_are_these_tokens(run_script: Run, files: Callable,
+                                                            prompts: list[list[int]]) -> None:
+    flags = files("t5")
+    words = Path("vocab.txt").read_text(encoding="utf-8").split()[:118] + ["<extra_id_0>", "<extra_id_1>"]
+    Path("vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    Path("lines.txt").write_text("丁<extra_id_1>七<extra_id_0>\n[MASK]丁<extra_id_2>", encoding="utf-8")
+    run_script("generate_seq2seq.py", *flags, "--tgt_seq_length", 5)
+    assert [2, 6, 119, 8, 118, 3] in prompts
+    assert any(prompt[:3] == [2, 4, 6] and 118 not in prompt for prompt in prompts)
+
+
 def test_what_cannot_generate_is_refused(run_script: Run, files: Callable) -> None:
     flags = files("t5")
     with pytest.raises(UserError, match=r"has a decoder: scripts/generate_seq2seq\.py"):

@@ -60,9 +60,9 @@ def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
     paragraphs = sum(bool(line) and not before for before, line in zip(["", *lines], lines))
     blank = len(lines) - len(filled)
     if settings.processor.corpus is SENTENCES:
-        return [] if blank else ["no blank line among the first lines of the corpus: --data_processor bert and albert "
-                                 "read a sentence a line and a blank line between documents; lines without one are "
-                                 "taken for a single document"]
+        return [] if blank else ["no blank line among the first lines of the corpus: --data_processor bert, albert, "
+                                 "gsg and bart read a sentence a line and a blank line between documents; lines "
+                                 "without one are taken for a single document"]
     if blank * 50 >= len(filled) and len(filled) >= 2 * paragraphs:
         return [f"the corpus looks like one sentence a line with blank lines between documents (about "
                 f"{len(filled) / paragraphs:.0f} lines, then a blank one), as --data_processor bert reads it; this "
