@@ -5,7 +5,7 @@ transformers is imported when a model is made.
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES
