@@ -1,4 +1,4 @@
-"""Small models of every family, for `check_gpu.py` and benchmarks: the corpus, the dataset and the settings. Not a command."""
+"""Small models of every family, for `check_gpu.py` and benchmarks: corpus, dataset and settings. Not a command."""
 
 import json
 import random

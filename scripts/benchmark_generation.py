@@ -62,9 +62,8 @@ class BenchmarkConfig:
     rounds: int = flag(5, "Number of measurements of each side.")
 
     def problems(self) -> list[str]:
-        found = outside(self, batch_sizes=(1, 4096), prompt_length=(1, 256), new_tokens=(1, 255), threads=(1, 4096),
-                        rounds=(1, 1000))
-        return found
+        return outside(self, batch_sizes=(1, 4096), prompt_length=(1, 256), new_tokens=(1, 255), threads=(1, 4096),
+                       rounds=(1, 1000))
 
 
 def main() -> None:
@@ -75,8 +74,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(config.threads)
     print(f"{platform.processor() or platform.machine()}, {config.threads} threads, Python "
-          f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}; prompts of "
-          f"{config.prompt_length} tokens, {config.new_tokens} new ones, {config.rounds} rounds, medians\n")
+          f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}; "
+          f"prompts of {config.prompt_length} tokens, {config.new_tokens} new ones, {config.rounds} rounds, medians\n")
     print(f"{'model':<10}{'method':>8}{'prompts':>9}{'ours':>14}{'transformers':>16}{'ratio':>8}{'equal':>8}")
     records = []
     for family, size in itertools.product(config.families, config.sizes):

@@ -159,9 +159,10 @@ class CausalRows:
 
     def select(self, rows: Tensor) -> None:
         if self.plain is not None:
-            return self.plain.select_rows(rows)
-        self.cache.select_rows(rows)
-        self.first = self.first[rows]
+            self.plain.select_rows(rows)
+        else:
+            self.cache.select_rows(rows)
+            self.first = self.first[rows]
 
 
 class DecoderRows:
@@ -199,8 +200,9 @@ class DecoderRows:
 
     def select(self, rows: Tensor) -> None:
         if self.plain is not None:
-            return self.plain.select_rows(rows)
-        self.cache.select_rows(rows)
+            self.plain.select_rows(rows)
+        else:
+            self.cache.select_rows(rows)
 
 
 class WholeRows:
