@@ -13,7 +13,7 @@ from _conversion import choose_type, print_model, require_decoder_layers, requir
 from torch import Tensor
 
 from uer.checkpoint.files import load_weights, save_weights
-from uer.config import ModelConfig, TokenizerConfig, flag
+from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
 from uer.convert.folder import TokenizerFacts, with_copies, write_folder
 from uer.convert.hugging_face_files import FOLDER_FILES, write_json
@@ -83,7 +83,7 @@ class ExportFlags:
     def settings(self) -> dict[str, Any]:
         """Settings of the model that flags of a script give, under UER's names."""
         given = getattr(self, "max_seq_length", None)
-        return {"max_seq_length": given} if given else {}
+        return {} if given is None else {"max_seq_length": given}
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class DecoderExportFlags(ExportFlags):
 
     decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the checkpoint, and an error if it\n"
                                                 "differs.")
+
+    def problems(self) -> list[str]:
+        """A line for each value out of its range."""
+        within = 1 <= self.settings().get("max_seq_length", 1) <= LONGEST_ROW
+        return [] if within else [f"--max_seq_length must lie between 1 and {LONGEST_ROW:,}"]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ CONVERSIONS = {
     "token-classification-to-uer": "convert_bert_token_classification_from_huggingface_to_uer.py",
     "extractive-qa-to-huggingface": "convert_bert_extractive_qa_from_uer_to_huggingface.py",
     "extractive-qa-to-uer": "convert_bert_extractive_qa_from_huggingface_to_uer.py",
+    "bart-to-huggingface": "convert_bart_from_uer_to_huggingface.py",
+    "bart-to-uer": "convert_bart_from_huggingface_to_uer.py",
+    "t5-to-huggingface": "convert_t5_from_uer_to_huggingface.py",
+    "t5-to-uer": "convert_t5_from_huggingface_to_uer.py",
+    "pegasus-to-huggingface": "convert_pegasus_from_uer_to_huggingface.py",
+    "pegasus-to-uer": "convert_pegasus_from_huggingface_to_uer.py",
+    "sbert-to-huggingface": "convert_sbert_from_uer_to_huggingface.py",
+    "sbert-to-uer": "convert_sbert_from_huggingface_to_uer.py",
 }
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from uer.config import ModelConfig
-from uer.convert import names
-from uer.convert.names import NameTable
+from uer.convert.names import NameTable, tidy
 from uer.convert.settings import (
     Setting,
     measured_settings,
@@ -95,7 +94,7 @@ class Architecture:
         Raises:
             UserError: they compute something that UER's model does not.
         """
-        return self.prepare(names.tidy(weights, self.names), content, path)
+        return self.prepare(tidy(weights, self.names), content, path)
 
     def targets(self, head: str) -> tuple[str, ...]:
         """The targets of a model with this head; for a head that is not pretrained, the fewest that pretrain one."""

@@ -5,6 +5,7 @@ Hugging Face's order is the same function as one of UER's order whose hidden fea
 moves features; the export writes UER's table, which from_pretrained keeps.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,6 @@ from uer.convert.architectures.bart import OUTPUT, STACKS, UER_PREFIXES, WORDS, 
 from uer.convert.architectures.base import Architecture, inputs_with_target
 from uer.convert.names import NameTable, layer_norm
 from uer.convert.settings import Setting, uer_only, whole_number
-from uer.embeddings.position import SinusoidalPositionEmbedding
 from uer.errors import UserError
 
 POSITIONS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
@@ -33,10 +33,22 @@ _NAMES = NameTable(
 )
 
 
+def sines(length: int, size: int) -> Tensor:
+    """(length, size): what UER's embedding "sinusoidalpos" computes.
+
+    Features 0 and 1 of position 1 are sin(1) and cos(1); those of each further pair belong to a longer wave.
+    """
+    position = torch.arange(length).float()[:, None]
+    frequency = torch.exp(torch.arange(0, size, 2) * (-math.log(10000.0) / size))
+    table = torch.empty(length, size)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency)[:, :size // 2]
+    return table
+
+
 def computed(config: ModelConfig) -> dict[str, Tensor]:
     """The sines of both sides, (max_seq_length, hidden) each, which no UER checkpoint has."""
-    table = SinusoidalPositionEmbedding(config, 0).table
-    return {name: table.clone() for name in POSITIONS}
+    return {name: sines(config.max_seq_length, config.hidden_size) for name in POSITIONS}
 
 
 def prepare(weights: Mapping[str, Tensor], content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
@@ -62,7 +74,7 @@ def prepare(weights: Mapping[str, Tensor], content: Mapping[str, Any], path: str
 def _order(table: Tensor, name: str, path: str) -> str:
     """"pairs" for UER's table (P, H), "halves" for Hugging Face's."""
     if table.dim() == 2 and min(table.shape) > 0:
-        ours = SinusoidalPositionEmbedding(ModelConfig(max_seq_length=len(table), emb_size=table.shape[1]), 0).table
+        ours = sines(*table.shape)
         for order, found in (("pairs", table.float()), ("halves", _interleaved(table.float(), ("", "hidden")))):
             if torch.allclose(found, ours, rtol=0.0, atol=CLOSE):
                 return order
