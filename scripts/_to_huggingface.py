@@ -96,7 +96,8 @@ class DecoderExportFlags(ExportFlags):
     def problems(self) -> list[str]:
         """A line for each value out of its range."""
         within = 1 <= self.settings().get("max_seq_length", 1) <= LONGEST_ROW
-        return [] if within else [f"--max_seq_length must lie between 1 and {LONGEST_ROW:,}"]
+        found = [] if within else [f"--max_seq_length must lie between 1 and {LONGEST_ROW:,}"]
+        return [*super().problems(), *found]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def _use(facts: ModelCardFacts) -> tuple[str, str, str]:
 
 def model_card(facts: ModelCardFacts) -> str:
     """The text of README.md, with the YAML block that the Hugging Face hub reads."""
-    parts = "encoder and decoder" if facts.architecture.has_decoder else "encoder"
+    parts = ("encoder and decoder" if facts.architecture.has_decoder else
+             "language model" if facts.head == "lm" else "encoder")
     kind = f"{facts.architecture.article} {facts.architecture.title} {parts} {_use(facts)[1]}."
     return "\n".join([*_metadata(facts), f"# {facts.name}", "", kind, "", *_settings(facts), *_training(facts),
                       *_usage(facts), *_conversion(facts)])
