@@ -1,4 +1,4 @@
-"""Every tensor of a converted model, bit for bit: hashes of what UER-py's own scripts make of the golden tiny models."""
+"""Every tensor of a converted model, bit for bit: hashes of what UER-py's scripts make of the golden tiny models."""
 
 import hashlib
 import json

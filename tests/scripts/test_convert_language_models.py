@@ -92,9 +92,9 @@ def test_golden_models_there_and_back(run_script: Run, golden_model: Callable, t
         with pytest.raises(UserError, match="share one set of weights, so their number is not known"):
             run_script(to_uer(family), "--input_model_path", tmp_path / "old.bin", "--output_model_path",
                        tmp_path / "back.bin")
-    (tmp_path / "config.json").write_text(json.dumps({
-        "num_attention_heads": 4, "num_hidden_layers": len({key.split(".")[3] for key in theirs if ".layer." in key}) or 3,
-        "n_head": json.loads((tmp_path / "uer.json").read_text())["heads_num"]}))
+    settings = json.loads((tmp_path / "uer.json").read_text())
+    heads = {name: settings["heads_num"] for name in ("num_attention_heads", "n_head")}
+    (tmp_path / "config.json").write_text(json.dumps({**heads, "num_hidden_layers": settings["layers_num"]}))
     run_script(to_uer(family), "--input_model_path", tmp_path / "old.bin", "--output_model_path",
                tmp_path / "back.bin", *config)
     assert differing(load_weights(tmp_path / "back.bin"), weights) == CHANGED[family]
@@ -163,7 +163,7 @@ def test_an_english_gpt2_has_byte_level_files(run_script: Run, tmp_path: Path) -
 def test_xlm_roberta_has_its_sentence_piece_model(run_script: Run, tmp_path: Path) -> None:
     sentencepiece, content = pytest.importorskip("sentencepiece"), io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["中国的首都是北京。", "长江是中国最长的河流，全长约6300公里。", "ab cd a b c d ."] * 20),
+        sentence_iterator=iter(["中国的首都是北京。", "长江是最长的河流，全长约6300公里。", "ab cd a b c d ."] * 20),
         model_writer=content, vocab_size=60, hard_vocab_limit=False, minloglevel=2, num_threads=1)
     (tmp_path / "m.model").write_bytes(content.getvalue())
     size = sentencepiece.SentencePieceProcessor(model_proto=content.getvalue()).get_piece_size() + 2
@@ -209,7 +209,7 @@ def test_albert_by_its_weights_alone(run_script: Run, golden_model: Callable, tm
     folder = ["--output_dir", "new", "--vocab_path", "vocab.txt"]
     with pytest.raises(UserError, match="their number is not known"):
         run_script(to_huggingface("albert"), "--input_model_path", "wide.bin", *folder)
-    with pytest.raises(UserError, match="layers_num is 7, but .* has 3 layers"):
+    with pytest.raises(UserError, match=r"layers_num is 7, but .* has 3 layers"):
         run_script(to_huggingface("albert"), *flags, *folder, "--layers_num", 7)
     assert not Path("new").exists()
     run_script(to_huggingface("albert"), "--input_model_path", "wide.bin", *folder, "--layers_num", 2)
@@ -220,8 +220,8 @@ def test_albert_by_its_weights_alone(run_script: Run, golden_model: Callable, tm
 
 @pytest.mark.parametrize(("family", "name", "change", "more", "message"), [
     ("gpt2", "gpt2_lm", {}, ["--layers_num", 12], "layers_num is 12, but .* has 2 layers"),
-    ("gpt2", "xlm_roberta_mlm", {}, [], "of 29 tensors are missing: encoder.layer_norm.gamma"),
-    ("gpt2", "gpt2_lm", {"encoder.layer_norm.gamma": None}, [], "1 of 29 tensors are missing: encoder.layer_norm.gamma"),
+    ("gpt2", "xlm_roberta_mlm", {}, [], "2 of .* tensors are missing: encoder.layer_norm.gamma"),
+    ("gpt2", "gpt2_lm", {"encoder.layer_norm.gamma": None}, [], "tensors are missing: encoder.layer_norm.gamma"),
     ("gpt2", "gpt2_lm", {"embedding.seg.embedding.weight": torch.ones(3, 32)}, [],
      "another architecture: no row for embedding.seg.embedding.weight"),
     ("albert", "xlm_roberta_mlm", {}, [], "tensors are missing: encoder.linear.weight"),
