@@ -89,11 +89,11 @@ def test_golden_models_there_and_back(run_script: Run, golden_model: Callable, t
     torch.save(theirs, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     config = ["--output_config_path", tmp_path / "back.json", "--no_check"]
     if family == "albert":
-        with pytest.raises(UserError, match="share one set of weights, so their number is not known"):
+        with pytest.raises(UserError, match="is not known; give the model's settings"):
             run_script(to_uer(family), "--input_model_path", tmp_path / "old.bin", "--output_model_path",
                        tmp_path / "back.bin")
     settings = json.loads((tmp_path / "uer.json").read_text())
-    heads = {name: settings["heads_num"] for name in ("num_attention_heads", "n_head")}
+    heads = dict.fromkeys(("num_attention_heads", "n_head"), settings["heads_num"])
     (tmp_path / "config.json").write_text(json.dumps({**heads, "num_hidden_layers": settings["layers_num"]}))
     run_script(to_uer(family), "--input_model_path", tmp_path / "old.bin", "--output_model_path",
                tmp_path / "back.bin", *config)
