@@ -109,13 +109,13 @@ def epsilon(value: float | None) -> float:
     return 1e-12 if value is None else value
 
 
-def told_epsilon(value: Any) -> float | None:
-    """UER's `layernorm_eps` of a normal layer norm; None is 1e-12.
+def from_epsilon(value: Any) -> float | None:
+    """`epsilon`, the way back.
 
     Raises:
-        ValueError: it is no number between 0 and 1.
+        ValueError: it is no small positive number.
     """
-    if type(value) is not float or not 0 < value < 1:
+    if type(value) not in (int, float) or not 0 < value < 1:
         raise ValueError(f"must lie between 0 and 1, not {value}")
     return None if value == epsilon(None) else value
 
