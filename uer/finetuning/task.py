@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
+from uer.finetuning.inputs import Prediction
 from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
 from uer.tokenizers import Tokenizer
 
@@ -195,6 +196,29 @@ class Task:
         Args:
             outputs, examples: as in `metrics`.
             logits, prob: whether to add columns of logits and probabilities.
+        """
+        raise NotImplementedError
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        """Convert N inputs in memory to examples without targets: one for each input, or one or more windows.
+
+        Args:
+            inputs: texts, pairs, triples or lists of words; see the table in `uer.finetuning.inputs`.
+            encoder: converts texts to rows of token ids.
+
+        Raises:
+            UserError: an input is not what the task reads; named by its number, counted from 0.
+        """
+        raise NotImplementedError
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        """The prediction for each input, in order.
+
+        Args:
+            outputs: one array for each example, see `outputs`.
+            examples: what `input_examples` made of the inputs.
+            inputs: as the user gave them.
         """
         raise NotImplementedError
 

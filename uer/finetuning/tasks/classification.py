@@ -13,6 +13,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.heads import Classifier
+from uer.finetuning.inputs import Prediction, likeliest, softmax, texts_or_pairs
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix, label_scores
 from uer.finetuning.readers import Table, read_table
@@ -129,11 +130,12 @@ class Classification(Task):
             columns["prob"] = number_words(softmax(stacked))
         return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
 
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name, self.pairs)))
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, (..., C) -> (..., C)."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [likeliest(output, self.labels.names) for output in outputs]
 
 
 def number_words(rows: np.ndarray) -> list[str]:

@@ -21,7 +21,7 @@ UER-py's own models have no [CLS] and [SEP] in their rows, and one more output, 
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Batch, Examples
 from uer.finetuning.config import NerConfig
 from uer.finetuning.heads import CrfTagger, Tagger
+from uer.finetuning.inputs import Prediction
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import NO_SCHEME, OUTSIDE, SCHEMES, entity_scores, fitting_schemes, split_tag
 from uer.finetuning.readers import Table, read_json, read_table
@@ -189,6 +190,37 @@ class Ner(Task):
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """A TSV of one column: the tags of each row, separated by spaces."""
         return ["pred_label", *(" ".join(row) for row in self.tags(outputs, examples))]
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        rows, numbers = encode_words(words := [split_words(item, at) for at, item in enumerate(inputs)], encoder)
+        return Examples(rows, token_targets={"word": numbers},
+                        info={"words": [len(row) for row in words], "tags": [], "texts": words})
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [Prediction(tuple(tags), words=tuple(words))
+                for tags, words in zip(self.tags(outputs, examples), examples.info["texts"])]
+
+
+def split_words(item: str | Sequence[str], at: int) -> list[str]:
+    """The words of a text as `run_ner.py` reads them: in a text without spaces every character is a word.
+
+    >>> split_words("北京", 0), split_words("New York", 0)
+    (['北', '京'], ['New', 'York'])
+
+    Args:
+        item: a text or a list of words.
+        at: number of the input, for the message.
+
+    Raises:
+        UserError: it is neither of them.
+    """
+    if not isinstance(item, str):
+        if not isinstance(item, Sequence) or not all(isinstance(word, str) and word.strip() for word in item):
+            raise UserError(f"predict: input {at} must be a text or a list of words")
+        return list(item)
+    words = item.split()
+    return list(item.strip()) if len(words) == 1 else words
 
 
 def _asked(labels_num: int | None) -> str:
