@@ -47,7 +47,7 @@ def table(columns: str, labels: Callable[[int, str], str], spaced: bool = False)
     names, rows = columns.split(), []
     for row, (first, second) in enumerate(zip(texts(1), texts(2))):
         values = {"label": labels(row, first), "text_a": " ".join(first) if spaced else first, "text_b": second,
-                  "logits": f"{row / 7 - 1:.3f} {1 - row / 5:.3f}"}
+                  "qid": str(row // 3), "logits": f"{row / 7 - 1:.3f} {1 - row / 5:.3f}"}
         rows.append("\t".join(values[name] for name in names))
     return "\n".join(["\t".join(names), *rows]) + "\n"
 
@@ -103,6 +103,7 @@ CASES: dict[str, list[Case]] = {
             Case(table("label text_a", tags, spaced=True), {"crf_target": True})],
     "cmrc": [Case(squad(), {"doc_stride": 5, "max_answer_length": 4})],
     "c3": [Case(c3(), {"max_choices_num": 3})],
+    "dbqa": [Case(table("qid label text_a text_b", two_classes))],
 }
 
 

@@ -8,6 +8,7 @@ from uer.finetuning.task import Task
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.tasks.cmrc import ReadingComprehension
+from uer.finetuning.tasks.dbqa import Dbqa
 from uer.finetuning.tasks.multi_label import MultiLabel
 from uer.finetuning.tasks.ner import Ner
 from uer.finetuning.tasks.regression import Regression
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
     "ner": Ner,
     "cmrc": ReadingComprehension,
     "c3": MultipleChoiceTask,
+    "dbqa": Dbqa,
 }
 
 __all__ = ["TASKS", "Task"]

@@ -36,6 +36,8 @@ class Classification(Task):
     name = "classifier"
     metric_names = ("accuracy", "macro_f1")
     config_class = ClassifierConfig
+    evaluated_columns: tuple[str, ...] = ()
+    """Columns beside `label` and `text_a` that files with labels must have."""
 
     def __init__(self, labels: LabelSet, weights: np.ndarray | None = None, soft_alpha: float | None = None,
                  pairs: bool | None = None) -> None:
@@ -56,7 +58,8 @@ class Classification(Task):
 
     def read(self, path: str, labelled: bool) -> tuple[Table, dict[str, np.ndarray]]:
         """The table of a file, and the targets `label` (N,) int64 and, with distillation, `soft` (N, C) float32."""
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b", "logits"), self.columns)
+        required = ("label", "text_a", *self.evaluated_columns) if labelled else ("text_a",)
+        table = read_table(path, required, ("text_b", "logits"), self.columns)
         if self.pairs is not None and self.pairs != ("text_b" in table):
             raise UserError(f"{path}: no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
                             f"{path}: a column 'text_b', but the model is trained on single texts")
