@@ -90,6 +90,7 @@ def tags(row: int, text: str) -> str:
     return " ".join("B-PER" if char == "甲" else "I-PER" if char == "乙" else "O" for char in text)
 
 
+PROMPT = {"prompt_path": str(Path(__file__).parent / "prompts.json")}
 CASES: dict[str, list[Case]] = {
     "classifier": [Case(table("label text_a", two_classes)),
                    Case(table("label text_a text_b logits", two_classes),
@@ -103,6 +104,8 @@ CASES: dict[str, list[Case]] = {
             Case(table("label text_a", tags, spaced=True), {"crf_target": True})],
     "cmrc": [Case(squad(), {"doc_stride": 5, "max_answer_length": 4})],
     "c3": [Case(c3(), {"max_choices_num": 3})],
+    "classifier_prompt": [Case(table("label text_a", two_classes), PROMPT | {"prompt_id": "one"}),
+                          Case(table("label text_a text_b", two_classes), PROMPT | {"prompt_id": "pair"})],
     "dbqa": [Case(table("qid label text_a text_b", two_classes))],
 }
 

@@ -134,6 +134,24 @@ class C3Config:
 
 
 @dataclass(frozen=True)
+class PromptConfig:
+    """Classification by a prompt only."""
+
+    prompt_id: str = flag("chnsenticorp_char", "Name of the prompt in --prompt_path.")
+    prompt_path: str = flag("models/prompts.json", "JSON file of prompts: templates and the answers of the labels.",
+                            path="read")
+
+
+@dataclass(frozen=True)
+class PromptInferConfig:
+    """Prediction by a prompt only."""
+
+    prompt_id: str | None = flag(None, "Name of the prompt (default: as in fine-tuning, else chnsenticorp_char).")
+    prompt_path: str = flag("models/prompts.json", "JSON file of prompts; only for weights without a settings file.",
+                            path="read")
+
+
+@dataclass(frozen=True)
 class CmrcConfig:
     """Reading comprehension only."""
 

@@ -126,7 +126,7 @@ def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_con
     """Task and tokenizer for weights without a settings file, as UER-py saves them: the flags describe them."""
     path = weights_path(config.load_model_path)
     state = load_weights(path)
-    require_finetuned(state, task_class.name, path)
+    require_finetuned(state, task_class, path)
     if config.config_path is None:
         raise UserError(f"--config_path is required: there is no settings file beside {path} "
                         "(the fine-tuning scripts of this toolkit write one)")

@@ -51,6 +51,7 @@ class Task:
         infer_config_class: the same for its prediction script.
         columns: names of the columns of TSV files without a header (--columns).
         whole_batch: whether the loss compares the examples of a batch; ranks cannot share a batch then.
+        has_target: whether the model has a pretraining target instead of a head, as pretrained models do.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task:
     infer_config_class: type | None = None
     columns: tuple[str, ...] = ()
     whole_batch: bool = False
+    has_target: bool = False
 
     @classmethod
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Task":
@@ -181,6 +183,11 @@ class Task:
             state: the weights by name; tasks look at the shapes of their output layer.
         """
         return cls.of_labels_num(labels_num).with_flags(flags)
+
+    @staticmethod
+    def our_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Saved weights by our names, where UER-py's model of this task has others."""
+        return state
 
     def with_flags(self, flags: Any) -> "Task":
         """This task with the flags of inference, an object of `infer_config_class`.

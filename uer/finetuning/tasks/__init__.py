@@ -11,6 +11,7 @@ from uer.finetuning.tasks.cmrc import ReadingComprehension
 from uer.finetuning.tasks.dbqa import Dbqa
 from uer.finetuning.tasks.multi_label import MultiLabel
 from uer.finetuning.tasks.ner import Ner
+from uer.finetuning.tasks.prompt import PromptClassification
 from uer.finetuning.tasks.regression import Regression
 from uer.finetuning.tasks.siamese import Siamese
 from uer.finetuning.tasks.simcse import Simcse
@@ -25,6 +26,7 @@ TASKS: dict[str, type[Task]] = {
     "cmrc": ReadingComprehension,
     "c3": MultipleChoiceTask,
     "dbqa": Dbqa,
+    "classifier_prompt": PromptClassification,
 }
 
 __all__ = ["TASKS", "Task"]
