@@ -50,6 +50,8 @@ FLAGS = {
     "finetune/run_cmrc.py": FINETUNE + " doc_stride",
     "finetune/run_c3.py": FINETUNE + " max_choices_num",
     "finetune/run_dbqa.py": CLASSIFIER,
+    "finetune/run_chid.py": f"{FINETUNE} train_answer_path dev_answer_path max_choices_num",
+    "inference/run_chid_infer.py": f"{INFER} max_choices_num",
     "finetune/run_classifier_prompt.py": f"{FINETUNE} prompt_id prompt_path",
     "inference/run_classifier_prompt_infer.py": f"{INFER} prompt_id prompt_path",
     "inference/run_dbqa_infer.py": CLASSIFIER_INFER,
@@ -83,10 +85,8 @@ FLAGS = {
 NOT_BUILT = {
     "finetune/run_classifier_mt.py": "dataset_path_list pretrained_model_path output_model_path",
     "finetune/run_text2text.py": f"{FINETUNE} tgt_seq_length",
-    "finetune/run_chid.py": f"{FINETUNE} train_answer_path dev_answer_path max_choices_num",
     "inference/run_classifier_mt_infer.py": f"{INFER} labels_num_list output_logits output_prob",
     "inference/run_text2text_infer.py": f"{INFER} tgt_seq_length",
-    "inference/run_chid_infer.py": f"{INFER} max_choices_num",
     "scripts/topn_words_indep.py": "load_model_path vocab_path test_path topn",
     "scripts/topn_words_dep.py": "load_model_path vocab_path cand_vocab_path test_path config_path batch_size "
                                  "seq_length topn",

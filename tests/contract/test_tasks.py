@@ -58,6 +58,13 @@ def c3() -> str:
                                   "answer": "乙丙"}], str(row)] for row, text in enumerate(texts(3))])
 
 
+def chid() -> str:
+    """Lines with one blank or two, and three candidates or two."""
+    return "".join(json.dumps({"content": [f"{text}#idiom{2 * row}#{text}"] + [f"甲#idiom{2 * row + 1}#"] * (row % 2),
+                               "candidates": ["甲乙", "丙丁", "戊"][:2 + row % 2]}) + "\n"
+                   for row, text in enumerate(texts(3)))
+
+
 def squad() -> str:
     """The answer is the last character."""
     return json.dumps({"data": [{"paragraphs": [{"context": text, "qas": [
@@ -90,6 +97,8 @@ def tags(row: int, text: str) -> str:
     return " ".join("B-PER" if char == "甲" else "I-PER" if char == "乙" else "O" for char in text)
 
 
+CHID_ANSWERS = dict.fromkeys(("train_answer_path", "dev_answer_path"),
+                             str(Path(__file__).parent / "chid_answers.json"))
 PROMPT = {"prompt_path": str(Path(__file__).parent / "prompts.json")}
 CASES: dict[str, list[Case]] = {
     "classifier": [Case(table("label text_a", two_classes)),
@@ -106,6 +115,7 @@ CASES: dict[str, list[Case]] = {
     "c3": [Case(c3(), {"max_choices_num": 3})],
     "classifier_prompt": [Case(table("label text_a", two_classes), PROMPT | {"prompt_id": "one"}),
                           Case(table("label text_a text_b", two_classes), PROMPT | {"prompt_id": "pair"})],
+    "chid": [Case(chid(), CHID_ANSWERS | {"max_choices_num": 3})],
     "dbqa": [Case(table("qid label text_a text_b", two_classes))],
 }
 

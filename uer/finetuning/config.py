@@ -134,6 +134,18 @@ class C3Config:
 
 
 @dataclass(frozen=True)
+class ChidConfig:
+    """Idiom cloze only."""
+
+    train_answer_path: str = flag(REQUIRED, "Answers of --train_path.", path="read")
+    dev_answer_path: str = flag(REQUIRED, "Answers of --dev_path, and of --test_path if it is given.", path="read")
+    max_choices_num: int = flag(10, "Maximum number of candidates of a line.")
+
+    def problems(self) -> list[str]:
+        return [] if self.max_choices_num >= 2 else ["--max_choices_num must be at least 2"]
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """Classification by a prompt only."""
 
@@ -167,7 +179,8 @@ class CmrcConfig:
 class C3InferConfig:
     """Prediction of multiple choice only."""
 
-    max_choices_num: int | None = flag(None, "Maximum number of choices (default: as in fine-tuning, else 4).")
+    max_choices_num: int | None = flag(None, "Maximum number of choices (default: as in fine-tuning, else 4, "
+                                             "and 10 for ChID).")
 
     def problems(self) -> list[str]:
         few = self.max_choices_num is not None and self.max_choices_num < 2

@@ -5,18 +5,18 @@ H hidden size.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from uer.config import ModelConfig
+from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.inputs import Prediction
 from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
-from uer.tokenizers import Tokenizer
+from uer.tokenizers import Tokenizer, build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Task:
         columns: names of the columns of TSV files without a header (--columns).
         whole_batch: whether the loss compares the examples of a batch; ranks cannot share a batch then.
         has_target: whether the model has a pretraining target instead of a head, as pretrained models do.
+        tokenizer: the tokenizer of this task, which replaces the default of --tokenizer.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Task:
     columns: tuple[str, ...] = ()
     whole_batch: bool = False
     has_target: bool = False
+    tokenizer: str | None = None
 
     @classmethod
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Task":
@@ -183,6 +185,13 @@ class Task:
             state: the weights by name; tasks look at the shapes of their output layer.
         """
         return cls.of_labels_num(labels_num).with_flags(flags)
+
+    @classmethod
+    def open_tokenizer(cls, config: TokenizerConfig) -> Tokenizer:
+        """The tokenizer that the flags describe, or that of this task instead of the default."""
+        if cls.tokenizer and config.tokenizer == TokenizerConfig.tokenizer:
+            config = replace(config, tokenizer=cls.tokenizer)
+        return build_tokenizer(config)
 
     @staticmethod
     def our_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -6,6 +6,7 @@ that name its class, and one entry in tests/contract.
 
 from uer.finetuning.task import Task
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
+from uer.finetuning.tasks.chid import Chid
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.tasks.cmrc import ReadingComprehension
 from uer.finetuning.tasks.dbqa import Dbqa
@@ -26,6 +27,7 @@ TASKS: dict[str, type[Task]] = {
     "cmrc": ReadingComprehension,
     "c3": MultipleChoiceTask,
     "dbqa": Dbqa,
+    "chid": Chid,
     "classifier_prompt": PromptClassification,
 }
 

@@ -105,11 +105,11 @@ class MultipleChoiceTask(Task):
 
     def with_flags(self, flags: C3InferConfig) -> "MultipleChoiceTask":
         """Each choice is scored on its own, so their number may differ from that of the training."""
-        return MultipleChoiceTask(flags.max_choices_num or self.choices_num)
+        return type(self)(flags.max_choices_num or self.choices_num)
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "MultipleChoiceTask":
-        return cls(labels_num or C3Config.max_choices_num)
+        return cls(labels_num or cls.config_class.max_choices_num)
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """JSON lines as CLUE wants them: the question's number and the choice's, from 0."""
