@@ -116,6 +116,7 @@ CASES: dict[str, list[Case]] = {
     "classifier_prompt": [Case(table("label text_a", two_classes), PROMPT | {"prompt_id": "one"}),
                           Case(table("label text_a text_b", two_classes), PROMPT | {"prompt_id": "pair"})],
     "chid": [Case(chid(), CHID_ANSWERS | {"max_choices_num": 3})],
+    "classifier_mt": [Case(table("label text_a", two_classes), {"dataset_path_list": ("folder",)})],
     "dbqa": [Case(table("qid label text_a text_b", two_classes))],
 }
 

@@ -134,6 +134,35 @@ class C3Config:
 
 
 @dataclass(frozen=True)
+class MultiTaskFinetuneConfig(FinetuneConfig):
+    """Fine-tuning; the training and the dev file have the same names in every folder of --dataset_path_list."""
+
+    output_model_path: str = flag("models/multitask_classifier_model.bin", "Where to write the model of the epoch that "
+                                  "is best on dev.", path="write_model")
+    train_path: str = flag("train.tsv", "Name of the training file in each folder of --dataset_path_list.")
+    dev_path: str = flag("dev.tsv", "Name of the file in each folder that is evaluated after each epoch.")
+    test_path: str | None = flag(None, "Name of the file in each folder that is evaluated with the best epoch's model.")
+
+
+@dataclass(frozen=True)
+class MultiTaskConfig:
+    """Multi-task classification only."""
+
+    dataset_path_list: tuple[str, ...] = flag(REQUIRED, "Folders of the datasets, each with train.tsv and dev.tsv.")
+
+
+@dataclass(frozen=True)
+class MultiTaskInferConfig:
+    """Prediction of a multi-task classifier only."""
+
+    labels_num_list: tuple[int, ...] = flag((), "Number of labels of each dataset; only for weights that UER-py saved.")
+
+    def problems(self) -> list[str]:
+        few = any(number < 1 for number in self.labels_num_list)
+        return ["--labels_num_list must hold positive numbers"] if few else []
+
+
+@dataclass(frozen=True)
 class ChidConfig:
     """Idiom cloze only."""
 

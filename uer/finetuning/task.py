@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
+from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.inputs import Prediction
 from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
 from uer.tokenizers import Tokenizer, build_tokenizer
@@ -49,6 +50,7 @@ class Task:
         metric_names: metrics that --save_best_by may name; the first is the default. Higher is better for all of them.
         config_class: dataclass of the flags that only this task has, if any.
         infer_config_class: the same for its prediction script.
+        finetune_class: dataclass of the flags that every task has, with other defaults where the task needs them.
         columns: names of the columns of TSV files without a header (--columns).
         whole_batch: whether the loss compares the examples of a batch; ranks cannot share a batch then.
         has_target: whether the model has a pretraining target instead of a head, as pretrained models do.
@@ -59,6 +61,7 @@ class Task:
     metric_names: tuple[str, ...]
     config_class: type | None = None
     infer_config_class: type | None = None
+    finetune_class: type[FinetuneConfig] = FinetuneConfig
     columns: tuple[str, ...] = ()
     whole_batch: bool = False
     has_target: bool = False

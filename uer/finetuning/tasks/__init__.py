@@ -11,6 +11,7 @@ from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.tasks.cmrc import ReadingComprehension
 from uer.finetuning.tasks.dbqa import Dbqa
 from uer.finetuning.tasks.multi_label import MultiLabel
+from uer.finetuning.tasks.multi_task import MultiTask
 from uer.finetuning.tasks.ner import Ner
 from uer.finetuning.tasks.prompt import PromptClassification
 from uer.finetuning.tasks.regression import Regression
@@ -27,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
     "cmrc": ReadingComprehension,
     "c3": MultipleChoiceTask,
     "dbqa": Dbqa,
+    "classifier_mt": MultiTask,
     "chid": Chid,
     "classifier_prompt": PromptClassification,
 }
