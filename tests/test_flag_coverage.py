@@ -50,6 +50,8 @@ FLAGS = {
     "finetune/run_cmrc.py": FINETUNE + " doc_stride",
     "finetune/run_c3.py": FINETUNE + " max_choices_num",
     "finetune/run_dbqa.py": CLASSIFIER,
+    "finetune/run_text2text.py": f"{FINETUNE} tgt_seq_length",
+    "inference/run_text2text_infer.py": f"{INFER} tgt_seq_length",
     "finetune/run_classifier_mt.py": FINETUNE + " dataset_path_list",
     "inference/run_classifier_mt_infer.py": f"{INFER} labels_num_list output_logits output_prob",
     "finetune/run_chid.py": f"{FINETUNE} train_answer_path dev_answer_path max_choices_num",
@@ -85,8 +87,6 @@ FLAGS = {
 # Scripts of UER-py that have no counterpart here yet, with the flags that theirs must have. When one is built, its line
 # moves to FLAGS.
 NOT_BUILT = {
-    "finetune/run_text2text.py": f"{FINETUNE} tgt_seq_length",
-    "inference/run_text2text_infer.py": f"{INFER} tgt_seq_length",
     "scripts/topn_words_indep.py": "load_model_path vocab_path test_path topn",
     "scripts/topn_words_dep.py": "load_model_path vocab_path cand_vocab_path test_path config_path batch_size "
                                  "seq_length topn",

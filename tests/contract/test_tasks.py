@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.tools.configs import model_config
-from uer.config import ParallelConfig
+from uer.config import ModelConfig, ParallelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Batch, Examples, collate, evaluation_batches
 from uer.finetuning.infer import infer
@@ -81,12 +81,18 @@ class Case:
         settings: of the task's `config_class`.
         training: the training file, where it is another.
         predicts: whether the task has a prediction file.
+        model: settings of the model that differ from MODEL.
     """
 
     content: str
     settings: dict[str, object] = field(default_factory=dict)
     training: str = ""
     predicts: bool = True
+    model: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def config(self) -> ModelConfig:
+        return model_config(**MODEL | self.model)
 
 
 def two_classes(row: int, text: str) -> str:
@@ -117,6 +123,9 @@ CASES: dict[str, list[Case]] = {
                           Case(table("label text_a text_b", two_classes), PROMPT | {"prompt_id": "pair"})],
     "chid": [Case(chid(), CHID_ANSWERS | {"max_choices_num": 3})],
     "classifier_mt": [Case(table("label text_a", two_classes), {"dataset_path_list": ("folder",)})],
+    "text2text": [Case(table("label text_a text_b", lambda row, text: text[:3]), {"tgt_seq_length": 6},
+                       model={"decoder": "transformer", "decoder_layers_num": 2, "tgt_embedding": ("word", "pos"),
+                              "tie_weights": True, "layernorm_positioning": "pre", "remove_attention_scale": True})],
     "dbqa": [Case(table("qid label text_a text_b", two_classes))],
 }
 
@@ -172,7 +181,7 @@ def tried(request, tmp_path_factory) -> Tried:
     tokenizer = BertTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]))
     encoder = TextToRows(tokenizer, SEQ_LENGTH)
     torch.manual_seed(5)
-    model = task.build(model_config(**MODEL), len(tokenizer.vocab))
+    model = task.build(case.config, len(tokenizer.vocab))
     with torch.no_grad():
         for parameter in model.parameters():  # large enough that logits differ
             parameter.normal_(0.0, 0.4)
@@ -278,7 +287,7 @@ def test_metrics_have_their_names_and_ranges(tried):
 
 
 def test_saved_settings_make_the_same_task_and_model(tried, tmp_path):
-    task, config = tried.task, model_config(**MODEL)
+    task, config = tried.task, tried.case.config
     again = type(task).from_settings(json.loads(json.dumps(task.settings())))
     assert again.settings() == task.settings()
     save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), task, config, tried.encoder, {})
@@ -300,7 +309,7 @@ def test_the_prediction_file(tried, tmp_path):
         with pytest.raises(NotImplementedError):
             tried.task.predictions(outputs, tried.examples, False, False)
         return
-    save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), tried.task, model_config(**MODEL), tried.encoder,
+    save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), tried.task, tried.case.config, tried.encoder,
                    {})
     infer("predict", type(tried.task), ["--load_model_path", str(tmp_path / "model.bin"), "--test_path", tried.path,
                                         "--prediction_path", str(tmp_path / "out"), "--device", "cpu"])

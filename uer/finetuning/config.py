@@ -163,6 +163,39 @@ class MultiTaskInferConfig:
 
 
 @dataclass(frozen=True)
+class Text2TextConfig:
+    """Text to text only."""
+
+    tgt_seq_length: int = flag(32, "Maximum tokens of a text that is written, [CLS] and [SEP] included.")
+    beam_size: int = flag(1, "Beams of the search for the likeliest text in evaluation; 1 takes the likeliest token.")
+    length_penalty: float = flag(1.0, "Beam search divides a text's log probability by length ^ length_penalty.")
+    text_metrics: tuple[str, ...] = flag((), "Further scores: bleu (package sacrebleu), rouge_l (rouge-score).")
+
+    def problems(self) -> list[str]:
+        unknown = [name for name in self.text_metrics if name not in ("bleu", "rouge_l")]
+        found = [f"--text_metrics: '{name}' is unknown; choose from: bleu, rouge_l" for name in unknown]
+        if self.tgt_seq_length < 2:
+            found.append("--tgt_seq_length must be at least 2")
+        return found + ([] if self.beam_size >= 1 else ["--beam_size must be at least 1"])
+
+
+@dataclass(frozen=True)
+class Text2TextInferConfig:
+    """Prediction of text to text only."""
+
+    tgt_seq_length: int | None = flag(None, "Maximum tokens of a text that is written, [CLS] and [SEP] included "
+                                            "(default: as in fine-tuning, else 32).")
+    beam_size: int | None = flag(None, "Beams of the search for the likeliest text (default: as in fine-tuning, else "
+                                       "1).")
+    length_penalty: float | None = flag(None, "Beam search divides a text's log probability by length ^ "
+                                              "length_penalty (default: as in fine-tuning, else 1).")
+
+    def problems(self) -> list[str]:
+        return [f"--{name} must be at least {least}" for name, least in (("tgt_seq_length", 2), ("beam_size", 1))
+                if getattr(self, name) is not None and getattr(self, name) < least]
+
+
+@dataclass(frozen=True)
 class ChidConfig:
     """Idiom cloze only."""
 

@@ -17,6 +17,7 @@ from uer.finetuning.tasks.prompt import PromptClassification
 from uer.finetuning.tasks.regression import Regression
 from uer.finetuning.tasks.siamese import Siamese
 from uer.finetuning.tasks.simcse import Simcse
+from uer.finetuning.tasks.text2text import Text2Text
 
 TASKS: dict[str, type[Task]] = {
     "classifier": Classification,
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
     "cmrc": ReadingComprehension,
     "c3": MultipleChoiceTask,
     "dbqa": Dbqa,
+    "text2text": Text2Text,
     "classifier_mt": MultiTask,
     "chid": Chid,
     "classifier_prompt": PromptClassification,
