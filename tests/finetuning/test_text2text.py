@@ -79,11 +79,11 @@ def test_the_logits_of_a_text_are_those_that_it_was_generated_from():
     for parameter in model.parameters():
         parameter.normal_(0.0, 0.5)
     src = torch.tensor([[2, 9, 12, 7, 3], [2, 21, 3, 0, 0]])
-    ends = torch.tensor([[2, 3]] * 2)
+    ends = torch.tensor([[2, 0]] * 2)  # [PAD] ends a text here: this model begins with [SEP]
     texts = model(Batch(src, (src > 0).long(), {"ends": ends})).texts
     longest = max(map(len, texts))
     assert longest > 1
-    tgt = torch.tensor([[2, *text, 3] + [IGNORED] * (longest - len(text)) for text in texts])
+    tgt = torch.tensor([[2, *text, 0] + [IGNORED] * (longest - len(text)) for text in texts])
     logits = model(Batch(src, (src > 0).long(), {"ends": ends, "tgt": tgt})).logits
     for row, text in enumerate(texts):
         assert logits[row, :len(text)].argmax(-1).tolist() == text
