@@ -49,6 +49,16 @@ FLAGS = {
     "finetune/run_ner.py": FINETUNE + " label2id_path crf_target",
     "finetune/run_cmrc.py": FINETUNE + " doc_stride",
     "finetune/run_c3.py": FINETUNE + " max_choices_num",
+    "finetune/run_dbqa.py": CLASSIFIER,
+    "finetune/run_text2text.py": f"{FINETUNE} tgt_seq_length",
+    "inference/run_text2text_infer.py": f"{INFER} tgt_seq_length",
+    "finetune/run_classifier_mt.py": FINETUNE + " dataset_path_list",
+    "inference/run_classifier_mt_infer.py": f"{INFER} labels_num_list output_logits output_prob",
+    "finetune/run_chid.py": f"{FINETUNE} train_answer_path dev_answer_path max_choices_num",
+    "inference/run_chid_infer.py": f"{INFER} max_choices_num",
+    "finetune/run_classifier_prompt.py": f"{FINETUNE} prompt_id prompt_path",
+    "inference/run_classifier_prompt_infer.py": f"{INFER} prompt_id prompt_path",
+    "inference/run_dbqa_infer.py": CLASSIFIER_INFER,
     "inference/run_classifier_infer.py": CLASSIFIER_INFER,
     "inference/run_classifier_cv_infer.py": f"{CLASSIFIER_INFER} folds_num test_features_path",
     "inference/run_classifier_multi_label_infer.py": CLASSIFIER_INFER,
@@ -84,15 +94,6 @@ FLAGS = {
 # Scripts of UER-py that have no counterpart here yet, with the flags that theirs must have. When one is built, its line
 # moves to FLAGS.
 NOT_BUILT = {
-    "finetune/run_classifier_mt.py": "dataset_path_list pretrained_model_path output_model_path",
-    "finetune/run_classifier_prompt.py": f"{FINETUNE} prompt_id prompt_path",
-    "finetune/run_text2text.py": f"{FINETUNE} tgt_seq_length",
-    "finetune/run_chid.py": f"{FINETUNE} train_answer_path dev_answer_path max_choices_num",
-    "finetune/run_dbqa.py": FINETUNE,
-    "inference/run_classifier_mt_infer.py": f"{INFER} labels_num_list output_logits output_prob",
-    "inference/run_classifier_prompt_infer.py": f"{INFER} prompt_id prompt_path",
-    "inference/run_text2text_infer.py": f"{INFER} tgt_seq_length",
-    "inference/run_chid_infer.py": f"{INFER} max_choices_num",
     "scripts/topn_words_indep.py": "load_model_path vocab_path test_path topn",
     "scripts/topn_words_dep.py": "load_model_path vocab_path cand_vocab_path test_path config_path batch_size "
                                  "seq_length topn",

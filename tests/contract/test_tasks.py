@@ -47,7 +47,7 @@ def table(columns: str, labels: Callable[[int, str], str], spaced: bool = False)
     names, rows = columns.split(), []
     for row, (first, second) in enumerate(zip(texts(1), texts(2))):
         values = {"label": labels(row, first), "text_a": " ".join(first) if spaced else first, "text_b": second,
-                  "logits": f"{row / 7 - 1:.3f} {1 - row / 5:.3f}"}
+                  "qid": str(row // 3), "logits": f"{row / 7 - 1:.3f} {1 - row / 5:.3f}"}
         rows.append("\t".join(values[name] for name in names))
     return "\n".join(["\t".join(names), *rows]) + "\n"
 
@@ -56,6 +56,13 @@ def c3() -> str:
     """A list of [[sentences], [questions], id], with two choices or three."""
     return json.dumps([[[text], [{"question": text[:1], "choice": ["甲", "乙丙", "丁"][:2 + row % 2],
                                   "answer": "乙丙"}], str(row)] for row, text in enumerate(texts(3))])
+
+
+def chid() -> str:
+    """Lines with one blank or two, and three candidates or two."""
+    return "".join(json.dumps({"content": [f"{text}#idiom{2 * row}#{text}"] + [f"甲#idiom{2 * row + 1}#"] * (row % 2),
+                               "candidates": ["甲乙", "丙丁", "戊"][:2 + row % 2]}) + "\n"
+                   for row, text in enumerate(texts(3)))
 
 
 def squad() -> str:
@@ -74,7 +81,7 @@ class Case:
         settings: of the task's `config_class`.
         training: the training file, where it is another.
         predicts: whether the task has a prediction file.
-        model: how the model's settings differ from MODEL.
+        model: settings of the model that differ from MODEL.
     """
 
     content: str
@@ -83,9 +90,9 @@ class Case:
     predicts: bool = True
     model: dict[str, object] = field(default_factory=dict)
 
-    def model_config(self) -> ModelConfig:
-        """The model's settings."""
-        return model_config(**{**MODEL, **self.model})
+    @property
+    def config(self) -> ModelConfig:
+        return model_config(**MODEL | self.model)
 
 
 def two_classes(row: int, text: str) -> str:
@@ -103,6 +110,9 @@ def dual(first: dict[str, object], second: dict[str, object]) -> dict[str, objec
             "tie_weights": first == second}
 
 
+CHID_ANSWERS = dict.fromkeys(("train_answer_path", "dev_answer_path"),
+                             str(Path(__file__).parent / "chid_answers.json"))
+PROMPT = {"prompt_path": str(Path(__file__).parent / "prompts.json")}
 CASES: dict[str, list[Case]] = {
     "classifier": [Case(table("label text_a", two_classes)),
                    Case(table("label text_a text_b logits", two_classes),
@@ -118,6 +128,14 @@ CASES: dict[str, list[Case]] = {
             Case(table("label text_a", tags, spaced=True), {"crf_target": True})],
     "cmrc": [Case(squad(), {"doc_stride": 5, "max_answer_length": 4})],
     "c3": [Case(c3(), {"max_choices_num": 3})],
+    "classifier_prompt": [Case(table("label text_a", two_classes), PROMPT | {"prompt_id": "one"}),
+                          Case(table("label text_a text_b", two_classes), PROMPT | {"prompt_id": "pair"})],
+    "chid": [Case(chid(), CHID_ANSWERS | {"max_choices_num": 3})],
+    "classifier_mt": [Case(table("label text_a", two_classes), {"dataset_path_list": ("folder",)})],
+    "text2text": [Case(table("label text_a text_b", lambda row, text: text[:3]), {"tgt_seq_length": 6},
+                       model={"decoder": "transformer", "decoder_layers_num": 2, "tgt_embedding": ("word", "pos"),
+                              "tie_weights": True, "layernorm_positioning": "pre", "remove_attention_scale": True})],
+    "dbqa": [Case(table("qid label text_a text_b", two_classes))],
 }
 
 
@@ -172,7 +190,7 @@ def tried(request, tmp_path_factory) -> Tried:
     tokenizer = BertTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]))
     encoder = TextToRows(tokenizer, SEQ_LENGTH)
     torch.manual_seed(5)
-    model = task.build(case.model_config(), len(tokenizer.vocab))
+    model = task.build(case.config, len(tokenizer.vocab))
     with torch.no_grad():
         for parameter in model.parameters():  # large enough that logits differ
             parameter.normal_(0.0, 0.4)
@@ -278,7 +296,7 @@ def test_metrics_have_their_names_and_ranges(tried):
 
 
 def test_saved_settings_make_the_same_task_and_model(tried, tmp_path):
-    task, config = tried.task, tried.case.model_config()
+    task, config = tried.task, tried.case.config
     again = type(task).from_settings(json.loads(json.dumps(task.settings())))
     assert again.settings() == task.settings()
     save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), task, config, tried.encoder, {})
@@ -300,8 +318,8 @@ def test_the_prediction_file(tried, tmp_path):
         with pytest.raises(NotImplementedError):
             tried.task.predictions(outputs, tried.examples, False, False)
         return
-    save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), tried.task, tried.case.model_config(),
-                   tried.encoder, {})
+    save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), tried.task, tried.case.config, tried.encoder,
+                   {})
     infer("predict", type(tried.task), ["--load_model_path", str(tmp_path / "model.bin"), "--test_path", tried.path,
                                         "--prediction_path", str(tmp_path / "out"), "--device", "cpu"])
     written = Path(tmp_path / "out").read_text("utf-8")

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from uer.api.cloze import guess, make_cloze
-from uer.api.examples import make_examples, require_text
-from uer.api.predictions import Prediction, make_predictions
 from uer.api.rows import pooled_rows
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, collate, evaluation_batches
 from uer.finetuning.heads import pool
+from uer.finetuning.inputs import Prediction, require_text
 from uer.finetuning.task import Task, TextToRows
 from uer.model import Backbone, Model
 from uer.tokenizers import Tokenizer
@@ -102,8 +101,8 @@ class TextModel:
         """Predict the label, the number, the tags or the answer for each input with a fine-tuned model.
 
         Args:
-            texts: texts, pairs of texts, or what the task reads (see the table in `uer.api.examples`); a single string
-                is read as a list of one text. Long texts are cut as in the model's fine-tuning.
+            texts: texts, pairs of texts, or what the task reads (see the table in `uer.finetuning.inputs`); a single
+                string is read as a list of one text. Long texts are cut as in the model's fine-tuning.
             batch_size: rows in a batch.
 
         Returns:
@@ -119,14 +118,14 @@ class TextModel:
         _require_positive(batch_size, "predict: batch_size")
         for start in range(0, len(inputs), TEXTS_AT_ONCE):
             piece = inputs[start:start + TEXTS_AT_ONCE]
-            examples = make_examples(self.task, self.encoder, piece)
+            examples = self.task.input_examples(piece, self.encoder)
             outputs: dict[int, np.ndarray] = {}
             for chosen in evaluation_batches(examples, max(1, batch_size // examples.ways)):
                 batch = collate(examples, chosen, self.tokenizer.vocab.pad_id).to(self.device)
                 with self._autocast():
                     predicted = self.model(batch)
                 outputs.update(zip(chosen.tolist(), self.task.outputs(predicted, batch)))
-            found += make_predictions(self.task, [outputs[at] for at in range(len(examples))], examples, piece)
+            found += self.task.input_predictions([outputs[at] for at in range(len(examples))], examples, piece)
         return found
 
     @torch.inference_mode()

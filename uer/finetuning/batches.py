@@ -56,6 +56,7 @@ class Examples:
         targets: arrays (N, ...), the values for each example: for instance `label` (N,) int64, `span` (N, 2) int64.
         token_targets: one integer for each token of `rows`; `collate` pads them with IGNORED.
         info: what the task's metrics and predictions need beside the model's outputs (texts, ids, line numbers).
+        groups: (N,) int64, the group of each example where a training batch may hold examples of one group only.
         hash: SHA-256 of the file; the logs name it.
         skipped: what the reader left out, and how often.
     """
@@ -65,6 +66,7 @@ class Examples:
     targets: dict[str, np.ndarray] = field(default_factory=dict)
     token_targets: dict[str, Ragged] = field(default_factory=dict)
     info: dict[str, object] = field(default_factory=dict)
+    groups: np.ndarray | None = None
     hash: str = ""
     skipped: Counter[str] = field(default_factory=Counter)
 
@@ -93,11 +95,22 @@ def subset(examples: Examples, chosen: np.ndarray) -> Examples:
 def epoch_batches(examples: Examples, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of one epoch: a permutation of the examples drawn from (seed, epoch), cut into pieces.
 
+    Where examples have groups, each group is cut into pieces of its own, and the pieces come in random order.
+
     Returns:
-        Arrays (batch_size,) int64 of example indices; the last one may be shorter.
+        Arrays (batch_size,) int64 of example indices; the last one, or the last of a group, may be shorter.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(examples))
-    return [order[at:at + batch_size] for at in range(0, len(order), batch_size)]
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(examples))
+    if examples.groups is None:
+        return _pieces(order, batch_size)
+    groups = examples.groups[order]
+    batches = [piece for group in np.unique(groups) for piece in _pieces(order[groups == group], batch_size)]
+    return [batches[number] for number in generator.permutation(len(batches))]
+
+
+def _pieces(order: np.ndarray, size: int) -> list[np.ndarray]:
+    return [order[at:at + size] for at in range(0, len(order), size)]
 
 
 def batches_in_epoch(examples: Examples, batch_size: int) -> int:
@@ -106,7 +119,8 @@ def batches_in_epoch(examples: Examples, batch_size: int) -> int:
     >>> -(-10 // 4)  # 4 + 4 + 2 examples
     3
     """
-    return -(-len(examples) // batch_size)
+    sizes = [len(examples)] if examples.groups is None else np.bincount(examples.groups).tolist()
+    return sum(-(-size // batch_size) for size in sizes)
 
 
 def evaluation_batches(examples: Examples, batch_size: int) -> list[np.ndarray]:

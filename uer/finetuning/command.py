@@ -62,7 +62,7 @@ class Command:
 
 def parse_command(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> Command:
     """The command line of a task's fine-tuning script."""
-    return parse_with(description, task_class, (), argv)[0]
+    return parse_with(description, task_class, (), argv, task_class.finetune_class)[0]
 
 
 def parse_with(description: str, task_class: type[Task], more: Sequence[type], argv: Sequence[str] | None = None,

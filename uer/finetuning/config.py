@@ -134,6 +134,98 @@ class C3Config:
 
 
 @dataclass(frozen=True)
+class MultiTaskFinetuneConfig(FinetuneConfig):
+    """Fine-tuning; the training and the dev file have the same names in every folder of --dataset_path_list."""
+
+    output_model_path: str = flag("models/multitask_classifier_model.bin", "Where to write the model of the epoch that "
+                                  "is best on dev.", path="write_model")
+    train_path: str = flag("train.tsv", "Name of the training file in each folder of --dataset_path_list.")
+    dev_path: str = flag("dev.tsv", "Name of the file in each folder that is evaluated after each epoch.")
+    test_path: str | None = flag(None, "Name of the file in each folder that is evaluated with the best epoch's model.")
+
+
+@dataclass(frozen=True)
+class MultiTaskConfig:
+    """Multi-task classification only."""
+
+    dataset_path_list: tuple[str, ...] = flag(REQUIRED, "Folders of the datasets, each with train.tsv and dev.tsv.")
+
+
+@dataclass(frozen=True)
+class MultiTaskInferConfig:
+    """Prediction of a multi-task classifier only."""
+
+    labels_num_list: tuple[int, ...] = flag((), "Number of labels of each dataset; only for weights that UER-py saved.")
+
+    def problems(self) -> list[str]:
+        few = any(number < 1 for number in self.labels_num_list)
+        return ["--labels_num_list must hold positive numbers"] if few else []
+
+
+@dataclass(frozen=True)
+class Text2TextConfig:
+    """Text to text only."""
+
+    tgt_seq_length: int = flag(32, "Maximum tokens of a text that is written, [CLS] and [SEP] included.")
+    beam_size: int = flag(1, "Beams of the search for the likeliest text in evaluation; 1 takes the likeliest token.")
+    length_penalty: float = flag(1.0, "Beam search divides a text's log probability by length ^ length_penalty.")
+    text_metrics: tuple[str, ...] = flag((), "Further scores: bleu (package sacrebleu), rouge_l (rouge-score).")
+
+    def problems(self) -> list[str]:
+        unknown = [name for name in self.text_metrics if name not in ("bleu", "rouge_l")]
+        found = [f"--text_metrics: '{name}' is unknown; choose from: bleu, rouge_l" for name in unknown]
+        if self.tgt_seq_length < 2:
+            found.append("--tgt_seq_length must be at least 2")
+        return found + ([] if self.beam_size >= 1 else ["--beam_size must be at least 1"])
+
+
+@dataclass(frozen=True)
+class Text2TextInferConfig:
+    """Prediction of text to text only."""
+
+    tgt_seq_length: int | None = flag(None, "Maximum tokens of a text that is written, [CLS] and [SEP] included "
+                                            "(default: as in fine-tuning, else 32).")
+    beam_size: int | None = flag(None, "Beams of the search for the likeliest text (default: as in fine-tuning, else "
+                                       "1).")
+    length_penalty: float | None = flag(None, "Beam search divides a text's log probability by length ^ "
+                                              "length_penalty (default: as in fine-tuning, else 1).")
+
+    def problems(self) -> list[str]:
+        return [f"--{name} must be at least {least}" for name, least in (("tgt_seq_length", 2), ("beam_size", 1))
+                if getattr(self, name) is not None and getattr(self, name) < least]
+
+
+@dataclass(frozen=True)
+class ChidConfig:
+    """Idiom cloze only."""
+
+    train_answer_path: str = flag(REQUIRED, "Answers of --train_path.", path="read")
+    dev_answer_path: str = flag(REQUIRED, "Answers of --dev_path, and of --test_path if it is given.", path="read")
+    max_choices_num: int = flag(10, "Maximum number of candidates of a line.")
+
+    def problems(self) -> list[str]:
+        return [] if self.max_choices_num >= 2 else ["--max_choices_num must be at least 2"]
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Classification by a prompt only."""
+
+    prompt_id: str = flag("chnsenticorp_char", "Name of the prompt in --prompt_path.")
+    prompt_path: str = flag("models/prompts.json", "JSON file of prompts: templates and the answers of the labels.",
+                            path="read")
+
+
+@dataclass(frozen=True)
+class PromptInferConfig:
+    """Prediction by a prompt only."""
+
+    prompt_id: str | None = flag(None, "Name of the prompt (default: as in fine-tuning, else chnsenticorp_char).")
+    prompt_path: str = flag("models/prompts.json", "JSON file of prompts; only for weights without a settings file.",
+                            path="read")
+
+
+@dataclass(frozen=True)
 class CmrcConfig:
     """Reading comprehension only."""
 
@@ -149,7 +241,8 @@ class CmrcConfig:
 class C3InferConfig:
     """Prediction of multiple choice only."""
 
-    max_choices_num: int | None = flag(None, "Maximum number of choices (default: as in fine-tuning, else 4).")
+    max_choices_num: int | None = flag(None, "Maximum number of choices (default: as in fine-tuning, else 4, "
+                                             "and 10 for ChID).")
 
     def problems(self) -> list[str]:
         few = self.max_choices_num is not None and self.max_choices_num < 2

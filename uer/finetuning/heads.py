@@ -9,7 +9,7 @@ from uer.layers import pooling
 from uer.layers.crf import ConditionalRandomField, Scores
 from uer.layers.dropout import Dropout
 from uer.layers.linear import Linear
-from uer.model import Backbone
+from uer.model import Backbone, Model
 
 BACKBONE = ("embedding", "encoder")
 
@@ -18,8 +18,11 @@ BACKBONE = ("embedding", "encoder")
 def initialise_head(model: nn.Module) -> None:
     """Initialise the head's linear layers as torch does by default: weights and biases uniform in +-1/sqrt(inputs).
 
-    UER-py does this on top of pretrained weights. A model that starts at random keeps N(0, 0.02) everywhere.
+    UER-py does this on top of pretrained weights. A model that starts at random keeps N(0, 0.02) everywhere, and so
+    does a pretraining target that the pretrained model lacks.
     """
+    if isinstance(model, Model):
+        return
     for name, part in model.named_children():
         if name not in BACKBONE:
             for module in part.modules():

@@ -20,7 +20,6 @@ from uer.finetuning.task import Task, TextToRows
 from uer.runtime.launch import RankInfo
 from uer.runtime.parallel import connect
 from uer.runtime.precision import Precision
-from uer.tokenizers import build_tokenizer
 
 SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num")
 
@@ -113,7 +112,7 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
             if ours != theirs:
                 raise UserError(f"--config_path {config.config_path}: {name} is {theirs}, but {ours} in {path}")
     if tokenizer_config.vocab_path is not None:
-        given = build_tokenizer(tokenizer_config).vocab.fingerprint
+        given = task_class.open_tokenizer(tokenizer_config).vocab.fingerprint
         if given != saved.encoder.tokenizer.vocab.fingerprint:
             raise UserError(f"--vocab_path {tokenizer_config.vocab_path}: not the vocabulary of {path}")
     encoder = dataclasses.replace(saved.encoder, seq_length=config.seq_length or saved.encoder.seq_length,
@@ -126,9 +125,10 @@ def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_con
     """Task and tokenizer for weights without a settings file, as UER-py saves them: the flags describe them."""
     path = weights_path(config.load_model_path)
     state = load_checkpoint(path, lambda line: None)  # `load_finetuned` says it
-    require_finetuned(state, task_class.name, path)
+    require_finetuned(state, task_class, path)
     if config.config_path is None:
         raise UserError(f"--config_path is required: there is no settings file beside {path} "
                         "(the fine-tuning scripts of this toolkit write one)")
     task = task_class.of_weights(config.labels_num, task_flags, state)
-    return task, TextToRows(build_tokenizer(tokenizer_config), config.seq_length or 128, config.truncation or "head")
+    tokenizer = task_class.open_tokenizer(tokenizer_config)
+    return task, TextToRows(tokenizer, config.seq_length or 128, config.truncation or "head")

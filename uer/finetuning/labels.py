@@ -32,6 +32,10 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def numbers_to_names(self, numbers: np.ndarray) -> list[str]:
+        """The names of label numbers (n,)."""
+        return [self.names[number] for number in numbers]
+
     def numbers(self, table: Table, column: str = "label") -> np.ndarray:
         """The label number of every row, int64 (rows,).
 

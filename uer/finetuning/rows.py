@@ -132,13 +132,13 @@ def _shorten(parts: list[np.ndarray], budget: int, truncation: str) -> list[np.n
     else:
         shorter = min(*lengths, budget // 2)
         allowed = [shorter, budget - shorter] if lengths[0] <= lengths[1] else [budget - shorter, shorter]
-    return [_keep(part, most, truncation) for part, most in zip(parts, allowed)]
+    return [keep(part, most, truncation) for part, most in zip(parts, allowed)]
 
 
-def _keep(tokens: np.ndarray, most: int, truncation: str) -> np.ndarray:
+def keep(tokens: np.ndarray, most: int, truncation: str) -> np.ndarray:
     """At most `most` tokens: the last ones, the first ones, or a quarter from the head and the rest from the tail.
 
-    >>> _keep(np.arange(20), 8, "head_tail").tolist()
+    >>> keep(np.arange(20), 8, "head_tail").tolist()
     [0, 1, 14, 15, 16, 17, 18, 19]
     """
     if len(tokens) <= most:

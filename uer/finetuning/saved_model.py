@@ -149,8 +149,8 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
         UserError: the file holds a pretrained model without this task's head, or a model of another size.
     """
     weights = weights_path(path)
-    state = load_checkpoint(weights)
-    require_finetuned(state, task.name, weights)
+    state = task.our_names(load_checkpoint(weights))
+    require_finetuned(state, task, weights)
     _refuse_second_layer_norm(state, weights)
     absent = [name for name in head_names(model) if name not in state]
     if absent:
@@ -167,13 +167,13 @@ def head_names(model: nn.Module) -> list[str]:
     return [name for name in model.state_dict() if not name.startswith(BACKBONE)]
 
 
-def require_finetuned(state: Mapping[str, Tensor], task: str, path: str | os.PathLike) -> None:
+def require_finetuned(state: Mapping[str, Tensor], task: Task | type[Task], path: str | os.PathLike) -> None:
     """
     Raises:
         UserError: the weights are those of a pretrained model, which has targets and no head.
     """
-    if any(name.startswith("target.") for name in state):
-        raise UserError(f"{path}: not a fine-tuned model of the task '{task}': it is a pretrained model: "
+    if not task.has_target and any(name.startswith("target.") for name in state):
+        raise UserError(f"{path}: not a fine-tuned model of the task '{task.name}': it is a pretrained model: "
                         "fine-tune it first")
 
 

@@ -5,17 +5,19 @@ H hidden size.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from uer.config import ModelConfig
+from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
+from uer.finetuning.config import FinetuneConfig
+from uer.finetuning.inputs import Prediction
 from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
-from uer.tokenizers import Tokenizer
+from uer.tokenizers import Tokenizer, build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,22 @@ class Task:
         metric_names: metrics that --save_best_by may name; the first is the default. Higher is better for all of them.
         config_class: dataclass of the flags that only this task has, if any.
         infer_config_class: the same for its prediction script.
+        finetune_class: dataclass of the flags that every task has, with other defaults where the task needs them.
         columns: names of the columns of TSV files without a header (--columns).
         whole_batch: whether the loss compares the examples of a batch; ranks cannot share a batch then.
+        has_target: whether the model has a pretraining target instead of a head, as pretrained models do.
+        tokenizer: the tokenizer of this task, which replaces the default of --tokenizer.
     """
 
     name: str
     metric_names: tuple[str, ...]
     config_class: type | None = None
     infer_config_class: type | None = None
+    finetune_class: type[FinetuneConfig] = FinetuneConfig
     columns: tuple[str, ...] = ()
     whole_batch: bool = False
+    has_target: bool = False
+    tokenizer: str | None = None
 
     @classmethod
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Task":
@@ -181,6 +189,18 @@ class Task:
         """
         return cls.of_labels_num(labels_num).with_flags(flags)
 
+    @classmethod
+    def open_tokenizer(cls, config: TokenizerConfig) -> Tokenizer:
+        """The tokenizer that the flags describe, or that of this task instead of the default."""
+        if cls.tokenizer and config.tokenizer == TokenizerConfig.tokenizer:
+            config = replace(config, tokenizer=cls.tokenizer)
+        return build_tokenizer(config)
+
+    @staticmethod
+    def our_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Saved weights by our names, where UER-py's model of this task has others."""
+        return state
+
     def with_flags(self, flags: Any) -> "Task":
         """This task with the flags of inference, an object of `infer_config_class`.
 
@@ -195,6 +215,29 @@ class Task:
         Args:
             outputs, examples: as in `metrics`.
             logits, prob: whether to add columns of logits and probabilities.
+        """
+        raise NotImplementedError
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        """Convert N inputs in memory to examples without targets: one for each input, or one or more windows.
+
+        Args:
+            inputs: texts, pairs, triples or lists of words; see the table in `uer.finetuning.inputs`.
+            encoder: converts texts to rows of token ids.
+
+        Raises:
+            UserError: an input is not what the task reads; named by its number, counted from 0.
+        """
+        raise NotImplementedError
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        """The prediction for each input, in order.
+
+        Args:
+            outputs: one array for each example, see `outputs`.
+            examples: what `input_examples` made of the inputs.
+            inputs: as the user gave them.
         """
         raise NotImplementedError
 

@@ -24,7 +24,6 @@ from uer.runtime.parallel import World
 from uer.runtime.precision import Precision, keep_dropout_exact
 from uer.runtime.threads import Split, pays, split_of, usable_cores
 from uer.text import seconds_text
-from uer.tokenizers import build_tokenizer
 from uer.training.run_summary import device_name
 from uer.training.threads import draws_of_torch
 
@@ -66,7 +65,7 @@ class Trials:
         if config.seq_length > model.longest_row:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                             f"{model.longest_row}")
-        encoder = TextToRows(build_tokenizer(tokenizer_config), config.seq_length, config.truncation)
+        encoder = TextToRows(task_class.open_tokenizer(tokenizer_config), config.seq_length, config.truncation)
         task = task_class.of_training_file(config.train_path, task_config, config.columns)
         task.columns = config.columns
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:

@@ -5,6 +5,7 @@ row, [CLS] text [SEP] question choice [SEP], in which the text is shortened firs
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import C3Config, C3InferConfig
 from uer.finetuning.heads import MultipleChoice
+from uer.finetuning.inputs import Prediction, likeliest
 from uer.finetuning.readers import file_hash, member, read_json
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
@@ -103,16 +105,33 @@ class MultipleChoiceTask(Task):
 
     def with_flags(self, flags: C3InferConfig) -> "MultipleChoiceTask":
         """Each choice is scored on its own, so their number may differ from that of the training."""
-        return MultipleChoiceTask(flags.max_choices_num or self.choices_num)
+        return type(self)(flags.max_choices_num or self.choices_num)
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "MultipleChoiceTask":
-        return cls(labels_num or C3Config.max_choices_num)
+        return cls(labels_num or cls.config_class.max_choices_num)
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """JSON lines as CLUE wants them: the question's number and the choice's, from 0."""
         return [json.dumps({"id": name, "label": int(output.argmax())}, ensure_ascii=False)
                 for name, output in zip(examples.info["names"], outputs)]
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        return self.of_questions([_input_question(item, at, self.choices_num) for at, item in enumerate(inputs)],
+                                 encoder)
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [likeliest(output[:len(choices)], choices) for output, (_, _, choices) in zip(outputs, inputs)]
+
+
+def _input_question(item: Any, at: int, most: int) -> Question:
+    if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 3 or isinstance(item[2], str) or (
+            not all(isinstance(part, str) for part in (item[0], item[1], *item[2]))):
+        raise UserError(f"predict: input {at} must be (text, question, choices)")
+    if not 1 <= len(item[2]) <= most:
+        raise UserError(f"predict: input {at} has {len(item[2])} choices; the model takes 1 to {most}")
+    return Question(item[0], item[1], tuple(item[2]), UNANSWERED, str(at))
 
 
 def read_c3(path: str, choices_num: int, labelled: bool) -> list[Question]:

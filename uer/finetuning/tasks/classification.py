@@ -13,6 +13,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.heads import Classifier
+from uer.finetuning.inputs import Prediction, likeliest, softmax, texts_or_pairs
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix, label_scores
 from uer.finetuning.readers import Table, read_table
@@ -35,6 +36,8 @@ class Classification(Task):
     name = "classifier"
     metric_names = ("accuracy", "macro_f1")
     config_class = ClassifierConfig
+    evaluated_columns: tuple[str, ...] = ()
+    """Columns beside `label` and `text_a` that files with labels must have."""
 
     def __init__(self, labels: LabelSet, weights: np.ndarray | None = None, soft_alpha: float | None = None,
                  pairs: bool | None = None) -> None:
@@ -55,7 +58,8 @@ class Classification(Task):
 
     def read(self, path: str, labelled: bool) -> tuple[Table, dict[str, np.ndarray]]:
         """The table of a file, and the targets `label` (N,) int64 and, with distillation, `soft` (N, C) float32."""
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b", "logits"), self.columns)
+        required = ("label", "text_a", *self.evaluated_columns) if labelled else ("text_a",)
+        table = read_table(path, required, ("text_b", "logits"), self.columns)
         if self.pairs is not None and self.pairs != ("text_b" in table):
             raise UserError(f"{path}: no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
                             f"{path}: a column 'text_b', but the model is trained on single texts")
@@ -129,11 +133,12 @@ class Classification(Task):
             columns["prob"] = number_words(softmax(stacked))
         return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
 
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name, self.pairs)))
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, (..., C) -> (..., C)."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [likeliest(output, self.labels.names) for output in outputs]
 
 
 def number_words(rows: np.ndarray) -> list[str]:

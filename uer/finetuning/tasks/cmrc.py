@@ -13,6 +13,7 @@ position 0, [CLS]. The characters of each token in the text are known, so the an
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -28,6 +29,7 @@ from uer.finetuning.answer_metrics import exact_match, f1_score, split_pieces
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import CmrcConfig, CmrcInferConfig
 from uer.finetuning.heads import Tagger
+from uer.finetuning.inputs import Prediction, text_pairs
 from uer.finetuning.readers import file_hash, member, read_json
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
@@ -234,6 +236,15 @@ class ReadingComprehension(Task):
         """One JSON object: the question's id -> the answer."""
         names = [question.name for question in examples.info["questions"]]
         return [json.dumps(dict(zip(names, self.answers(outputs, examples))), ensure_ascii=False, indent=2)]
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        pairs = zip(*text_pairs(inputs, self.name, "(question, text)"))
+        return self.of_questions([Question(str(number), question, text)
+                                  for number, (question, text) in enumerate(pairs)], encoder)
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [Prediction(answer) for answer in self.answers(outputs, examples)]
 
 
 def best_span(scores: np.ndarray, longest: int) -> tuple[float, int, int]:

@@ -1,5 +1,6 @@
 """Multi-label classification: any number of labels for each text; the column `label` holds them separated by commas."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.heads import Classifier
+from uer.finetuning.inputs import Prediction, texts_or_pairs
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import f1_of_counts
 from uer.finetuning.readers import Table, read_table
@@ -107,6 +109,20 @@ class MultiLabel(Task):
         if prob:
             columns["prob"] = number_words(torch.sigmoid(torch.from_numpy(stacked)).numpy())
         return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name)))
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        names = self.labels.names
+        return [Prediction(tuple(name for name, yes in zip(names, decide(output)) if yes),
+                           dict(zip(names, _sigmoid(output)))) for output in outputs]
+
+
+def _sigmoid(logits: np.ndarray) -> list[float]:
+    """Probabilities of logits (C,), computed by tanh, which does not overflow."""
+    return (0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))).tolist()
 
 
 def split_labels(text: str) -> list[str]:

@@ -1,8 +1,9 @@
 """Sequence labelling: a tag for every word of a text, such as the tags of named entities.
 
 The file is a TSV with the columns `label` and `text_a`: words (in Chinese, characters) separated by spaces, and as many
-tags. If the tokenizer splits a word, its first token has the tag. Rows are [CLS] words [SEP]; words beyond seq_length
-count as O in the evaluation.
+tags; or a CoNLL file with a word and its tag on every line (`uer.finetuning.conll`). If the tokenizer splits a word,
+its first token has the tag. Rows are [CLS] words [SEP]. A text that is longer than a row is cut into windows that
+overlap by up to a quarter; the tags of the first half of an overlap are those of the earlier window.
 
 The tags of the training file show which label scheme it uses: BIO, BIOES, BMES or BILOU, by the letter in front
 (`B-PER`, or `B` alone in word segmentation). The entity 北京 of the text 我 在 北 京 is, in these schemes,
@@ -21,7 +22,7 @@ UER-py's own models have no [CLS] and [SEP] in their rows, and one more output, 
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Batch, Examples
 from uer.finetuning.config import NerConfig
+from uer.finetuning.conll import read_conll
 from uer.finetuning.heads import CrfTagger, Tagger
+from uer.finetuning.inputs import Prediction
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import NO_SCHEME, OUTSIDE, SCHEMES, entity_scores, fitting_schemes, split_tag
 from uer.finetuning.readers import Table, read_json, read_table
@@ -70,7 +73,7 @@ class Ner(Task):
 
     @classmethod
     def of_training_file(cls, path: str, config: NerConfig, columns: tuple[str, ...] = ()) -> "Ner":
-        table = read_table(path, ("label", "text_a"), columns=columns)
+        table, _ = read_sentences(path, True, columns)
         tags = {tag for label in table["label"] for tag in label.split()}
         scheme, source = scheme_of_table(table), "the training file"
         labels = LabelSet.of(tags if scheme == NO_SCHEME else [OUTSIDE, *tags])
@@ -83,18 +86,17 @@ class Ner(Task):
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         if encoder.truncation != "head":
             raise UserError("--truncation: a tagger reads the beginning of a text (head)")
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), columns=self.columns)
-        words = read_words(table)
+        table, words = read_sentences(path, labelled, self.columns)
         tags = read_tags(table, words, self.labels, self.source) if labelled else []
-        rows, numbers = encode_words(words, encoder, self.bare)
+        rows, numbers, windows = encode_words(words, encoder, self.bare)
         targets = {"word": numbers}
         if labelled:
             index = {tag: number for number, tag in enumerate(self.labels.names)}
             targets["tag"] = Ragged.of([
-                np.array([index[tags[row][word]] if word >= 0 else IGNORED for word in numbers[row]])
-                for row in range(len(tags))])
-        return Examples(rows, token_targets=targets, info={"words": [len(row) for row in words], "tags": tags},
-                        hash=table.hash, skipped=table.skipped)
+                np.array([index[tags[row][word]] if word >= 0 else IGNORED for word in numbers[window]])
+                for window, (row, _) in enumerate(windows)])
+        return Examples(rows, token_targets=targets, info={"windows": windows, "tags": tags}, hash=table.hash,
+                        skipped=table.skipped)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return (CrfTagger if self.crf else Tagger)(config, vocab_size, len(self.labels))
@@ -124,7 +126,7 @@ class Ner(Task):
         return negative_log_likelihood(packed, tags.clamp(min=0), chosen.sum(1)[full], scores).sum()
 
     def outputs(self, predicted: Any, batch: Batch) -> list[np.ndarray]:
-        """For each row the numbers of its words' tags, float32 (words,); words that were cut off have none.
+        """For each row the numbers of its words' tags, float32 (words,).
 
         Args:
             predicted, batch: as in `loss`, without `tag`.
@@ -145,10 +147,22 @@ class Ner(Task):
         return entity_scores(self.tags(outputs, examples), examples.info["tags"], self.scheme)
 
     def tags(self, outputs: list[np.ndarray], examples: Examples) -> list[list[str]]:
-        """The tags of every word of each row; O for [PAD] and for words beyond seq_length."""
+        """The tags of every word of each text; O for [PAD].
+
+        Two windows with words 0 to 7 and 6 to 9 share 6 and 7: the first tags 0 to 6, the second 7 to 9.
+        """
         names = [OUTSIDE if name == PADDING else name for name in self.labels.names]
-        return [[names[int(tag)] for tag in output] + [OUTSIDE] * (count - len(output))
-                for output, count in zip(outputs, examples.info["words"])]
+        found: list[list[str]] = []
+        for output, (row, first) in zip(outputs, examples.info["windows"]):
+            if row == len(found):
+                found.append([])
+            border = (len(found[row]) + first) // 2
+            found[row][border:] = [names[int(tag)] for tag in output[border - first:]]
+        return found
+
+    def describe(self, examples: Examples) -> str:
+        texts, windows = len({row for row, _ in examples.info["windows"]}), len(examples)
+        return f"{texts} predictions" + (f" (from {windows} windows)" if windows > texts else "")
 
     def settings(self) -> dict[str, Any]:
         return {"labels": list(self.labels.names), "crf": self.crf, "scheme": self.scheme}
@@ -189,6 +203,38 @@ class Ner(Task):
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """A TSV of one column: the tags of each row, separated by spaces."""
         return ["pred_label", *(" ".join(row) for row in self.tags(outputs, examples))]
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        words = [split_words(item, at) for at, item in enumerate(inputs)]
+        rows, numbers, windows = encode_words(words, encoder, self.bare)
+        return Examples(rows, token_targets={"word": numbers},
+                        info={"windows": windows, "tags": [], "texts": words})
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [Prediction(tuple(tags), words=tuple(words))
+                for tags, words in zip(self.tags(outputs, examples), examples.info["texts"])]
+
+
+def split_words(item: str | Sequence[str], at: int) -> list[str]:
+    """The words of a text as `run_ner.py` reads them: in a text without spaces every character is a word.
+
+    >>> split_words("北京", 0), split_words("New York", 0)
+    (['北', '京'], ['New', 'York'])
+
+    Args:
+        item: a text or a list of words.
+        at: number of the input, for the message.
+
+    Raises:
+        UserError: it is neither of them.
+    """
+    if not isinstance(item, str):
+        if not isinstance(item, Sequence) or not all(isinstance(word, str) and word.strip() for word in item):
+            raise UserError(f"predict: input {at} must be a text or a list of words")
+        return list(item)
+    words = item.split()
+    return list(item.strip()) if len(words) == 1 else words
 
 
 def _asked(labels_num: int | None) -> str:
@@ -250,6 +296,15 @@ def read_label2id(path: str) -> LabelSet:
     return LabelSet(tuple(sorted(content, key=content.__getitem__)))
 
 
+def read_sentences(path: str, labelled: bool, columns: Sequence[str]) -> tuple[Table, list[list[str]]]:
+    """The table of a TSV, of JSON lines or of a CoNLL file, and the words of its rows."""
+    found = None if columns else read_conll(path, labelled)
+    if found is None:
+        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), columns=columns)
+        found = table, read_words(table)
+    return found
+
+
 def read_words(table: Table) -> list[list[str]]:
     """The words of every row; in a text without spaces every character is a word."""
     rows = []
@@ -280,7 +335,8 @@ def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: st
     return rows
 
 
-def encode_words(words: list[list[str]], encoder: TextToRows, bare: bool = False) -> tuple[Sequences, Ragged]:
+def encode_words(words: list[list[str]], encoder: TextToRows,
+                 bare: bool = False) -> tuple[Sequences, Ragged, list[tuple[int, int]]]:
     """Rows of token ids, and for each token the number of the word whose first token it is, else IGNORED.
 
     The words 我, playing, 球, of which the tokenizer splits the second, become
@@ -288,28 +344,60 @@ def encode_words(words: list[list[str]], encoder: TextToRows, bare: bool = False
         tokens   [CLS]  我  play  ##ing  球  [SEP]
         numbers   -100   0     1   -100   2   -100
 
-    A word that the tokenizer removes (a control character) becomes [UNK], so that every word has a token.
+    A word that the tokenizer removes (a control character) becomes [UNK], so that every word has a token. Of a word
+    with more tokens than a row, the first are read.
 
     Args:
-        words: the words of each row.
+        words: the words of each text.
         bare: without [CLS] and [SEP]; a text without words becomes one [UNK].
 
     Returns:
-        The rows, and the numbers: as many values in each row as it has tokens.
+        The rows, one or more for each text; the numbers, as many values in each row as it has tokens; and for each
+        row the number of its text and of its first word.
     """
     vocab = encoder.tokenizer.vocab
     pieces = tokenize_all(encoder.tokenizer, [word for row in words for word in row])
-    rows, numbers, at = [], [], 0
-    for row in words:
-        ids, starts = ([], []) if bare else ([vocab.cls_id], [IGNORED])
-        for number in range(len(row)):
-            found = pieces[at + number].tolist() or [vocab.unk_id]
-            ids += found
-            starts += [number] + [IGNORED] * (len(found) - 1)
-        at += len(row)
-        kept = min(len(ids), encoder.seq_length - (not bare))
-        closing = [vocab.unk_id] * (not ids) if bare else [vocab.sep_id]
-        rows.append(np.array([*ids[:kept], *closing]))
-        numbers.append(np.array([*starts[:kept], *[IGNORED] * len(closing)]))
+    room = encoder.seq_length - 2 * (not bare)
+    rows, numbers, windows, at = [], [], [], 0
+    for row, own in enumerate(words):
+        found = [pieces[at + number].tolist()[:room] or [vocab.unk_id] for number in range(len(own))]
+        at += len(own)
+        for first, last in word_windows([len(ids) for ids in found], room):
+            ids = [token for word in found[first:last] for token in word]
+            starts = [value for word in range(first, last) for value in (word, *[IGNORED] * (len(found[word]) - 1))]
+            if bare:
+                ids, starts = ids or [vocab.unk_id], starts or [IGNORED]
+            else:
+                ids, starts = [vocab.cls_id, *ids, vocab.sep_id], [IGNORED, *starts, IGNORED]
+            rows.append(np.array(ids))
+            numbers.append(np.array(starts))
+            windows.append((row, first))
     tokens = Ragged.of(rows)
-    return Sequences(tokens, np.diff(tokens.offsets)), Ragged.of(numbers)
+    return Sequences(tokens, np.diff(tokens.offsets)), Ragged.of(numbers), windows
+
+
+def word_windows(sizes: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """The windows of a text, each the words first .. last - 1; together they have every word.
+
+    A window begins with the last words of the one before it, as far as these have at most a quarter of its tokens.
+
+    >>> word_windows([1] * 10, 8)
+    [(0, 8), (6, 10)]
+
+    Args:
+        sizes: the number of tokens of each word, at most `room`.
+        room: how many tokens a window may have.
+    """
+    found, first = [], 0
+    while True:
+        last, total = first, 0
+        while last < len(sizes) and total + sizes[last] <= room:
+            total += sizes[last]
+            last += 1
+        found.append((first, last))
+        if last == len(sizes):
+            return found
+        first, shared = last, 0
+        while first > found[-1][0] + 1 and shared + sizes[first - 1] <= min(room // 4, room - sizes[last]):
+            first -= 1
+            shared += sizes[first]

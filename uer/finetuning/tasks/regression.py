@@ -1,5 +1,6 @@
 """Regression: a number for a text or a pair of texts, such as the similarity of two sentences."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.heads import Classifier
+from uer.finetuning.inputs import Prediction, texts_or_pairs
 from uer.finetuning.metrics import correlations
 from uer.finetuning.readers import Table, read_table
 from uer.finetuning.task import Task, TextToRows
@@ -57,6 +59,13 @@ class Regression(Task):
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """A TSV of one column."""
         return ["label", *(f"{output[0]:.9g}" for output in outputs)]
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name)))
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [Prediction(float(output[0])) for output in outputs]
 
 
 def read_numbers(table: Table) -> np.ndarray:

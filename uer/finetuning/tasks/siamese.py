@@ -1,9 +1,13 @@
 """Siamese classification: one label for a pair of texts, each of which the same backbone encodes separately."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.heads import SiameseClassifier
+from uer.finetuning.inputs import text_pairs
 from uer.finetuning.rows import Ragged, Sequences
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
@@ -20,6 +24,9 @@ class Siamese(Classification):
             raise UserError(f"{path}: no column 'text_b'; a siamese model reads pairs")
         rows = interleave(encoder.sequences(table["text_a"]), encoder.sequences(table["text_b"]))
         return Examples(rows, ways=2, targets=targets, hash=table.hash, skipped=table.skipped)
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        return Examples(interleave(*map(encoder.sequences, text_pairs(inputs, self.name))), ways=2)
 
     def build(self, config: ModelConfig, vocab_size: int) -> SiameseClassifier:
         return SiameseClassifier(config, vocab_size, len(self.labels))

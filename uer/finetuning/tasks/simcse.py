@@ -5,6 +5,7 @@ training file has a column `text_b`, it gives the pairs; if not, each text is pa
 differ by dropout. Dev and test files hold pairs with a number for their similarity.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import SimcseConfig
 from uer.finetuning.heads import SentenceEncoder
+from uer.finetuning.inputs import Prediction, text_pairs
 from uer.finetuning.metrics import correlations
 from uer.finetuning.readers import read_table
 from uer.finetuning.task import Task, TextToRows
@@ -80,6 +82,13 @@ class Simcse(Task):
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
         scores = correlations(np.stack(outputs)[:, 0].astype(np.float64), examples.targets["label"].astype(np.float64))
         return {name: scores[name] for name in self.metric_names}
+
+    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
+        return Examples(interleave(*map(encoder.sequences, text_pairs(inputs, self.name))), ways=2)
+
+    def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
+                          inputs: Sequence[Any]) -> list[Prediction]:
+        return [Prediction(float(output[0])) for output in outputs]
 
     def settings(self) -> dict[str, Any]:
         return {"temperature": self.temperature}
