@@ -1,6 +1,7 @@
 """The two sides of `benchmark_training.py` and their measurement. Not a command."""
 
 import dataclasses
+import functools
 import statistics
 import tempfile
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _gpu_families import SIZES, prepare, settings
 from _neighbours import busy_processes
 from _random_run import (
     VOCAB_SIZE,
@@ -17,17 +19,21 @@ from _random_run import (
     executed_flops,
     host_seconds,
     open_trainer,
-    read_model_config,
     real_tokens,
     synchronise,
 )
 from _transformers_side import Lap, Side, loop_side, trainer_side, why_no_trainer
 
+from uer.config import MaskingConfig
+from uer.data.loader import open_processor
+from uer.data.processors import Processor
+from uer.data.store import open_dataset
 from uer.flops import flops_per_token
 from uer.training.trainer import Trainer
 
 WARM_UP = {"cpu": 5, "cuda": 30}  # updates that are not timed; on a GPU every size of batch is captured in them
 TIMED = 2
+MANY_CHARACTERS = [chr(0x4E00 + number) for number in range(VOCAB_SIZE - 105)]  # beside special tokens and sentinels
 PASSED_ON = ("compile", "cuda_graph", "unpad", "combo_kernels", "threads")  # flags of pretrain.py
 KINDS = {"_CpuAttention": "attention", "_BlockedCrossEntropy": "output layer and cross-entropy",
          "_CpuDropout": "dropout", "Optimizer.": "optimizer", "aten::mm": "matrix products of the layers",
@@ -42,9 +48,11 @@ class Case:
 
     size: str
     seq_length: int
-    fill: float
+    fill: float | None
+    """None where the processor says it."""
     device: str
     precision: str
+    family: str = "bert"
 
 
 def possible(against: str) -> str:
@@ -65,10 +73,12 @@ def compare(case: Case, config: Any) -> dict[str, Any]:
         laps = timed(sides, config, case.device)
         memory = torch.cuda.max_memory_allocated() / 2**30 if case.device == "cuda" else None
         host = host_seconds(trainer, 16) if case.device == "cuda" else laps["ours"].seconds
-        figures = {**slots_and_flops(case, trainer, laps["ours"].seconds), "host_ms": 1000 * host, "memory_gib": memory,
-                   "profile_ms": profiled(trainer, config.profile_steps) if config.profile_steps else {}}
+        figures = {
+            **slots_and_flops(case, trainer, laps["ours"].seconds, Path(folder)), "host_ms": 1000 * host,
+            "memory_gib": memory,
+            "profile_ms": profiled(trainer, config.profile_steps) if config.profile_steps else {}}
     ours = laps["ours"]
-    record = {**dataclasses.asdict(case), "batch_size": config.batch_size, "neighbours": config.neighbours,
+    record = {**described(case, trainer), "batch_size": config.batch_size, "neighbours": config.neighbours,
               "against": config.against, "step_ms": 1000 * ours.seconds,
               "real_tokens_per_second": ours.real_tokens / ours.seconds, **figures}
     if "transformers" in laps:
@@ -79,10 +89,20 @@ def compare(case: Case, config: Any) -> dict[str, Any]:
     return record
 
 
-def slots_and_flops(case: Case, trainer: Trainer, seconds: float) -> dict[str, Any]:
+def described(case: Case, trainer: Trainer) -> dict[str, Any]:
+    """The case, with the fill that its batches have; bert, the usual family, is not named."""
+    known = dataclasses.asdict(case)
+    if case.family == "bert":
+        del known["family"]
+        return known
+    return {**known, "fill": real_tokens(trainer) / (trainer.parts.loader.samples_per_step * case.seq_length)}
+
+
+def slots_and_flops(case: Case, trainer: Trainer, seconds: float, folder: Path) -> dict[str, Any]:
     """What follows from the seconds of an update: slots a second, the floor, and MFU where the peak is known."""
     slots = trainer.parts.loader.samples_per_step * case.seq_length
-    flops = flops_per_token(read_model_config(case.size), VOCAB_SIZE, case.seq_length) * slots
+    config = trainer.parts.model.config
+    flops = flops_per_token(config, VOCAB_SIZE, case.seq_length, processor_of(case, folder)) * slots
     peak = trainer.parts.reporter.peak_flops
     with all_threads():
         rate = matmul_rate(case.device, case.precision)
@@ -91,10 +111,16 @@ def slots_and_flops(case: Case, trainer: Trainer, seconds: float) -> dict[str, A
             "update": type(trainer.update).__name__}
 
 
+def processor_of(case: Case, folder: Path) -> Processor | None:
+    """The processor of a case's batches; None for mlm."""
+    return None if case.family == "bert" else open_processor([open_dataset(folder / "data.pt")], MaskingConfig())
+
+
 def print_row(record: dict[str, Any], header: bool) -> None:
     """A line of the table."""
-    shown = {"size": "{size}", "length": "{seq_length}", "fill": "{fill:.2f}", "device": "{device}",
-             "precision": "{precision}", "ours": "{step_ms:.2f} ms", "transformers": "{transformers_step_ms:.2f} ms",
+    shown = {"size": "{family} {size}" if "family" in record else "{size}", "length": "{seq_length}",
+             "fill": "{fill:.2f}", "device": "{device}", "precision": "{precision}", "ours": "{step_ms:.2f} ms",
+             "transformers": "{transformers_step_ms:.2f} ms",
              "ratio": "{ratio:.2f}", "real/s": "{real_tokens_per_second:,.0f}", "slots/s": "{slots_per_second:,.0f}",
              "MFU": "{mfu:.1%}", "host": "{host_ms:.2f} ms", "GiB": "{memory_gib:.2f}", "floor": "{floor_ms:.2f} ms"}
     if header:
@@ -115,10 +141,13 @@ def filled(text: str, record: dict[str, Any]) -> str:
 
 def our_trainer(case: Case, config: Any, folder: Path) -> Trainer:
     """The trainer that pretrain.py runs with these flags, on random rows."""
-    rows = RandomRows(50 * config.batch_size, case.seq_length, case.fill)
     chosen = {"device": case.device, "precision": case.precision, "batch_size": config.batch_size,
               **{name: getattr(config, name) for name in PASSED_ON}}
     flags = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
+    if case.family != "bert":
+        return open_trainer(prepare(case.family, folder, 50 * config.batch_size, case.seq_length, MANY_CHARACTERS,
+                                    settings(case.family, SIZES[case.size])), flags)
+    rows = RandomRows(50 * config.batch_size, case.seq_length, case.fill)
     return open_trainer(rows.write(folder, case.size), flags)
 
 
@@ -138,13 +167,17 @@ def our_side(trainer: Trainer) -> Side:
 def their_side(case: Case, config: Any, trainer: Trainer, folder: Path) -> Side:
     """transformers on the rows of our trainer, with the threads that ours may use."""
     make = trainer_side if config.against == "trainer" else loop_side
-    side = make(read_model_config(case.size), folder / "data.pt", folder / "vocab.txt", batch_size=config.batch_size,
+    if case.family != "bert":
+        make = functools.partial(make, family=case.family)
+    side = make(trainer.parts.model.config, folder / "data.pt", folder / "vocab.txt", batch_size=config.batch_size,
                 device=trainer.world.device, precision=case.precision,
                 compiled=config.compile == "on" or (config.compile == "auto" and case.device == "cuda"))
 
     def run(updates: int) -> Lap:
         with all_threads(config.threads):
-            return side(updates)
+            lap = side(updates)
+        # Both sides take the same batches; tokens are counted as they are stored, before noise.
+        return lap if case.family == "bert" else Lap(lap.seconds, real_tokens(trainer))
 
     return run
 

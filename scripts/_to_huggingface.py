@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import _logits_check as check
+import _push
 from _checkpoint import DEFAULT_VOCAB
 from _conversion import choose_type, print_model, require_decoder_layers, require_layers, resolve_head
 from torch import Tensor
@@ -55,6 +56,18 @@ class ExportFlags:
     card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.",
                                        path="read")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
+    push_to_hub: str | None = flag(None, "Send the folder of --output_dir to this model on the Hugging Face hub, such\n"
+                                         "as user/model.")
+    private: bool = flag(False, "With --push_to_hub: a model that is new there is private.")
+    push_dry_run: bool = flag(False, "With --push_to_hub: only list the files that would be sent.")
+
+    def problems(self) -> list[str]:
+        return _push.problems(self)
+
+    def tokenizer_config(self) -> TokenizerConfig:
+        """The tokenizer that the model was trained with."""
+        lower = self.do_lower_case is not False
+        return TokenizerConfig(vocab_path=self.vocab_path or DEFAULT_VOCAB, do_lower_case=lower)
 
     def reads(self) -> list[File]:
         """What lies beside the checkpoint (settings, vocabulary, training state), and the usual vocabulary."""
@@ -67,7 +80,6 @@ class ExportFlags:
         if not self.output_dir:
             return [] if self.output_model_path else [File("--output_model_path", "pytorch_model.bin")]
         return [File("--output_dir", str(Path(self.output_dir) / name)) for name in FOLDER_FILES]
-
 
     def settings(self) -> dict[str, Any]:
         """Settings of the model that flags of a script give, under UER's names."""
@@ -85,7 +97,31 @@ class DecoderExportFlags(ExportFlags):
     def problems(self) -> list[str]:
         """A line for each value out of its range."""
         within = 1 <= self.settings().get("max_seq_length", 1) <= LONGEST_ROW
-        return [] if within else [f"--max_seq_length must lie between 1 and {LONGEST_ROW:,}"]
+        found = [] if within else [f"--max_seq_length must lie between 1 and {LONGEST_ROW:,}"]
+        return [*super().problems(), *found]
+
+
+@dataclass(frozen=True)
+class BpeExportFlags(ExportFlags):
+    """From UER to Hugging Face, of a model whose tokenizer may be byte-level BPE."""
+
+    merges_path: str | None = flag(None, "Merges file of a model of --tokenizer bpe; --vocab_path is its vocabulary.",
+                                   path="read")
+
+    def tokenizer_config(self) -> TokenizerConfig:
+        usual = super().tokenizer_config()
+        return replace(usual, tokenizer="bpe", merges_path=self.merges_path) if self.merges_path else usual
+
+
+@dataclass(frozen=True)
+class SentencePieceExportFlags(ExportFlags):
+    """From UER to Hugging Face, of a model whose tokenizer is a SentencePiece model."""
+
+    spm_model_path: str | None = flag(None, "SentencePiece model of --tokenizer xlmroberta; --output_dir needs it.",
+                                      path="read")
+
+    def tokenizer_config(self) -> TokenizerConfig:
+        return TokenizerConfig(tokenizer="xlmroberta", spm_model_path=self.spm_model_path)
 
 
 @dataclass(frozen=True)
@@ -109,6 +145,11 @@ class Source:
         """Rows of the word embedding."""
         return self.converted.sizes["vocab"]
 
+    @property
+    def longest(self) -> int:
+        """The longest sequence that transformers' model takes."""
+        return self.config.max_seq_length - self.architecture.unused_positions
+
 
 def export(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None) -> None:
     """Convert, check, and only then put the files in place.
@@ -129,15 +170,20 @@ def export(architecture: Architecture | Mapping[str, Architecture], flags: Expor
 
 
 def _export(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None) -> None:
+    if flags.push_to_hub and not flags.push_dry_run:
+        _push.require_hub()
     source = read_source(architecture, flags, head)
     print_model(source.path, source.config, source.converted, source.head)
     for beginning, note in source.architecture.notes.items():
         if any(name.startswith(beginning) for name in source.converted.left_out):
             print(note)
     if flags.output_dir:
-        _export_folder(source, flags.output_dir, not flags.no_check)
+        name = flags.push_to_hub or Path(flags.output_dir).absolute().name
+        files = _export_folder(source, flags.output_dir, name, not flags.no_check)
     if flags.output_model_path or not flags.output_dir:
         _export_weights(source, flags.output_model_path or "pytorch_model.bin", not flags.no_check)
+    if flags.output_dir and flags.push_to_hub:
+        _push.push(flags.output_dir, files, flags.push_to_hub, flags.private, flags.push_dry_run)
 
 
 def read_source(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None
@@ -163,13 +209,22 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
     if isinstance(flags, DecoderExportFlags):
         require_decoder_layers(flags.decoder_layers_num, converted.sizes["decoder_layers"], path)
     told = flags.settings()
-    config = architecture.model_config(converted.sizes, replace(base, **told) if base else None, head, tied, path, told)
+    shared = {} if base or "layers" in converted.sizes else _layers_of_shared_weights(flags)
+    config = architecture.model_config(converted.sizes, replace(base, **told) if base else None, head, tied, path,
+                                       {**told, **shared})
+    require_layers(flags.layers_num, config.layers_num, path)
     converted.weights.update(architecture.computed(config))
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
-    lower = True if flags.do_lower_case is None else flags.do_lower_case
-    tokenizer = TokenizerConfig(vocab_path=flags.vocab_path or DEFAULT_VOCAB, do_lower_case=lower)
-    return Source(path, architecture, head, weights, converted, config, tokenizer, saved, labels, stages,
+    return Source(path, architecture, head, weights, converted, config, flags.tokenizer_config(), saved, labels, stages,
                   _read_notes(flags.card_notes_path))
+
+
+def _layers_of_shared_weights(flags: ExportFlags) -> dict[str, int]:
+    """The number of layers, which neither weights nor settings tell: --layers_num; or, where it changes no output but
+    the depth of the check, that of ALBERT base."""
+    if flags.layers_num is None and flags.output_dir:
+        return {}
+    return {"layers_num": flags.layers_num or 12}
 
 
 def _read_notes(path: str | None) -> str:
@@ -196,19 +251,20 @@ def _labels(saved: SavedModel | None, count: int, path: str) -> tuple[str, ...]:
     return labels
 
 
-def _export_folder(source: Source, folder: str, with_check: bool) -> None:
+def _export_folder(source: Source, folder: str, name: str, with_check: bool) -> list[str]:
+    """Write the folder of the model that is called `name`; the paths of its files."""
     tokenizer = _tokenizer(source, required=True)
     assert tokenizer is not None
     vocab = tokenizer.vocab
     segments = "seg" in source.config.embedding
-    facts = TokenizerFacts(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case, segments)
+    facts = TokenizerFacts.of(tokenizer, segments)
     special_ids = {"pad_id": vocab.pad_id, "cls_id": vocab.cls_id, "sep_id": vocab.sep_id}
     config, generation = _config_json(source, special_ids), source.architecture.generation_json(special_ids)
     if source.saved and source.saved.task in PROBLEM_TYPES:
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
         write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config, facts,
-                     source.config.max_seq_length, generation)
+                     source.longest, generation)
         for name, content in source.architecture.files(source.config).items():
             (temporary / name).parent.mkdir(exist_ok=True)
             write_json(content, temporary / name)
@@ -216,10 +272,12 @@ def _export_folder(source: Source, folder: str, with_check: bool) -> None:
         if with_check:
             check.check_tokenizer(temporary, tokenizer, segments)
             checked = _check(source, config, tokenizer, check.open_folder(temporary, source.architecture, source.head))
-        card = model_card(_card_facts(source, folder, tokenizer, checked))
+        card = model_card(_card_facts(source, name, tokenizer, checked))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         written = sorted(path.name for path in temporary.iterdir())
+        files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
     print(f"written: {folder}: {', '.join(written)}")
+    return files
 
 
 def _export_weights(source: Source, path: str, with_check: bool) -> None:
@@ -241,7 +299,7 @@ def _config_json(source: Source, special_ids: Mapping[str, int]) -> dict[str, An
 
 
 def _check(source: Source, config: Mapping[str, Any], tokenizer: Tokenizer | None, theirs: Any) -> str:
-    src, seg = check.sample_batch(source.vocab_size, source.config.max_seq_length, tokenizer)
+    src, seg = check.batch_of(source.architecture, source.vocab_size, source.config.max_seq_length, tokenizer)
     model = check.UerModel(source.path, source.architecture, source.head, source.config, source.weights,
                            source.converted.sizes, config)
     ours = check.our_logits(check.with_their_eps(model), src, seg)
@@ -258,11 +316,12 @@ def _tokenizer(source: Source, required: bool) -> Tokenizer | None:
     """The model's tokenizer; where it is not required, None when there is no vocabulary of the model's size."""
     if source.saved:
         tokenizer, path = source.saved.encoder.tokenizer, "the vocabulary beside it"
-    elif not required and not Path(source.tokenizer.vocab_path or "").is_file():
+    elif not required and not Path(source.tokenizer.spm_model_path or source.tokenizer.vocab_path or "").is_file():
         return None
     else:
-        tokenizer, path = build_tokenizer(source.tokenizer), f"--vocab_path {source.tokenizer.vocab_path}"
-    if not tokenizer.finds_words:
+        tokenizer, path = build_tokenizer(source.tokenizer), _vocabulary_flag(source.tokenizer)
+    fits = tokenizer.kind in source.architecture.tokenizers and (tokenizer.finds_words or tokenizer.kind != "bert")
+    if not fits:
         raise UserError(f"{source.path}: its tokens are not those of a BERT vocabulary, so no tokenizer can be written")
     if len(tokenizer.vocab) == source.vocab_size:
         return tokenizer
@@ -271,7 +330,12 @@ def _tokenizer(source: Source, required: bool) -> Tokenizer | None:
     return None
 
 
-def _card_facts(source: Source, folder: str, tokenizer: Tokenizer, checked: str) -> ModelCardFacts:
+def _vocabulary_flag(config: TokenizerConfig) -> str:
+    name = "spm_model_path" if config.spm_model_path else "vocab_path"
+    return f"--{name} {getattr(config, name)}"
+
+
+def _card_facts(source: Source, name: str, tokenizer: Tokenizer, checked: str) -> ModelCardFacts:
     tokens = tokenizer.vocab.tokens
     ideographs = sum(is_ideograph(token) for token in tokens if len(token) == 1)
     tied_rows = source.architecture.names.tied_rows(source.head) if source.config.tie_weights else []
@@ -279,10 +343,11 @@ def _card_facts(source: Source, folder: str, tokenizer: Tokenizer, checked: str)
     parameters = sum(tensor.numel() for name, tensor in source.converted.weights.items() if name not in tied)
     sentence = f"The conversion was checked: {checked}." if checked else "The conversion was not checked."
     return ModelCardFacts(
-        name=Path(folder).absolute().name, architecture=source.architecture, head=source.head, config=source.config,
+        name=name, architecture=source.architecture, head=source.head, config=source.config, longest=source.longest,
         vocab_size=source.vocab_size, parameters=parameters, do_lower_case=tokenizer.do_lower_case,
         chinese=ideographs > len(tokens) // 5, source=Path(source.path).name, stages=source.stages,
-        labels=source.labels, fine_tuning=_fine_tuning(source.saved), check=sentence, notes=source.card_notes)
+        labels=source.labels, fine_tuning=_fine_tuning(source.saved), check=sentence, notes=source.card_notes,
+        special_tokens=tokenizer.vocab.special_tokens)
 
 
 def _fine_tuning(saved: SavedModel | None) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _check(source: HuggingFaceSource) -> None:
         if not config.tie_weights or architecture.has_decoder:
             weights = with_copies(weights, architecture.names)
         theirs = check.open_weights(weights, content, architecture, source.head)
-    src, seg = check.sample_batch(vocab_size, config.max_seq_length, None)
+    src, seg = check.batch_of(architecture, vocab_size, config.max_seq_length, None)
     ours = check.our_logits(check.UerModel(source.path, architecture, source.head, config, source.converted.weights,
                                            source.converted.sizes, content), src, seg)
     found, seg = check.their_logits(theirs, architecture, src, seg), check.predicted(architecture, seg)
@@ -134,8 +134,16 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
     print(f"written: {flags.output_model_path}")
     if "embedding.seg.embedding.weight" in source.converted.weights:
         print("the segment embedding has a new first row, zeros, which belongs to padding and is never read")
+    if source.architecture.segments == 1:
+        print("its last row, of a second text, equals that of the first: the original tells texts apart by tokens only")
+    if source.architecture.unused_positions:
+        print(f"the last {source.architecture.unused_positions} rows of the position embedding are zeros: sequences "
+              f"have at most {config.max_seq_length - source.architecture.unused_positions} tokens")
     if head not in HEAD_TASKS and not config.tie_weights:
         print("the output layer has weights of its own: the model's settings need tie_weights false")
+    if head not in HEAD_TASKS and config.layernorm_eps is not None:
+        print(f"the layer norms have an epsilon of their own: the model's settings need layernorm_eps "
+              f"{config.layernorm_eps:g}")
 
 
 def _write_finetuned(flags: ImportFlags, source: HuggingFaceSource) -> None:

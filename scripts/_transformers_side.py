@@ -1,4 +1,4 @@
-"""transformers' masked language model on our rows, the other side of `benchmark_training.py`. Not a command.
+"""transformers' models on our rows, the other side of `benchmark_training.py`. Not a command.
 
 It trains on what our trainer trains on: the same stored rows, the same size and batch, with scaled-dot-product
 attention, autocast, the fused AdamW and, where asked, torch.compile. transformers is imported when a side is made.
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from _transformers_models import new_model
 from torch import Tensor
 
 from uer.config import MaskingConfig, ModelConfig
 from uer.data.batch import Batch
 from uer.data.loader import Loader, open_processor
 from uer.data.store import TokenDataset, open_dataset
-from uer.errors import UserError
 from uer.runtime.precision import Precision
 
 BATCHES = 16  # that a loop takes in turns
@@ -48,14 +48,14 @@ def why_no_trainer() -> str | None:
 
 
 def loop_side(model_config: ModelConfig, dataset: Path, vocab: Path, *, batch_size: int, device: torch.device,
-              precision: str, compiled: bool) -> Side:
-    """A plain loop around BertForMaskedLM, on batches that were made beforehand.
+              precision: str, compiled: bool, family: str = "bert") -> Side:
+    """A plain loop around transformers' model of a family, on batches that were made beforehand.
 
     Padding up to the longest row is kept, but not up to the longest possible one: batches are trimmed, unless the model
     is compiled, which needs one shape.
     """
     data = open_dataset(dataset)
-    model = new_model(model_config, len_of_vocab(data)).to(device).train()
+    model = new_model(family, model_config, len_of_vocab(data)).to(device).train()
     if compiled:
         model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
@@ -79,32 +79,27 @@ def loop_side(model_config: ModelConfig, dataset: Path, vocab: Path, *, batch_si
     return run
 
 
-def new_model(config: ModelConfig, vocab_size: int) -> Any:
-    """BertForMaskedLM of the same size.
-
-    Raises:
-        UserError: transformers is not installed.
-    """
-    try:
-        from transformers import BertConfig, BertForMaskedLM
-    except ImportError as error:
-        raise UserError(f"transformers cannot be imported ({error}); --against none does without it") from None
-    return BertForMaskedLM(BertConfig(
-        vocab_size=vocab_size, hidden_size=config.hidden_size, num_hidden_layers=config.layers_num,
-        num_attention_heads=config.heads_num, intermediate_size=config.feedforward_size, attn_implementation="sdpa",
-        max_position_embeddings=config.max_seq_length))
-
-
 def len_of_vocab(dataset: TokenDataset) -> int:
     return dataset.info.vocab.size
 
 
 def labelled(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """Our batch as transformers wants it: labels at every position, -100 where nothing is predicted."""
+    """Our batch as transformers wants it: labels at every position, -100 where nothing is predicted.
+
+    GPT2LMHeadModel compares the logits of a position with the label of the next one itself.
+    """
+    inputs = {"input_ids": batch.src.values.clone(), "attention_mask": (batch.src.seg > 0).long()}
+    if "lm" in batch.labels:
+        labels = batch.labels["lm"].values
+        if batch.tgt is not None:
+            inputs |= {"decoder_input_ids": batch.tgt.values.clone(),
+                       "decoder_attention_mask": (batch.tgt.seg > 0).long(), "labels": labels.clone()}
+        else:
+            inputs["labels"] = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=-100)
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
     labels = torch.full_like(batch.src.values, -100)
     labels.scatter_(1, batch.labels["mlm"].positions, batch.labels["mlm"].values)
-    kept = {"input_ids": batch.src.values.clone(), "attention_mask": (batch.src.seg > 0).long(), "labels": labels}
-    return {name: tensor.to(device) for name, tensor in kept.items()}
+    return {name: tensor.to(device) for name, tensor in {**inputs, "labels": labels}.items()}
 
 
 def trainer_side(model_config: ModelConfig, dataset: Path, vocab: Path, *, batch_size: int, device: torch.device,
@@ -117,7 +112,7 @@ def trainer_side(model_config: ModelConfig, dataset: Path, vocab: Path, *, batch
 
     data = open_dataset(dataset)
     rows = TokenRows(data)
-    model = new_model(model_config, len_of_vocab(data))
+    model = new_model("bert", model_config, len_of_vocab(data))
     collate = collator(vocab, pad_to=data.info.seq_length if compiled else None)
 
     class CountingTrainer(Trainer):

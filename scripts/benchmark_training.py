@@ -14,6 +14,9 @@ beside busy processes. The other side:
     --against trainer    transformers' Trainer with its fastest settings (needs the package accelerate)
     --against none       nothing
 
+With --families gpt2, t5 or bart both sides train that family's language model, transformers in a loop of ours, on the
+batches of its processor: documents that are half a row to a whole row long, with T5's and BART's noise.
+
 `ratio` is that of the real tokens per second. The floor of a step is the FLOPs of all its slots, padding included,
 divided by the speed of a matrix product on this device; a side that computes nothing for padding may be faster. MFU
 counts the FLOPs that are executed, on devices whose peak is known. `host` is the time until the host is done with an
@@ -49,7 +52,8 @@ from uer.errors import UserError
 class BenchmarkConfig:
     """The models, and the number of measurements."""
 
-    sizes: tuple[str, ...] = flag(("tiny", "mini"), "Names of models/bert/NAME_config.json.")
+    families: tuple[str, ...] = flag(("bert",), "Families of models.", choices=("bert", "gpt2", "t5", "bart"))
+    sizes: tuple[str, ...] = flag(("tiny", "mini"), "Names of models/bert/NAME_config.json; tiny or mini otherwise.")
     seq_lengths: tuple[int, ...] = flag((128,), "Lengths of the rows.")
     fills: tuple[float, ...] = flag((1.0,), "Mean part of a row that is not padding, such as 0.4.")
     batch_size: int = flag(64, "Rows of a batch.")
@@ -78,6 +82,13 @@ class BenchmarkConfig:
                         neighbours=(0, 1024), threads=(0, 4096))
         if not all(0.0 < fill <= 1.0 for fill in self.fills):
             found.append("--fills must lie between 0 and 1, and not be 0")
+        if set(self.families) != {"bert"}:
+            from _gpu_families import SIZES
+
+            if unknown := sorted(set(self.sizes) - set(SIZES)):
+                found.append(f"--sizes {' '.join(unknown)}: only bert has it; others have {' and '.join(SIZES)}")
+            if self.against == "trainer":
+                found.append("--against trainer: for bert only")
         return found
 
 
@@ -101,8 +112,9 @@ def main() -> None:
           f"{platform.python_version()}, torch {torch.__version__}; against {config.against}; batches of "
           f"{config.batch_size}, {config.neighbours} neighbours, {config.rounds} rounds, medians\n")
     records = []
-    for case in (Case(*values) for values in itertools.product(
-            config.sizes, config.seq_lengths, config.fills, config.devices, config.precisions)):
+    for case in (Case(*values, family) for family in config.families for values in itertools.product(
+            config.sizes, config.seq_lengths, config.fills if family == "bert" else (None,), config.devices,
+            config.precisions)):
         records.append(compare(case, config))
         print_row(records[-1], header=len(records) == 1)
     if config.uer_path:

@@ -204,6 +204,8 @@ def write_description(module: OnnxModule, loaded: TextModel, folder: Path) -> No
         text = "".join(f"{token}\n" for token in tokenizer.vocab.tokens)
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     settings = loaded.task.settings() if loaded.task else {}
+    if loaded.encoder:
+        settings["truncation"] = loaded.encoder.truncation  # "head" cuts [SEP] off a long text, as UER-py does
     write_json({"task": loaded.task.name if loaded.task else None, **settings, "inputs": INPUTS,
                 "outputs": module.outputs, "seq_length": length, "tokenizer": tokenizer.kind}, folder / "model.json")
 

@@ -26,7 +26,10 @@ from uer.reading import read_bytes
 PANELS = {"loss": "loss (mean of the interval)", "accuracy": "accuracy", "f1": "F1", "macro_f1": "macro F1",
           "em": "exact match", "precision": "precision", "recall": "recall", "spearman": "Spearman's correlation",
           "pearson": "Pearson's correlation", "mse": "mean squared error", "learning_rate": "learning rate",
-          "tokens_per_second": "tokens a second", "examples_per_second": "examples a second"}
+          "tokens_per_second": "tokens a second", "examples_per_second": "examples a second",
+          "perplexity": "perplexity"}
+# Metrics that a run with several targets has for each of them, such as loss_mlm and loss_sp.
+TARGET_PANELS = {"loss": "loss", "acc": "accuracy", "perplexity": "perplexity"}
 OTHER_NAMES = {"acc": "accuracy", "train_loss": "loss"}
 STYLES = {"train": {"linestyle": "-"}, "eval": {"linestyle": "--"}, "test": {"linestyle": "none", "marker": "x"}}
 WORDS = {"train": "", "eval": " held out", "test": " test"}
@@ -173,7 +176,8 @@ def _draw_curves(pyplot: Any, runs: dict[str, list[dict[str, Any]]], every: list
     axis = next((axis for axis in ("step", "epoch") if all(axis in record for record in every)), None)
     if axis is None:
         raise UserError("--metrics_path: some of the files count steps and others epochs; draw them one by one")
-    shown = [name for name in PANELS if any(name in record for record in every)]
+    titles = panels(every)
+    shown = list(titles)
     rows = -(-len(shown) // 2)
     figure, grid = pyplot.subplots(rows, 2, figsize=(12, 4 * rows), layout="constrained", sharex=True, squeeze=False)
     curves = _curves(runs)
@@ -185,7 +189,7 @@ def _draw_curves(pyplot: Any, runs: dict[str, list[dict[str, Any]]], every: list
                 if points:
                     axes.plot(*zip(*points), **{"marker": ".", "markersize": 5, "linewidth": 1.5, **style},
                               color=f"C{number % 10}", label=label + WORDS[kind])
-        axes.set_title(PANELS[name])
+        axes.set_title(titles[name])
         axes.grid(alpha=0.3)
         if name.endswith("_per_second"):
             axes.set_ylim(bottom=0)
@@ -197,6 +201,19 @@ def _draw_curves(pyplot: Any, runs: dict[str, list[dict[str, Any]]], every: list
     for axes in grid.flat[len(shown):]:
         axes.set_visible(False)
     return figure
+
+
+def panels(records: list[dict[str, Any]]) -> dict[str, str]:
+    """The metrics that are drawn, with their titles: those of `PANELS`, then those of single targets.
+
+    >>> panels([{"loss": 3.0, "step": 5}, {"acc_sp": 0.5}])
+    {'loss': 'loss (mean of the interval)', 'acc_sp': 'accuracy of sp'}
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    targets = [(name, *name.partition("_")[::2]) for name in names]
+    return {**{name: title for name, title in PANELS.items() if name in names},
+            **{name: f"{TARGET_PANELS[kind]} of {target}" for name, kind, target in targets
+               if kind in TARGET_PANELS and target}}
 
 
 def _curves(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ from uer import cli
 from uer.config import ModelConfig, flag
 from uer.data.processors import PROCESSORS
 from uer.data.schema import VocabInfo
-from uer.flops import flops_per_token, mean_length, parameter_count
+from uer.flops import flops_per_token, made_tokens, mean_length, mean_tgt_length, parameter_count
 from uer.model import build_model
 
 VOCAB = 21128
@@ -110,6 +110,25 @@ def test_flops_of_an_encoder_without_attention():
     layers = 2 * 50 * 4 * 32 * ((24 + 32) + (32 + 32))
     head = 2 * predicted * (32**2 + 32 * 37)
     assert flops_per_token(config, 37, 50) == pytest.approx(3 * (layers + head) / 50)
+
+
+@pytest.mark.parametrize("name, src, tgt", [("mt", 20, 10), ("gsg", 20, 10), ("bart", 20, 19)])
+def test_flops_of_both_sides(name, src, tgt):
+    """The operations of a row, by the tokens of both of its sides; of mt and gsg by their mean lengths."""
+    config = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=3, target=("lm",),
+                         decoder="transformer", decoder_layers_num=2, mask="fully_visible")
+    vocab = VocabInfo("", 37, {role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask"))})
+    processor = PROCESSORS[name](50, PROCESSORS[name].config_class(), {"src": vocab, "tgt": vocab})
+    unread = {axis: length - processor.batch_lengths()[axis] for axis, length in processor.lengths().items()}
+    columns = {axis: range(10 * ({"src": src, "tgt": tgt}[axis] + more)) for axis, more in unread.items()}
+    datasets = [type("Dataset", (), {"tokens": columns["src"], "columns": columns, "__len__": lambda self: 10})()]
+    assert mean_length(datasets, processor) == src
+    assert made_tokens(datasets, processor) == (tgt if name == "bart" else 0)
+    counted = flops_per_token(config, 37, src, processor, mean_tgt_length(datasets, processor)) * (src + tgt)
+    matrices, other = 8 * 28**2 + 4 * 28 * 45, 2 * 28 * 37  # of a layer, and of the logits, for a token
+    cross = 4 * src * 28**2 + 4 * tgt * 28**2 + 4 * src * tgt * 28
+    by_hand = 3 * (src * matrices + 4 * src**2 * 28) + 2 * (tgt * matrices + 4 * tgt**2 * 28 + cross) + tgt * other
+    assert counted == pytest.approx(3 * by_hand, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["mlm", "lm"])

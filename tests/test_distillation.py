@@ -1,13 +1,16 @@
 """A teacher beside a model in training: what it changes, and everything that it must not."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
+from uer.checkpoint.files import save_weights
 from uer.config import DistillationConfig, ModelConfig
 from uer.data.batch import Batch, Labels, Side
-from uer.distillation import DistillationStep, Teacher
+from uer.distillation import DistillationStep, Teacher, load_teacher
+from uer.errors import UserError
 from uer.model import build_model
 from uer.training.update import StepModule
 
@@ -113,6 +116,45 @@ def test_fingerprints_tell_weights_and_architectures_apart():
         teacher.model.target["mlm"].linear_2.bias[0] = 1.0
     others = [make_teacher(config=dataclasses.replace(LARGER, heads_num=4)), Teacher(teacher.model, teacher.config)]
     assert len({make_teacher().fingerprint, *(other.fingerprint for other in others)}) == 3
+
+
+TRANSLATOR = dataclasses.replace(CONFIG, embedding=("word", "pos"), target=("lm",), decoder="transformer",
+                                 tgt_embedding=("word", "pos"), tie_weights=False, decoder_layers_num=1)
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    """The two files of a teacher that reads 13 positions on each side, of 37 and of 29 entries; and one encoder's."""
+    folder = tmp_path_factory.mktemp("teacher")
+    for name, config in (("both", TRANSLATOR), ("encoder", dataclasses.replace(TRANSLATOR, decoder=None))):
+        values = {key: value for key, value in config.values().items() if key not in ("stream_0", "stream_1")}
+        (folder / f"{name}.json").write_text(json.dumps(values))
+        save_weights(build_model(config, VOCAB, tgt_vocab_size=29).state_dict(), folder / f"{name}.bin")
+    return folder
+
+
+@pytest.mark.parametrize("name, lengths, tgt_vocab, message", [
+    ("both", (13, 14), 29, "max_seq_length is 13, but the dataset's rows have 14 tokens on the target side"),
+    ("both", (14, 13), 29, "max_seq_length is 13, but the dataset's rows have 14 tokens$"),
+    ("both", (13, 13), 30, "a vocabulary of 29 entries of the target side, but this run's has 30"),
+    ("both", (13, 0), 29, "the teacher has a decoder, but the dataset has no target side"),
+    ("encoder", (13, 13), 29, "the teacher has no decoder, but the dataset has a target side")])
+def test_a_teacher_that_does_not_fit_the_target_side_is_refused(translator, name, lengths, tgt_vocab, message):
+    config = DistillationConfig(str(translator / f"{name}.bin"), str(translator / f"{name}.json"))
+    with pytest.raises(UserError, match=message):
+        load_teacher(config, ("lm",), VOCAB, lengths[0], print, lengths[1], tgt_vocab_size=tgt_vocab)
+
+
+def test_a_teacher_with_a_decoder_teaches(translator):
+    config = DistillationConfig(str(translator / "both.bin"), str(translator / "both.json"), soft_alpha=1.0)
+    teacher = load_teacher(config, ("lm",), VOCAB, 13, lambda line: None, 13, tgt_vocab_size=29)
+    tgt = Side(torch.randint(5, 29, (3, 9)), torch.ones(3, 9, dtype=torch.int64))
+    batch = dataclasses.replace(make_batch(), tgt=tgt, labels={"lm": Labels(tgt.values, side="tgt")})
+    student = build_model(dataclasses.replace(TRANSLATOR, dropout=0.0), VOCAB, tgt_vocab_size=29)
+    _, metrics, found = gradients(DistillationStep(student, teacher), batch)
+    assert metrics["lm"]["distillation loss"][0] > 0 and metrics["lm"]["distillation loss"][1] == 27
+    assert found["model.tgt_embedding.word.embedding.weight"].abs().max() > 0
+    assert teacher.bytes(39, 27) - 4 * teacher.model.num_parameters() == 12 * 27 * 29
 
 
 FILES = {"teacher_model_path": "t.bin", "teacher_config_path": "t.json"}

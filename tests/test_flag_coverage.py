@@ -75,7 +75,8 @@ FLAGS = {
        for way in ("original_tf_to_uer", "uer_to_original_tf")},
     **{f"scripts/convert_{family}_from_{way}.py": f"{CONVERSION} {own}" for family, own in
        (("bart", "decoder_layers_num"), ("t5", "decoder_layers_num type"), ("pegasus", "decoder_layers_num"),
-        ("sbert", "")) for way in ("uer_to_huggingface", "huggingface_to_uer")},
+        ("sbert", ""), ("gpt2", ""), ("albert", ""), ("xlmroberta", ""))
+       for way in ("uer_to_huggingface", "huggingface_to_uer")},
     **{f"scripts/convert_bert{head}_from_{way}.py": CONVERSION
        for head in ("_text_classification", "_token_classification", "_extractive_qa")
        for way in ("uer_to_huggingface", "huggingface_to_uer")},

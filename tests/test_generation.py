@@ -12,6 +12,7 @@ from tests.targets.test_golden_targets import open_model
 from tests.tools.configs import model_config
 from uer.errors import UserError
 from uer.generation import GREEDY, GenerationConfig, Seen, filtered, generate
+from uer.generation_step import top_entries
 from uer.layers.layout import padded_layout
 from uer.model import build_model
 
@@ -100,6 +101,13 @@ def test_draws_follow_the_seed_and_the_probabilities():
         drawn = run(model, prompts, temperature=temperature, **drawing)
         share = torch.bincount(torch.tensor(drawn).flatten(), minlength=ENTRIES) / 3000
         assert ((share - probs).abs() < 4 * (probs * (1 - probs) / 3000).sqrt() + 1e-3).all()
+
+
+@pytest.mark.parametrize(("entries", "count"), [(7, 1), (1000, 3), (1003, 70), (50, 50)])
+def test_the_top_entries_are_those_of_topk(entries, count):
+    logits = torch.stack([torch.randperm(entries).float() for _ in range(3)])
+    found, expected = top_entries(logits, count), logits.topk(count)
+    assert torch.equal(found[0], expected.values) and torch.equal(found[1], expected.indices)
 
 
 def test_the_penalty_of_what_is_there():

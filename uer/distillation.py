@@ -11,7 +11,7 @@ or saved. It runs in evaluation mode, without gradients, in the precision of the
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.flops import teacher_bytes
 from uer.layers.distillation import SoftTargets
-from uer.model import Model, build_model
+from uer.model import TGT_WORD_EMBEDDING, Model, build_model
 from uer.registry import choose
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
@@ -58,9 +58,14 @@ class Teacher:
         """The teacher's distributions for the predictions of the batch, by target; see `Model.soft_targets`."""
         return self.model.soft_targets(batch, self.config.soft_temperature, self.config.soft_alpha)
 
-    def line(self, batch_tokens: int) -> str:
-        """A line for the summary of the run: size and memory, for micro-batches of `batch_tokens` token slots."""
-        memory = teacher_bytes(self.model.config, self.model.vocab_size, batch_tokens)
+    def bytes(self, token_slots: int, tgt_slots: int = 0) -> int:
+        """Memory that it takes, for micro-batches of so many token slots of the source and target side."""
+        tgt_vocab_size = self.model.tgt_vocab_size if self.model.decoder else None
+        return teacher_bytes(self.model.config, self.model.vocab_size, token_slots, tgt_vocab_size, tgt_slots)
+
+    def line(self, token_slots: int, tgt_slots: int = 0) -> str:
+        """A line for the summary of the run: size and memory; arguments as `bytes`."""
+        memory = self.bytes(token_slots, tgt_slots)
         return (f"teacher: {self.model.num_parameters():,} parameters, {self.config.teacher_model_path}, not trained; "
                 f"soft_alpha {self.config.soft_alpha:g}, soft_temperature {self.config.soft_temperature:g}; "
                 f"{memory / 2**30:.2f} GiB a process, included in what follows")
@@ -80,7 +85,7 @@ class DistillationStep(StepModule):
 
 
 def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_size: int, longest: int,
-                 say: Callable[[str], None], **building: Any) -> Teacher:
+                 say: Callable[[str], None], longest_tgt: int = 0, **building: Any) -> Teacher:
     """Load the teacher that the settings name.
 
     Args:
@@ -89,6 +94,7 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
         vocab_size: entries of this run's vocabulary.
         longest: maximum length of a row in tokens.
         say: called with a line for each tensor that is not used.
+        longest_tgt: maximum length of a row on the target side; 0 where there is none.
         building: arguments of `build_model`; those that lay out a batch must be the student's.
 
     Raises:
@@ -100,14 +106,12 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
         raise UserError(f"--teacher_model_path: a teacher teaches what predicts vocabulary entries, and --target "
                         f"{' '.join(targets)} does not")
     architecture = teacher_architecture(config_path, distilled)
-    if architecture.longest_row < longest:
-        raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {architecture.max_seq_length}, but "
-                        f"the dataset's rows have {longest} tokens")
+    _require_rows(architecture, longest, longest_tgt, config_path)
     state = load_uer_weights(path, say)
-    entries = len(state[WORD_EMBEDDING]) if WORD_EMBEDDING in state else vocab_size
-    if entries != vocab_size:
-        raise UserError(f"--teacher_model_path {path}: a vocabulary of {entries} entries, but this run's has "
-                        f"{vocab_size}; teacher and student must share one")
+    _require_entries(state, WORD_EMBEDDING, vocab_size, "", path)
+    if architecture.decoder:
+        _require_entries(state, TGT_WORD_EMBEDDING, building.get("tgt_vocab_size") or vocab_size,
+                         " of the target side", path)
     model = build_model(architecture, vocab_size, **building)
     report = checkpoint.load_into(model, state, path)
     unfit = [*report.missing, *(f"{name} ({list(theirs)} in the file, {list(ours)} by its configuration)"
@@ -119,6 +123,33 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
     for name in report.left_over:
         say(f"{path}: left over, not used: {name}")
     return Teacher(model, config)
+
+
+def _require_rows(architecture: ModelConfig, longest: int, longest_tgt: int, config_path: str) -> None:
+    """
+    Raises:
+        UserError: the teacher cannot read the dataset's rows.
+    """
+    if bool(architecture.decoder) != bool(longest_tgt):
+        sides = ("no decoder, but the dataset has a target side" if longest_tgt else
+                 "a decoder, but the dataset has no target side")
+        raise UserError(f"--teacher_config_path {config_path}: the teacher has {sides}")
+    for reach, tokens, side in ((architecture.longest_row, longest, ""),
+                                (architecture.longest_tgt_row, longest_tgt, " on the target side")):
+        if reach < tokens:
+            raise UserError(f"--teacher_config_path {config_path}: max_seq_length is {reach}, but the dataset's rows "
+                            f"have {tokens} tokens{side}")
+
+
+def _require_entries(state: Mapping[str, Tensor], name: str, expected: int, side: str, path: str) -> None:
+    """
+    Raises:
+        UserError: the embedding of this name has rows for another vocabulary than the run's.
+    """
+    entries = len(state[name]) if name in state else expected
+    if entries != expected:
+        raise UserError(f"--teacher_model_path {path}: a vocabulary of {entries} entries{side}, but this run's has "
+                        f"{expected}; teacher and student must share one")
 
 
 def teacher_architecture(config_path: str, targets: tuple[str, ...]) -> ModelConfig:

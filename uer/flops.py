@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from uer.config import ModelConfig
 from uer.data.batch import Batch, Rows
 from uer.data.processors import PROCESSORS, Processor
+from uer.data.processors.base import LEAST_TARGET
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import INSTANCE, VocabInfo
 from uer.data.store import TokenDataset
@@ -27,8 +28,10 @@ BACKWARD = 2
 """A backward pass has twice the operations of the forward pass: every matrix product has two gradients."""
 
 
-def flops_per_token(config: ModelConfig, vocab_size: int, length: float, processor: Processor | None = None) -> float:
-    """Floating-point operations of training on one token of a row of `length` tokens, forward and backward.
+def flops_per_token(config: ModelConfig, vocab_size: int, length: float, processor: Processor | None = None,
+                    tgt_length: float | None = None) -> float:
+    """Floating-point operations of training on one token of a row of `length` tokens, forward and backward. Where there
+    is a target side, the row's operations are divided by the tokens of both sides.
 
     Matrix products count, attention's included; of the last layer only what is computed for the predicted positions,
     and the output layer for the predictions only. Nothing counts for padding: with the mean number of tokens of a row
@@ -44,21 +47,30 @@ def flops_per_token(config: ModelConfig, vocab_size: int, length: float, process
         vocab_size: entries of the vocabulary.
         length: tokens of each row, rounded to a whole number; with --seq_length, the operations for one token slot.
         processor: makes the batches; when None that of mlm, for a model whose only target is mlm.
+        tgt_length: tokens of each row's target side, where the dataset holds it; None: --tgt_seq_length.
     """
-    return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, length, processor)
+    return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, length, processor, tgt_length)
 
 
 def forward_flops_per_token(config: ModelConfig, vocab_size: int, length: float,
-                            processor: Processor | None = None) -> float:
+                            processor: Processor | None = None, tgt_length: float | None = None) -> float:
     """Floating-point operations of a forward pass for one token; arguments as `flops_per_token`."""
     length = max(1, round(length))
     if processor is None:
         mlm = replace(config, target=("mlm",))
         return extrapolated_model(lambda layers: _mlm_flops(layers, vocab_size, length), mlm)
-    short = type(processor)(max(processor.least_length, length), processor.config, processor.vocabs)
-    batch = example_batch(short, rows=1)
+    batch = example_batch(shorter(processor, length, tgt_length), rows=1)
     tgt_vocab_size = processor.vocabs["tgt"].size if "tgt" in processor.vocabs else None
     return extrapolated_model(lambda layers: _flops(layers, vocab_size, batch, tgt_vocab_size), config)
+
+
+def shorter(processor: Processor, length: float, tgt_length: float | None = None) -> Processor:
+    """The processor of rows of so many tokens, rounded; arguments as `flops_per_token`."""
+    config = processor.config
+    if tgt_length is not None:
+        beside = config.tgt_seq_length - processor.batch_lengths()["tgt"]
+        config = replace(config, tgt_seq_length=max(LEAST_TARGET, round(tgt_length) + beside))
+    return type(processor)(max(processor.least_length, round(length)), config, processor.vocabs)
 
 
 def mean_length(datasets: Sequence[TokenDataset], processor: Processor) -> float:
@@ -70,8 +82,24 @@ def mean_length(datasets: Sequence[TokenDataset], processor: Processor) -> float
     return stored - (processor.lengths()["src"] - processor.batch_lengths()["src"])
 
 
+def mean_tgt_length(datasets: Sequence[TokenDataset], processor: Processor) -> float | None:
+    """The same of the target side; None where the datasets hold none."""
+    if "tgt" not in processor.lengths():
+        return None
+    stored = sum(len(dataset.columns["tgt"]) for dataset in datasets) / sum(map(len, datasets))
+    return stored - (processor.lengths()["tgt"] - processor.batch_lengths()["tgt"])
+
+
+def made_tokens(datasets: Sequence[TokenDataset], processor: Processor) -> int:
+    """Tokens of the target side of a row of mean length, where the processor makes it of the source (at most, of t5);
+    0 where there is none, or the datasets hold it."""
+    if "tgt" in processor.lengths():
+        return 0
+    return shorter(processor, mean_length(datasets, processor)).batch_lengths().get("tgt", 0)
+
+
 def _flops(config: ModelConfig, vocab_size: int, batch: Batch, tgt_vocab_size: int | None = None) -> float:
-    """Operations of a forward pass of the batch of full rows, for one token of the source side."""
+    """Operations of a forward pass of the batch of full rows, for one token."""
     with Unfilled():
         # Without gradients: the counter cannot follow a view of a parameter under `torch.no_grad`.
         model = build_model(config, vocab_size, tgt_vocab_size=tgt_vocab_size, unpad="off").requires_grad_(False)
@@ -118,21 +146,31 @@ def _mlm(seq_length: int, vocab_size: int) -> Processor:
     return PROCESSORS["mlm"](seq_length, MlmConfig(), {"src": VocabInfo("", max(vocab_size, 6), special_ids)})
 
 
-def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int) -> int:
+def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int, tgt_slots: int | None = None) -> int:
     """An estimate of the memory that a transformer's forward pass keeps for the backward pass, in fp32.
 
     For each token slot a layer keeps about 8 vectors of the hidden size and 2 of the feed-forward size (attention
-    scores are not kept). The output layer keeps the logits of 15% of the slots and their gradient. A decoder is
-    supposed to have as many slots, and predicts at all of them.
+    scores are not kept). The output layer keeps the logits of 15% of the slots and their gradient. A decoder predicts
+    at all of its slots.
+
+    Args:
+        config: the model.
+        token_slots: of the source side.
+        vocab_size: entries of the vocabulary that is predicted.
+        tgt_slots: token slots of the target side; None: as many.
     """
     layer = 8 * config.hidden_size + 2 * config.feedforward_size
     if config.decoder:  # attention to the encoder's output keeps about 4 vectors more
         decoder = (layer + 4 * config.hidden_size) * config.decoder_layers_num
-        return round(4 * token_slots * (layer * config.layers_num + decoder + 2 * vocab_size))
+        tgt_slots = token_slots if tgt_slots is None else tgt_slots
+        return round(4 * (token_slots * layer * config.layers_num + tgt_slots * (decoder + 2 * vocab_size)))
     head = PREDICTED * (2 * vocab_size + 3 * config.emb_size)
     return round(4 * token_slots * (layer * config.layers_num + head))
 
 
-def teacher_bytes(config: ModelConfig, vocab_size: int, token_slots: int) -> int:
-    """Memory of a teacher: its weights in fp32, and three matrices of logits for 15% of `token_slots`."""
-    return 4 * parameter_count(config, vocab_size) + round(12 * PREDICTED * token_slots * vocab_size)
+def teacher_bytes(config: ModelConfig, vocab_size: int, token_slots: int, tgt_vocab_size: int | None = None,
+                  tgt_slots: int = 0) -> int:
+    """Memory of a teacher: its weights in fp32, and three matrices of logits for 15% of `token_slots`, or for all slots
+    of the target side."""
+    predicted = tgt_slots * (tgt_vocab_size or vocab_size) or PREDICTED * token_slots * vocab_size
+    return 4 * parameter_count(config, vocab_size, tgt_vocab_size) + round(12 * predicted)

@@ -7,7 +7,7 @@ Each step computes the logits of the next token of every row. A transformer keep
 (`uer.layers.view.Cache`); other encoders compute the whole row again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,9 +17,12 @@ from torch import Tensor
 from uer.config import LARGEST_SEED, flag
 from uer.decoders import DecoderCache
 from uer.errors import UserError
+from uer.generation_step import PlainStack, is_plain, output_layer, top_entries
 from uer.layers.layout import padded_layout
+from uer.layers.linear import weight_and_bias
 from uer.layers.view import Cache
 from uer.model import Model
+from uer.targets.lm import LmTarget
 
 EXCLUDED = float("-inf")
 
@@ -49,7 +52,7 @@ class GenerationConfig:
 GREEDY = GenerationConfig(top_k=1)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(model: Model, prompts: Sequence[Sequence[int]], *, most: int, stop_id: int | None = None,
              start_id: int | None = None, config: GenerationConfig = GREEDY, cached: bool = True,
              numbers: Sequence[int] | None = None) -> list[list[int]]:
@@ -80,7 +83,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], *, most: int, stop_
     most = min(most, longest - before)
     if most < 1:
         raise UserError(f"a prompt of {before} tokens leaves no position to generate: max_seq_length is {longest}")
-    rows = _rows(model, prompts, start_id, config.beam_size, cached)
+    rows = _rows(model, prompts, start_id, config.beam_size, cached, most)
     texts = prompts if model.decoder is None else [[start_id]] * len(prompts)
     seen = Seen([text for text in texts for _ in range(config.beam_size)])
     if config.beam_size > 1:
@@ -117,7 +120,7 @@ class CausalRows:
         prompts [7, 8, 9] and [4]   ->   src [[7, 8, 9], [0, 0, 4]], starts [[0, 0, 0], [0, 0, 2]]
     """
 
-    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], beams: int) -> None:
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], beams: int, most: int) -> None:
         length, device = max(map(len, prompts)), _device(model)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)[:, None]
         columns = torch.arange(length, device=device)[None]
@@ -127,11 +130,14 @@ class CausalRows:
         self.model, self.beams, self.cache = model, beams, Cache()
         # A model with a prefix mask has learnt that what follows the prefix is segment 2.
         self.new_seg = 2 if model.config.mask == "causal_with_prefix" else 1
+        self.plain: PlainStack | None = None
+        self.uses_plain, self.room = is_plain(model.embedding, model.encoder), length + most
+        self.logits = _logits(model, most)
 
     def start(self) -> Tensor:
         columns = torch.arange(self.src.shape[1], device=self.src.device)
         starts = torch.where(columns >= self.first[:, None], self.first[:, None], 0)
-        logits = self._logits(self.src, self.seg, starts)
+        logits = self._forward(self.src, self.seg, starts)
         if self.beams > 1:
             each = torch.arange(len(logits), device=logits.device).repeat_interleave(self.beams)
             self.select(each)
@@ -139,42 +145,64 @@ class CausalRows:
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:
-        return self._logits(tokens[:, None], torch.full_like(tokens[:, None], self.new_seg), self.first[:, None])
+        if not self.uses_plain:
+            return self._forward(tokens[:, None], torch.full_like(tokens[:, None], self.new_seg), self.first[:, None])
+        if self.plain is None:
+            self.plain = PlainStack(self.model.embedding, self.model.encoder, self.cache, self.room, seg=self.new_seg,
+                                    first=self.first if self.first.any() else None)
+        return self.logits(self.plain.step(tokens))
 
-    def _logits(self, src: Tensor, seg: Tensor, starts: Tensor) -> Tensor:
+    def _forward(self, src: Tensor, seg: Tensor, starts: Tensor) -> Tensor:
         layout = padded_layout(seg, starts, first=self.cache.length)
         hidden = self.model.encoder(self.model.embedding(src, layout), layout, cache=self.cache)
-        return self.model.target["lm"].logits(layout.scatter(hidden)[:, -1])
+        return self.logits(layout.scatter(hidden)[:, -1])
 
     def select(self, rows: Tensor) -> None:
-        self.cache.select_rows(rows)
-        self.first = self.first[rows]
+        if self.plain is not None:
+            self.plain.select_rows(rows)
+        else:
+            self.cache.select_rows(rows)
+            self.first = self.first[rows]
 
 
 class DecoderRows:
     """Rows of a decoder with a cache; the encoder has read the prompts."""
 
-    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], start_id: int, beams: int) -> None:
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], start_id: int, beams: int, most: int) -> None:
         src, seg = _padded(prompts, _device(model))
         memory = model.encode(src, seg).repeat_interleave(beams, 0)  # (R, S, H)
         self.memory_layout = padded_layout(seg.repeat_interleave(beams, 0))
         self.memory: Tensor | None = memory.flatten(0, 1)
         self.first = torch.full((len(memory),), start_id, device=src.device)
         self.model, self.cache = model, DecoderCache()
+        self.plain: PlainStack | None = None
+        self.uses_plain, self.room = is_plain(model.tgt_embedding, model.decoder), 1 + most
+        self.logits = _logits(model, most)
 
     def start(self) -> Tensor:
-        return self.step(self.first)
+        return self._forward(self.first)
 
     def step(self, tokens: Tensor) -> Tensor:
+        if not self.uses_plain:
+            return self._forward(tokens)
+        if self.plain is None:
+            self.plain = PlainStack(self.model.tgt_embedding, self.model.decoder, self.cache.own, self.room,
+                                    memory=(self.cache.context, self.memory_layout.seg))
+        return self.logits(self.plain.step(tokens))
+
+    def _forward(self, tokens: Tensor) -> Tensor:
         tgt = tokens[:, None]
         layout = padded_layout(torch.ones_like(tgt), first=self.cache.length)
         hidden = self.model.decoder(self.model.tgt_embedding(tgt, layout), layout, self.memory, self.memory_layout,
                                     cache=self.cache)
         self.memory = None  # the cache has its keys and values
-        return self.model.target["lm"].logits(hidden)
+        return self.logits(hidden)
 
     def select(self, rows: Tensor) -> None:
-        self.cache.select_rows(rows)
+        if self.plain is not None:
+            self.plain.select_rows(rows)
+        else:
+            self.cache.select_rows(rows)
 
 
 class WholeRows:
@@ -213,12 +241,21 @@ class WholeRows:
         return self.model.target["lm"].logits(layout.scatter(hidden)[:, -1])
 
 
-def _rows(model: Model, prompts: Sequence[Sequence[int]], start_id: int | None, beams: int, cached: bool) -> Rows:
+def _rows(model: Model, prompts: Sequence[Sequence[int]], start_id: int | None, beams: int, cached: bool,
+          most: int) -> Rows:
     if model.decoder is not None and cached:
-        return DecoderRows(model, prompts, start_id, beams)
+        return DecoderRows(model, prompts, start_id, beams, most)
     if cached and model.encoder.has_cache:
-        return CausalRows(model, prompts, beams)
+        return CausalRows(model, prompts, beams, most)
     return WholeRows(model, prompts, start_id, beams)
+
+
+def _logits(model: Model, steps: int) -> Callable[[Tensor], Tensor]:
+    """A function (R, H) -> logits (R, V), for so many steps."""
+    target = model.target["lm"]
+    if type(target) is not LmTarget or torch.is_autocast_enabled(_device(model).type):
+        return target.logits
+    return output_layer(*weight_and_bias(target.output_layer), steps)
 
 
 def _device(model: Model) -> torch.device:
@@ -298,12 +335,25 @@ def _next(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.G
     """The next token (R,) of each row; row r is drawn with generator r."""
     if config.top_k == 1:
         return logits.argmax(-1)
-    probs = filtered(logits / config.temperature, config.top_k, config.top_p).softmax(-1)
-    sums = probs.double().cumsum(-1)
+    logits, entries = _candidates(logits / config.temperature, config)
+    sums = logits.softmax(-1).double().cumsum(-1)
     drawn = torch.stack([torch.rand((), generator=each, dtype=torch.float64) for each in generators])
     # The first entry whose sum exceeds the number drawn from [0, the whole sum).
-    return torch.searchsorted(sums, (drawn.to(sums.device) * sums[:, -1])[:, None], right=True).squeeze(1).clamp(
+    number = torch.searchsorted(sums, (drawn.to(sums.device) * sums[:, -1])[:, None], right=True).clamp(
         max=logits.shape[-1] - 1)
+    return (number if entries is None else entries.gather(1, number)).squeeze(1)
+
+
+def _candidates(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor | None]:
+    """`filtered` logits of the entries that may be drawn, and these entries in ascending order, both (R, C); of all
+    entries, and None, where several equal the k-th largest or there is no k."""
+    if not 0 < config.top_k < logits.shape[-1]:
+        return filtered(logits, config.top_k, config.top_p), None
+    values, entries = top_entries(logits, config.top_k + 1)
+    if (values[:, -1] == values[:, -2]).any():
+        return filtered(logits, config.top_k, config.top_p), None
+    entries, order = entries[:, :-1].sort()
+    return filtered(values.gather(1, order), 0, config.top_p), entries
 
 
 class Beams:
@@ -343,10 +393,7 @@ def _search(rows: Rows, seen: Seen, most: int, stop_id: int | None, config: Gene
     scores = torch.zeros(prompts, size, dtype=torch.float64, device=logits.device)
     scores[:, 1:] = EXCLUDED  # at first all beams of a prompt are the same text
     for length in range(1, most + 1):
-        steps = seen.penalised(logits.float(), config.repetition_penalty).double().log_softmax(-1)
-        sums = (scores.view(-1, 1) + steps).view(prompts, size * entries)
-        # Of twice as many candidates, at most half end.
-        best, index = sums.topk(min(2 * size, size * entries))
+        best, index = _likeliest(seen.penalised(logits.float(), config.repetition_penalty), scores)
         scores, beams, tokens = _continue(best.tolist(), index.tolist(), entries, size, length, stop_id, found, texts)
         texts = [[*texts[beam], token] for beam, token in zip(beams, tokens)]
         if length == most or all(each.is_done(max(own), length, most) for each, own in zip(found, scores)):
@@ -360,6 +407,25 @@ def _search(rows: Rows, seen: Seen, most: int, stop_id: int | None, config: Gene
             if score > EXCLUDED:
                 each.end(score, texts[prompt * size + beam], length)
     return [each.ended[0][1] for each in found]
+
+
+def _likeliest(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Each prompt's likeliest texts with one more token: twice as many as it has beams, of which at most half end.
+
+    Args:
+        logits: (prompts * size, V) of the next token.
+        scores: (prompts, size) float64 log probabilities of the texts without it.
+
+    Returns:
+        (prompts, C) log probabilities, and the candidates' numbers beam * V + token.
+    """
+    (prompts, size), entries = scores.shape, logits.shape[-1]
+    values, tokens = top_entries(logits, min(2 * size, entries))  # a beam gives no more candidates than are wanted
+    log_probs = (values - logits.logsumexp(-1, keepdim=True)).double()
+    sums = (scores[:, :, None] + log_probs.view(prompts, size, -1)).flatten(1)
+    best, rank = sums.topk(min(2 * size, sums.shape[1]))
+    beams = torch.arange(size, device=logits.device)[:, None] * entries
+    return best, (beams + tokens.view(prompts, size, -1)).flatten(1).gather(1, rank)
 
 
 def _continue(best: list[list[float]], index: list[list[int]], entries: int, size: int, length: int,

@@ -109,7 +109,7 @@ def _hugging_face_settings(words: Sequence[str]) -> dict[str, Any]:
     if not path:
         return {}
     from uer.convert.open import folder_of, is_hugging_face, open_hugging_face  # torch takes seconds
-    from uer.convert.tokenizer_files import lower_cases, vocab_file
+    from uer.convert.tokenizer_files import tokenizer_settings
 
     if not is_hugging_face(path):
         return {}
@@ -119,9 +119,8 @@ def _hugging_face_settings(words: Sequence[str]) -> dict[str, Any]:
         told = {known.name: getattr(config, known.name) for known in dataclasses.fields(config)
                 if "help" in known.metadata and known.name not in OF_THE_COMMAND}
         told["config_path"] = None
-    vocabulary = vocab_file(folder_of(path))
-    if _given(words, "vocab_path") is None and vocabulary:
-        told |= {"vocab_path": str(vocabulary), "do_lower_case": lower_cases(vocabulary.parent)}
+    if all(_given(words, name) is None for name in ("vocab_path", "spm_model_path")):
+        told |= tokenizer_settings(folder_of(path))
     return told
 
 

@@ -223,6 +223,7 @@ def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
         assert sum(part.counts()[target] for part in parts) == count
     real = sum((side.seg > 0).sum() for side in sides.values())
     assert sum(part.real_tokens() for part in parts) == batch.real_tokens() == batch.row_tokens().sum() == real
+    assert batch.token_slots() == sum(side.values.numel() for side in sides.values())
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
@@ -290,6 +291,19 @@ def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
     loader = Loader(datasets, open_processor(datasets, MaskingConfig()), batch_size=samples)
     expected = texts(name, whole_batch(datasets[0])) + texts(name, whole_batch(datasets[1]))
     assert texts(name, loader.step(0)[0]) == Counter({text: versions * count for text, count in expected.items()})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_mix_the_rows_of_two_datasets(make, name):
+    """Of 4 rows 3 are the first dataset's, which is the smaller one, so that its rows come again."""
+    datasets = [make(name, {}, documents=count, path=f"{count}.pt") for count in (20, 120)]
+    processor = open_processor(datasets, MaskingConfig())
+    mixed = Loader(datasets, processor, batch_size=600, weights=[3, 1]).step(0)[0]
+    found = texts(name, mixed)
+    first, second = (texts(name, whole_batch(dataset)) for dataset in datasets)
+    assert found.keys() <= first.keys() | second.keys() and found.total() == 600
+    shared = sum(second[text] for text in first) / second.total()  # rows of the second dataset that are in both
+    assert sum(found[text] for text in first) == pytest.approx(450 + 150 * shared, abs=45)
 
 
 @pytest.mark.parametrize("name", CASES)

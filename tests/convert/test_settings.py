@@ -83,3 +83,28 @@ def test_labels() -> None:
     assert labels_of({"id2label": {"1": "b", "0": "a"}}, 2, "x") == ("a", "b")
     with pytest.raises(UserError, match="id2label names 1 labels, the weights have 2"):
         labels_of({"id2label": {"0": "a"}}, 2, "x")
+
+
+@pytest.mark.parametrize(("name", "key", "usual"), [
+    ("bert", "layer_norm_eps", None), ("albert", "layer_norm_eps", None), ("gpt2", "layer_norm_epsilon", 1e-5)])
+def test_the_epsilon_of_layer_norms_is_read_and_written(name: str, key: str, usual: float | None) -> None:
+    """Where config.json is silent, GPT-2's is 1e-5, as in transformers; 1e-12 is UER's own."""
+    architecture = ARCHITECTURES[name]
+    head = next(iter(architecture.outputs))
+    assert architecture.told({}, "x").get("layernorm_eps") == usual
+    for written, ours in ((1e-12, None), (1e-5, 1e-5), (0.25, 0.25)):
+        assert architecture.told({key: written}, "x")["layernorm_eps"] == ours
+        config = ModelConfig(layernorm_eps=ours, hidden_act="gelu_fast")
+        assert architecture.config_json(config, 9, head)[key] == written
+    for wrong in (0.0, 1.0, "small", True, float("nan")):
+        with pytest.raises(UserError, match=f"^x: {key} must lie between 0 and 1, not {wrong}$"):
+            architecture.told({key: wrong}, "x")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_unknown_activation_function_is_refused_in_one_line(name: str) -> None:
+    key = next(row.hugging_face for row in ARCHITECTURES[name].settings if row.uer == "hidden_act")
+    for unknown in ("gelu_10", "", ["gelu"], 3):
+        with pytest.raises(UserError, match=r"^x: .* has no counterpart in UER; these have: [^\n]*gelu.*$") as found:
+            ARCHITECTURES[name].told({key: unknown}, "x")
+        assert key in str(found.value)

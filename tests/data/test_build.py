@@ -21,6 +21,7 @@ from uer.data import estimate as forecast
 from uer.data import line_cleaner as lines
 from uer.data import summary as report
 from uer.data.build import build_dataset
+from uer.data.processors import pools
 from uer.data.store import open_dataset
 from uer.errors import UserError
 from uer.runtime import lock
@@ -446,3 +447,36 @@ def test_random_corpora_never_crash_and_the_report_is_right_to_the_line(tmp_path
         assert summary.totals.lines == len(texts)
         assert summary.totals.documents == sum(map(bool, documents))
         assert summary.totals.tokens == sum(len(ids) + 2 for ids in documents if ids)
+
+
+@pytest.mark.parametrize("name, reasons, places", [
+    ("bart", {"the sentence has more than --seq_length - 2 = 5 tokens": 2},
+     [("a.txt", 3), ("b.txt", 2)]),
+    # One sentence of the documents with 3 short ones is hidden, and none of the document with 1.
+    ("gsg", {"the sentence has more than --tgt_seq_length - 3 = 4 tokens": 2,
+             "its part of the document has no sentence to predict": 1},
+     [("a.txt", 3), ("a.txt", 9), ("b.txt", 2)])])
+def test_sentences_that_are_left_out_are_counted_and_located(tmp_path, small_tokenizer, name, reasons, places):
+    """Also in the middle of a pool of several files, and behind a line that is left out before it is tokenized."""
+    (tmp_path / "a.txt").write_bytes(b"a\nb\na b c d e f\nc\n\n\n\xff\n\na\n")
+    (tmp_path / "b.txt").write_bytes(b"a\n" + b"a b c d e f\n" + b"b\nc\n\n")
+    summary = build_dataset(
+        DatasetConfig(corpus_path=(str(tmp_path),), dataset_path=str(tmp_path / "d.pt"), data_processor=name,
+                      seq_length=7 if name == "bart" else 12, encoding_errors="report",
+                      members={"tgt_seq_length": 7} if name == "gsg" else {}), {"src": small_tokenizer})
+    bad = ("a.txt", 7, "not UTF-8, left out")
+    assert summary.totals.damage == {bad[2]: 1, **{f"{reason}, left out": count for reason, count in reasons.items()}}
+    assert summary.totals.left_out_lines == summary.totals.damaged_lines == 1 + sum(reasons.values())
+    assert [(Path(path).name, line) for path, line, _ in summary.places] == sorted([*places, bad[:2]])
+
+
+def test_a_sentence_in_pieces_is_left_out_once(tmp_path, small_tokenizer, monkeypatch):
+    monkeypatch.setattr(shards, "LONG_LINE", 100)
+    monkeypatch.setattr(pools, "POOL_TOKENS", 60)
+    monkeypatch.setattr(pools, "LARGEST_DOCUMENT", 120)
+    (tmp_path / "a.txt").write_text("a\nb\n" + "a " * 800 + "\nc\n\nd\n")
+    summary = build_dataset(DatasetConfig(corpus_path=(str(tmp_path / "a.txt"),), dataset_path=str(tmp_path / "d.pt"),
+                                          data_processor="bart", seq_length=7), {"src": small_tokenizer})
+    assert [place[1:] for place in summary.places] == [
+        (3, "the sentence has more than --seq_length - 2 = 5 tokens, left out")]
+    assert summary.totals.left_out_lines == 1

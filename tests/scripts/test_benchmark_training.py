@@ -220,6 +220,18 @@ def test_one_line_says_what_was_measured(run_script, random_run):
     assert record["host_ms"] > 0.0 and record["mfu"] is None
 
 
+@pytest.mark.parametrize("family", ["gpt2", "t5", "bart"])
+def test_other_families_are_timed_on_the_same_batches(run_script, sides, monkeypatch, family):
+    """Our trainer and transformers' model of the family; bert's lines, above, do not name it."""
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(sides, "MANY_CHARACTERS", sides.MANY_CHARACTERS[:300])  # faster
+    printed = run_script("benchmark_training.py", "--families", family, "--sizes", "tiny", "--seq_lengths", 16,
+                         "--batch_size", 2, "--rounds", 1, "--seconds", 0.01)
+    record = json.loads(printed.splitlines()[-1])
+    assert f"{family} tiny" in printed and record["family"] == family and 0.3 < record["fill"] <= 1.1
+    assert record["ratio"] == pytest.approx(record["transformers_step_ms"] / record["step_ms"])
+
+
 def test_the_other_side_has_all_threads(random_run):
     """Our update may divide a batch among threads of its own, with one OpenMP thread each."""
     before = torch.get_num_threads()

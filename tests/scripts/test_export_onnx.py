@@ -37,7 +37,7 @@ def save_random(task: Task, path: Path) -> torch.nn.Module:
 
 @pytest.mark.parametrize(("task", "outputs"), [
     (Classification(LabelSet(("坏", "好"))), ["logits"]), (Ner(LabelSet(("O", "B-A", "I-A"))), ["logits"]),
-    (ReadingComprehension(), ["start_logits", "end_logits"])])
+    (ReadingComprehension(8, 5), ["start_logits", "end_logits"])])
 def test_onnxruntime_gives_our_outputs(run_script: Callable[..., str], tmp_path: Path, task: Task, outputs: list[str]
                                        ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

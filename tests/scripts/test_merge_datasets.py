@@ -5,9 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests.contract.test_processors import CASES, CHARACTERS, SENTINELS
+from tests.tools.datasets import make_dataset
 from uer.data.schema import INSTANCE, Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
+from uer.tokenizers.char import CharTokenizer
+from uer.tokenizers.vocab import Vocab
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 VOCAB = VocabInfo("ab", 300, SPECIAL, {"kind": "bert"})
@@ -86,3 +90,20 @@ def test_two_sequences_and_columns_of_instances_are_joined(run_script, tmp_path)
     assert [merged.sequence(i, "tgt").tolist() for i in range(3)] == [[65_537], [65_538, 65_539], [7]]
     assert merged.columns["label"].tolist() == [9, 8, 300] and merged.columns["mark"].tolist() == [0, 1, 2, 5]
     assert merged.info.schema == schema and "3 instances, 11 tokens" in text
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_datasets_of_every_processor_are_joined(name, run_script, tmp_path):
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS, *SENTINELS]
+    tokenizer, datasets = CharTokenizer(Vocab(entries)), []
+    for count in (20, 30):
+        (tmp_path / "corpus.txt").write_text(CASES[name][0](count), encoding="utf-8")
+        datasets.append(make_dataset(tmp_path / f"{count}.pt", tmp_path / "corpus.txt", name, tokenizer, seq_length=13))
+    run_script("merge_datasets.py", *(part.path for part in datasets), "--output_path", tmp_path / "c.pt")
+    merged = open_dataset(tmp_path / "c.pt")
+    for axis in merged.offsets:
+        assert [merged.sequence(number, axis).tolist() for number in range(len(merged))] == [
+            part.sequence(number, axis).tolist() for part in datasets for number in range(len(part))]
+    for column, values in merged.columns.items():
+        assert np.array_equal(values, np.concatenate([part.columns[column] for part in datasets]))
+    assert merged.info.counts["instances"] == len(merged) == sum(map(len, datasets))

@@ -16,6 +16,8 @@ NEW = [{"kind": kind, "step": step, "epoch": step / 10, "seed": seed, "learning_
 GRID = [{"key": f"{rate}{seed}", "seed": seed, "batch_size": 32, "learning_rate": rate, "epochs_num": 3,
          "score": 0.5 + seed / 10, "score_name": "accuracy", "dev": {}, "test": None}
         for seed in (1, 2) for rate in (1e-4, 3e-4)]
+PRETRAINING = [{"kind": kind, "step": 5, "loss": 5.0, "loss_mlm": 4.5, "loss_sp": 0.5, "acc_mlm": 0.1, **more}
+               for kind, more in (("train", {"tokens_per_second": 9.0}), ("eval", {"perplexity_mlm": 99.0}))]
 DIVERGED = {**GRID[0], "key": "x", "learning_rate": 1e30, "score": None, "diverged": True, "dev": None}
 
 
@@ -45,6 +47,13 @@ def test_pictures(tmp_path, lines):
                                                                 write(tmp_path, lines, "b.jsonl"))}
     plot_training.draw(runs, str(tmp_path / "p.png"))
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_panel_for_each_target_of_pretraining():
+    found = plot_training.panels(PRETRAINING)
+    assert found == {"loss": "loss (mean of the interval)", "tokens_per_second": "tokens a second",
+                     "loss_mlm": "loss of mlm", "loss_sp": "loss of sp", "acc_mlm": "accuracy of mlm",
+                     "perplexity_mlm": "perplexity of mlm"}
 
 
 def test_what_does_not_go_into_one_picture_or_is_no_metrics_file(tmp_path, monkeypatch):

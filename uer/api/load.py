@@ -97,7 +97,9 @@ def _tokenizer_of(source: HuggingFaceSource, wanted: TokenizerConfig, do_lower_c
         return open_tokenizer(wanted, size, source.path)
     tokenizer = read_tokenizer(source.folder)
     require_size(tokenizer, size, f"the vocabulary of {source.folder}", source.path)
-    return tokenizer if do_lower_case is None else BertTokenizer(tokenizer.vocab, do_lower_case)
+    if do_lower_case is None or tokenizer.kind != "bert":
+        return tokenizer
+    return BertTokenizer(tokenizer.vocab, do_lower_case)
 
 
 def _checkpoint(path: str, config: ModelConfig | None, wanted: TokenizerConfig, device: torch.device, precision: str

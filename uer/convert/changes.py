@@ -92,6 +92,21 @@ class AddRows(Change):
 
 
 @dataclass(frozen=True)
+class OneSegment(Change):
+    """Hugging Face's model has one segment, UER's has three rows: (3, ...) <-> (1, ...).
+
+    Of UER's, row 0 belongs to padding, and row 1 to the only text or the first of two. On the way back row 2 gets the
+    same numbers, so that two texts are read as Hugging Face's model reads them: `[[7.0]]` <-> `[[0.0], [7.0], [7.0]]`.
+    """
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        return tuple(tensor[1:2] for tensor in tensors)
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        return tuple(torch.cat([tensor.new_zeros(1, *tensor.shape[1:]), tensor, tensor]) for tensor in tensors)
+
+
+@dataclass(frozen=True)
 class Fused(Change):
     """Several UER tensors of one shape are stacked into one, (N, ...) each <-> (count * N, ...): query, key, value."""
 

@@ -1,5 +1,6 @@
 """One Hugging Face folder: configuration, weights, tokenizer."""
 
+import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from uer.convert.hugging_face_files import write_json, write_safetensors
 from uer.convert.names import NameTable, is_tied
+from uer.convert.other_tokenizers import write_byte_level, write_sentence_piece
 from uer.convert.tokenizer_files import write_tokenizer
+from uer.tokenizers import Tokenizer
 
 
 def stored_weights(weights: Mapping[str, Tensor], table: NameTable, head: str) -> dict[str, Tensor]:
@@ -47,12 +50,34 @@ class TokenizerFacts:
         special_tokens: role -> entry, as in special_tokens_map.json.
         do_lower_case: whether text is lower-cased and its accents stripped.
         segments: whether the model has segments.
+        kind: which tokenizer it is, by UER's name: "bert", "bpe" or "xlmroberta".
+        merges: those of "bpe".
+        spm_model: the content of the SentencePiece model of "xlmroberta".
     """
 
     tokens: Sequence[str]
     special_tokens: Mapping[str, str]
     do_lower_case: bool
     segments: bool = True
+    kind: str = "bert"
+    merges: Sequence[str] = ()
+    spm_model: bytes = b""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, segments: bool) -> "TokenizerFacts":
+        """Those of a tokenizer of ours."""
+        vocab, saved = tokenizer.vocab, tokenizer.saved_settings()
+        return cls(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case, segments, tokenizer.kind,
+                   saved.get("merges", ()), base64.b64decode(saved.get("spm_model", "")))
+
+    def write(self, folder: Path, max_length: int) -> None:
+        """Write the tokenizer's files for sequences of up to so many tokens."""
+        if self.kind == "bpe":
+            write_byte_level(self.tokens, self.special_tokens, self.merges, max_length, folder)
+        elif self.kind == "xlmroberta":
+            write_sentence_piece(self.spm_model, self.special_tokens, max_length, folder)
+        else:
+            write_tokenizer(self.tokens, self.special_tokens, self.do_lower_case, max_length, folder, self.segments)
 
 
 def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table: NameTable, head: str,
@@ -73,6 +98,5 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
     write_json(config, folder / "config.json")
     if generation:
         write_json(generation, folder / "generation_config.json")
-    write_tokenizer(tokenizer.tokens, tokenizer.special_tokens, tokenizer.do_lower_case, max_length, folder,
-                    tokenizer.segments)
+    tokenizer.write(folder, max_length)
     write_safetensors(stored_weights(weights, table, head), folder / "model.safetensors")

@@ -19,8 +19,9 @@ from uer.reading import require_regular
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")
 # What such a folder holds, as far as this program reads or writes it.
-FOLDER_FILES = (*WEIGHT_FILES, "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
-                "special_tokens_map.json", "generation_config.json", "README.md")
+FOLDER_FILES = (*WEIGHT_FILES, "config.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model",
+                "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+                "README.md")
 
 
 @dataclass(frozen=True)

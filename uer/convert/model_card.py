@@ -29,6 +29,8 @@ class ModelCardFacts:
         fine_tuning: what is recorded of the fine-tuning, label -> value.
         check: the sentence that says how the conversion was checked.
         notes: Markdown about corpus and training that only whoever trained it knows.
+        longest: the longest sequence that transformers' model takes; that of `config` where it is 0.
+        special_tokens: role -> entry of the vocabulary.
     """
 
     name: str
@@ -45,6 +47,8 @@ class ModelCardFacts:
     fine_tuning: Mapping[str, Any] = field(default_factory=dict)
     check: str = ""
     notes: str = ""
+    longest: int = 0
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 # What a model with a head does: its pipeline, the words after "A BERT encoder", an example's input.
@@ -52,6 +56,7 @@ _USES = {
     "mlm": ("fill-mask", "pretrained as a masked-language model", "中国的首都是[MASK]京。"),
     "bert": ("fill-mask", "pretrained with masked words and sentence pairs", "中国的首都是[MASK]京。"),
     "albert": ("fill-mask", "pretrained with masked words and the order of sentences", "中国的首都是[MASK]京。"),
+    "lm": ("text-generation", "pretrained to predict the next token", "中国的首都"),
     "sbert": ("sentence-similarity", "whose vectors of sentences can be compared", ""),
     "seq2seq": ("text2text-generation", "that were pretrained together", "中国的首都是北京。"),
     "text_classification": ("text-classification", "fine-tuned to classify texts", "这本书很好看。"),
@@ -62,12 +67,14 @@ _USES = {
 
 def _use(facts: ModelCardFacts) -> tuple[str, str, str]:
     """The row of `_USES`."""
-    return _USES["seq2seq" if facts.architecture.has_decoder else facts.head]
+    pipeline, words, example = _USES["seq2seq" if facts.architecture.has_decoder else facts.head]
+    return pipeline, words, example.replace("[MASK]", facts.special_tokens.get("mask_token", "[MASK]"))
 
 
 def model_card(facts: ModelCardFacts) -> str:
     """The text of README.md, with the YAML block that the Hugging Face hub reads."""
-    parts = "encoder and decoder" if facts.architecture.has_decoder else "encoder"
+    parts = ("encoder and decoder" if facts.architecture.has_decoder else
+             "language model" if facts.head == "lm" else "encoder")
     kind = f"{facts.architecture.article} {facts.architecture.title} {parts} {_use(facts)[1]}."
     return "\n".join([*_metadata(facts), f"# {facts.name}", "", kind, "", *_settings(facts), *_training(facts),
                       *_usage(facts), *_conversion(facts)])
@@ -93,7 +100,8 @@ def _settings(facts: ModelCardFacts) -> list[str]:
     rows = {**layers, "Hidden size": config.hidden_size, "Attention heads": config.heads_num,
             "Feed-forward size": config.feedforward_size, "Activation": config.hidden_act,
             "Vocabulary": f"{facts.vocab_size:,} entries, {'lower-cased' if facts.do_lower_case else 'cased'}",
-            "Longest sequence": f"{config.max_seq_length} tokens", "Parameters": f"{facts.parameters:,}"}
+            "Longest sequence": f"{facts.longest or config.max_seq_length} tokens",
+            "Parameters": f"{facts.parameters:,}"}
     if facts.labels:
         shown = ", ".join(facts.labels[:12]) + (", ..." if len(facts.labels) > 12 else "")
         rows["Labels"] = f"{len(facts.labels)} ({shown})"
@@ -125,6 +133,8 @@ def _usage(facts: ModelCardFacts) -> list[str]:
         return _sentence_vectors(facts.name)
     if facts.architecture.has_decoder:
         return _generation(facts)
+    if facts.head == "lm":
+        return _continuation(facts)
     pipeline, _, example = _use(facts)
     variable, pretrained = pipeline.replace("-", "_"), facts.head in facts.architecture.outputs
     imported = "AutoModel, AutoTokenizer, pipeline" if pretrained else "pipeline"
@@ -149,6 +159,16 @@ def _generation(facts: ModelCardFacts) -> list[str]:
             "outputs = model.generate(**inputs, max_new_tokens=50)",
             "print(tokenizer.decode(outputs[0], skip_special_tokens=True))", "```", "",
             'transformers 4 also has a `text2text-generation` pipeline; transformers 5 no longer has it.', ""]
+
+
+def _continuation(facts: ModelCardFacts) -> list[str]:
+    begin = facts.special_tokens.get("cls_token", "")
+    prompt = begin + (_use(facts)[2] if facts.chinese else "The capital of China is")
+    return ["## Use", "", "```python", "from transformers import pipeline", "",
+            f'text_generation = pipeline("text-generation", model="{facts.name}")',
+            f'print(text_generation("{prompt}", add_special_tokens=False, max_new_tokens=50))', "```", "",
+            f"A text begins with `{begin}`. `add_special_tokens=False` keeps the tokenizer from putting the token that "
+            "ends a text behind the prompt.", ""]
 
 
 def _sentence_vectors(name: str) -> list[str]:

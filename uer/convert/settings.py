@@ -109,6 +109,17 @@ def epsilon(value: float | None) -> float:
     return 1e-12 if value is None else value
 
 
+def from_epsilon(value: Any) -> float | None:
+    """`epsilon`, the way back.
+
+    Raises:
+        ValueError: it is no small positive number.
+    """
+    if type(value) not in (int, float) or not 0 < value < 1:
+        raise ValueError(f"must lie between 0 and 1, not {value}")
+    return None if value == epsilon(None) else value
+
+
 def whole_number(value: Any) -> int:
     """A number of heads or layers.
 

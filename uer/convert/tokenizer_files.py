@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from uer.convert.hugging_face_files import read_json, write_json
+from uer.convert.other_tokenizers import MERGES_FILE, SPM_FILE, read_byte_level, read_sentence_piece
 from uer.errors import UserError
+from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.bert import CONTINUATION, MAX_WORD_CHARS, BertTokenizer
-from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json
+from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json, read_vocab_json
 
 
 def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int,
@@ -51,14 +53,19 @@ def sentinels_of(tokens: Sequence[str], special_tokens: Mapping[str, str]) -> li
 
 
 def read_tokens(folder: str | os.PathLike) -> list[str]:
-    """The vocabulary of a Hugging Face folder, from vocab.txt or, where there is none, tokenizer.json.
+    """The vocabulary of a Hugging Face folder, from vocab.txt or, where there is none, vocab.json or tokenizer.json.
 
     Raises:
-        UserError: the folder has neither, or a tokenizer of another kind.
+        UserError: the folder has none of them, or a tokenizer of another kind.
     """
     path = vocab_file(folder)
+    if (Path(folder) / SPM_FILE).is_file():
+        raise UserError(f"{folder}: its vocabulary is a SentencePiece model: use {SPM_FILE} as --spm_model_path with "
+                        "--tokenizer xlmroberta")
     if path is None:
         raise UserError(f"{folder}: holds neither vocab.txt nor tokenizer.json")
+    if path.name == "vocab.json":
+        return read_vocab_json(path)
     if path.name == "tokenizer.json":
         return read_tokenizer_json(path)
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -66,8 +73,18 @@ def read_tokens(folder: str | os.PathLike) -> list[str]:
 
 def vocab_file(folder: str | os.PathLike) -> Path | None:
     """The file of a Hugging Face folder that holds its vocabulary, None where there is none."""
-    paths = (Path(folder) / name for name in ("vocab.txt", "tokenizer.json"))
+    paths = (Path(folder) / name for name in ("vocab.txt", "vocab.json", "tokenizer.json"))
     return next((path for path in paths if path.is_file()), None)
+
+
+def tokenizer_settings(folder: str | os.PathLike) -> dict[str, Any]:
+    """The tokenizer of a Hugging Face folder as flags of ours, {} where it has no files; errors as `lower_cases`."""
+    model, merges, vocabulary = Path(folder) / SPM_FILE, Path(folder) / MERGES_FILE, vocab_file(folder)
+    if model.is_file():
+        return {"tokenizer": "xlmroberta", "spm_model_path": str(model)}
+    if merges.is_file() and vocabulary:
+        return {"tokenizer": "bpe", "vocab_path": str(vocabulary), "merges_path": str(merges)}
+    return {"vocab_path": str(vocabulary), "do_lower_case": lower_cases(folder)} if vocabulary else {}
 
 
 def lower_cases(folder: str | os.PathLike) -> bool:
@@ -97,8 +114,15 @@ def lower_cases(folder: str | os.PathLike) -> bool:
     return lower
 
 
-def read_tokenizer(folder: str | os.PathLike) -> BertTokenizer:
-    """The BERT tokenizer of a Hugging Face folder; errors as `read_tokens`, `lower_cases` and `Vocab`."""
+def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder: BERT's, unless it has the files of GPT-2's or XLM-R's.
+
+    Errors as `read_tokens`, `lower_cases` and `Vocab`, or `read_byte_level` and `read_sentence_piece`.
+    """
+    if (Path(folder) / SPM_FILE).is_file():
+        return read_sentence_piece(folder)
+    if (Path(folder) / MERGES_FILE).is_file():
+        return read_byte_level(folder)
     special_tokens = read_special_tokens(Path(folder) / "special_tokens_map.json")
     return BertTokenizer(Vocab(read_tokens(folder), special_tokens, str(folder)), lower_cases(folder))
 

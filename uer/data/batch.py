@@ -79,8 +79,8 @@ class Batch:
         return {name: labels.wanted().sum().float() for name, labels in self.labels.items()}
 
     def token_slots(self) -> int:
-        """Positions of the batch on the source side, padding included."""
-        return self.src.seg.numel()
+        """Positions of the batch, of both sides, padding included."""
+        return sum(side.seg.numel() for side in self._sides().values())
 
     def real_tokens(self) -> Tensor:
         """How many positions of both sides are no padding; 0-dim int64."""

@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+
 from uer.errors import UserError
 
 LONG_LINE = 1 << 20  # bytes; a longer line is processed in pieces
@@ -62,7 +64,7 @@ class LineCleaner:
         damaged: lines that are damaged in some way, those left out among them.
         damage: how many lines have which kind of damage (a line may have two).
         locations: the first damaged lines, as (line counted from 1, kind of damage).
-        kept: numbers of the lines that the last text holds, where lines are read whole.
+        kept: numbers of the lines that the last text holds.
     """
 
     def __init__(self, path: str, encoding_errors: str = "replace", text_field: str | None = None,
@@ -112,19 +114,21 @@ class LineCleaner:
         return text
 
     def _plain(self, data: bytes, first: int, unfinished: bool) -> str:
+        self.kept = range(first, first + data.count(b"\n"))
         if b"\0" not in data:
             try:
                 return data.decode()
             except UnicodeDecodeError:
                 pass
-        kept = []
+        kept = {}
         lines = data.split(b"\n")[:-1]
         for number, line in enumerate(lines, first):
             in_pieces = (number == first and self._continued) or (number == first + len(lines) - 1 and unfinished)
             text = self._decode(line, number, in_pieces)
             if text is not None:
-                kept.append(text + "\n")
-        return "".join(kept)
+                kept[number] = text + "\n"
+        self.kept = list(kept)
+        return "".join(kept.values())
 
     def _decode(self, line: bytes, number: int, in_pieces: bool = False) -> str | None:
         """The text of a line; None when it is left out. A line that comes in pieces cannot be left out any more."""
@@ -182,10 +186,13 @@ class LineCleaner:
             text = data.decode()
         except UnicodeDecodeError:
             return None
-        lines = text.split("\n")[:-1]
-        if not all(line.count("\t") + 1 in self.field_counts or not line.strip(BLANKS) for line in lines):
-            return None
-        self.kept = range(first, first + len(lines))
+        _, counts = fields_of(data)
+        wrong = np.flatnonzero(~np.isin(counts, self.field_counts)).tolist()
+        if wrong:
+            lines = text.split("\n")
+            if any(lines[number].strip(BLANKS) for number in wrong):
+                return None
+        self.kept = range(first, first + len(counts))
         return text
 
     def _fields_text(self, line: bytes, number: int) -> str | None:
@@ -194,10 +201,6 @@ class LineCleaner:
             wanted = " or ".join(map(str, self.field_counts))
             return self._leave_out(number, f"{count} tab-separated fields instead of {wanted}")
         return self._decode(line, number)
-
-    def leave_out(self, index: int, kind: str) -> None:
-        """Count a line of the last text, its number in that text from 0 on, as left out by the processor."""
-        self._leave_out(self.kept[index], kind)
 
     def _leave_out(self, number: int, kind: str) -> None:
         self._note(number, f"{kind}, left out")
@@ -212,6 +215,25 @@ class LineCleaner:
         self.damage[kind] += 1
         if len(self.locations) < KEPT_LOCATIONS:
             self.locations.append((number, kind))
+
+
+def fields_of(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """For each line, the number of its first field among the fields of all lines, and how many it has.
+
+    >>> [array.tolist() for array in fields_of(b"a\\tb\\nc\\n\\nd\\te\\tf\\n")]
+    [[0, 2, 3, 4], [2, 1, 1, 3]]
+
+    Args:
+        data: text in UTF-8, each line ended by a line feed.
+
+    Returns:
+        (lines,) int64 both.
+    """
+    content = np.frombuffer(data, np.uint8)
+    ends = content[(content == 9) | (content == 10)]  # the tab or line feed behind each field
+    stops = np.flatnonzero(ends == 10) + 1
+    counts = np.diff(stops, prepend=0)
+    return stops - counts, counts
 
 
 class DamagedLine(UserError):

@@ -7,9 +7,8 @@ that is written last, says that the shard is finished and contains its counts (t
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,15 @@ import numpy as np
 
 from uer.data.corpus import LINE_END, stretch
 from uer.data.draws import Draws
-from uer.data.line_cleaner import BYTE_ORDER_MARK, KEPT_LOCATIONS, LONG_LINE, LONG_WHOLE_LINE, LineCleaner, chunks
+from uer.data.line_cleaner import (
+    BYTE_ORDER_MARK,
+    KEPT_LOCATIONS,
+    LONG_LINE,
+    LONG_WHOLE_LINE,
+    LineCleaner,
+    chunks,
+    fields_of,
+)
 from uer.data.processors import Processor
 from uer.data.processors.base import Block, Lines, Ragged
 from uer.data.schema import axes_of
@@ -25,6 +32,7 @@ from uer.data.word_starts import WordFinder
 from uer.json_files import json_text, read_json_object
 from uer.tokenizers.base import Tokenizer
 
+LINES_OF_A_FILE = 1 << 40  # more than a file has: line n of file f is called f * LINES_OF_A_FILE + n
 KEPT_UNKNOWN = 1000  # how many of the most frequent unknown pieces of a shard its account contains
 
 
@@ -134,6 +142,38 @@ class Account:
         first = sorted(cleaner.locations, key=lambda location: location[0])[:free]
         self.locations += [[file, line, kind] for line, kind in first]
 
+    def include_left_out(self, left_out: "LeftOut") -> None:
+        """Add the lines that the processor left out."""
+        self.left_out_lines += left_out.reasons.total()
+        self.damaged_lines += left_out.reasons.total()
+        for reason, count in left_out.reasons.items():
+            self.damage[f"{reason}, left out"] = self.damage.get(f"{reason}, left out", 0) + count
+        found = [[*divmod(number, LINES_OF_A_FILE), f"{reason}, left out"] for number, reason in left_out.first]
+        self.locations = sorted(self.locations + found, key=lambda location: location[:2])[:KEPT_LOCATIONS]
+
+
+@dataclass
+class LeftOut:
+    """The lines of which a processor makes nothing.
+
+    Attributes:
+        reasons: how often each applies.
+        first: the first of them, as (number, reason).
+    """
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    first: list[tuple[int, str]] = field(default_factory=list)
+    _last: int = -1
+
+    def add(self, lines: tuple[tuple[int, str], ...]) -> None:
+        """Count some lines, ascending. One that comes in pieces counts once."""
+        for number, reason in lines:
+            if number != self._last:
+                self.reasons[reason] += 1
+                if len(self.first) < KEPT_LOCATIONS:
+                    self.first.append((number, reason))
+            self._last = number
+
 
 def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None) -> Account:
     """Process one shard: write its column files, then its marker.
@@ -155,8 +195,7 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
             cleaner = LineCleaner(path, settings.encoding_errors, settings.text_field, settings.field_counts)
             for data, unfinished in _chunks(blocks, settings, opens_file=shard.start == 0 or number > shard.file):
                 text = cleaner.clean(data, unfinished)
-                for line, reason in work.add(text, unfinished and not _reads_whole_lines(settings)):
-                    cleaner.leave_out(line, reason)
+                work.add(text, _numbers(number, cleaner.kept), unfinished and not _reads_whole_lines(settings))
             work.end_file()
             account.include_lines(number, cleaner)
         work.finish(account)
@@ -164,6 +203,12 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
     if shard.path:
         os.unlink(shard.path)
     return account
+
+
+def _numbers(file: int, lines: Sequence[int]) -> np.ndarray:
+    """What some lines of a file are called, (lines,) int64; see `LINES_OF_A_FILE`."""
+    first = np.arange(lines.start, lines.stop) if isinstance(lines, range) else np.array(lines, np.int64)
+    return first + file * LINES_OF_A_FILE
 
 
 def _reads_whole_lines(settings: BuildSettings) -> bool:
@@ -197,18 +242,17 @@ class _Work:
         self._unknown: Counter[str] = Counter()
         self._unknown_tokens = 0
         self._axis_tokens = dict.fromkeys(self._axes, 0)
+        self._left_out = LeftOut()
 
-    def add(self, text: str, unfinished: bool) -> tuple[tuple[int, str], ...]:
+    def add(self, text: str, numbers: np.ndarray, unfinished: bool) -> None:
         """Process lines that end with a line feed each; `unfinished` if the last one continues in the next text.
 
-        Returns:
-            the lines that were left out: (number in the text, why).
+        Args:
+            numbers: (lines,) int64, what they are called.
         """
-        if not text:
-            return ()
-        block = self._builder.add(Lines(tokenized(text, self._settings, self._encoded, unfinished), unfinished))
-        self._write(block)
-        return block.left_out
+        if text:
+            fields = tokenized(text, self._settings, self._encoded, unfinished)
+            self._write(self._builder.add(Lines(fields, unfinished, numbers)))
 
     def end_file(self) -> None:
         """Process the end of a file."""
@@ -224,6 +268,7 @@ class _Work:
         commonest = sorted(self._unknown.items(), key=lambda item: (-item[1], item[0]))
         account.unknown = dict(commonest[:KEPT_UNKNOWN])
         account.sizes = self._files.sizes
+        account.include_left_out(self._left_out)
 
     def _encoded(self, text: str, vocab: str) -> Ragged:
         tokenizer = self._tokenizers[vocab]
@@ -235,6 +280,7 @@ class _Work:
         return Ragged(ids, offsets, words.word_starts(text, ids, offsets) if words else None)
 
     def _write(self, block: Block) -> None:
+        self._left_out.add(block.left_out)
         if not block.columns:
             return
         for axis in self._axes:
@@ -257,10 +303,17 @@ def tokenized(text: str, settings: BuildSettings,
     fields = settings.processor.fields
     if not settings.field_counts:
         return (_with_line_ends(encode(text, fields[0]), settings.tokenizers[fields[0]].line_end, unfinished),)
-    rows = [line.split("\t") for line in text.split("\n")[:-1]]
-    columns = [*zip_longest(*rows, fillvalue=""), *(("",) * len(rows) for _ in fields)]  # lines may have fewer fields
-    return tuple(encode("\n".join(column) + "\n", vocab) if vocab else list(column)
-                 for column, vocab in zip(columns, fields))
+    return tuple(encode("\n".join(column) + "\n", vocab) if vocab else column
+                 for column, vocab in zip(_columns(text, len(fields)), fields))
+
+
+def _columns(text: str, count: int) -> Iterator[list[str]]:
+    """The first `count` fields of all lines: of "1 TAB a" and "2" the lists ["1", "2"] and ["a", ""]."""
+    firsts, counts = fields_of(text.encode())
+    every = text.replace("\t", "\n").split("\n")  # the last one is empty: it stands for fields that are absent
+    for number in range(count):
+        at = np.where(number < counts, firsts + number, -1)  # (lines,)
+        yield [every[index] for index in at.tolist()]
 
 
 def _with_line_ends(lines: Ragged, line_end: int | None, unfinished: bool) -> Ragged:

@@ -64,6 +64,11 @@ class Data:
         return self.processor.batch_lengths()["src"]
 
     @property
+    def tgt_seq_length(self) -> int:
+        """The same of the target side; 0 where there is none."""
+        return self.processor.batch_lengths().get("tgt", 0)
+
+    @property
     def vocab_size(self) -> int:
         """Entries of the vocabulary."""
         return len(self.tokenizer.vocab)

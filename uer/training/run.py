@@ -32,9 +32,10 @@ from uer.flops import (
     example_batch,
     flops_per_token,
     forward_flops_per_token,
+    made_tokens,
     mean_length,
+    mean_tgt_length,
     parameter_count,
-    teacher_bytes,
 )
 from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
@@ -208,7 +209,7 @@ class Run:
         if not config.teacher_model_path:
             return None
         return load_teacher(config, self.settings.model.target, self.data.vocab_size, self.data.seq_length,
-                            self.reporter.say, **self.layout).to(self.world.device)
+                            self.reporter.say, self.data.tgt_seq_length, **self.layout).to(self.world.device)
 
     def _find_state(self, identity: dict[str, Any]) -> Any:
         """On rank 0 the (state, path) to continue from; None if there is none, and on the other ranks."""
@@ -314,7 +315,8 @@ class Run:
 
     def _set_flops(self, precision: Precision, teacher: Teacher | None) -> None:
         """Set the numbers from which the reports compute MFU."""
-        sizes = self.data.vocab_size, mean_length(self.data.train, self.data.processor), self.data.processor
+        rows = self.data.train, self.data.processor
+        sizes = self.data.vocab_size, mean_length(*rows), self.data.processor, mean_tgt_length(*rows)
         self.reporter.peak_flops = self.world.world_size * (
             self.config.peak_flops or peak_flops(self.world.device, precision.name))
         if self.reporter.peak_flops:  # without a known peak there is no MFU, and counting takes seconds
@@ -384,24 +386,25 @@ class Run:
     def _print_summary(self, parts: Parts, teacher: Teacher | None) -> None:
         """Print sizes, costs and learning rates before the first update."""
         config, model, seq_length = self.config, self.settings.model, self.data.seq_length
-        token_slots = config.batch_size * seq_length
+        slots = config.batch_size * seq_length, config.batch_size * self.data.tgt_seq_length
+        made = parts.loader.samples_per_epoch * made_tokens(self.data.train, self.data.processor)
         kernels = [f"attention: torch's fused, optimizer: {self.settings.optim.optimizer}",
                    "compiled" if self.compiled else "not compiled",
                    *(["CUDA graphs"] if parts.update is not Update and not self.split else []),
                    f"sharding {self.settings.parallel.sharding}"]
         plan = Plan(
             parameters=parameter_count(model, self.data.vocab_size, self.data.tgt_vocab_size),
-            instances=parts.loader.samples_per_epoch, tokens=parts.loader.tokens_per_epoch,
+            instances=parts.loader.samples_per_epoch, tokens=parts.loader.tokens_per_epoch + made,
             seq_length=seq_length, global_batch=parts.loader.samples_per_step,
             total_steps=config.total_steps, flops_per_token=parts.reporter.flops_per_token,
-            activation_bytes=activation_bytes(model, token_slots, self.data.vocab_size)
-            + (teacher_bytes(teacher.model.config, self.data.vocab_size, token_slots) if teacher else 0),
+            activation_bytes=activation_bytes(model, slots[0], self.data.tgt_vocab_size, slots[1])
+            + (teacher.bytes(*slots) if teacher else 0),
             learning_rate=parts.learning_rate, precision=parts.precision.describe(),
             peak_flops=parts.reporter.peak_flops,
             kernels=", ".join(kernels),
             devices=f"{self.world.world_size} x {device_name(self.world.device, self.split)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
-        teacher_line = [teacher.line(token_slots)] if teacher else []
+        teacher_line = [teacher.line(*slots)] if teacher else []
         notes = [*parts.model.warnings(), *masking_notes(self.settings.masking, self.data)]
         for line in [*teacher_line, *plan.lines(), *notes]:
             self.reporter.say(line)

@@ -11,6 +11,7 @@ from uer.convert.architectures.gpt2 import GPT2
 from uer.convert.architectures.pegasus import PEGASUS
 from uer.convert.architectures.sbert import SBERT
 from uer.convert.architectures.t5 import T5, T5_V1_1
+from uer.convert.architectures.xlmroberta import XLM_ROBERTA
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": BERT, "albert": ALBERT, "gpt2": GPT2,
@@ -19,6 +20,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "t5-v1_1": T5_V1_1,
     "pegasus": PEGASUS,
     "sbert": SBERT,
+    "xlm-roberta": XLM_ROBERTA,
 }
 
 __all__ = ["ARCHITECTURES", "Architecture"]

@@ -6,7 +6,7 @@ The heads: `mlm` (masked-language model), `albert` (that and the order of two se
 from uer.convert.architectures.base import Architecture, inputs_with_segments
 from uer.convert.changes import DropRows
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
 
 _MLM = (
     *linear("target.mlm.linear_1", "predictions.dense", "embedding hidden"),
@@ -67,7 +67,7 @@ _SETTINGS = (
     Setting("", "initializer_range", must=0.02, only="write"),
     Setting("", "inner_group_num", must=1),
     Setting("feedforward_size", "intermediate_size", size="feedforward"),
-    Setting("layernorm_eps", "layer_norm_eps", to=epsilon, only="write"),
+    Setting("layernorm_eps", "layer_norm_eps", epsilon, from_epsilon, default=1e-12),
     Setting("max_seq_length", "max_position_embeddings", size="positions"),
     Setting("heads_num", "num_attention_heads", back=whole_number),
     Setting("", "num_hidden_groups", must=1),
@@ -100,4 +100,5 @@ ALBERT = Architecture(
     },
     outputs={"albert": {"mlm": "prediction_logits", "sp": "sop_logits"}, "mlm": {"mlm": "logits"}},
     inputs=inputs_with_segments,
+    defaults={"hidden_act": "relu"},
 )

@@ -50,6 +50,10 @@ class Architecture:
         files: these settings -> further files of the folder: path -> content of the JSON file.
         arguments: what Hugging Face's class is opened with, so that it has no weights that were never trained.
         notes: beginning of a tensor's name -> what is said where it is left out.
+        tokenizers: the kinds of tokenizers whose files a folder may have, by UER's names.
+        segments: how many segments tell texts of a row apart, in both models.
+        unused_positions: how many of the position embedding's rows Hugging Face's model never reads.
+        padding_id: the token that Hugging Face's model takes for padding wherever it stands; None where the mask tells.
     """
 
     name: str
@@ -74,6 +78,10 @@ class Architecture:
     files: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
     arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    tokenizers: tuple[str, ...] = ("bert",)
+    segments: int = 2
+    unused_positions: int = 0
+    padding_id: int | None = None
 
     @property
     def has_decoder(self) -> bool:
@@ -133,7 +141,7 @@ class Architecture:
 
     def generation_json(self, special_ids: Mapping[str, int]) -> dict[str, Any]:
         """The content of generation_config.json; {} where nothing is generated."""
-        return {name: special_ids[token] for name, token in self.generation.items()}
+        return {name: special_ids[token] for name, token in self.generation.items() if token in special_ids}
 
     def model_config(self, sizes: Mapping[str, int], base: ModelConfig | None, head: str, tied: bool, path: str,
                      told: Mapping[str, Any] | None = None) -> ModelConfig:

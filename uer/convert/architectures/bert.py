@@ -6,7 +6,7 @@ The heads: `mlm` (masked-language model), `bert` (that and next-sentence predict
 from uer.convert.architectures.base import Architecture, inputs_with_segments
 from uer.convert.changes import DropRows
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
 
 _MLM = (
     *linear("target.mlm.linear_1", "cls.predictions.transform.dense", "hidden hidden"),
@@ -66,7 +66,7 @@ _SETTINGS = (
     Setting("emb_size", size="hidden"),
     Setting("", "initializer_range", must=0.02, only="write"),
     Setting("feedforward_size", "intermediate_size", size="feedforward"),
-    Setting("layernorm_eps", "layer_norm_eps", to=epsilon, only="write"),
+    Setting("layernorm_eps", "layer_norm_eps", to=epsilon, back=from_epsilon),
     Setting("max_seq_length", "max_position_embeddings", size="positions"),
     Setting("heads_num", "num_attention_heads", back=whole_number),
     Setting("layers_num", "num_hidden_layers", size="layers"),

@@ -8,7 +8,7 @@ from torch import Tensor
 from uer.convert.architectures.base import Architecture
 from uer.convert.changes import TRANSPOSED, Chain, Fused
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
 
 QUERY_KEY_VALUE = tuple(f"self_attn.linear_layers.{number}" for number in range(3))
 
@@ -43,7 +43,7 @@ _SETTINGS = (
     Setting("dropout", "embd_pdrop", only="write"),
     Setting("sep_id", "eos_token_id", only="write"),
     Setting("", "initializer_range", must=0.02, only="write"),
-    Setting("layernorm_eps", "layer_norm_epsilon", to=epsilon, only="write"),
+    Setting("layernorm_eps", "layer_norm_epsilon", epsilon, from_epsilon, default=1e-5),
     Setting("hidden_size", "n_embd", size="hidden"),
     Setting("emb_size", size="hidden"),
     Setting("heads_num", "n_head", back=whole_number),
@@ -79,4 +79,7 @@ GPT2 = Architecture(
     classes={"lm": "GPT2LMHeadModel"},
     outputs={"lm": {"lm": "logits"}},
     inputs=inputs,
+    generation={"bos_token_id": "cls_id", "eos_token_id": "sep_id", "pad_token_id": "pad_id"},
+    defaults={"hidden_act": "gelu_fast"},
+    tokenizers=("bert", "bpe"),
 )

@@ -71,7 +71,7 @@ class SentenceBuilder(PoolBuilder):
         self._position = 0  # tokens made so far
 
     def work_on(self, pool: Pool, goes_on: bool) -> Block:
-        begins, sizes, documents = short_sentences(pool, self.room)
+        begins, sizes, documents, short = short_sentences(pool, self.room)
         first, _ = gathered(documents, (np.concatenate([[0], np.cumsum(sizes)]), self.room))
         origin, starts = framed(begins, sizes, np.append(first, len(sizes)), len(pool.ids))
         starts += self._position
@@ -81,4 +81,5 @@ class SentenceBuilder(PoolBuilder):
             columns["word_start"] = np.append(pool.word_start, np.ones(2, np.uint8))[origin]
         begin = np.zeros(len(pool.ids) + 2, np.uint8)  # of the pool, [CLS] and [SEP]
         begin[begins] = begin[-2:] = 1
-        return Block({**columns, "sentence_start": begin[origin]}, {"src": starts})
+        reason = f"the sentence has more than --seq_length - {FRAME} = {self.room} tokens"
+        return Block({**columns, "sentence_start": begin[origin]}, {"src": starts}, pool.left_out({reason: ~short}))

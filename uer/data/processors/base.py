@@ -50,11 +50,20 @@ class Lines:
     a field that a line does not have is empty."""
     unfinished: bool = False
     """The next block begins with the rest of this one's last line (only where a line has a single field)."""
+    numbers: np.ndarray | None = None
+    """(lines,) int64, what `Block.left_out` calls the lines; 0, 1, ... where it is None."""
 
     @property
     def tokens(self) -> Ragged:
         """The first field."""
         return self.fields[0]
+
+    @property
+    def names(self) -> np.ndarray:
+        """(lines,) int64, the lines' numbers."""
+        first = self.fields[0]
+        count = len(first.offsets) - 1 if isinstance(first, Ragged) else len(first)
+        return np.arange(count) if self.numbers is None else self.numbers
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,7 @@ class Block:
     """For each sequence ("src", "tgt"): the first tokens of the instances that begin in this block, as numbers counted
     from the shard's first token. Empty if `Processor.joined`."""
     left_out: tuple[tuple[int, str], ...] = ()
-    """Lines of which nothing is made: (number among the lines that were given, why). Only of whole lines: where the
-    corpus has fields."""
+    """Lines, of this block or of earlier ones, of which nothing is made: (number, why), ascending."""
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,9 @@ class FieldBuilder:
     def add(self, lines: Lines) -> Block:
         """Turn the next lines into instances."""
         blank = np.all([_blank(field) for field in lines.fields], axis=0)  # (lines,)
-        wanted, left_out = ~blank, []
+        wanted, names, left_out = ~blank, lines.names, []
         for reason, found in self.problems(lines.fields).items():
-            left_out += [(number, reason) for number in np.flatnonzero(found & wanted).tolist()]
+            left_out += [(number, reason) for number in names[found & wanted].tolist()]
             wanted &= ~found
         kept = np.flatnonzero(wanted)
         self.documents += len(kept)

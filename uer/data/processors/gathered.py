@@ -20,13 +20,16 @@ class Sentences(NamedTuple):
     """(N,) int64, its tokens."""
     documents: np.ndarray
     """(D + 1,) int64: document d has the sentences documents[d] to documents[d + 1] - 1, perhaps none."""
+    short: np.ndarray
+    """(sentences,) bool: which of the pool's sentences these are."""
 
 
 def short_sentences(pool: Pool, longest: int) -> Sentences:
     """The pool's sentences of at most `longest` tokens."""
     sizes = np.diff(pool.sentences)
     kept = sizes <= longest
-    return Sentences(pool.sentences[:-1][kept], sizes[kept], np.concatenate([[0], np.cumsum(kept)])[pool.documents])
+    documents = np.concatenate([[0], np.cumsum(kept)])[pool.documents]
+    return Sentences(pool.sentences[:-1][kept], sizes[kept], documents, kept)
 
 
 def gathered(documents: np.ndarray, *sums: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Pegasus' pretraining data (Zhang et al., 2020): sentences of a document are hidden, and the decoder writes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,8 +96,16 @@ class GapSentenceBuilder(PoolBuilder):
         self._position = {"src": 0, "tgt": 0}  # tokens made so far
 
     def work_on(self, pool: Pool, goes_on: bool) -> Block:
-        sentences = short_sentences(pool, min(self.room.values()) - 1)
-        return concatenated([self._block(pool, sentences, copy) for copy in range(self.copies)])
+        longest = min(self.room.values()) - 1
+        sentences = short_sentences(pool, longest)
+        blocks, used = zip(*(self._block(pool, sentences, copy) for copy in range(self.copies)))
+        alone = sentences.short.copy()  # (sentences of the pool,): in an instance of no copy
+        alone[sentences.short] = ~np.logical_or.reduce(used)
+        axis = min(self.room, key=self.room.get)
+        flag_name = "--seq_length" if axis == "src" else "--tgt_seq_length"
+        return replace(concatenated(list(blocks)), left_out=pool.left_out({
+            f"the sentence has more than {flag_name} - {FRAME + 1} = {longest} tokens": ~sentences.short,
+            "its part of the document has no sentence to predict": alone}))
 
     def hidden(self, pool: Pool, documents: np.ndarray, copy: int) -> np.ndarray:
         """Which of the sentences are hidden: (N,) bool. Of n sentences round(0.3 n), the first ones, or a random choice
@@ -118,8 +126,9 @@ class GapSentenceBuilder(PoolBuilder):
             rank[order] = number  # documents stay in their order, so theirs are the ranks 0, 1, ... of each
         return rank < np.rint(FRACTION_HIDDEN * counts)[document]
 
-    def _block(self, pool: Pool, sentences: Sentences, copy: int) -> Block:
-        begins, sizes, documents = sentences
+    def _block(self, pool: Pool, sentences: Sentences, copy: int) -> tuple[Block, np.ndarray]:
+        """The instances of a copy, and which sentences are in one: (N,) bool."""
+        begins, sizes, documents, _ = sentences
         hidden = self.hidden(pool, documents, copy)
         source = np.where(hidden, 1, sizes)  # (N,) tokens of each sentence in src; in tgt it has sizes * hidden
         sums = {"src": np.cumsum(np.append(0, source)), "tgt": np.cumsum(np.append(0, sizes * hidden))}
@@ -130,13 +139,13 @@ class GapSentenceBuilder(PoolBuilder):
         ids = np.append(pool.ids, np.array(self.marks, pool.ids.dtype))
         rows = _rows(np.repeat(np.arange(len(first)), end - first), kept)
         made = {"src": framed(np.where(hidden, mask, begins)[kept], source[kept], rows, mask + 1)}
-        kept &= hidden
-        rows = _rows(np.repeat(np.arange(len(first)), end - first), kept)
-        made["tgt"] = framed(begins[kept], sizes[kept], rows, mask + 1)
+        gaps = kept & hidden
+        rows = _rows(np.repeat(np.arange(len(first)), end - first), gaps)
+        made["tgt"] = framed(begins[gaps], sizes[gaps], rows, mask + 1)
         block = Block({axis: ids[origin] for axis, (origin, _) in made.items()},
                       {axis: starts + self._position[axis] for axis, (_, starts) in made.items()})
         self._position = {axis: self._position[axis] + len(origin) for axis, (origin, _) in made.items()}
-        return block
+        return block, kept
 
 
 def _rows(chunk: np.ndarray, kept: np.ndarray) -> np.ndarray:

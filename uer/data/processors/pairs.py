@@ -115,7 +115,8 @@ class PairBuilder(PoolBuilder):
         words = None if pool.word_start is None else np.concatenate([pool.word_start, lent.word_start])
         sentences = np.append(pool.sentences, pool.sentences[-1] + lent.sentences[1:])
         return Pool(np.concatenate([pool.ids, lent.ids]), words, sentences,
-                    np.append(pool.documents, len(sentences) - 1), pool.first, lent=1)
+                    np.append(pool.documents, len(sentences) - 1), pool.first,
+                    np.append(pool.lines, lent.lines), lent=1)
 
     def gather(self, pool: Pool, copy: int, put_back: bool) -> Chunks:
         """The chunks of every document.
@@ -200,7 +201,7 @@ def _document(pool: Pool, number: int) -> Pool:
     tokens = slice(int(first), int(pool.sentences[stop]))
     words = None if pool.word_start is None else pool.word_start[tokens].copy()
     return Pool(pool.ids[tokens].copy(), words, pool.sentences[begin:stop + 1] - first,
-                np.array([0, stop - begin]), pool.first)
+                np.array([0, stop - begin]), pool.first, pool.lines[begin:stop].copy())
 
 
 def _gathered(sentences: list[int], documents: list[int], targets: list[int], splits: list[int],

@@ -3,6 +3,7 @@
 So numpy processes thousands of instances in one operation, and memory is constant.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,14 @@ class Pool(NamedTuple):
     """(D + 1,) int64"""
     first: int
     """The number of the pool's first document, counted from the start of the shard."""
+    lines: np.ndarray
+    """(sentences,) int64, the number of each sentence's line."""
     lent: int = 0
     """How many documents at the end have been processed before: the others draw sentences from them."""
+
+    def left_out(self, reasons: Mapping[str, np.ndarray]) -> tuple[tuple[int, str], ...]:
+        """`Block.left_out` of the sentences that a reason applies to: (sentences,) bool for each."""
+        return tuple(sorted((line, reason) for reason, found in reasons.items() for line in self.lines[found].tolist()))
 
 
 class PoolBuilder:
@@ -76,7 +83,8 @@ class PoolBuilder:
         if self._held:
             last = self._held[-1].tokens
             words = None if last.word_start is None else np.empty(0, np.uint8)
-            self._held.append(Lines((Ragged(np.empty(0, last.ids.dtype), np.zeros(2, np.int64), words),)))
+            self._held.append(Lines((Ragged(np.empty(0, last.ids.dtype), np.zeros(2, np.int64), words),),
+                                    numbers=self._held[-1].names[-1:]))
             self.blank_lines -= 1  # it is not in the file, so it is not counted
         return Block()
 
@@ -90,7 +98,7 @@ class PoolBuilder:
         Of lines of 3 4 0 5 2 tokens, where 0 is a blank line, the document 3 4 is complete and processed. Further lines
         may belong to the other one, so 5 2 are kept.
         """
-        ids, words, lengths, unfinished = self._joined()
+        ids, words, lengths, numbers, unfinished = self._joined()
         whole, goes_on = len(lengths), False  # how many lines belong to complete documents
         if not at_end:
             whole = complete(lengths[:len(lengths) - unfinished])
@@ -99,20 +107,21 @@ class PoolBuilder:
                 goes_on = True
         tokens = int(lengths[:whole].sum())
         rest = slice(tokens, None)
-        self._hold(ids[rest], None if words is None else words[rest], lengths[whole:], unfinished)
+        self._hold(ids[rest], None if words is None else words[rest], lengths[whole:], numbers[whole:], unfinished)
         if not whole:
             return Block()
-        pool = self._pool(ids[:tokens], None if words is None else words[:tokens], lengths[:whole])
+        pool = self._pool(ids[:tokens], None if words is None else words[:tokens], lengths[:whole], numbers[:whole])
         return self.work_on(pool, goes_on) if len(pool.documents) > 1 else Block()
 
-    def _joined(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, bool]:
-        """The lines that are kept: ids (N,), word starts (N,), tokens of each line (lines,), and whether the last line
-        continues in the next block."""
+    def _joined(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, bool]:
+        """The lines that are kept: ids (N,), word starts (N,), tokens and number of each line (lines,), and whether the
+        last line continues in the next block."""
         ids = np.concatenate([lines.tokens.ids for lines in self._held])
         words = None
         if self._held[0].tokens.word_start is not None:
             words = np.concatenate([lines.tokens.word_start for lines in self._held])
         lengths: list[np.ndarray] = []
+        numbers: list[np.ndarray] = []
         goes_on = False
         for lines in self._held:
             here = lines.tokens.lengths.astype(np.int64)
@@ -121,17 +130,19 @@ class PoolBuilder:
                 here = here[1:]
             if len(here):  # else the block is all one line's, which goes on
                 lengths.append(here)
+                numbers.append(lines.names[-len(here):])
             goes_on = lines.unfinished
-        return ids, words, np.concatenate(lengths), goes_on
+        return ids, words, np.concatenate(lengths), np.concatenate(numbers), goes_on
 
-    def _hold(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, unfinished: bool) -> None:
+    def _hold(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, numbers: np.ndarray,
+              unfinished: bool) -> None:
         """Keep these lines instead of all; arguments as `_joined` returns them."""
         self._held_tokens = len(ids)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        self._held = [Lines((Ragged(ids, offsets, words),), unfinished)] if len(lengths) else []
+        self._held = [Lines((Ragged(ids, offsets, words),), unfinished, numbers)] if len(lengths) else []
 
-    def _pool(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray) -> Pool:
-        """Lines of `lengths` tokens, where 0 is a blank line, as documents.
+    def _pool(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, numbers: np.ndarray) -> Pool:
+        """Lines of `lengths` tokens, where 0 is a blank line, and their numbers, as documents.
 
             lengths [3, 4, 0, 0, 5]  ->  sentences [0, 3, 7, 12], documents [0, 2, 3]
         """
@@ -140,7 +151,7 @@ class PoolBuilder:
         firsts = np.flatnonzero(np.diff(paragraph, prepend=-1))
         self.blank_lines += int((~filled).sum())
         pool = Pool(ids, words, np.concatenate([[0], np.cumsum(lengths[filled])]),
-                    np.append(firsts, len(paragraph)), self.documents)
+                    np.append(firsts, len(paragraph)), self.documents, numbers[filled])
         self.documents += len(firsts)
         return pool
 
