@@ -20,13 +20,14 @@ from uer.config import REQUIRED, flag
 from uer.data.corpus import find_files
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.paths import File, files_behind
 
 
 @dataclass(frozen=True)
 class SplitConfig:
     """The corpus, and its two parts."""
 
-    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.")
+    corpus_path: tuple[str, ...] = flag(REQUIRED, "Text files, globs or folders.", path="read")
     train_path: str = flag(REQUIRED, "Where the documents for training are written.", path="write")
     heldout_path: str = flag(REQUIRED, "Where the others are written.", path="write")
     fraction: float = flag(0.01, "Fraction of the documents that is held out.")
@@ -35,6 +36,10 @@ class SplitConfig:
 
     def problems(self) -> list[str]:
         return [] if 0.0 < self.fraction < 1.0 else ["--fraction must lie between 0 and 1"]
+
+    def reads(self) -> list[File]:
+        """The corpus's files."""
+        return [File("--corpus_path", path) for path in files_behind(self.corpus_path)]
 
 
 def main() -> None:

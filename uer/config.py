@@ -68,8 +68,9 @@ def members_of(*families: str) -> Any:
 
 REQUIRED = object()
 # What a command does with a path: reads the file or folder; writes a file, or appends to it; writes a folder, a model
-# (a file, or files in a folder), or files whose names begin with it. `uer.cli` lets nothing be written that is read.
-PATHS = ("read", "write", "append", "write_folder", "write_model", "write_prefix")
+# (a file, or files in a folder), or files whose names begin with it; or it is a name in folders that another flag has.
+# `uer.cli` lets nothing be written that is read.
+PATHS = ("read", "write", "append", "write_folder", "write_model", "write_prefix", "name")
 
 
 # Larger sizes are typing errors: the largest dense models have 126 layers, widths of 53,248 and rows of a million

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from uer.config import LARGEST_SEED, MOST_THREADS, REQUIRED, LabelsConfig, flag
 from uer.finetuning.paths import fold_path, grid_results_path, model_files, state_path, weights_path
-from uer.paths import File
+from uer.paths import File, files_behind
 
 TRUNCATIONS = ("head", "tail", "head_tail")
 COLUMNS_HELP = ("For TSV files without a header line: the names of the columns from left to right (label, text_a, "
@@ -139,16 +139,24 @@ class MultiTaskFinetuneConfig(FinetuneConfig):
 
     output_model_path: str = flag("models/multitask_classifier_model.bin", "Where to write the model of the epoch that "
                                   "is best on dev.", path="write_model")
-    train_path: str = flag("train.tsv", "Name of the training file in each folder of --dataset_path_list.")
-    dev_path: str = flag("dev.tsv", "Name of the file in each folder that is evaluated after each epoch.")
-    test_path: str | None = flag(None, "Name of the file in each folder that is evaluated with the best epoch's model.")
+    train_path: str = flag("train.tsv", "Name of the training file in each folder of --dataset_path_list.",
+                          path="name")
+    dev_path: str = flag("dev.tsv", "Name of the file in each folder that is evaluated after each epoch.",
+                          path="name")
+    test_path: str | None = flag(None, "Name of the file in each folder that is evaluated with the best epoch's model.",
+                           path="name")
 
 
 @dataclass(frozen=True)
 class MultiTaskConfig:
     """Multi-task classification only."""
 
-    dataset_path_list: tuple[str, ...] = flag(REQUIRED, "Folders of the datasets, each with train.tsv and dev.tsv.")
+    dataset_path_list: tuple[str, ...] = flag(REQUIRED, "Folders of the datasets, each with train.tsv and dev.tsv.",
+                                              path="read")
+
+    def reads(self) -> list[File]:
+        """The files in the folders."""
+        return [File("--dataset_path_list", path) for path in files_behind(self.dataset_path_list)]
 
 
 @dataclass(frozen=True)
