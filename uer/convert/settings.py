@@ -104,12 +104,12 @@ def probability(value: Any) -> float:
     return value
 
 
-def epsilon(value: float | None) -> float:
-    """What Hugging Face calls UER's `layernorm_eps` of a normal layer norm."""
-    return 1e-12 if value is None else value
+def epsilon(value: float | None, usual: float = 1e-12) -> float:
+    """What Hugging Face calls UER's `layernorm_eps`; `usual` is what UER's layer norms add where it is None."""
+    return usual if value is None else value
 
 
-def from_epsilon(value: Any) -> float | None:
+def from_epsilon(value: Any, usual: float = 1e-12) -> float | None:
     """`epsilon`, the way back.
 
     Raises:
@@ -117,7 +117,7 @@ def from_epsilon(value: Any) -> float | None:
     """
     if type(value) not in (int, float) or not 0 < value < 1:
         raise ValueError(f"must lie between 0 and 1, not {value}")
-    return None if value == epsilon(None) else value
+    return None if value == usual else value
 
 
 def whole_number(value: Any) -> int:
@@ -220,9 +220,9 @@ def require_agreement(settings: tuple[Setting, ...], base: ModelConfig, sizes: M
         if getattr(base, name, size) != size:
             raise UserError(f"{path}: {name} is {size}, but the model's settings say {getattr(base, name)}")
     for row in settings:
-        if row.only == "write" or not hasattr(base, row.uer) or not row.is_for(head):
+        value = getattr(base, row.uer, base.members.get(row.uer, ANY))
+        if row.only == "write" or value is ANY or not row.is_for(head):
             continue
-        value = getattr(base, row.uer)
         if not row.hugging_face and row.must not in (ANY, value):
             raise UserError(f"{path}: {row.uer} is {value} in the model's settings, but it is {row.must} in Hugging "
                             f"Face's {model}")

@@ -7,6 +7,7 @@ does not do: the export says false and stores the output layer; the import multi
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from uer.convert.architectures.bart import UER_PREFIXES, attention
 from uer.convert.architectures.base import Architecture, inputs_with_target
 from uer.convert.names import TGT_WORD_EMBEDDING, WORD_EMBEDDING, NameTable, Row, Stack
-from uer.convert.settings import Names, Setting, probability, uer_only, whole_number
+from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
 
 _BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
 _ACTIVATIONS = Names({"relu": ("relu",), "gelu": ("gelu",), "gelu_fast": ("gelu_new",), "silu": ("silu",)},
@@ -72,7 +73,7 @@ def _settings(activations: Names, default: str, feed_forward: str) -> tuple[Sett
         Setting("hidden_act", "feed_forward_proj", activations.to, activations.back, default=default),
         Setting("", "initializer_factor", must=1.0, only="write"),
         Setting("", "is_encoder_decoder", must=True),
-        Setting("layernorm_eps", "layer_norm_epsilon", to=lambda eps: 1e-6 if eps is None else eps),
+        Setting("layernorm_eps", "layer_norm_epsilon", partial(epsilon, usual=1e-6), partial(from_epsilon, usual=1e-6)),
         Setting("max_seq_length", "n_positions", back=whole_number),
         Setting("decoder_layers_num", "num_decoder_layers", size="decoder_layers"),
         Setting("heads_num", "num_heads", size="heads"),
