@@ -356,12 +356,12 @@ class OptimConfig:
 
 
 LATER_SETTINGS = {"mask_rate": 0.15, "mask_token_rate": 0.8}
-"""Settings that files of earlier versions do not name -> what they were then."""
+"""Settings that datasets of earlier versions do not name -> what they were then."""
 
 
 def recorded(config: Any) -> dict[str, Any]:
-    """A config's settings as a dataset or a training state records them: a later one only where it differs from what it
-    was before there was a setting for it."""
+    """A processor's settings as a dataset records them: a later one only where it differs from what it was before there
+    was a setting for it, so that the same data are the same bytes."""
     return {name: value for name, value in asdict(config).items() if LATER_SETTINGS.get(name) != value}
 
 

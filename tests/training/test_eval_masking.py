@@ -21,3 +21,9 @@ def test_static_masks_are_refused(shared_playground):
     path = shared_playground.write_dataset("static.pt", dynamic_masking=False)
     assert "--eval_masking tokens needs" in shared_playground.fail(
         "refused", **STILL, dataset_path=path, eval_masking="tokens")
+
+
+def test_another_mask_rate_is_another_run(shared_playground):
+    shared_playground.run("rate", **STILL, mask_rate=0.4)
+    message = "mask_rate was 0.4 and is now 0.15"
+    assert message in shared_playground.fail("rate", **STILL)

@@ -14,7 +14,6 @@ from uer.config import (
     ParallelConfig,
     TokenizerConfig,
     TrainConfig,
-    recorded,
 )
 from uer.data.loader import masking_of, open_processor
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
@@ -148,7 +147,7 @@ def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher 
     if model["decoder"] is None:
         del model["decoder"]  # states of earlier versions name a decoder that no model had
     rows = config.batch_size * config.accumulation_steps * world.world_size
-    return {**model, **asdict(settings.optim), **recorded(settings.masking), **own,
+    return {**model, **asdict(settings.optim), **asdict(settings.masking), **own,
             "data_processor": data.train[0].info.processor, "batch_size x accumulation_steps x world_size": rows,
             "vocabulary": data.tokenizer.vocab.fingerprint, "seq_length": data.train[0].info.seq_length,
             "dataset": [_fingerprint(dataset) for dataset in data.train],

@@ -57,6 +57,13 @@ _NAMES = NameTable(
 _ACTIVATIONS = Names({"gelu": ("gelu",), "gelu_fast": ("gelu_fast", "gelu_new", "gelu_pytorch_tanh"),
                       "relu": ("relu",), "silu": ("silu", "swish")}, "Hugging Face's BERT")
 
+AS_BERT = uer_only(
+    mask="fully_visible", layernorm_positioning="post", feed_forward="dense", layernorm="normal",
+    relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=False,
+    remove_embedding_layernorm=False, parameter_sharing=False, has_residual_attention=False,
+    factorized_embedding_parameterization=False, encoder="transformer")
+"""What an encoder with BERT's function has, whatever its names are."""
+
 _SETTINGS = (
     Setting("dropout", "attention_probs_dropout_prob", only="write"),
     Setting("", "classifier_dropout", must=None, only="write"),
@@ -79,10 +86,7 @@ _SETTINGS = (
     Setting("", "is_decoder", must=False, only="read"),
     # Settings that leave the names of the tensors as they are, but make it another function than BERT's.
     Setting("embedding", must=("word", "pos", "seg"), only="write"),
-    *uer_only(mask="fully_visible", layernorm_positioning="post", feed_forward="dense", layernorm="normal",
-              relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=False,
-              remove_embedding_layernorm=False, parameter_sharing=False, has_residual_attention=False,
-              factorized_embedding_parameterization=False, encoder="transformer"),
+    *AS_BERT,
     Setting("pooling", must="first", heads=("text_classification",)),
 )
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from uer.convert.architectures.base import Architecture
-from uer.convert.architectures.bert import BERT
+from uer.convert.architectures.bert import AS_BERT, BERT
 from uer.convert.changes import AddRows, Chain, Change, DropRows, OneSegment
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, whole_number
 
 # Both sides have as many rows, so UER's last two find no room in Hugging Face's, and are zeros on the way back.
 _CHANGES: dict[str, Change] = {"embedding.pos.embedding.weight": Chain((AddRows(2), DropRows(2, last=True))),
@@ -68,10 +68,7 @@ _SETTINGS = (
     Setting("vocab_size", "vocab_size", size="vocab"),
     Setting("", "is_decoder", must=False, only="read"),
     Setting("embedding", must=("word", "pos", "seg"), only="write"),
-    *uer_only(mask="fully_visible", layernorm_positioning="post", feed_forward="dense", layernorm="normal",
-              relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=False,
-              remove_embedding_layernorm=False, parameter_sharing=False, has_residual_attention=False,
-              factorized_embedding_parameterization=False, encoder="transformer"),
+    *AS_BERT,
     Setting("pooling", must="first", heads=("text_classification",)),
 )
 
