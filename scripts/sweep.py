@@ -11,6 +11,8 @@ values. Each run is made with each seed:
      "seeds": [7, 8],
      "runs": {"base": {}, "3e-3": {"learning_rate": 3e-3}, "muon": {"optimizer": "muon", "learning_rate": 3e-3}}}
 
+On a GPU the runs share it by CUDA MPS, where that is installed: small models leave most of one unused.
+
 Every run has one thread, so its result depends on its settings alone and not on what runs beside it. It is in
 OUTPUT_DIR/NAME-seedN: metrics.jsonl, log.txt, the weights, and command.json. Started again, the command leaves out what
 is finished and goes on with what was interrupted. The table ranks the runs; the first one is what the others are
@@ -38,6 +40,7 @@ from _runs import compared, read_curve, table
 from uer import cli
 from uer.config import REQUIRED, flag
 from uer.errors import UserError
+from uer.family.mps import Mps, available
 from uer.files import atomic_path
 from uer.json_files import json_text, read_json_object
 
@@ -92,7 +95,8 @@ def main() -> None:
     trials = read_sweep(config)
     missing = [trial for trial in trials if not trial.finished and (not config.only or trial.name in config.only)]
     print(f"{len(trials)} runs, {len(missing)} to make", flush=True)
-    failed = run_all(missing, config.processes or len(os.sched_getaffinity(0)), config.keep_weights)
+    failed = run_all(missing, config.processes or len(os.sched_getaffinity(0)), config.keep_weights,
+                     Path(config.output_dir))
     print_table(trials)
     if failed:
         raise UserError(f"{len(failed)} runs failed: {', '.join(failed)} ({LOG} in their folders says why)")
@@ -139,38 +143,41 @@ def _check_settings(trial: Trial) -> None:
                             f"{now.get(name)}: give the run another name, or remove the folder")
 
 
-def run_all(trials: list[Trial], processes: int, keep_weights: bool) -> list[str]:
+def run_all(trials: list[Trial], processes: int, keep_weights: bool, output_dir: Path) -> list[str]:
     """Make the runs, `processes` at once; returns the folders' names of those that failed."""
     waiting, running, failed = list(trials), {}, []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                trial = waiting.pop(0)
-                running[_start(trial, environment)] = (trial, time.monotonic())
-            time.sleep(0.2)
-            for process in [each for each in running if each.poll() is not None]:
-                trial, begun = running.pop(process)
-                if process.returncode:
-                    failed.append(trial.folder.name)
-                else:
-                    _finish(trial, keep_weights)
-                words = "failed" if process.returncode else f"held-out loss {_last_loss(trial):.4f}"
-                print(f"{trial.name}, seed {trial.seed}: {words}, {time.monotonic() - begun:.0f} s", flush=True)
-    finally:
-        for process in running:
-            process.send_signal(signal.SIGTERM)  # pretrain.py saves its state
-        for process in running:
-            process.wait()
+    with Mps.start(output_dir / "mps", print) if processes > 1 and available() else Mps() as mps:
+        environment |= mps.environment
+        try:
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    trial = waiting.pop(0)
+                    running[_start(trial, environment, mps.pass_fds)] = (trial, time.monotonic())
+                time.sleep(0.2)
+                for process in [each for each in running if each.poll() is not None]:
+                    trial, begun = running.pop(process)
+                    if process.returncode:
+                        failed.append(trial.folder.name)
+                    else:
+                        _finish(trial, keep_weights)
+                    words = "failed" if process.returncode else f"held-out loss {_last_loss(trial):.4f}"
+                    print(f"{trial.name}, seed {trial.seed}: {words}, {time.monotonic() - begun:.0f} s", flush=True)
+        finally:
+            for process in running:
+                process.send_signal(signal.SIGTERM)  # pretrain.py saves its state
+            for process in running:
+                process.wait()
     return failed
 
 
-def _start(trial: Trial, environment: dict[str, str]) -> subprocess.Popen:
+def _start(trial: Trial, environment: dict[str, str], pass_fds: tuple[int, ...]) -> subprocess.Popen:
     trial.folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(trial.folder / COMMAND) as temporary:
         temporary.write_text(json_text(trial.flags, indent=2) + "\n", encoding="utf-8")
     with open(trial.folder / LOG, "a", encoding="utf-8") as log:
-        return subprocess.Popen(trial.command(), stdout=log, stderr=log, env=environment, cwd=os.getcwd())
+        return subprocess.Popen(trial.command(), stdout=log, stderr=log, env=environment, cwd=os.getcwd(),
+                                pass_fds=pass_fds)
 
 
 def _finish(trial: Trial, keep_weights: bool) -> None:

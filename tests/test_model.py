@@ -290,6 +290,15 @@ def test_deep_init_scales_what_a_layer_adds():
             assert abs(parameter.std().item() - 0.02 * (0.25 if scaled else 1)) < 0.0005, name
 
 
+def test_the_initial_weights_have_the_standard_deviation_that_is_asked_for():
+    config = dataclasses.replace(CONFIG, emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2)
+    for name, parameter in build_model(config, 97, initializer_range=0.08).named_parameters():
+        if parameter.dim() > 1 and parameter.numel() > 1000:
+            assert abs(parameter.std().item() - 0.08) < 0.004, name
+        elif parameter.dim() == 1:
+            assert torch.equal(parameter, torch.full_like(parameter, float("gamma" in name))), name
+
+
 def test_a_model_made_without_memory_can_be_initialised_later():
     """What a model larger than one device would need."""
     with torch.device("meta"):

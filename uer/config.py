@@ -346,13 +346,24 @@ class OptimConfig:
     lr_decay: float = flag(0.5, "tri_stage and trapezoidal: fraction of total_steps in which it decays.")
     optimizer: str = flag("adamw", "Optimizer.", family="optimizer")
     scheduler: str = flag("linear", "Learning-rate schedule.", family="scheduler")
+    weight_decay: float = flag(0.01, "Weight decay of all parameters but biases and layer norms.")
+    adam_beta2: float = flag(0.999, "Decay rate of AdamW's second moment (adamw, and what muon leaves to it).")
 
     def problems(self) -> list[str]:
         found: list[str] = []
         _require(found, 0 < self.learning_rate < math.inf, "--learning_rate must be positive")
         _require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
         _require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
+        _require(found, 0.0 <= self.weight_decay < math.inf, "--weight_decay must not be negative")
+        _require(found, 0.0 <= self.adam_beta2 < 1.0, "--adam_beta2 must lie in [0, 1)")
         return found
+
+
+def optim_identity(optim: OptimConfig) -> dict[str, Any]:
+    """The optimizer's settings as hashes of finished work have them: those that earlier versions did not have only
+    where they are not the default, so that trials of earlier versions are found again."""
+    later = {known.name: known.default for known in fields(optim) if known.name in ("weight_decay", "adam_beta2")}
+    return {name: value for name, value in asdict(optim).items() if name not in later or value != later[name]}
 
 
 LATER_SETTINGS = {"mask_rate": 0.15, "mask_token_rate": 0.8}
@@ -389,6 +400,7 @@ class TrainConfig:
                                       family="data_processor")
     deep_init: bool = flag(False, "Multiply the initial weights of the layers' output projections by "
                                   "1 / sqrt(2 * layers_num).")
+    initializer_range: float = flag(0.02, "Standard deviation of the initial weights.")
     resume: str = flag("auto", "auto: continue from the latest training state of --output_model_path; never: start "
                                "a new run; a path: continue from this training state.", identity=False)
     keep_checkpoints: int = flag(2, "How many training states to keep.", identity=False)
@@ -444,6 +456,7 @@ class TrainConfig:
         _require(found, not (self.dev_fraction and self.dev_dataset_path),
                  "--dev_fraction and --dev_dataset_path exclude one another")
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
+        _require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
         _require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
         _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
         _require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)

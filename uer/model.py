@@ -26,6 +26,7 @@ from uer.layers.layout import (
     static_shapes,
     unpadded_layout,
 )
+from uer.layers.linear import INITIAL_STD
 from uer.layers.pooling import ONE_TOKEN, pooled_position
 from uer.meta_device import Unfilled, extrapolated_model
 from uer.registry import choose
@@ -177,15 +178,20 @@ class Backbone(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     @torch.no_grad()
-    def initialise(self, deep_init: bool = False) -> None:
+    def initialise(self, deep_init: bool = False, initializer_range: float = INITIAL_STD) -> None:
         """Draw every parameter anew: weights N(0, 0.02), biases 0, norms 1 and 0.
 
         Args:
             deep_init: scale the layers' output projections by 1 / sqrt(2 * layers_num).
+            initializer_range: standard deviation of the weights in place of 0.02.
         """
         for module in self.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+        if initializer_range != INITIAL_STD:
+            for parameter in self.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(initializer_range / INITIAL_STD)
         # 2 * layers_num outputs are added to the residual stream (attention and feed-forward of each layer); with this
         # factor the variance of their sum does not grow with the number of layers (Radford et al., 2019, GPT-2).
         if deep_init:
@@ -377,7 +383,7 @@ def _encoders_that_see(needed: Sequence[str]) -> str:
 
 def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | None = None, unpad: str = "auto",
                 document_start: int | None = None, activation_checkpointing: bool = False,
-                deep_init: bool = False) -> Model:
+                deep_init: bool = False, initializer_range: float = INITIAL_STD) -> Model:
     """A model with random weights, drawn from torch's default generator.
 
     Args:
@@ -386,7 +392,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | N
         tgt_vocab_size: see `Model`.
         unpad, document_start: see `Backbone`.
         activation_checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
-        deep_init: see `Backbone.initialise`.
+        deep_init, initializer_range: see `Backbone.initialise`.
 
     Raises:
         UserError: the configuration names something unknown or not built.
@@ -394,8 +400,8 @@ def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | N
     model = Model(config, vocab_size, tgt_vocab_size=tgt_vocab_size, unpad=unpad, document_start=document_start)
     for stack in filter(None, (model.encoder, model.decoder)):
         stack.checkpoint_activations(activation_checkpointing)
-    if deep_init:
-        model.initialise(deep_init)
+    if deep_init or initializer_range != INITIAL_STD:
+        model.initialise(deep_init, initializer_range)
     return model
 
 

@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from uer.optim import OPTIMIZERS, Adafactor, AdamW, Muon, check_ownership, parameter_groups, set_learning_rate
+from uer.config import OptimConfig, optim_identity
+from uer.optim import (
+    OPTIMIZERS,
+    Adafactor,
+    AdamW,
+    Muon,
+    build_optimizer,
+    check_ownership,
+    parameter_groups,
+    set_learning_rate,
+)
 from uer.optim.muon import orthogonal
 
 
@@ -276,3 +286,20 @@ def test_muon_takes_the_matrices_between_hidden_states():
                                  "target": torch.nn.Linear(4, 5)})
     group = parameter_groups(model, matrices=True)[-1]
     assert group["muon"] and [id(parameter) for parameter in group["params"]] == [id(model["encoder"].weight)]
+
+
+def test_weight_decay_and_the_second_moment_s_decay_rate_are_settings():
+    """The first update of AdamW is learning_rate * sqrt(1 - beta2) and what weight decay takes, for any gradient."""
+    model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(4, 4)})
+    torch.nn.init.ones_(model["encoder"].weight)
+    optimizer = build_optimizer(OptimConfig(learning_rate=0.1, weight_decay=0.5, adam_beta2=0.75), model)
+    model["encoder"](torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    # m = 0.1, v = 0.25: the moment part is 0.1 * 0.1 / 0.5
+    torch.testing.assert_close(model["encoder"].weight, torch.full((4, 4), 1.0 - 0.02 - 0.1 * 0.5 * 0.98))
+
+
+def test_settings_of_earlier_versions_have_the_hash_of_earlier_versions():
+    assert optim_identity(OptimConfig()) == {"learning_rate": 2e-5, "warmup": 0.1, "lr_decay": 0.5,
+                                             "optimizer": "adamw", "scheduler": "linear"}
+    assert optim_identity(OptimConfig(weight_decay=0.0))["weight_decay"] == 0.0

@@ -12,7 +12,15 @@ from statistics import median
 from typing import Any
 
 from uer import model_settings
-from uer.config import LogConfig, ModelConfig, OptimConfig, ParallelConfig, TokenizerConfig, model_identity
+from uer.config import (
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    TokenizerConfig,
+    model_identity,
+    optim_identity,
+)
 from uer.errors import UserError
 from uer.files import prepare_file
 from uer.finetuning.config import AdversarialConfig, FinetuneConfig
@@ -204,7 +212,7 @@ def decides(command: Command, bench: Trials) -> dict[str, Any]:
             "tokenizer": bench.encoder.tokenizer.settings, "columns": config.columns,
             "model": model_identity(command.model),
             "adversarial": dataclasses.asdict(command.adversarial),
-            "optim": {**dataclasses.asdict(command.optim), "learning_rate": None},
+            "optim": {**optim_identity(command.optim), "learning_rate": None},
             "task_config": command.task_config and dataclasses.asdict(command.task_config),
             # `auto` is the machine's affair, as its device is
             **({"compile": "on"} if config.compile == "on" else {})}

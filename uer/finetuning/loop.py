@@ -217,7 +217,7 @@ class Updater:
                  threads: int = 1) -> None:
         self.model, self.task, self.settings, self.world, self.pad_id = model, task, settings, world, pad_id
         self.precision, self.progress, optim = precision, progress or Progress(world), settings.optim
-        self.optimizer = build_optimizer(optim.optimizer, model, optim.learning_rate)
+        self.optimizer = build_optimizer(optim, model)
         self.schedule = SCHEDULES[optim.scheduler](optim, total_steps)
         self.total_steps = total_steps
         self.step = 0

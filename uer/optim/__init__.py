@@ -2,6 +2,7 @@
 
 import torch
 
+from uer.config import OptimConfig
 from uer.optim.adafactor import Adafactor
 from uer.optim.adamw import AdamW
 from uer.optim.groups import check_ownership, parameter_groups
@@ -13,16 +14,16 @@ __all__ = ["OPTIMIZERS", "Adafactor", "AdamW", "Muon", "build_optimizer", "check
            "set_learning_rate"]
 
 
-def build_optimizer(name: str, model: torch.nn.Module, learning_rate: float,
-                    capturable: bool = False) -> torch.optim.Optimizer:
-    """The optimizer `name` of a model's trainable parameters.
+def build_optimizer(optim: OptimConfig, model: torch.nn.Module, capturable: bool = False) -> torch.optim.Optimizer:
+    """The optimizer of a model's trainable parameters.
 
     Args:
         capturable: see `uer.optim.base`.
     """
-    kind = OPTIMIZERS[name]
-    groups = parameter_groups(model, matrices=getattr(kind, "matrices", False))
-    return kind(groups, lr=learning_rate, capturable=capturable)
+    kind = OPTIMIZERS[optim.optimizer]
+    groups = parameter_groups(model, optim.weight_decay, matrices=getattr(kind, "matrices", False))
+    moments = {"betas": (0.9, optim.adam_beta2)} if issubclass(kind, AdamW) else {}
+    return kind(groups, lr=optim.learning_rate, capturable=capturable, **moments)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -259,7 +259,7 @@ class Run:
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
-        optimizer = build_optimizer(optim.optimizer, model, optim.learning_rate, capturable=graphed)
+        optimizer = build_optimizer(optim, model, capturable=graphed)
         optimizer.masters = masters
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         reads_padding = model.encoder.reads_padding
@@ -329,7 +329,7 @@ class Run:
         torch.manual_seed(config.seed)
         model = build_model(model_config, self.data.vocab_size, **self.layout,
                             activation_checkpointing=self.settings.parallel.activation_checkpointing,
-                            deep_init=config.deep_init)
+                            deep_init=config.deep_init, initializer_range=config.initializer_range)
         sides = example_batch(self.data.processor, rows=1).labels
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
