@@ -31,7 +31,7 @@ class RowFetcher:
 
     Args:
         dataset: an open dataset.
-        columns: names of the columns to fetch.
+        columns: names of the columns to fetch; those that the dataset does not have are left out.
         device: where the rows are made.
         mapped: read rows from the file; by default so on the CPU.
 
@@ -48,9 +48,9 @@ class RowFetcher:
         self.dataset, self.device = dataset, device
         self.mapped = device.type == "cpu" if mapped is None else mapped
         self.lengths = dataset.info.lengths
-        self.axes = {name: dataset.info.schema[name].axis for name in columns}
+        self.axes = {name: dataset.info.schema[name].axis for name in columns if name in dataset.info.schema}
         self._begins = {axis: _Begins(offsets, device) for axis, offsets in dataset.offsets.items()}
-        self.columns = {name: self._opened(name, device) for name in columns}
+        self.columns = {name: self._opened(name, device) for name in self.axes}
         if not self.mapped:
             self._check_copy()
 
@@ -145,7 +145,7 @@ def copied_bytes(datasets: Sequence[TokenDataset], columns: Sequence[str]) -> in
     total = 0
     for dataset in {dataset.path: dataset for dataset in datasets}.values():
         total += sum(offsets.nbytes for offsets in dataset.offsets.values())
-        for name in columns:
+        for name in set(columns).intersection(dataset.info.schema):
             behind = dataset.info.lengths.get(dataset.info.schema[name].axis, 0)  # zeros, see `_copied`
             total += (len(dataset.columns[name]) + behind) * dataset.columns[name].itemsize
     return total
