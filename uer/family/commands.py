@@ -183,7 +183,8 @@ class FamilyFolder:
             "save_checkpoint_steps": machine.save_checkpoint_steps or max(1, steps // 10),
             "report_steps": min(steps, machine.report_steps or max(10, steps // 1000)),
             "learning_rate": stage.learning_rate, "scheduler": recipe.scheduler, "warmup": recipe.warmup,
-            "lr_decay": recipe.lr_decay, "dropout": recipe.dropout, "max_grad_norm": recipe.max_grad_norm,
+            "lr_decay": recipe.lr_decay, "optimizer": recipe.optimizer, "mask_rate": recipe.mask_rate,
+            "mask_token_rate": recipe.mask_token_rate, "dropout": recipe.dropout, "max_grad_norm": recipe.max_grad_norm,
             "batch_size": batch_size, "accumulation_steps": accumulation_steps, "data_processor": "mlm",
             "target": "mlm", "seed": recipe.seed, "precision": machine.precision, "compile": machine.compile,
             "metrics_path": self.metrics_path(size, number)}
@@ -192,7 +193,7 @@ class FamilyFolder:
         if machine.peak_flops:
             flags["peak_flops"] = machine.peak_flops
         if machine.dev_fraction:
-            flags["dev_fraction"] = machine.dev_fraction
+            flags |= {"dev_fraction": machine.dev_fraction, "eval_masking": "tokens"}
         return flags
 
     def teacher_of(self, size: Size) -> Teaching | None:

@@ -55,7 +55,8 @@ class RecipeConfig:
     PER_STAGE: ClassVar[tuple[str, ...]] = ("seq_length", "total_steps", "global_batch_size", "batch_size",
                                             "learning_rate")
     SINGLE: ClassVar[tuple[str, ...]] = ("scheduler", "warmup", "lr_decay", "dropout", "max_grad_norm",
-                                         "whole_word_masking", "full_sentences", "document_attention", "seed")
+                                         "whole_word_masking", "full_sentences", "document_attention", "seed",
+                                         "optimizer", "mask_rate", "mask_token_rate")
 
     recipe: str = flag("uer", "uer: the published one. modern: see uer/family/recipe.py.", choices=("uer", "modern"))
     seq_length: tuple[int, ...] = flag((), "Sequence length of each stage (both recipes: 128 512).")
@@ -73,6 +74,9 @@ class RecipeConfig:
     whole_word_masking: bool | None = flag(None, "Mask whole words (segmented by jieba).")
     full_sentences: bool | None = flag(None, "Concatenate documents and cut sequences without padding.")
     document_attention: bool | None = flag(None, "Tokens attend to their own document only.")
+    optimizer: str | None = flag(None, "Optimizer (uer: adamw).", family="optimizer")
+    mask_rate: float | None = flag(None, "Fraction of a row's tokens that are predicted (uer: 0.15).")
+    mask_token_rate: float | None = flag(None, "Fraction of the predicted tokens that become [MASK] (uer: 0.8).")
     seed: int | None = flag(None, "Seed of initial weights, data order, masks and dropout.")
 
     def problems(self) -> list[str]:

@@ -89,6 +89,9 @@ class Recipe:
     full_sentences: bool = False
     document_attention: bool = False
     seed: int = 7
+    optimizer: str = "adamw"
+    mask_rate: float = 0.15
+    mask_token_rate: float = 0.8
 
 
 RECIPES = {
@@ -97,6 +100,10 @@ RECIPES = {
                      scheduler="trapezoidal", warmup=0.02, lr_decay=0.2, whole_word_masking=True, full_sentences=True,
                      document_attention=True),
 }
+
+
+# Settings that families of earlier versions do not name -> what they were.
+LATER_SETTINGS = {"optimizer": "adamw", "mask_rate": 0.15, "mask_token_rate": 0.8}
 
 
 def build_recipe(config: RecipeConfig) -> Recipe:
@@ -162,6 +169,9 @@ def _shown(value: Any) -> str:
 def settings_of(recipe: Recipe, **sources: Any) -> dict[str, Any]:
     """The settings that decide the result: the recipe without the devices' batch size, and the sources."""
     settings = dataclasses.asdict(recipe)
+    for name, before in LATER_SETTINGS.items():
+        if settings[name] == before:
+            del settings[name]
     for stage in settings["stages"]:
         del stage["batch_size"], stage["automatic"]
     return {**settings, **sources}
