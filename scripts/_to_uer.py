@@ -99,7 +99,7 @@ def _check(source: HuggingFaceSource) -> None:
     config, architecture, vocab_size = source.config, source.architecture, source.converted.sizes["vocab"]
     content = source.model.config
     if Path(source.path).is_dir() and content:
-        theirs = check.open_any_folder(Path(source.path), architecture, source.head)
+        theirs = check.open_any_folder(Path(source.path), architecture, source.head, source.model.weights)
     else:
         content = architecture.config_json(config, vocab_size, source.head,
                                            labels=labels_of({}, source.converted.sizes.get("labels", 0), source.path))

@@ -130,6 +130,8 @@ class NameTable:
             two differ, the first is what its models compute with.
         base_prefix: what Hugging Face's names begin with, except in a file of the model without a head (BertModel).
         stores_output_layer: whether transformers needs the output layer in a file even where it is tied.
+        stores_duplicates: whether a file needs the names of `duplicates` even where the output layer is tied, because
+            transformers 4 reads those alone.
     """
 
     body: tuple[Row, ...]
@@ -142,6 +144,7 @@ class NameTable:
     duplicates: Mapping[str, str] = field(default_factory=dict)
     base_prefix: str = ""
     stores_output_layer: bool = False
+    stores_duplicates: bool = False
 
     def rows(self, layers: Mapping[str, int], head: str) -> list[Row]:
         """Every row of a model under this head.
