@@ -54,7 +54,8 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
     helping = not {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv)
     given = _parse_flags(_parser(description, sections, fields, helping), fields, argv)
     from_file = _read_config_file(fields, given)
-    values = {**{name: value for name, value in (member_defaults or {}).items() if name in fields}, **from_file, **given}
+    defaults = {name: value for name, value in (member_defaults or {}).items() if name in fields}
+    values = {**defaults, **from_file, **given}
     check_values(fields, values, set(given))
     built = [build_section(section, values) for section in sections]
     members = [part.of(known) for part in built for known in chosen_classes(part)]  # with paths of their own
