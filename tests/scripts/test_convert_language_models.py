@@ -228,6 +228,7 @@ def test_albert_by_its_weights_alone(run_script: Run, golden_model: Callable, tm
     ("gpt2", "gpt2_lm", {"encoder.layer_norm.gamma": None}, [], "tensors are missing: encoder.layer_norm.gamma"),
     ("gpt2", "gpt2_lm", {"embedding.seg.embedding.weight": torch.ones(3, 32)}, [],
      "another architecture: no row for embedding.seg.embedding.weight"),
+    ("gpt2", "gpt2_lm", {"classifer.weight": torch.ones(3, 32)}, [], "no architecture has classifer.weight"),
     ("albert", "xlm_roberta_mlm", {}, [], "tensors are missing: encoder.linear.weight"),
     ("xlmroberta", "albert_mlm_sp", {}, [], "tensors are missing: encoder.transformer.0.self_attn"),
     ("xlmroberta", "xlm_roberta_mlm", {"target.mlm.layer_norm.beta": None}, [], "no mlm head"),
