@@ -36,15 +36,13 @@ from uer.terminal import output_error, tolerate_encodings
 BROKEN_PIPE_STATUS = 141
 
 
-def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None,
-          member_defaults: Mapping[str, Any] | None = None) -> list[Any]:
+def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
     """Read the command line into one frozen dataclass for each of `sections`, in their order.
 
     Args:
         description: the first line of `--help`.
         sections: config classes; no two may share a field name.
         argv: the arguments; those of the process when None.
-        member_defaults: defaults of the members' settings that differ from those of their fields.
 
     Raises:
         UserError: an unknown flag or JSON key, a value of the wrong kind, a missing required flag, an unreadable
@@ -54,8 +52,7 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
     helping = not {"-h", "--help"}.isdisjoint(sys.argv[1:] if argv is None else argv)
     given = _parse_flags(_parser(description, sections, fields, helping), fields, argv)
     from_file = _read_config_file(fields, given)
-    defaults = {name: value for name, value in (member_defaults or {}).items() if name in fields}
-    values = {**defaults, **from_file, **given}
+    values = {**from_file, **given}
     check_values(fields, values, set(given))
     built = [build_section(section, values) for section in sections]
     members = [part.of(known) for part in built for known in chosen_classes(part)]  # with paths of their own

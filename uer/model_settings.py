@@ -65,8 +65,8 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
     """
     words = [*(sys.argv[1:] if argv is None else argv)]
     told, members = _hugging_face_settings(words)
-    own = [_with_defaults(section, _defaults(section, told)) for section in sections]
-    parts = cli.parse(description, own, find_configs(words), members)
+    own = [_with_defaults(section, _defaults(section, told), members) for section in sections]
+    parts = cli.parse(description, own, find_configs(words))
     return [section(**{known.name: getattr(part, known.name) for known in dataclasses.fields(section)})
             for section, part in zip(sections, parts)]
 
@@ -126,11 +126,11 @@ def _hugging_face_settings(words: Sequence[str]) -> tuple[dict[str, Any], dict[s
     return told, members
 
 
-def _with_defaults(section: type, values: Mapping[str, Any]) -> type:
-    """The section with other defaults."""
+def _with_defaults(section: type, values: Mapping[str, Any], members: Mapping[str, Any]) -> type:
+    """The section with other defaults, of its fields and of its members' settings."""
     if not values:
         return section
     changed = [(known.name, known.type, field(default=values[known.name], metadata=known.metadata))
                for known in dataclasses.fields(section) if known.name in values]
     return dataclasses.make_dataclass(section.__name__, changed, bases=(section,), frozen=True,
-                                      namespace={"__doc__": section.__doc__})
+                                      namespace={"__doc__": section.__doc__, "member_defaults": members})
