@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,15 +25,13 @@ Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def exported(root: Path, golden: Path, google_vocab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden checkpoint, exported by the script in a process of its own."""
+def exported(run_once: Run, golden: Path, google_vocab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden checkpoint, exported by the script."""
     folder = tmp_path_factory.mktemp("exported")
-    command = [sys.executable, str(root / "scripts" / TO_HUGGING_FACE), "--input_model_path",
-               str(golden / "original_tiny_300steps.bin"), "--output_model_path", "pytorch_model.bin",
-               "--layers_num", "2", "--type", "mlm", "--output_dir", "tiny", "--vocab_path", str(google_vocab)]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "the logits differ from those of transformers" in result.stdout
+    printed = run_once(folder, TO_HUGGING_FACE, "--input_model_path", golden / "original_tiny_300steps.bin",
+                       "--output_model_path", "pytorch_model.bin", "--layers_num", 2, "--type", "mlm", "--output_dir",
+                       "tiny", "--vocab_path", google_vocab)
+    assert "the logits differ from those of transformers" in printed
     return folder
 
 
