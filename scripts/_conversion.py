@@ -1,12 +1,14 @@
 """What both directions of a conversion share: from UER to Hugging Face, and back. Not a command."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from uer.config import ModelConfig
-from uer.convert import Architecture, names
+from uer.convert import ARCHITECTURES, Architecture, names
 from uer.errors import UserError
+from uer.finetuning.hugging_face import HEAD_TASKS
 
 
 def resolve_head(given: str | None, weights: Mapping[str, Tensor], architecture: Architecture, side: names.Side,
@@ -57,6 +59,37 @@ def require_decoder_layers(given: int | None, found: int, path: str) -> None:
     """As `require_layers`, of the decoder."""
     if given is not None and given != found:
         raise UserError(f"decoder_layers_num is {given}, but {path} has {found} layers in its decoder")
+
+
+def require_known_names(left_out: Sequence[str], side: names.Side, path: str) -> None:
+    """See that tensors which are no part of the converted head may belong to another one.
+
+    Raises:
+        UserError: one begins with a name that no tensor of any architecture begins with.
+    """
+    strange = [name for name in left_out if name.partition(".")[0] not in _first_names(side)]
+    if strange:
+        raise UserError(f"{path}: no architecture has {names.some(strange)}")
+
+
+def _first_names(side: names.Side) -> set[str]:
+    """What the names of tensors begin with, those of every target and head among them."""
+    tables = [one.names for one in ARCHITECTURES.values()]
+    rows = [row for table in tables for rows in (table.body, *table.heads.values()) for row in rows]
+    stacks = [beginning for table in tables for beginning in table.prefixes[side]]
+    others = {"uer": ("target", "classifier"), "hugging_face": ("pooler",)}[side]
+    return {name.partition(".")[0] for name in (*others, *stacks, *(name for row in rows for name in row.names(side)))}
+
+
+def require_class(content: Mapping[str, Any], architecture: Architecture, head: str, path: str) -> None:
+    """See that config.json names no class of another fine-tuned head: the names of two may be the same.
+
+    Raises:
+        UserError: it does.
+    """
+    told = [name for name in content.get("architectures") or () if name in architecture.classes.values()]
+    if head in HEAD_TASKS and told and architecture.classes[head] not in told:
+        raise UserError(f"{path}: a {told[0]}, not a {architecture.classes[head]}")
 
 
 def print_model(path: str, config: ModelConfig, converted: names.Conversion, head: str) -> None:

@@ -209,10 +209,19 @@ def _complete(package: ModuleType, model: nn.Module, info: Mapping[str, Any], wh
     return model.float().eval()
 
 
-def open_any_folder(folder: Path, architecture: Architecture, head: str) -> nn.Module:
-    """The model in a folder of any origin; weights that are no part of this head are passed over."""
-    kind = getattr(transformers(), architecture.classes[head])
-    return kind.from_pretrained(folder, **architecture.arguments).float().eval()
+def open_any_folder(folder: Path, architecture: Architecture, head: str, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The model in a folder of any origin; weights that are no part of this head are passed over.
+
+    Args:
+        weights: the folder's, tidied. Of two names of one tensor transformers 4 reads only the second, which its own
+            files leave out (`NameTable.stores_duplicates`): here the model gets the tensor under both.
+    """
+    kind, table = getattr(transformers(), architecture.classes[head]), architecture.names
+    model = kind.from_pretrained(folder, **architecture.arguments).float().eval()
+    if table.stores_duplicates:
+        model.load_state_dict({name: weights[home] for copy, home in table.duplicates.items() if home in weights
+                               for name in (home, copy)}, strict=False)
+    return model
 
 
 def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], architecture: Architecture, head: str

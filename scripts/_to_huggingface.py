@@ -9,7 +9,14 @@ from typing import Any
 import _logits_check as check
 import _push
 from _checkpoint import DEFAULT_VOCAB
-from _conversion import choose_type, print_model, require_decoder_layers, require_layers, resolve_head
+from _conversion import (
+    choose_type,
+    print_model,
+    require_decoder_layers,
+    require_known_names,
+    require_layers,
+    resolve_head,
+)
 from torch import Tensor
 
 from uer.checkpoint.files import load_weights, save_weights
@@ -202,6 +209,7 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
                         "classification does not have: the converted model would give other tags")
     head = head if head in HEAD_TASKS else resolve_head(head, weights, architecture, "uer", path)
     converted = names.from_uer(weights, architecture.names, head, path)
+    require_known_names(converted.left_out, "uer", path)
     stages = _stages(path)
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     tied = names.is_tied(converted.weights, architecture.names, head, "hugging_face")

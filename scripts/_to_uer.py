@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import _logits_check as check
-from _conversion import choose_type, print_model, require_decoder_layers, require_layers, resolve_head
+from _conversion import (
+    choose_type,
+    print_model,
+    require_class,
+    require_decoder_layers,
+    require_known_names,
+    require_layers,
+    resolve_head,
+)
 
 from uer.checkpoint.files import save_weights
 from uer.config import flag
@@ -85,7 +93,9 @@ def _import_model(architecture: Architecture | Mapping[str, Architecture], flags
     model = HuggingFaceModel(architecture.tidied(found.weights, found.config, path), found.config)
     if head not in HEAD_TASKS:
         head = resolve_head(head, model.weights, architecture, "hugging_face", path)
+    require_class(found.config, architecture, head, path)
     source = convert_hugging_face(model, architecture, path, head)
+    require_known_names(source.converted.left_out, "hugging_face", path)
     require_layers(flags.layers_num, source.config.layers_num, path)
     if isinstance(flags, DecoderImportFlags):
         require_decoder_layers(flags.decoder_layers_num, source.config.decoder_layers_num, path)
@@ -99,7 +109,7 @@ def _check(source: HuggingFaceSource) -> None:
     config, architecture, vocab_size = source.config, source.architecture, source.converted.sizes["vocab"]
     content = source.model.config
     if Path(source.path).is_dir() and content:
-        theirs = check.open_any_folder(Path(source.path), architecture, source.head)
+        theirs = check.open_any_folder(Path(source.path), architecture, source.head, source.model.weights)
     else:
         content = architecture.config_json(config, vocab_size, source.head,
                                            labels=labels_of({}, source.converted.sizes.get("labels", 0), source.path))

@@ -89,7 +89,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_forked(server, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
     """`run_forked("scripts/x.py", "--flag", value)` runs a script as a user does, in a process of its own that need not
     import torch again; the result has returncode, stdout and stderr."""

@@ -1,6 +1,7 @@
 """Generation beside the original's figures, and with itself: with and without a cache, alone and in a batch."""
 
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -126,6 +127,7 @@ def test_enough_beams_find_the_best_text(name, length_penalty):
     model, stop = make_model(entries=5, std=0.4, **MODELS[name]), 3
     prompt = [2, 4, 1]
 
+    @functools.cache
     def log_probs(text):
         """(5,) of what follows."""
         rows = [*prompt, *text] if model.decoder is None else prompt

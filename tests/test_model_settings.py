@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from uer import model_settings
-from uer.checkpoint.files import save_weights
+from uer.checkpoint.files import load_into, save_weights
 from uer.config import ModelConfig, TokenizerConfig, TrainConfig
 from uer.convert.open import load_uer_weights, open_hugging_face
 from uer.errors import UserError
 from uer.finetuning.command import finetune, parse_command
 from uer.finetuning.saved_model import load_settings, pretrained_hash
 from uer.finetuning.tasks.classification import Classification
+from uer.model import build_model
+from uer.targets.lm import LmConfig
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -70,6 +72,21 @@ def test_a_hugging_face_folder_brings_settings_and_vocabulary(folder, tmp_path):
                                     "--vocab_path", "own.txt")
     assert (model.layers_num, model.hidden_act, tokenizer.vocab_path) == (3, "gelu", "own.txt")
     assert parse("--pretrained_model_path", "models/tiny.bin")[1].hidden_size == 768
+
+
+def test_a_folder_with_a_decoder_brings_the_settings_of_its_target(tmp_path):
+    """BART and Pegasus have a bias in the output layer: without it, pretraining would go on with another model."""
+    model = transformers.BartForConditionalGeneration(transformers.BartConfig(
+        vocab_size=9, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=12))
+    model.save_pretrained(tmp_path / "bart")
+    (tmp_path / "bart/vocab.txt").write_text("".join(f"{token}\n" for token in TOKENS), encoding="utf-8")
+    words = "--pretrained_model_path", tmp_path / "bart", "--target", "lm"
+    _, settings, _ = parse(*words)
+    assert settings.of(LmConfig).has_lmtarget_bias and settings.decoder_layers_num == 1
+    report = load_into(build_model(settings, 9), load_uer_weights(tmp_path / "bart"), "bart")
+    assert report.lines() == []
+    assert not parse(*words, "--no-has_lmtarget_bias")[1].of(LmConfig).has_lmtarget_bias
 
 
 def test_a_folder_s_case_and_tokenizer_json(folder, tmp_path):

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -20,37 +18,34 @@ BAND = 0.05
 
 
 @pytest.fixture(scope="module")
-def real_dataset(tmp_path_factory, root, shared_data, google_vocab):
+def real_dataset(tmp_path_factory, run_forked, shared_data, google_vocab):
     path = tmp_path_factory.mktemp("real") / "dataset.pt"
-    done = subprocess.run(
-        [sys.executable, str(root / "preprocess.py"), "--corpus_path",
-         str(shared_data / "corpora" / "CLUECorpusSmall_sampled.txt"), "--vocab_path", str(google_vocab),
-         "--dataset_path", str(path), "--seq_length", "128", "--dynamic_masking", "--data_processor", "mlm"],
-        capture_output=True, text=True, check=False)
+    done = run_forked("preprocess.py", "--corpus_path", shared_data / "corpora" / "CLUECorpusSmall_sampled.txt",
+                      "--vocab_path", google_vocab, "--dataset_path", path, "--seq_length", 128, "--dynamic_masking",
+                      "--data_processor", "mlm")
     assert done.returncode == 0, done.stderr
     return path
 
 
-def test_the_curve_lies_in_the_golden_band(tmp_path, root, real_dataset, google_vocab, golden):
+def test_the_curve_lies_in_the_golden_band(tmp_path, root, server, real_dataset, google_vocab, golden):
     """The first 25 of 300 steps, then SIGTERM: the whole curve takes minutes (see BENCHMARKS.md)."""
     curves = list(json.loads((golden / "loss_curves_tiny.json").read_text())["curves"].values())
     wanted = {points[0]["step"]: sum(point["mean_loss_of_last_25"] for point in points) / len(points)
               for points in zip(*curves)}
-    metrics = tmp_path / "metrics.jsonl"
-    run = subprocess.Popen(
-        [sys.executable, str(root / "pretrain.py"), "--dataset_path", str(real_dataset), "--vocab_path",
-         str(google_vocab), "--config_path", str(root / "models" / "bert" / "tiny_config.json"), "--output_model_path",
-         str(tmp_path / "model.bin"), "--data_processor", "mlm", "--target", "mlm", "--batch_size", "32",
-         "--learning_rate", "1e-3", "--total_steps", "300", "--report_steps", "25", "--metrics_path", str(metrics)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics, log, status = tmp_path / "metrics.jsonl", tmp_path / "log", None
+    argv = ["--dataset_path", real_dataset, "--vocab_path", google_vocab, "--config_path",
+            root / "models" / "bert" / "tiny_config.json", "--output_model_path", tmp_path / "model.bin",
+            "--data_processor", "mlm", "--target", "mlm", "--batch_size", 32, "--learning_rate", "1e-3",
+            "--total_steps", 300, "--report_steps", 25, "--metrics_path", metrics]
+    run = server.ask({"argv": [*map(str, argv)], "log": str(log)})
     until = time.monotonic() + 400
-    while time.monotonic() < until and run.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") >= 1:
-            run.send_signal(signal.SIGTERM)
-            break
-        time.sleep(0.2)
-    output = run.communicate(timeout=60)[0]
-    assert run.returncode == 128 + signal.SIGTERM, output
+    while status is None and time.monotonic() < until and not (metrics.exists() and metrics.read_text()):
+        status = server.ask({"wait": run, "seconds": 0.2})
+    if status is None:
+        os.kill(run, signal.SIGTERM)
+        status = server.ask({"wait": run, "seconds": 60})
+    output = log.read_text(encoding="utf-8")
+    assert status == 128 + signal.SIGTERM, output
     found = {line["step"]: line["loss"] for line in map(json.loads, metrics.read_text().splitlines())}
     assert abs(found[25] - wanted[25]) < BAND
     assert "model: 3,205,000 parameters" in output

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, ClassVar, get_origin
 
 from uer.paths import File, existing
 
@@ -45,8 +45,11 @@ class Members:
     """A section whose chosen members (an encoder, a target, a processor) have settings of their own.
 
     A member's class declares them as `config_class`, a dataclass of `flag` fields. They are flags and keys like all
-    others; the section keeps their values in its field `members`, which `members_of` makes.
+    others; the section keeps their values in its field `members`, which `members_of` makes. `member_defaults` are
+    defaults that differ from those of the fields.
     """
+
+    member_defaults: ClassVar[Mapping[str, Any]] = {}
 
     def of(self, config_class: type) -> Any:
         """The settings of one member: its `config_class`, filled with what was given."""

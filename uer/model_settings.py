@@ -64,8 +64,8 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
         description, sections, argv: as `uer.cli.parse` takes them.
     """
     words = [*(sys.argv[1:] if argv is None else argv)]
-    told = _hugging_face_settings(words)
-    own = [_with_defaults(section, _defaults(section, told)) for section in sections]
+    told, members = _hugging_face_settings(words)
+    own = [_with_defaults(section, _defaults(section, told), members) for section in sections]
     parts = cli.parse(description, own, find_configs(words))
     return [section(**{known.name: getattr(part, known.name) for known in dataclasses.fields(section)})
             for section, part in zip(sections, parts)]
@@ -103,32 +103,34 @@ def _given(words: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _hugging_face_settings(words: Sequence[str]) -> dict[str, Any]:
-    """The settings of a Hugging Face model at --pretrained_model_path, by flag names; {} if it is no such model."""
+def _hugging_face_settings(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a Hugging Face model at --pretrained_model_path, by flag names, and those of its members such as
+    `has_lmtarget_bias`; {}, {} if it is no such model."""
     path = _given(words, "pretrained_model_path")
     if not path:
-        return {}
+        return {}, {}
     from uer.convert.open import folder_of, is_hugging_face, open_hugging_face  # torch takes seconds
     from uer.convert.tokenizer_files import tokenizer_settings
 
     if not is_hugging_face(path):
-        return {}
+        return {}, {}
     told: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     if _given(words, "config_path") is None:
         config = open_hugging_face(path).config
         told = {known.name: getattr(config, known.name) for known in dataclasses.fields(config)
                 if "help" in known.metadata and known.name not in OF_THE_COMMAND}
-        told["config_path"] = None
+        told["config_path"], members = None, config.members
     if all(_given(words, name) is None for name in ("vocab_path", "spm_model_path")):
         told |= tokenizer_settings(folder_of(path))
-    return told
+    return told, members
 
 
-def _with_defaults(section: type, values: Mapping[str, Any]) -> type:
-    """The section with other defaults."""
+def _with_defaults(section: type, values: Mapping[str, Any], members: Mapping[str, Any]) -> type:
+    """The section with other defaults, of its fields and of its members' settings."""
     if not values:
         return section
     changed = [(known.name, known.type, field(default=values[known.name], metadata=known.metadata))
                for known in dataclasses.fields(section) if known.name in values]
     return dataclasses.make_dataclass(section.__name__, changed, bases=(section,), frozen=True,
-                                      namespace={"__doc__": section.__doc__})
+                                      namespace={"__doc__": section.__doc__, "member_defaults": members})

@@ -81,7 +81,8 @@ def build_section(section: type, values: Mapping[str, Any]) -> Any:
     built = section(**{field.name: values[field.name] for field in settings_of(section) if field.name in values})
     if not families_of(section):
         return built
-    given = {name: values[name] for name in fields_by_name(member_classes(section)) if name in values}
+    own = fields_by_name(member_classes(section))
+    given = {name: value for name, value in {**section.member_defaults, **values}.items() if name in own}
     built = dataclasses.replace(built, members=given)
     defaults = {field.name: getattr(built.of(known), field.name)
                 for known in chosen_classes(built) for field in settings_of(known)}

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES, Architecture
 from uer.convert.changes import Chain, Change, DropRows, OneSegment
+from uer.convert.folder import stored_weights, with_copies
+from uer.convert.hugging_face_files import HuggingFaceModel, read_hugging_face, write_safetensors
 from uer.convert.names import Row, Side, fits, from_hugging_face, from_uer, measure, tidy
+from uer.convert.open import convert_hugging_face
 from uer.errors import UserError
 from uer.targets import PLANNED, TARGETS
 
@@ -152,6 +156,33 @@ def test_weights_come_back(architecture: Architecture, head: str) -> None:
     storages = [tensor.untyped_storage().data_ptr() for tensor in back.weights.values()]
     once = len(table.tied_rows(head)) + len(table.shared_rows())
     assert len(set(storages)) == len(storages) - once and all(map(Tensor.is_contiguous, back.weights.values()))
+
+
+@pytest.mark.parametrize("architecture", EVERY)
+def test_folders_of_every_age_are_read(architecture: Architecture, tmp_path: Path) -> None:
+    """Safetensors, torch's file of today, and the pickle of before 2020: the same bits, with copies and buffers."""
+    head, table = next(iter(architecture.outputs)), architecture.names
+    config = settings_of(architecture, head)
+    there = from_uer(random_weights(architecture, head), table, head, "x").weights
+    stored = {**with_copies(there, table), **architecture.computed(config)}
+    stored |= {f"some{ending}": torch.arange(3) for ending in table.buffers}
+    expected = from_hugging_face(there, table, head, "y").weights
+    content = architecture.config_json(config, 97, head)
+    for kind in ("safetensors", "zip", "pickle"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(content))
+        if kind == "safetensors":
+            write_safetensors({**stored_weights(there, table, head), **architecture.computed(config)},
+                              folder / "model.safetensors")
+        else:
+            torch.save(stored, folder / "pytorch_model.bin", _use_new_zipfile_serialization=kind == "zip")
+        model = read_hugging_face(folder)
+        tidied = HuggingFaceModel(architecture.tidied(model.weights, model.config, "x"), model.config)
+        source = convert_hugging_face(tidied, architecture, str(folder), head)
+        found = {name: source.converted.weights[name] for name in expected}
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert source.config.layers_num == LAYERS["encoder"]
 
 
 @pytest.mark.parametrize("architecture", EVERY)

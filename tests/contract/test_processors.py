@@ -25,6 +25,7 @@ from uer.tokenizers.vocab import Vocab
 CHARACTERS = [chr(0x4E00 + number) for number in range(90)]
 SENTINELS = [f"<extra_id_{number}>" for number in range(4)]
 SEQ_LENGTH = 13
+SHARD_BYTES = 500  # the least corpus then has more than four shards
 
 
 def lines(documents: int, longest: int = 40) -> str:
@@ -90,15 +91,32 @@ def tokenizer():
     return CharTokenizer(Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS[:-5], *SENTINELS]))
 
 
-@pytest.fixture
-def make(tmp_path, tokenizer):
-    """Makes a dataset of a processor's example corpus."""
+def maker(folder, tokenizer):
+    """Makes a dataset of a processor's example corpus in a folder."""
     def made(name: str, settings: dict, documents: int = 120, path: str = "d.pt", **options):
-        corpus = tmp_path / f"{name}-{documents}.txt"
+        corpus = folder / f"{name}-{documents}.txt"
         if not corpus.exists():
             corpus.write_text(CASES[name][0](documents), encoding="utf-8")
-        return make_dataset(tmp_path / path, corpus, name, tokenizer, seq_length=SEQ_LENGTH, **settings, **options)
+        return make_dataset(folder / path, corpus, name, tokenizer, seq_length=SEQ_LENGTH, **settings, **options)
     return made
+
+
+@pytest.fixture
+def make(tmp_path, tokenizer):
+    return maker(tmp_path, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def whole_bytes(tmp_path_factory, tokenizer):
+    """The bytes of a case's dataset, made by one process from shards of `SHARD_BYTES`; each case is made once."""
+    make, known = maker(tmp_path_factory.mktemp("whole"), tokenizer), {}
+
+    def bytes_of(name: str, settings: dict) -> bytes:
+        key = name, repr(settings)
+        if key not in known:
+            known[key] = make(name, settings, shard_bytes=SHARD_BYTES).path.read_bytes()
+        return known[key]
+    return bytes_of
 
 
 def test_every_entry_has_a_case():
@@ -119,15 +137,13 @@ def test_what_is_declared_is_what_is_stored(make, name, settings):
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_the_bytes_do_not_depend_on_the_number_of_processes(make, name, settings):
-    files = [make(name, settings, path=f"{count}.pt", processes_num=count, shard_bytes=300).path.read_bytes()
-             for count in (1, 3)]
-    assert files[0] == files[1]
+def test_the_bytes_do_not_depend_on_the_number_of_processes(make, whole_bytes, name, settings):
+    dataset = make(name, settings, processes_num=3, shard_bytes=SHARD_BYTES)
+    assert dataset.path.read_bytes() == whole_bytes(name, settings)
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_a_killed_run_goes_on_to_the_same_bytes(make, tmp_path, monkeypatch, name, settings):
-    whole = make(name, settings, path="whole.pt", shard_bytes=300).path.read_bytes()
+def test_a_killed_run_goes_on_to_the_same_bytes(make, whole_bytes, tmp_path, name, settings):
     child = os.fork()
     if not child:  # a process of its own, which kills itself before its fourth shard
         left, work_on = [1, 2, 3], build.build_shard
@@ -140,11 +156,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(make, tmp_path, monkeypatch, nam
 
         os.setpgid(0, 0)
         build.build_shard = build_some
-        make(name, settings, path="killed.pt", shard_bytes=300)
+        make(name, settings, path="killed.pt", shard_bytes=SHARD_BYTES)
         os._exit(3)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert not (tmp_path / "killed.pt").exists() and list(tmp_path.glob("killed.pt.work-*"))
-    assert make(name, settings, path="killed.pt", shard_bytes=300).path.read_bytes() == whole
+    killed = make(name, settings, path="killed.pt", shard_bytes=SHARD_BYTES)
+    assert killed.path.read_bytes() == whole_bytes(name, settings)
     assert not list(tmp_path.glob("killed.pt.work-*"))
 
 
@@ -159,7 +176,7 @@ def test_a_shard_cuts_no_document(make, name):
 @pytest.mark.parametrize("name", CASES)
 def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, name):
     peaks = []
-    for size in (2 << 20, 5 << 20):
+    for size in (2 << 20, 4 << 20):
         corpus = tmp_path / "corpus.txt"
         text = CASES[name][0](200, longest=250)
         corpus.write_text(text * (size // len(text.encode())), encoding="utf-8")

@@ -48,7 +48,7 @@ RUNS = {
     "bart": ("bart", ["lm"], "transformer", {**DECODER, "share_embedding": True, "has_lmtarget_bias": True}),
 }
 TGT_LENGTH = {name: {"tgt_seq_length": 16} for name in ("mt", "gsg")}
-STEPS = {"total_steps": 8, "save_checkpoint_steps": 4, "report_steps": 2, "data_processor": None}
+STEPS = {"total_steps": 6, "save_checkpoint_steps": 3, "report_steps": 2, "data_processor": None}
 TWO_RANKS = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
 
 
@@ -95,12 +95,12 @@ def test_a_decoder_is_missed(playground):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_killed_run_ends_with_the_same_bits(playground, name):
     """Killed while it writes its last weights, it goes on from the state before; dropout and masks are the same."""
-    playground.run(f"{name}-whole", **flags_of(playground, name, dev_fraction=0.1))
-    flags = flags_of(playground, name, dev_fraction=0.1)
-    job = playground.start(f"{name}-killed", kill={"rename_to": f"{name}-killed-8"}, **flags)
+    playground.run(f"{name}-whole", **flags_of(playground, name, dev_fraction=0.03))
+    flags = flags_of(playground, name, dev_fraction=0.03)
+    job = playground.start(f"{name}-killed", kill={"rename_to": f"{name}-killed-6"}, **flags)
     assert job.wait() == 128 + signal.SIGKILL, job.output
-    assert "resumed after step 4" in playground.run(f"{name}-killed", **flags).output
-    whole, killed = ((playground.folder / f"{name}-{part}-8").read_bytes() for part in ("whole", "killed"))
+    assert "resumed after step 3" in playground.run(f"{name}-killed", **flags).output
+    whole, killed = ((playground.folder / f"{name}-{part}-6").read_bytes() for part in ("whole", "killed"))
     assert whole == killed
     losses = playground.losses(f"{name}-whole")
     assert losses[-1] < losses[0], "nothing was learned"
@@ -115,10 +115,10 @@ def test_a_killed_run_ends_with_the_same_bits(playground, name):
 @pytest.mark.parametrize("name", ["bert", "lm", "cls", "mt", "t5"])
 def test_two_ranks_learn_the_same(playground, name):
     """To rounding, without dropout."""
-    flags = flags_of(playground, name, dropout=0.0, save_checkpoint_steps=8)
+    flags = flags_of(playground, name, dropout=0.0, save_checkpoint_steps=6)
     playground.run(f"{name}-one", **flags)
     playground.run(f"{name}-two", **{**flags, **TWO_RANKS})
     assert playground.losses(f"{name}-two") == pytest.approx(playground.losses(f"{name}-one"), rel=1e-4)
-    one, two = (checkpoint.load_weights(playground.folder / f"{name}-{part}-8") for part in ("one", "two"))
+    one, two = (checkpoint.load_weights(playground.folder / f"{name}-{part}-6") for part in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=1e-3, atol=1e-4)

@@ -1,6 +1,7 @@
 """A small vocabulary, so that tests of the data path need no data folder."""
 
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,25 @@ def small_vocab_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_tokenizer(small_vocab_path: Path) -> BertTokenizer:
     return BertTokenizer(Vocab.load(small_vocab_path))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_dictionary() -> Iterator[None]:
+    """jieba reads its dictionary once, which takes a second; each further segmenter gets a copy of it."""
+    try:
+        import jieba
+    except ImportError:
+        yield
+        return
+    whole, read = jieba.Tokenizer(), jieba.Tokenizer.initialize
+
+    def initialize(self: "jieba.Tokenizer", dictionary: str | None = None) -> None:
+        if self is whole or self.initialized or dictionary or self.dictionary:
+            return read(self, dictionary)
+        whole.check_initialized()
+        self.FREQ, self.total, self.initialized = dict(whole.FREQ), whole.total, True
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jieba.Tokenizer, "initialize", initialize)
+        yield

@@ -1,8 +1,6 @@
 """The scripts as a user runs them: train, predict, and one clear line where something is wrong."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +8,6 @@ import pytest
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"甲乙丙丁"]
 CONFIG = {"emb_size": 8, "hidden_size": 8, "feedforward_size": 16, "heads_num": 2, "layers_num": 1, "dropout": 0.0,
           "max_seq_length": 16, "embedding": ["word", "pos", "seg"]}
-
-
-def run(root: Path, script: str, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, script, *words], cwd=root, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture
@@ -25,7 +19,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_train_predict_and_errors(root, files, run_forked):
+def test_train_predict_and_errors(files, run_forked):
     shared = ["--vocab_path", str(files / "vocab.txt"), "--config_path", str(files / "config.json"),
               "--train_path", str(files / "train.tsv"), "--output_model_path", str(files / "model.bin"),
               "--epochs_num", "1", "--seq_length", "8", "--device", "cpu"]
@@ -38,8 +32,8 @@ def test_train_predict_and_errors(root, files, run_forked):
                   "--output_model_path", str(files / "file" / "model.bin"))
     assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
     assert f"{files}/file cannot be written to" in nowhere.stderr
-    done = run(root, "finetune/run_classifier_grid.py", *shared, "--dev_path", str(files / "train.tsv"),
-               "--batch_size_list", "4", "8", "--learning_rate_list", "1e-2", "--epochs_num_list", "1")
+    done = run_forked("finetune/run_classifier_grid.py", *shared, "--dev_path", str(files / "train.tsv"),
+                      "--batch_size_list", "4", "8", "--learning_rate_list", "1e-2", "--epochs_num_list", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| 0.01 | 1 |") == 2
     predicted = run_forked("inference/run_classifier_infer.py", "--load_model_path", str(files / "model.bin"),

@@ -176,6 +176,9 @@ def test_labels_of_a_foreign_config_must_fit(run_script: Run, tmp_path: Path) ->
                "--output_dir", tmp_path / "hf", "--no_check", *settings_files(tmp_path))
     config = read_hugging_face(tmp_path / "hf").config
     assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+    with pytest.raises(UserError, match="a BertForSequenceClassification, not a BertForTokenClassification"):
+        run_script("convert_bert_token_classification_from_huggingface_to_uer.py", "--input_model_path",
+                   tmp_path / "hf", "--output_model_path", tmp_path / "back.bin", "--no_check")
     config["id2label"] = {"0": "a", "1": "b"}
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="id2label names 2 labels, the weights have 3"):

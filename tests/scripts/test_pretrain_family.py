@@ -1,9 +1,8 @@
 """scripts/pretrain_family.py from corpus to Hugging Face folder: killed in the middle, started again, and stopped."""
 
 import json
-import multiprocessing
+import os
 import random
-import runpy
 import signal
 import sys
 import time
@@ -44,45 +43,54 @@ def command(inputs, output, *more):
             "--full_sentences", "true", "--document_attention", "true", "--scheduler", "trapezoidal", *more]
 
 
-def start(inputs, output):
-    """The command in a fork of this process, so that torch is not imported again; it prints to <output>.txt."""
-    process = multiprocessing.get_context("fork").Process(target=run_command, args=(inputs, output))
-    process.start()
-    return process
+# Runs the script of sys.argv in a fork of the server, and its commands in forks of that, so that none imports torch.
+PROGRAM = """
+import os, runpy, subprocess, sys, types
+from __main__ import Forked
+from uer.family import devices, runner
+runner.subprocess = types.SimpleNamespace(**{{**vars(subprocess), "Popen": Forked}})
+devices.measured_flops = lambda *_: 1e11
+sys.argv = {argv!r}
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def run_command(inputs, output):
-    with open(f"{output}.txt", "w", encoding="utf-8", buffering=1) as sys.stdout:
-        sys.path.insert(0, str(ROOT / "scripts"))
-        devices.measured_flops = lambda *_: 1e11  # torch's threads do not exist in a fork
-        sys.argv = command(inputs, output)[1:]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+def start(server, inputs, output, said):
+    """The command, which prints to the file `said`; its process."""
+    return server.ask({"program": PROGRAM.format(argv=command(inputs, output)[1:]), "log": str(said)})
 
 
-def wait_for(process, ready, said):
-    end = time.monotonic() + 300  # importing torch may take long on a busy machine
+def run(server, inputs, output, said):
+    """The command from its start to its end; what it prints."""
+    status = server.ask({"wait": start(server, inputs, output, said), "seconds": 300})
+    assert status == 0, read(said)
+    return read(said)
+
+
+def wait_for(server, process, ready, said):
+    end = time.monotonic() + 300  # for a machine that others keep busy
     while not ready():
-        assert time.monotonic() < end and process.is_alive(), read(said)
+        assert time.monotonic() < end and server.ask({"wait": process, "seconds": 0}) is None, read(said)
         time.sleep(0.01)
 
 
-def test_killed_while_it_trains_it_ends_as_if_it_had_not_been(inputs, tmp_path, run_script, monkeypatch):
+def test_killed_while_it_trains_it_ends_as_if_it_had_not_been(inputs, tmp_path, server):
     """The whole pipeline, once. `tests/family/test_runner.py` stops it at other moments, with stand-ins as commands."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    output, said = tmp_path / "family", tmp_path / "family.txt"
-    process = start(inputs, output)
-    wait_for(process, lambda: read(output / "nano" / "stage2_seq64.metrics.jsonl"), said)
-    process.kill()  # its training gets SIGTERM, and saves
-    process.join()
+    output, said = tmp_path / "family", tmp_path / "killed.txt"
+    process = start(server, inputs, output, said)
+    wait_for(server, process, lambda: read(output / "nano" / "stage2_seq64.metrics.jsonl"), said)
+    os.kill(process, signal.SIGKILL)  # its training gets SIGTERM, and saves
+    assert server.ask({"wait": process, "seconds": 60}) == 128 + signal.SIGKILL
 
-    text = run_script("pretrain_family.py", *command(inputs, output)[2:])
+    text = run(server, inputs, output, tmp_path / "again.txt")
     assert "done: 1 models" in text and "nano: stage 2 of 2" in text
     assert "datasets:" not in text and "nano: stage 1" not in text  # what was complete is not made again
     assert "resumed after step" in read(output / "logs" / "nano.log")
     check_folder(output / "test_nano")
 
     before = files(output)
-    assert "nano:" not in run_script("pretrain_family.py", *command(inputs, output)[2:])
+    assert "nano:" not in run(server, inputs, output, tmp_path / "third.txt")
     assert files(output) == before
 
 

@@ -22,11 +22,14 @@ import os
 import resource
 import runpy
 import signal
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -112,12 +115,16 @@ def start(request: dict) -> int:
     elif kill:
         kill_at_call(kill["call"], kill.get("count", 1), kill.get("path", ""))
     sys.argv = ["pretrain.py", *request.get("argv", [])]
+    if "program" in request:
+        leave_after(lambda: exec(compile(request["program"], "program", "exec"), {}))
+    return leave_after(lambda: runpy.run_path(str(ROOT / "pretrain.py"), run_name="__main__"))
+
+
+def leave_after(run: Callable[[], Any]) -> NoReturn:
+    """End this process with the status that `run` gives."""
     status = 0
     try:
-        if "program" in request:
-            exec(compile(request["program"], "program", "exec"), {})
-        else:
-            runpy.run_path(str(ROOT / "pretrain.py"), run_name="__main__")
+        run()
     except SystemExit as leaving:
         status = leaving.code or 0
     except BaseException:
@@ -128,6 +135,23 @@ def start(request: dict) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+class Forked(subprocess.Popen):
+    """`subprocess.Popen` of a Python script, in a fork that need not import torch again."""
+
+    def __init__(self, argv: list[str], stdout: IO, preexec_fn: Callable[[], None], **_: Any) -> None:
+        self.args, self.returncode, self.stdin, self.stdout, self.stderr = argv, None, None, None, None
+        self.pid, self._child_created, self._waitpid_lock = os.fork(), True, threading.Lock()
+        if self.pid:
+            return
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        preexec_fn()
+        os.dup2(stdout.fileno(), 1)
+        os.dup2(stdout.fileno(), 2)
+        sys.argv = argv[1:]
+        leave_after(lambda: runpy.run_path(sys.argv[0], run_name="__main__"))
 
 
 def wait(child: int, seconds: float) -> int | None:

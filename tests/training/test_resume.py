@@ -160,15 +160,15 @@ def test_a_state_is_plain_tensors_and_json(finished_run):
 
 def test_going_on_with_other_ranks(playground):
     """1 rank -> 2 -> 1 with micro-batches -> 2 that share the parameters -> 1; each ends where the first one ends."""
-    flags = {"total_steps": 15, "keep_checkpoints": 5, "report_steps": 3, "dropout": 0.0}
+    flags = {"total_steps": 10, "keep_checkpoints": 5, "report_steps": 2, "dropout": 0.0}
     two = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
-    playground.run("ranks-0", **flags, save_checkpoint_steps=3, batch_size=4)
-    whole = checkpoint.load_weights(playground.folder / "ranks-0-15")
+    playground.run("ranks-0", **flags, save_checkpoint_steps=2, batch_size=4)
+    whole = checkpoint.load_weights(playground.folder / "ranks-0-10")
     layouts = [two, {"batch_size": 2, "accumulation_steps": 2}, {**two, "sharding": "fsdp"}, {"batch_size": 4}]
     for number, layout in enumerate(layouts, start=1):
-        state = playground.folder / f"ranks-{number - 1}.state-{3 * number}"
-        job = playground.run(f"ranks-{number}", **flags, **layout, save_checkpoint_steps=3 * number + 3, resume=state)
-        assert f"resumed after step {3 * number}" in job.output
-        weights = checkpoint.load_weights(playground.folder / f"ranks-{number}-15")
+        state = playground.folder / f"ranks-{number - 1}.state-{2 * number}"
+        job = playground.run(f"ranks-{number}", **flags, **layout, save_checkpoint_steps=2 * number + 2, resume=state)
+        assert f"resumed after step {2 * number}" in job.output
+        weights = checkpoint.load_weights(playground.folder / f"ranks-{number}-10")
         for name in whole:
             torch.testing.assert_close(whole[name], weights[name], rtol=1e-3, atol=2e-5)

@@ -180,11 +180,11 @@ def test_a_poisoned_part_skips_the_update():
 
 def test_a_run_in_parts_goes_on_to_the_same_bits(playground):
     """On a machine with other cores, too."""
-    flags = {"total_steps": 12, "save_checkpoint_steps": 6, "report_steps": 3, "batch_size": 8, "accumulation_steps": 2}
+    flags = {"total_steps": 6, "save_checkpoint_steps": 3, "report_steps": 3, "batch_size": 8, "accumulation_steps": 2}
     whole = playground.run("whole", threads=3, dev_fraction=0.1, **flags)
     assert "CPU process of 3 threads, a part of each batch for each" in whole.output
-    job = playground.start("m", kill={"rename_to": "m-12"}, threads=3, dev_fraction=0.1, **flags)
+    job = playground.start("m", kill={"rename_to": "m-6"}, threads=3, dev_fraction=0.1, **flags)
     job.wait()
     again = playground.run("m", threads=2, dev_fraction=0.1, **flags)
-    assert "began with 3 threads and goes on so" in again.output and "resumed after step 6" in again.output
-    assert (playground.folder / "m-12").read_bytes() == (playground.folder / "whole-12").read_bytes()
+    assert "began with 3 threads and goes on so" in again.output and "resumed after step 3" in again.output
+    assert (playground.folder / "m-6").read_bytes() == (playground.folder / "whole-6").read_bytes()

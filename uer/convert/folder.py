@@ -17,7 +17,8 @@ from uer.tokenizers import Tokenizer
 
 
 def stored_weights(weights: Mapping[str, Tensor], table: NameTable, head: str) -> dict[str, Tensor]:
-    """What model.safetensors holds: tied tensors are left out, as transformers' own files leave them out.
+    """What model.safetensors holds: tied tensors are left out, as transformers' own files leave them out, except those
+    that transformers 4 loses (`NameTable.stores_duplicates`).
 
     An untied output layer needs its bias under both names, because transformers 5 shares the two only together with the
     weight; so do the word embeddings of an encoder and a decoder.
@@ -26,14 +27,20 @@ def stored_weights(weights: Mapping[str, Tensor], table: NameTable, head: str) -
         heads = [] if table.stores_output_layer else table.tied_rows(head)
         tied = {row.hugging_face for row in (*heads, *table.shared_rows())}
         stored = {name: tensor for name, tensor in weights.items() if name not in tied}
+        stored |= _duplicates(stored, table) if table.stores_duplicates else {}
         return {**stored, **_cloned(stored, (row.hugging_face for row in table.tied_rows(head)))}
     return with_copies(weights, table)
 
 
 def with_copies(weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """The weights, and those under a second name that transformers does not share where the output layer is untied."""
-    copies = {copy: weights[home].clone() for copy, home in table.duplicates.items() if home in weights}
-    return {**weights, **copies, **_cloned(weights, (row.hugging_face for row in table.shared_rows()))}
+    shared = _cloned(weights, (row.hugging_face for row in table.shared_rows()))
+    return {**weights, **_duplicates(weights, table), **shared}
+
+
+def _duplicates(weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
+    """Those of the weights that have a second name, under that name."""
+    return {copy: weights[home].clone() for copy, home in table.duplicates.items() if home in weights}
 
 
 def _cloned(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:

@@ -130,6 +130,8 @@ class NameTable:
             two differ, the first is what its models compute with.
         base_prefix: what Hugging Face's names begin with, except in a file of the model without a head (BertModel).
         stores_output_layer: whether transformers needs the output layer in a file even where it is tied.
+        stores_duplicates: whether a file needs the names of `duplicates` even where the output layer is tied, because
+            transformers 4 reads those alone.
     """
 
     body: tuple[Row, ...]
@@ -142,6 +144,7 @@ class NameTable:
     duplicates: Mapping[str, str] = field(default_factory=dict)
     base_prefix: str = ""
     stores_output_layer: bool = False
+    stores_duplicates: bool = False
 
     def rows(self, layers: Mapping[str, int], head: str) -> list[Row]:
         """Every row of a model under this head.
@@ -227,8 +230,13 @@ def has_rows(weights: Mapping[str, Tensor], rows: Iterable[Row], side: Side) -> 
 
 def fits(weights: Mapping[str, Tensor], table: NameTable, side: Side) -> bool:
     """Whether a checkpoint's names (Hugging Face's tidied) are those of this architecture, whatever stands on top."""
+    return not any(misfits(weights, table, side))
+
+
+def misfits(weights: Mapping[str, Tensor], table: NameTable, side: Side) -> tuple[list[str], list[str]]:
+    """The names of body and layers that a checkpoint lacks, and those that it has and the architecture does not."""
     rows = table.rows({name: max(count, 1) for name, count in table.count_layers(weights, side).items()}, "")
-    return has_rows(weights, rows, side) and not _foreign(weights, table, rows, side)
+    return _missing(weights, rows, side), _foreign(weights, table, rows, side)
 
 
 def tidy(weights: Mapping[str, Tensor], table: NameTable) -> dict[str, Tensor]:
@@ -329,7 +337,7 @@ def _hugging_face_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _refuse_missing(weights: Mapping[str, Tensor], table: NameTable, head: str, rows: list[Row], path: str,
                     source: Side) -> None:
-    missing = [name for row in rows if not row.tied_to for name in row.names(source) if name not in weights]
+    missing = _missing(weights, rows, source)
     if not missing:
         return
     other: Side = "hugging_face" if source == "uer" else "uer"
@@ -342,6 +350,11 @@ def _refuse_missing(weights: Mapping[str, Tensor], table: NameTable, head: str, 
                         + (f"it fits {' and '.join(fitting)}" if fitting else "it has no head that is known"))
     count = sum(len(row.names(source)) for row in rows)
     raise UserError(f"{path}: {len(missing)} of {count} tensors are missing: {some(missing)}")
+
+
+def _missing(weights: Mapping[str, Tensor], rows: Iterable[Row], side: Side) -> list[str]:
+    """The names of the rows that a checkpoint lacks; those that are tied may be left out."""
+    return [name for row in rows if not row.tied_to for name in row.names(side) if name not in weights]
 
 
 def _left_over(weights: Mapping[str, Tensor], table: NameTable, rows: list[Row], path: str,

@@ -173,18 +173,42 @@ def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: 
         stages: `recorded_stages` of it.
 
     Raises:
-        UserError: nothing is recorded, and it is no BERT or its number of heads cannot be told.
+        UserError: nothing is recorded, and its names are of no known architecture, or do not tell its mask, its number
+            of heads or of layers.
     """
     if stages:
         return stages[0].model()
-    return USUAL.model_config(names.measure(weights, USUAL.names, "uer", path), None, "", False, path)
+    architecture = _architecture_of_uer(weights, path)
+    return architecture.model_config(names.measure(weights, architecture.names, "uer", path), None, "", False, path)
+
+
+def _architecture_of_uer(weights: Mapping[str, Tensor], path: str) -> Architecture:
+    """The first architecture whose names in UER these are, whatever stands on top.
+
+    Raises:
+        UserError: there is none; or it is an encoder that sees all tokens, trained to predict the next.
+    """
+    known = [one for one in ARCHITECTURES.values() if WORD_EMBEDDING in one.names.body[0].names("uer")]
+    found = {one.title: names.misfits(weights, one.names, "uer") for one in known}
+    architecture = next((one for one in known if not any(found[one.title])), None)
+    need = "no settings lie beside it; give them by --config_path"
+    if architecture is None:
+        title, (missing, foreign) = min(found.items(), key=lambda item: len(item[1][0]) + len(item[1][1]))
+        reasons = [f"{names.some(them)} {'is' if len(them) == 1 else 'are'} {what}"
+                   for them, what in ((missing, "missing"), (foreign, "no part of it")) if them]
+        raise UserError(f"{path}: its tensors are those of no known architecture; the nearest is {title}: "
+                        f"{'; '.join(reasons)}; {need}")
+    if architecture is USUAL and any(name.startswith("target.lm.") for name in weights):
+        raise UserError(f"{path}: its tensors are those of {architecture.title} with the target lm, whose mask they do "
+                        f"not tell; {need}")
+    return architecture
 
 
 def open_checkpoint(path: str | os.PathLike, config: ModelConfig | None) -> tuple[dict[str, Tensor], ModelConfig]:
     """Weights under UER's names, and the settings: `config`, or as the files beside it tell, or as its tensors do.
 
     Raises:
-        UserError: it cannot be read, or nothing tells its settings and it is no BERT.
+        UserError: it cannot be read, or nothing tells its settings: see `checkpoint_config`.
     """
     path = str(path)
     if is_hugging_face(path):

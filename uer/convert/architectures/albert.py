@@ -51,6 +51,7 @@ _NAMES = NameTable(
     fixed={"segments": 3, "two": 2},
     buffers=(".position_ids", ".token_type_ids"),
     duplicates={"predictions.decoder.bias": "predictions.bias"},
+    stores_duplicates=True,
     base_prefix="albert.",
 )
 

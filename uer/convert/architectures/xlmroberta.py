@@ -38,6 +38,7 @@ _NAMES = NameTable(
     fixed={"segments": 3, "two": 2},
     buffers=(".position_ids", ".token_type_ids"),
     duplicates={"lm_head.decoder.bias": "lm_head.bias"},
+    stores_duplicates=True,
     base_prefix="roberta.",
 )
 
