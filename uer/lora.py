@@ -4,9 +4,9 @@ where the adapters start, and what they are called in files."""
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from uer.checkpoint.files import load_weights
+from uer.checkpoint.files import LoadReport, load_weights
 from uer.config import LoraConfig
 from uer.errors import UserError
 from uer.layers.lora import LoraLinear, add_adapters, is_adapter, is_named
@@ -46,6 +46,18 @@ def adapt(model: nn.Module, config: LoraConfig, say: Callable[[str], object], tr
     if config.lora_pretrained_model_path:
         load_adapters(model, config.lora_pretrained_model_path)
     say(summary(model))
+
+
+def require_backbone(report: LoadReport, path: str) -> None:
+    """
+    Raises:
+        UserError: what is frozen would be random, as the pretrained model lacks it.
+    """
+    absent = [name for name in (*report.missing, *(name for name, _, _ in report.other_shape))
+              if name.split(".")[0] in PARTS]
+    if absent:
+        raise UserError(f"{path}: --use_lora freezes the model, but {len(absent)} of its parameters are not there: "
+                        f"{', '.join(absent[:3])}; does --config_path fit this model?")
 
 
 def load_adapters(model: nn.Module, path: str) -> None:
@@ -94,12 +106,3 @@ def recorded_alpha(settings: Mapping[str, Any], given: float | None, path: str) 
     if given is None and recorded is None:
         raise UserError(f"--lora_alpha is needed: nothing beside {path} tells it (TencentPretrain's default is 16)")
     return recorded if given is None else given
-
-
-def require_whole(state: Mapping[str, Tensor], path: str) -> None:
-    """
-    Raises:
-        UserError: the file holds adapters, which are no model.
-    """
-    if any(map(is_adapter, state)):
-        raise UserError(f"{path}: holds adapters (LoRA) alone; scripts/merge_lora.py makes a model of them")

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.tools.configs import model_config
 from uer.layers.linear import Linear
-from uer.layers.lora import LoraLinear, add_adapters, adapted_layers, is_adapter, merged
+from uer.layers.lora import LoraLinear, adapted_layers, add_adapters, is_adapter, merged
 from uer.model import build_model
 
 
