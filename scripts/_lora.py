@@ -9,6 +9,7 @@ from _conversion import choose_type, resolve_head
 from torch import Tensor
 
 from uer.checkpoint.settings import read_settings
+from uer.checkpoint.settings import settings_path as pretrained_settings_path
 from uer.config import REQUIRED, flag
 from uer.convert import ARCHITECTURES
 from uer.convert.hugging_face_files import write_json, write_safetensors
@@ -17,10 +18,11 @@ from uer.convert.peft import to_peft
 from uer.errors import UserError
 from uer.files import atomic_folder
 from uer.finetuning.hugging_face import HEAD_TASKS
-from uer.finetuning.paths import settings_path, weights_path
+from uer.finetuning.paths import model_files, settings_path, weights_path
 from uer.json_files import read_json_object
 from uer.layers.lora import is_adapter
 from uer.lora import recorded_alpha
+from uer.paths import File
 from uer.runtime.lock import OutputLock
 
 
@@ -38,6 +40,11 @@ class AdapterFlags:
     def problems(self) -> list[str]:
         return [] if self.lora_alpha is None or self.lora_alpha > 0 else ["--lora_alpha must be positive"]
 
+    def reads(self) -> list[File]:
+        """The adapters, and the settings and the vocabulary beside them."""
+        files = (*model_files(self.input_model_path), pretrained_settings_path(weights_path(self.input_model_path)))
+        return [File("--input_model_path", str(path)) for path in files]
+
 
 @dataclass(frozen=True)
 class ExportFlags(AdapterFlags):
@@ -45,8 +52,8 @@ class ExportFlags(AdapterFlags):
 
     output_dir: str = flag(REQUIRED, "Folder for adapter_config.json and adapter_model.safetensors.",
                            path="write_folder")
-    base_model_name_or_path: str | None = flag(None, "Hugging Face folder or name of the model that they belong to, as "
-                                                     "the conversion scripts wrote it; adapter_config.json names it.")
+    base_model: str | None = flag(None, "Hugging Face folder or name of the model that they belong to, as the "
+                                        "conversion scripts wrote it; adapter_config.json names it.")
     type: str | None = flag(None, "Architecture (default: the one that fits).", choices=tuple(ARCHITECTURES))
 
 
@@ -94,7 +101,7 @@ def export_adapters(flags: ExportFlags) -> None:
     head = next((head for head, tasks in HEAD_TASKS.items() for task in tasks
                  if task.name == read.finetuned.get("task")), None)
     head = head or resolve_head(None, read.base, architecture, "uer", read.base_path)
-    adapter = to_peft(read.state, read.base, architecture, head, read.alpha, flags.base_model_name_or_path)
+    adapter = to_peft(read.state, read.base, architecture, head, read.alpha, flags.base_model)
     with OutputLock(flags.output_dir, "--output_dir"), atomic_folder(flags.output_dir) as folder:
         write_json(adapter.config, folder / "adapter_config.json")
         write_safetensors(adapter.weights, folder / "adapter_model.safetensors")

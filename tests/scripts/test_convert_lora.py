@@ -24,20 +24,21 @@ from uer.finetuning.labels import LabelSet
 from uer.finetuning.saved_model import load_finetuned, save_finetuned
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
-from uer.layers.lora import is_adapter
+from uer.layers.lora import is_adapter, merged
 from uer.lora import adapt
 from uer.model import Backbone, build_model
 from uer.tokenizers import BertTokenizer, Vocab
 
 Run = Callable[..., str]
+LORA = LoraConfig(True)
 GPT2 = model_config(emb_size=16, hidden_size=16, feedforward_size=24, heads_num=2, layers_num=2, max_seq_length=20,
                     hidden_act="gelu_fast", embedding=["word", "pos"], mask="causal", layernorm_positioning="pre",
                     remove_embedding_layernorm=True, target=["lm"], tie_weights=True)
 
 
-def adapted(model: Backbone, **lora: object) -> Backbone:
-    """The model with random adapters; what else is trained is moved."""
-    adapt(model, LoraConfig(use_lora=True, **lora), lambda line: None)
+def adapted(model: Backbone, lora: LoraConfig) -> Backbone:
+    """The model with random adapters; what else is trained is random too."""
+    adapt(model, lora, lambda line: None)
     for parameter in model.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter, 0.1, 0.2)
@@ -52,15 +53,12 @@ def classifier(tmp_path: Path) -> tuple[Classifier, Classification]:
     save_weights(base.state_dict(), tmp_path / "base.bin")
     model, task = Classifier(CONFIG, len(TOKENS), 3), Classification(LabelSet(("a", "b", "c")))
     load_into(model, base.state_dict(), "base")
-    lora = LoraConfig(use_lora=True, lora_r=3, lora_alpha=6.0, lora_target=("all-linear",), lora_train=("layer_norm_1",))
-    adapt(model, lora, lambda line: None)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            nn.init.normal_(parameter, 0.1, 0.2)
+    lora = LoraConfig(True, 3, 6.0, lora_target=("all-linear",), lora_train=("layer_norm_1",))
+    adapted(model, lora)
     save_finetuned(tmp_path / "model.bin", trained_state(model), task, CONFIG,
                    TextToRows(BertTokenizer(Vocab(TOKENS)), 23),
                    {"lora": lora.values(), "pretrained_model_path": str(tmp_path / "base.bin")})
-    return model.eval(), task
+    return model, task
 
 
 def batch(size: int, length: int = 11) -> Batch:
@@ -84,7 +82,7 @@ def test_a_merged_classifier_is_a_model_as_any_other(run_script: Run, tmp_path: 
 def test_a_merged_pretrained_model_keeps_its_settings(run_script: Run, tmp_path: Path) -> None:
     base = build_model(GPT2, 27)
     save_weights(base.state_dict(), tmp_path / "base.bin")
-    save_weights(trained_state(adapted(base)), tmp_path / "lora.bin-5")
+    save_weights(trained_state(adapted(base, LORA)), tmp_path / "lora.bin-5")
     flags = ["--input_model_path", tmp_path / "lora.bin-5", "--output_model_path", tmp_path / "whole.bin-5"]
     with pytest.raises(UserError, match="--pretrained_model_path is needed"):
         run_script("merge_lora.py", *flags)
@@ -101,8 +99,8 @@ def test_a_merged_pretrained_model_keeps_its_settings(run_script: Run, tmp_path:
     with pytest.raises(UserError, match="holds no adapters"):
         run_script("merge_lora.py", "--input_model_path", tmp_path / "base.bin", "--output_model_path",
                    tmp_path / "x.bin")
-    other = {name: tensor for name, tensor in load_weights(tmp_path / "base.bin").items() if "transformer.1" not in name}
-    save_weights(other, tmp_path / "other.bin")
+    before = load_weights(tmp_path / "base.bin").items()
+    save_weights({name: tensor for name, tensor in before if "transformer.1" not in name}, tmp_path / "other.bin")
     with pytest.raises(UserError, match=r"transformer.1.self_attn.linear_layers.0.weight is missing"):
         run_script("merge_lora.py", *flags, "--pretrained_model_path", tmp_path / "other.bin")
 
@@ -112,9 +110,9 @@ def test_adapters_of_layers_that_hugging_face_keeps_as_one() -> None:
     torch.manual_seed(2)
     base = build_model(GPT2, 27)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    model = adapted(base, lora_target=("linear_layers.0", "linear_layers.2", "linear_2"), lora_r=2)
+    model = adapted(base, LoraConfig(True, 2, lora_target=("linear_layers.0", "linear_layers.2", "linear_2")))
     found = to_peft(trained_state(model), before, ARCHITECTURES["gpt2"], "lm", 16.0, None)
-    whole = from_uer({name: tensor for name, tensor in merge(model).items()}, ARCHITECTURES["gpt2"].names, "lm", "m")
+    whole = from_uer(merged(model.state_dict(), 16.0), ARCHITECTURES["gpt2"].names, "lm", "m")
     plain = from_uer(before, ARCHITECTURES["gpt2"].names, "lm", "m").weights
     for layer, rank in (("transformer.h.1.attn.c_attn", 4), ("transformer.h.0.mlp.c_proj", 2)):
         low, high = (found.weights[f"base_model.model.{layer}.lora_{which}.weight"] for which in "AB")
@@ -128,16 +126,10 @@ def test_adapters_of_layers_that_hugging_face_keeps_as_one() -> None:
         to_peft({**trained_state(model), "head.weight": torch.ones(1)}, before, ARCHITECTURES["gpt2"], "lm", 16.0, None)
 
 
-def merge(model: Backbone) -> dict[str, torch.Tensor]:
-    from uer.layers.lora import merged
-
-    return merged(model.state_dict(), 16.0)
-
-
 def test_peft_gives_our_logits(run_script: Run, tmp_path: Path, classifier) -> None:
     model, _ = classifier
     run_script("convert_lora_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "model.bin", "--output_dir",
-               tmp_path / "peft", "--base_model_name_or_path", "some/base")
+               tmp_path / "peft", "--base_model", "some/base")
     config = json.loads((tmp_path / "peft/adapter_config.json").read_text())
     assert config["task_type"] == "SEQ_CLS" and config["base_model_name_or_path"] == "some/base"
     stored = load_file(tmp_path / "peft/adapter_model.safetensors")
@@ -164,7 +156,7 @@ def test_peft_gives_our_language_models_hidden_states(run_script: Run, tmp_path:
     model = build_model(GPT2, 27)
     save_weights(model.state_dict(), tmp_path / "base.bin")
     plain = from_uer(model.state_dict(), ARCHITECTURES["gpt2"].names, "lm", "base").weights
-    save_weights(trained_state(adapted(model)), tmp_path / "lora.bin")
+    save_weights(trained_state(adapted(model, LORA)), tmp_path / "lora.bin")
     run_script("convert_lora_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "lora.bin", "--output_dir",
                tmp_path / "peft", "--pretrained_model_path", tmp_path / "base.bin", "--lora_alpha", 16)
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
