@@ -10,6 +10,7 @@ from uer.checkpoint.files import LoadReport, load_weights
 from uer.config import LoraConfig
 from uer.errors import UserError
 from uer.layers.lora import LoraLinear, add_adapters, is_adapter, is_named
+from uer.text import in_bytes
 
 PARTS = ("embedding", "encoder", "tgt_embedding", "decoder")
 """Children of a model whose linear layers may have adapters."""
@@ -87,9 +88,9 @@ def summary(model: nn.Module) -> str:
     layers = sum(isinstance(module, LoraLinear) for module in model.modules())
     total = sum(parameter.numel() for parameter in parameters)
     count = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    sizes = (f"{BYTES_IN_TRAINING * number / 2**20:,.1f}" for number in (count, total))
+    sizes = (in_bytes(BYTES_IN_TRAINING * number) for number in (count, total))
     return (f"LoRA: {layers} adapted layers; {count:,} of {total:,} parameters are trained ({count / total:.2%}): "
-            f"gradients and AdamW's moments take {' MiB instead of '.join(sizes)} MiB")
+            f"gradients and AdamW's moments take {' instead of '.join(sizes)}")
 
 
 def recorded_alpha(settings: Mapping[str, Any], given: float | None, path: str) -> float:

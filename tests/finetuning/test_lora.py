@@ -56,7 +56,7 @@ def test_only_adapters_and_head_are_trained_and_both_ways_of_saving_predict_the_
     flags = {"epochs_num": 8, "learning_rate": 0.003, "dropout": 0.0, "lora_target": ["self_attn", "feed_forward"]}
     dev = train(tiny, base, "merged", log_level="INFO", **flags)["dev"]
     said = next(line for line in capsys.readouterr().out.splitlines() if "LoRA:" in line)
-    assert "6 adapted layers" in said and "MiB instead of" in said
+    assert "6 adapted layers" in said and " instead of " in said
     assert dev["accuracy"] > 0.8  # of two labels
     train(tiny, base, "adapter", lora_save="adapter", **flags)
     before, after = load_weights(base), load_weights(tiny.path("merged/model.bin"))

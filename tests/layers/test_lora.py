@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.tools.configs import model_config
 from uer.layers.linear import Linear
-from uer.layers.lora import LoraLinear, adapted_layers, add_adapters, is_adapter, merged
+from uer.layers.lora import LoraLinear, adapted_layers, adapters_side_by_side, add_adapters, is_adapter, merged
 from uer.model import build_model
 
 
@@ -80,8 +80,7 @@ def test_an_adapted_model_starts_as_the_plain_one_and_merges_into_one(settings):
     plain = model.encode(src, seg)
     names = [*model.state_dict()]
     found = add_adapters(model, ("encoder",), ("all-linear",), 4, 8.0, 0.1)
-    # Query, key and value of plain layers are one product, and of adapted ones three: sums may round otherwise.
-    torch.testing.assert_close(model.encode(src, seg), plain, rtol=0, atol=1e-6)
+    assert torch.equal(model.encode(src, seg), plain)
     assert {name for name in model.state_dict() if not is_adapter(name)} == set(names)
     assert adapted_layers(model.state_dict()) == found["all-linear"]
     for name, parameter in model.named_parameters():
@@ -92,6 +91,18 @@ def test_an_adapted_model_starts_as_the_plain_one_and_merges_into_one(settings):
     adapted = model.encode(src, seg)
     assert (adapted - plain).abs().max() > 1e-3
     torch.testing.assert_close(other.encode(src, seg), adapted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("numbers", [(0, 2), (1,), (0, 1, 2)])
+def test_layers_side_by_side_are_those_one_by_one(numbers):
+    torch.manual_seed(1)
+    plain = [nn.Linear(5, width) for width in (4, 2, 3)]
+    layers = [LoraLinear(layer, 2, 6.0, 0.0) if number in numbers else layer for number, layer in enumerate(plain)]
+    for number in numbers:
+        nn.init.normal_(layers[number].lora_B)
+    x = torch.randn(7, 5)
+    found = torch.cat([layer(x) for layer in plain], dim=-1) + adapters_side_by_side(layers, x)
+    torch.testing.assert_close(found, torch.cat([layer(x) for layer in layers], dim=-1))
 
 
 def test_targets_are_parts_of_names():

@@ -58,8 +58,11 @@ class LoraLinear(Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        low = F.linear(self.dropout(hidden), self.lora_A)  # (..., r)
-        return F.linear(hidden, self.weight, self.bias) + F.linear(low * self.scale, self.lora_B)
+        return F.linear(hidden, self.weight, self.bias) + F.linear(self.narrowed(hidden), self.lora_B)
+
+    def narrowed(self, hidden: Tensor) -> Tensor:
+        """(..., in) -> (..., r): the scaled input of B."""
+        return F.linear(self.dropout(hidden), self.lora_A) * self.scale
 
 
 def add_adapters(model: nn.Module, parts: Sequence[str], targets: Sequence[str], rank: int, alpha: float,
@@ -87,6 +90,27 @@ def add_adapters(model: nn.Module, parts: Sequence[str], targets: Sequence[str],
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, adapted[layers[name]])
     return found
+
+
+def adapters_side_by_side(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor:
+    """What the adapters of several layers of one input add to their outputs, side by side.
+
+    It is one product with a matrix of blocks. With query and value adapted, of rank 1 and one output each:
+
+        hidden -> (low_q, low_v)        [[b_q, 0], [0, 0], [0, b_v]]^T  ->  (low_q b_q, 0, low_v b_v)
+
+    Args:
+        layers: one of them at least has an adapter.
+        hidden: (N, in)
+
+    Returns:
+        (N, sum of out)
+    """
+    adapted = [layer for layer in layers if isinstance(layer, LoraLinear)]
+    blocks = [layer.lora_B if isinstance(layer, LoraLinear) else layer.weight.new_empty(layer.out_features, 0)
+              for layer in layers]
+    low = torch.cat([layer.narrowed(hidden) for layer in adapted], dim=-1)  # (N, sum of r)
+    return F.linear(low, torch.block_diag(*blocks))
 
 
 def is_named(name: str, part: str) -> bool:
