@@ -15,6 +15,7 @@ from uer import cli, model_settings
 from uer.config import (
     DistillationConfig,
     LogConfig,
+    LoraConfig,
     MaskingConfig,
     ModelConfig,
     OptimConfig,
@@ -27,7 +28,7 @@ from uer.config import (
 def main() -> None:
     """Read the flags and train."""
     sections = model_settings.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
-                                              ParallelConfig, LogConfig, DistillationConfig))
+                                              ParallelConfig, LogConfig, DistillationConfig, LoraConfig))
 
     # Importing torch takes seconds; an error in a flag is shown before.
     from uer.training.inputs import Settings

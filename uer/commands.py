@@ -43,6 +43,7 @@ CONVERSIONS = {
     "bart-to-uer": "convert_bart_from_huggingface_to_uer.py",
     "t5-to-huggingface": "convert_t5_from_uer_to_huggingface.py",
     "t5-to-uer": "convert_t5_from_huggingface_to_uer.py",
+    "lora-to-huggingface": "convert_lora_from_uer_to_huggingface.py",
     "pegasus-to-huggingface": "convert_pegasus_from_uer_to_huggingface.py",
     "pegasus-to-uer": "convert_pegasus_from_huggingface_to_uer.py",
     "sbert-to-huggingface": "convert_sbert_from_uer_to_huggingface.py",

@@ -481,6 +481,40 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """LoRA: small matrices are trained beside the linear layers of a model that stays as it is (Hu et al., 2021)."""
+
+    use_lora: bool = flag(False, "Train only adapters of --pretrained_model_path, and in fine-tuning the task's head.")
+    lora_r: int = flag(8, "Rank r of the adapters: (inputs + outputs) * r numbers are trained for each layer.")
+    lora_alpha: float = flag(16.0, "The adapters' product is multiplied by lora_alpha / lora_r.")
+    lora_dropout: float = flag(0.05, "Dropout probability of the adapters' input.")
+    lora_target: tuple[str, ...] = flag(("linear_layers.0", "linear_layers.2"), "Layers that get an adapter, by a part "
+                                        "of their name in UER (default: query and value, as in TencentPretrain); "
+                                        "all-linear: all of embedding, encoder and decoder.")
+    lora_train: tuple[str, ...] = flag((), "Further parameters that are trained, by a part of their name, such as "
+                                           "layer_norm_1 or target.")
+    lora_pretrained_model_path: str | None = flag(None, "Adapters to start with, as pretrain.py or TencentPretrain "
+                                                        "saved them.", path="read")
+    lora_save: str = flag("auto", "merged: save whole models, with the adapters added to the weights; adapter: save\n"
+                                  "only what was trained. auto: merged in fine-tuning, adapter in pretraining.",
+                          choices=("auto", "merged", "adapter"), identity=False)
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        _require(found, 1 <= self.lora_r <= LARGEST_WIDTH, f"--lora_r must lie between 1 and {LARGEST_WIDTH:,}")
+        _require(found, 0 < self.lora_alpha < math.inf, "--lora_alpha must be positive")
+        _require(found, 0.0 <= self.lora_dropout < 1.0, "--lora_dropout must lie in [0, 1)")
+        _require(found, bool(self.lora_target), "--lora_target names none")
+        _require(found, self.use_lora or self == LoraConfig(), "the --lora_ flags need --use_lora")
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """What decides the adapters' shape and training, but the file that they start with."""
+        return {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout,
+                "target": list(self.lora_target), "train": list(self.lora_train)}
+
+
+@dataclass(frozen=True)
 class DistillationConfig:
     """Distillation from a teacher model."""
 

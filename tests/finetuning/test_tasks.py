@@ -156,8 +156,6 @@ def test_simcse(tiny):
         f"{len(set(left) & set(right))}\t{left}\t{right}\n" for left, right in zip(rows, rows[1:] + rows[:1]))
     metrics = train(tiny, Simcse, dev, "dev.tsv", train_path=path, dropout=0.1, epochs_num=6, learning_rate=0.003)
     assert metrics["spearman"] > 0.3
-    with pytest.raises(UserError, match="compares the rows of a whole batch"):
-        train(tiny, Simcse, dev, "dev.tsv", train_path=path, world_size=2, gpu_ranks=(0, 1))
 
 
 def test_simcse_wants_labelled_pairs_before_it_trains(tiny):

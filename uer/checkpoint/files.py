@@ -129,6 +129,25 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | os.Pa
     return LoadReport(missing, [name for name in state if name not in ours], other_shape)
 
 
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors without its frozen parameters: all of them where none is frozen."""
+    frozen = frozen_state(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def frozen_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's frozen parameters, under all of their names."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)
+            if not parameter.requires_grad}
+
+
+def load_trained(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fill a model with what `trained_state` gave of it."""
+    different = state.keys() ^ trained_state(model).keys()
+    assert not different, f"not the trained parameters of this model: {sorted(different)[:3]}"
+    model.load_state_dict(state, strict=False)
+
+
 def to_host(content: Any) -> Any:
     """A copy of nested dictionaries and lists of tensors on the CPU, which later training steps cannot change.
 

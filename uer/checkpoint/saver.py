@@ -24,6 +24,7 @@ class Saver:
         say: prints a line.
         masters: float32 values of parameters that are narrower: files hold these.
         kept: further entries of a training state, plain JSON, which a resumed run reads itself.
+        export: makes the tensors of a checkpoint of those that are trained; the same where it is None.
 
     Attributes:
         stall: seconds that training waited for checkpoints so far.
@@ -31,7 +32,8 @@ class Saver:
 
     def __init__(self, folder: StateFolder, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision,
                  world: World, settings: str, say: Callable[[str], None],
-                 masters: Mapping[nn.Parameter, Tensor] | None = None, kept: Mapping[str, Any] | None = None) -> None:
+                 masters: Mapping[nn.Parameter, Tensor] | None = None, kept: Mapping[str, Any] | None = None,
+                 export: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None) -> None:
         self.folder = folder
         self.model = model
         self.optimizer = optimizer
@@ -41,6 +43,7 @@ class Saver:
         self.say = say
         self.masters = masters or {}
         self.kept = kept or {}
+        self.export = export or (lambda weights: weights)
         self.stall = 0.0
         self._writer = BackgroundWriter()
         self._pending = ""
@@ -108,11 +111,11 @@ class Saver:
                 **checkpoint.to_host(tensors)}
 
     def _weights(self) -> dict[str, Tensor]:
-        """The model's tensors by name, with masters in place of the parameters that have one."""
+        """The model's tensors that are trained by name, with masters in place of the parameters that have one."""
         masters = {name: self.masters[parameter]
                    for name, parameter in self.model.named_parameters(remove_duplicate=False)
                    if parameter in self.masters}
-        return {**self.model.state_dict(), **masters}
+        return {**checkpoint.trained_state(self.model), **masters}
 
     def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Full tensors: sharded ones are put together and moved to the host one at a time; others stay as they are."""
@@ -131,6 +134,7 @@ class Saver:
     def _write(self, step: int, state: dict[str, Any], with_weights: bool) -> None:
         if with_weights:
             path = self.folder.weights_path(step)
-            checkpoint.write(state["model"], path, lambda: write_settings(path, step, json.loads(self.settings)))
+            checkpoint.write(self.export(state["model"]), path,
+                             lambda: write_settings(path, step, json.loads(self.settings)))
         checkpoint.write(state, self.folder.state_path(step))
         self.folder.prune()

@@ -158,6 +158,8 @@ def load_uer_weights(path: str | os.PathLike, say: Callable[[str], object] = log
     if is_hugging_face(path):
         return open_hugging_face(path).converted.weights
     weights = load_checkpoint(path, say)
+    if any(name.endswith(".lora_A") for name in weights):
+        raise UserError(f"{path}: holds adapters (LoRA), not a whole model; scripts/merge_lora.py makes one of them")
     architecture = _architecture_of(weights)
     if architecture is None:
         return weights

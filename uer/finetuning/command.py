@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from uer import model_settings
 from uer.config import (
     LogConfig,
+    LoraConfig,
     ModelConfig,
     OptimConfig,
     ParallelConfig,
@@ -29,6 +29,7 @@ from uer.finetuning.paths import settings_path, state_path, vocab_path, weights_
 from uer.finetuning.progress import Progress, describe
 from uer.finetuning.resume import TrainingState, TrialState
 from uer.finetuning.rows import content_hash
+from uer.finetuning.saved_model import pretrained_hash
 from uer.finetuning.task import Task
 from uer.finetuning.trials import Trials
 from uer.runtime import launch
@@ -41,7 +42,8 @@ LOGGER = "uer.finetuning"
 PREFIX = "[%(asctime)s]"  # of every line
 logger = logging.getLogger(LOGGER)
 
-SHARED_SECTIONS = (ModelConfig, TokenizerConfig, OptimConfig, AdversarialConfig, LogConfig, ParallelConfig)
+SHARED_SECTIONS = (ModelConfig, TokenizerConfig, OptimConfig, AdversarialConfig, LogConfig, ParallelConfig,
+                   LoraConfig)
 
 # Part of what a training's figures are known by: another number where the same settings train another model.
 RESULTS_VERSION = 2
@@ -59,6 +61,7 @@ class Command:
     adversarial: AdversarialConfig
     log: LogConfig
     parallel: ParallelConfig
+    lora: LoraConfig
     task_config: Any = None
 
     def settings(self, seed: int, save_best_by: str) -> FitSettings:
@@ -84,8 +87,10 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
                         "model on each rank")
     if command.parallel.gradient_compression != "none":
         raise UserError("--gradient_compression is for pretraining")
-    if task_class.whole_batch and (command.parallel.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
-        raise UserError(f"--world_size: the task '{task_class.name}' compares the rows of a whole batch; use one rank")
+    if command.lora.use_lora and not command.finetune.pretrained_model_path:
+        raise UserError("--use_lora needs --pretrained_model_path: a model of random weights is not worth freezing")
+    if command.lora.use_lora and command.adversarial.use_adv:
+        raise UserError("--use_adv moves the word embedding by its gradient, which --use_lora does not compute")
     return command, parts[len(parts) - len(more):]
 
 
@@ -130,7 +135,7 @@ def outputs_of(command: Command, world: World, prepare: Callable[[], None]) -> I
 def open_trials(command: Command, world: World) -> Trials:
     """What the trainings of a command share; every rank has to call."""
     return world.check(lambda: Trials.open(command.task_class, command.task_config, command.finetune, command.model,
-                                           command.tokenizer, world))
+                                           command.tokenizer, world, command.lora))
 
 
 @contextmanager
@@ -214,8 +219,14 @@ def decides(command: Command, bench: Trials) -> dict[str, Any]:
             "adversarial": dataclasses.asdict(command.adversarial),
             "optim": {**optim_identity(command.optim), "learning_rate": None},
             "task_config": command.task_config and dataclasses.asdict(command.task_config),
+            **({"lora": _lora_identity(command.lora)} if command.lora.use_lora else {}),
             # `auto` is the machine's affair, as its device is
             **({"compile": "on"} if config.compile == "on" else {})}
+
+
+def _lora_identity(lora: LoraConfig) -> dict[str, Any]:
+    path = lora.lora_pretrained_model_path
+    return {**lora.values(), "pretrained_hash": pretrained_hash(path) if path else None}
 
 
 def open_state(command: Command, bench: Trials, **more: Any) -> TrainingState:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uer.checkpoint.files import to_host
+from uer.checkpoint.files import frozen_state, to_host, trained_state
 from uer.config import OptimConfig
 from uer.finetuning.adversarial import adversarial_gradients
 from uer.finetuning.batches import Examples, batches_in_epoch, collate, epoch_batches, evaluation_batches, shard
@@ -64,8 +64,9 @@ class Fit:
         metrics: of the best epoch on dev.
         epoch: the best epoch, counted from 1; 0 before the first.
         history: mean training loss and metrics of every epoch.
-        state: weights of the best epoch, on the CPU.
+        state: weights of the best epoch, on the CPU; with adapters those that were trained.
         outputs: its outputs for dev, one array for each example (see `Task.outputs`).
+        frozen: the weights that were not trained, the model's own.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Fit:
     history: list[dict[str, float]] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)
     outputs: list[np.ndarray] = field(default_factory=list)
+    frozen: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -125,7 +127,7 @@ def fit(model: nn.Module, task: Task, train: Examples, dev: Examples, settings: 
     progress = progress or Progress(world)
     updater = Updater(model, task, settings, settings.epochs_num * per_epoch, pad_id, world, precision, progress,
                       split, threads)
-    best = Fit()
+    best = Fit(frozen=frozen_state(model))
     epoch = kept.restore(updater, best) if kept is not None else 0
     progress.begin(updater.step, updater.total_steps, epoch, settings.epochs_num, len(dev) / settings.batch_size)
     try:
@@ -159,7 +161,7 @@ def _run_epoch(updater: "Updater", train: Examples, dev: Examples, epoch: int, b
     updater.progress.epoch_done(entry)
     if not best.epoch or metrics[settings.save_best_by] > best.metrics[settings.save_best_by]:
         best.metrics, best.epoch, best.outputs = metrics, epoch, outputs
-        best.state = to_host(model.state_dict())
+        best.state = to_host(trained_state(model))
 
 
 def _stopped_early(best: Fit, epoch: int, settings: FitSettings) -> bool:
@@ -296,8 +298,8 @@ class Updater:
                 return self._gradients_of_parts(self.workers, train, chosen, denominator, next(passes))
             loss = torch.zeros((), device=self.world.device)
             mine = shard(chosen, self.world.rank, self.world.world_size)
-            if len(mine):
-                loss = self._loss(train, mine, denominator)
+            if len(mine) or self.task.whole_batch:
+                loss = self._loss(train, mine, denominator) if len(mine) else self._no_loss(train, chosen)
                 loss.backward()
             sum_gradients(self.world, self.model)
             return loss.detach()
@@ -317,6 +319,13 @@ class Updater:
         with self.precision.autocast():
             predicted = self.model(batch)
         return self.task.loss(_to_float(predicted), batch) / denominator
+
+    def _no_loss(self, train: Examples, chosen: np.ndarray) -> Tensor:
+        """The loss of no example, 0, for a rank without any in a batch whose loss the ranks compute together."""
+        batch = collate(train, chosen[:1], self.pad_id).to(self.world.device)
+        with self.precision.autocast():
+            predicted = self.model(batch)
+        return self.task.loss(_to_float(predicted)[:0], batch)
 
     def _gradients_of_parts(self, workers: Workers, train: Examples, chosen: np.ndarray, denominator: float,
                             number: int) -> Tensor:

@@ -2,9 +2,9 @@
 
 It is written after every epoch and every training, whole or not at all, and removed when the command ends well. It is
 one file of plain tensors and JSON text, readable weights-only: the trainings that are finished (their figures and
-outputs), and of the one under way the weights, the optimizer's state by parameter name, the best epoch so far and the
-number of epochs. Batches, dropout and the learning rate are functions of seed, epoch and step, so no generator's state
-is needed, and the weights of a command that went on are those of one that was never killed.
+outputs), and of the one under way the weights that are trained, the optimizer's state by parameter name, the best epoch
+so far and the number of epochs. Batches, dropout and the learning rate are functions of seed, epoch and step, so no
+generator's state is needed, and the weights of a command that went on are those of one that was never killed.
 """
 
 import dataclasses
@@ -91,7 +91,7 @@ class TrainingState:
             return 0
         kept, self._running = self._running, {}
         facts = json.loads(kept["facts"])
-        updater.model.load_state_dict(kept["model"])
+        checkpoint.load_trained(updater.model, kept["model"])
         for parameter_name, parameter in updater.model.named_parameters():
             state = kept["optimizer"].get(parameter_name, {})
             updater.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
@@ -113,7 +113,7 @@ class TrainingState:
         moments = {name: dict(optimizer[parameter]) for name, parameter in updater.model.named_parameters()
                    if parameter in optimizer}
         # Where this epoch is the best, the weights are stored once.
-        weights = best.state if best.epoch == epoch else updater.model.state_dict()
+        weights = best.state if best.epoch == epoch else checkpoint.trained_state(updater.model)
         self._write({"name": name, "facts": json.dumps(facts), "model": weights, "best": best.state,
                      "outputs": pack(best.outputs), "optimizer": moments})
 

@@ -30,6 +30,8 @@ from uer.finetuning.paths import settings_path, vocab_path, weights_path
 from uer.finetuning.readers import file_hash
 from uer.finetuning.task import Task, TextToRows
 from uer.json_files import json_text, read_json_object
+from uer.layers.lora import is_adapter, merged
+from uer.lora import recorded_alpha
 from uer.model import Backbone
 from uer.registry import choose
 from uer.sizes import check_sizes
@@ -150,6 +152,10 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
     """
     weights = weights_path(path)
     state = task.our_names(load_checkpoint(weights))
+    if any(map(is_adapter, state)):
+        base = _in_streams_of(model, _recorded_base(weights))
+        backbone = {name: tensor for name, tensor in base.items() if task.has_target or name.startswith(BACKBONE)}
+        state = merged({**backbone, **state}, recorded_alpha(_training_of(weights), None, str(weights)))
     require_finetuned(state, task, weights)
     _refuse_second_layer_norm(state, weights)
     absent = [name for name in head_names(model) if name not in state]
@@ -177,7 +183,7 @@ def require_finetuned(state: Mapping[str, Tensor], task: Task | type[Task], path
                         "fine-tune it first")
 
 
-def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) -> list[str]:
+def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) -> tuple[list[str], list[str]]:
     """Load pretrained weights into a model's embedding and encoder, and into its head if the file has the same names.
 
     The weights are those of a UER checkpoint, or of a Hugging Face folder or file. Those of a single encoder fill both
@@ -187,8 +193,8 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
         config_path: the file of the model's settings, for the message.
 
     Returns:
-        Lines for the log: whether names were translated, which parameters of the file are not used, and which of the
-        model stay random.
+        Lines for the log (whether names were translated, which parameters of the file are not used, and which of the
+        model stay random), and the names of those that stay random.
 
     Raises:
         UserError: a parameter of the embedding or the encoder is missing or of another size.
@@ -196,10 +202,10 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
     lines: list[str] = []
     state = load_uer_weights(path, lines.append)
     _refuse_second_layer_norm(state, path)
-    if not any(name.startswith("encoder.encoder_") for name in state):  # those of a single encoder
+    if not _has_streams(state):
         for stream in range(model.encoder.streams):
             check_sizes(state, model.config.stream(stream), model.vocab_size, path, config_path)
-        state = _in_both_streams(state) if model.encoder.streams > 1 else state
+    state = _in_streams_of(model, state)
     report = load_into(model, state, path)
     if report.other_shape:
         raise UserError(_other_shape(path, report.other_shape))
@@ -216,7 +222,38 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
         lines.append(f"{path}: {len(report.left_over)} parameters are not used: {shorten(heads)}")
     if report.missing:
         lines.append(f"{path}: new parameters, random at the start: {shorten(report.missing)}")
-    return lines
+    return lines, report.missing
+
+
+def _training_of(weights: Path) -> dict[str, Any]:
+    """How a fine-tuned model was trained, as its settings file tells; {} without one."""
+    settings = settings_path(weights)
+    return read_json_object(settings).get("training", {}) if settings.is_file() else {}
+
+
+def _recorded_base(weights: Path) -> Mapping[str, Tensor]:
+    """The weights that a fine-tuned model's adapters belong to.
+
+    Raises:
+        UserError: they are not where they were, or are others.
+    """
+    training = _training_of(weights)
+    base, known = training.get("pretrained_model_path"), training.get("lora", {}).get("pretrained_hash")
+    if not base or not os.path.exists(base):
+        raise UserError(f"{weights}: holds adapters (LoRA) of {base or 'a model that nothing beside it names'}, which "
+                        "is not there; scripts/merge_lora.py joins them to the model you name")
+    if known and not pretrained_hash(base).startswith(known):
+        raise UserError(f"{weights}: holds adapters (LoRA) of {base}, which has changed since")
+    return load_uer_weights(base)
+
+
+def _has_streams(state: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith("encoder.encoder_") for name in state)
+
+
+def _in_streams_of(model: Backbone, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights as a model has them: those of a single encoder for both streams of a dual encoder."""
+    return _in_both_streams(state) if model.encoder.streams > 1 and not _has_streams(state) else state
 
 
 def _in_both_streams(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

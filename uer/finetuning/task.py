@@ -4,7 +4,7 @@ Letters of shapes: N examples of a file, B rows of a batch (examples * ways), S 
 H hidden size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,10 @@ class TextToRows:
                                self.seq_length, self.truncation, vocab.cls_id, vocab.sep_id)
 
 
+def _one_rank(rows: Tensor) -> tuple[Tensor, int]:
+    return rows, 0
+
+
 class Task:
     """Defines the examples, the model, the loss and the metrics of a task.
 
@@ -52,9 +56,12 @@ class Task:
         infer_config_class: the same for its prediction script.
         finetune_class: dataclass of the flags that every task has, with other defaults where the task needs them.
         columns: names of the columns of TSV files without a header (--columns).
-        whole_batch: whether the loss compares the examples of a batch; ranks cannot share a batch then.
+        whole_batch: whether the loss compares the examples of a batch; threads cannot share a batch then, and ranks
+            share it by `gather`.
         has_target: whether the model has a pretraining target instead of a head, as pretrained models do.
         tokenizer: the tokenizer of this task, which replaces the default of --tokenizer.
+        gather: the rows of all ranks and the number of those before this rank's (`World.gather_rows`); set where a
+            training has several ranks.
     """
 
     name: str
@@ -66,6 +73,7 @@ class Task:
     whole_batch: bool = False
     has_target: bool = False
     tokenizer: str | None = None
+    gather: Callable[[Tensor], tuple[Tensor, int]] = staticmethod(_one_rank)
 
     @classmethod
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Task":

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from uer.config import ModelConfig, TokenizerConfig
+from uer.checkpoint.files import load_trained, to_host
+from uer.config import LoraConfig, ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Examples, batches_in_epoch
 from uer.finetuning.compilation import compile_errors, compile_model, is_compiled
@@ -20,6 +21,8 @@ from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
 from uer.finetuning.progress import Progress
 from uer.finetuning.saved_model import load_pretrained, pretrained_hash, save_finetuned
 from uer.finetuning.task import Task, TextToRows
+from uer.layers.lora import merged
+from uer.lora import adapt
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision, keep_dropout_exact
 from uer.runtime.threads import Split, pays, split_of, usable_cores
@@ -42,6 +45,7 @@ class Trials:
         world: the ranks.
         precision: fp32 or bf16.
         train, dev, test: the examples of the files; None where a file is not given.
+        lora: whether and how adapters are trained instead of the whole model.
     """
 
     task: Task
@@ -53,10 +57,11 @@ class Trials:
     train: Examples
     dev: Examples | None
     test: Examples | None
+    lora: LoraConfig
 
     @classmethod
     def open(cls, task_class: type[Task], task_config: Any, config: FinetuneConfig, model: ModelConfig,
-             tokenizer_config: TokenizerConfig, world: World) -> "Trials":
+             tokenizer_config: TokenizerConfig, world: World, lora: LoraConfig) -> "Trials":
         """Read every file and convert it to token ids.
 
         Raises:
@@ -76,7 +81,8 @@ class Trials:
                    for path in (config.dev_path, config.test_path))]
         for stream in (0, 1):
             keep_dropout_exact(model.stream(stream).dropout)
-        return cls(task, encoder, model, config, world, Precision(config.precision, world.device), *files)
+        task.gather = world.gather_rows
+        return cls(task, encoder, model, config, world, Precision(config.precision, world.device), *files, lora)
 
     @property
     def pad_id(self) -> int:
@@ -112,7 +118,7 @@ class Trials:
                 if not quiet:
                     logger.info("Evaluating %d examples of test with the model of epoch %d", len(self.test),
                                 trial.fit.epoch)
-                model.load_state_dict(trial.fit.state)
+                load_trained(model, trial.fit.state)
                 trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
                 trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
         return trial
@@ -143,9 +149,13 @@ class Trials:
         torch.manual_seed(settings.seed)
         model = self.task.build(self.model, len(self.encoder.tokenizer.vocab))
         if self.config.pretrained_model_path:
+            say = logger.debug if quiet else logger.info
             initialise_head(model)
-            for line in load_pretrained(model, self.config.pretrained_model_path, self.config.config_path):
-                (logger.debug if quiet else logger.info)(line)
+            lines, new = load_pretrained(model, self.config.pretrained_model_path, self.config.config_path)
+            for line in lines:
+                say(line)
+            if self.lora.use_lora:
+                adapt(model, self.lora, say, new)
         elif not quiet:
             logger.warning("No --pretrained_model_path: all weights of the model start at random")
         model.to(self.world.device)
@@ -173,11 +183,24 @@ class Trials:
             facts: further entries of `training` in the settings file; plain JSON.
         """
         if self.world.is_main:
-            save_finetuned(path, fitted.state, self.task, self.model, self.encoder, {
+            save_finetuned(path, self._weights(fitted), self.task, self.model, self.encoder, {
                 "seed": settings.seed, "batch_size": settings.batch_size, "epochs_num": settings.epochs_num,
                 "learning_rate": settings.optim.learning_rate, "best_epoch": fitted.epoch, "dev": fitted.metrics,
                 "pretrained_model_path": self.config.pretrained_model_path, "train_hash": self.train.hash,
-                "dev_hash": self.dev.hash, **facts})
+                "dev_hash": self.dev.hash, **self._lora_facts(), **facts})
+
+    def _weights(self, fitted: Fit) -> dict[str, Tensor]:
+        """What is saved of a training: the whole model, or with --lora_save adapter what was trained of it."""
+        if not self.lora.use_lora or self.lora.lora_save == "adapter":
+            return fitted.state
+        state = to_host({**fitted.frozen, **fitted.state})
+        return merged(state, self.lora.lora_alpha)
+
+    def _lora_facts(self) -> dict[str, Any]:
+        """What the settings of a saved model tell of its adapters."""
+        if not self.lora.use_lora:
+            return {}
+        return {"lora": {**self.lora.values(), "pretrained_hash": self.fingerprints["pretrained_hash"]}}
 
 
 def _read(read: Callable[[str, TextToRows], Examples], path: str, encoder: TextToRows) -> Examples:

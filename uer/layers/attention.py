@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uer.layers.linear import Linear
+from uer.layers.lora import LoraLinear, adapters_side_by_side
 from uer.layers.rotary import Rotary
 from uer.layers.view import Heads, Scores, View
 
@@ -78,18 +79,21 @@ class Attention(nn.Module):
 
 
 def _side_by_side(layers: Sequence[nn.Module], hidden: Tensor) -> Tensor:
-    """The layers' outputs in one matrix (N, sum of widths): from one product where all of them are plain."""
+    """The layers' outputs in one matrix (N, sum of widths): from one product where all of them are plain, and one more
+    where some have adapters."""
     if not all(map(_is_plain, layers)):
         return torch.cat([layer(hidden) for layer in layers], dim=-1)
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    return F.linear(hidden, torch.cat([layer.weight for layer in layers]), bias)
+    projected = F.linear(hidden, torch.cat([layer.weight for layer in layers]), bias)
+    adapted = any(isinstance(layer, LoraLinear) for layer in layers)
+    return projected + adapters_side_by_side(layers, hidden) if adapted else projected
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether calling the layer does nothing but F.linear of its weight and bias.
+    """Whether calling the layer does nothing but F.linear of its weight and bias, and what its adapter adds.
 
     Not so where the layer is wrapped or parametrised (its type is another then), or has hooks.
     """
-    return (type(layer) is Linear and "forward" not in vars(layer)
+    return (type(layer) in (Linear, LoraLinear) and "forward" not in vars(layer)
             and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
                      or layer._backward_pre_hooks))

@@ -57,6 +57,28 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather_rows(self, rows: Tensor) -> tuple[Tensor, int]:
+        """The rows of all ranks, one rank's after another's; differentiable.
+
+        The backward pass adds up the gradients that the ranks have for the rows, so that each rank gets, for its own
+        rows, the gradient of the sum of the ranks' losses:
+
+            rank 0 has rows a, b and rank 1 has row c: both get (a, b, c); rank 0 gets (.., 0) and rank 1 (.., 2)
+
+        Args:
+            rows: (N, ...), of which N may differ between ranks and may be 0.
+
+        Returns:
+            (sum of N, ...), and how many of the rows belong to the ranks before this one.
+        """
+        if self.world_size == 1:
+            return rows, 0
+        counts = torch.zeros(self.world_size, dtype=torch.int64, device=rows.device)
+        counts[self.rank] = len(rows)
+        before = self.sum_(counts).cumsum(0).tolist()
+        start = before[self.rank] - len(rows)
+        return _GatherRows.apply(rows, self, start, before[-1]), start
+
     def any(self, here: bool) -> bool:
         """Whether `here` is true on any rank. Waits for every rank, on the host."""
         if self.world_size == 1:
@@ -207,6 +229,21 @@ class World:
             self.heartbeat.stop()
         if self.world_size > 1 or self.config.sharding == "fsdp":
             dist.destroy_process_group()
+
+
+class _GatherRows(torch.autograd.Function):
+    """See `World.gather_rows`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, world: World, start: int, total: int) -> Tensor:
+        ctx.world, ctx.own = world, slice(start, start + len(rows))
+        every = rows.new_zeros(total, *rows.shape[1:])
+        every[ctx.own] = rows
+        return world.sum_(every)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.world.sum_(gradient.clone(memory_format=torch.contiguous_format))[ctx.own], None, None, None
 
 
 def connect(rank_info: RankInfo, config: ParallelConfig) -> World:

@@ -2,12 +2,14 @@
 by which a training state knows its run."""
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+import os
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from uer.config import (
     DistillationConfig,
     LogConfig,
+    LoraConfig,
     MaskingConfig,
     ModelConfig,
     OptimConfig,
@@ -15,6 +17,7 @@ from uer.config import (
     TokenizerConfig,
     TrainConfig,
 )
+from uer.convert.hugging_face_files import weights_files
 from uer.data.loader import masking_of, open_processor
 from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS, Processor
@@ -28,6 +31,7 @@ from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
 from uer.training import preflight
 
+SAMPLED_BYTES = 1 << 20
 SAMPLED_TOKENS = 4096  # tokens at each end of a dataset that its fingerprint covers
 
 
@@ -43,6 +47,7 @@ class Settings:
     parallel: ParallelConfig
     log: LogConfig
     distillation: DistillationConfig
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,37 @@ def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher 
             "dataset": [_fingerprint(dataset) for dataset in data.train],
             "teacher": teacher.fingerprint if teacher else None,
             "soft_alpha": teacher.config.soft_alpha if teacher else None,
-            "soft_temperature": teacher.config.soft_temperature if teacher else None}
+            "soft_temperature": teacher.config.soft_temperature if teacher else None,
+            "lora": _lora_identity(settings)}
+
+
+def _lora_identity(settings: Settings) -> dict[str, Any] | None:
+    """What decides the adapters, with the model that they belong to; None without --use_lora."""
+    if not settings.lora.use_lora:
+        return None
+    start = settings.lora.lora_pretrained_model_path
+    return {**settings.lora.values(), "pretrained": file_fingerprint(settings.train.pretrained_model_path),
+            "start": file_fingerprint(start) if start else None}
+
+
+def file_fingerprint(path: str) -> str:
+    """A hash of the sizes, the beginnings and the ends of a model's files: it reads a megabyte of each end, no more.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in weights_files(path):
+        try:
+            with open(name, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(str(size).encode())
+                for start in (0, max(0, size - SAMPLED_BYTES)):
+                    file.seek(start)
+                    digest.update(file.read(SAMPLED_BYTES))
+        except OSError as error:
+            raise UserError(f"{name}: {error.strerror}") from None
+    return digest.hexdigest()[:16]
 
 
 def _fingerprint(dataset: TokenDataset) -> str:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
@@ -39,6 +40,8 @@ from uer.flops import (
 )
 from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
+from uer.layers.lora import is_adapter, merged
+from uer.lora import adapt, require_backbone
 from uer.model import Model, build_model, require_sides
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
@@ -81,6 +84,8 @@ def run(settings: Settings) -> int:
         if settings.optim.optimizer != "adamw":
             raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
                             f"{settings.optim.optimizer}")
+    if settings.lora.use_lora and (problems := lora_problems(settings)):
+        raise UserError(f"--use_lora {problems[0]}")
     if settings.parallel.cpu_offload and not torch.cuda.is_available():
         raise UserError("--cpu_offload: this machine has no GPU to relieve")
     if settings.train.cuda_graph == "on" and (problems := graph_problems(settings)):
@@ -99,6 +104,15 @@ def run(settings: Settings) -> int:
 def not_captured(error: CaptureError) -> UserError:
     """The error for people."""
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
+
+
+def lora_problems(settings: Settings) -> list[str]:
+    """Why a run cannot train adapters, one line for each reason."""
+    checks = {"needs --pretrained_model_path: a model of random weights is not worth freezing":
+                  not settings.train.pretrained_model_path,
+              "needs --sharding none: frozen weights are whole on each rank": settings.parallel.sharding != "none",
+              "needs --weights_dtype fp32": settings.train.weights_dtype != "fp32"}
+    return [problem for problem, found in checks.items() if found]
 
 
 def graph_problems(settings: Settings) -> list[str]:
@@ -219,6 +233,8 @@ class Run:
         found = self.folder.find(self.config.resume, self.reporter.say)
         if found:
             check_settings(found[0]["settings"], identity, found[1])
+            if identity["lora"] and not any(map(is_adapter, found[0]["model"])):  # of a version without adapters
+                raise UserError(f"{found[1]}: belongs to a run without --use_lora")
         return found
 
     def _finish_again(self, path: Path, found: Any) -> None:
@@ -231,7 +247,8 @@ class Run:
         except UserError as error:
             again = f"; it was not there whole ({error}) and is written again from {found[1]}"
             checkpoint.require_finite(found[0]["model"], found[1])
-            checkpoint.write(found[0]["model"], path)
+            export = self._export(self._build_model(fresh=False)) if self.saves_merged else dict
+            checkpoint.write(export(found[0]["model"]), path)
         if again or not settings_path(path).exists():
             write_settings(path, found[0]["step"], json.loads(found[0]["settings"]))
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
@@ -274,7 +291,7 @@ class Run:
             model=model, module=module, loader=loader, optimizer=optimizer,
             learning_rate=schedule, precision=precision, reporter=self.reporter,
             saver=Saver(self.folder, model, optimizer, precision, world, json.dumps(identity), self.reporter.say,
-                        masters, kept),
+                        masters, kept, self._export(model) if self.saves_merged else None),
             evaluate=partial(evaluate, forward, held_out, world, precision, model.perplexities,
                              self.threads if self.split else 1) if held_out else None,
             decode=self.data.tokenizer.decode, update=update)
@@ -324,8 +341,8 @@ class Run:
                 forward_flops_per_token(teacher.model.config, *sizes) if teacher else 0.0)
 
     def _build_model(self, fresh: bool) -> Model:
-        """The model with random weights or, if `fresh`, those of --pretrained_model_path."""
-        config, model_config = self.config, self.settings.model
+        """The model with random weights or, if `fresh` or where it is frozen, those of --pretrained_model_path."""
+        config, model_config, lora = self.config, self.settings.model, self.settings.lora
         torch.manual_seed(config.seed)
         model = build_model(model_config, self.data.vocab_size, **self.layout,
                             activation_checkpointing=self.settings.parallel.activation_checkpointing,
@@ -333,14 +350,31 @@ class Run:
         sides = example_batch(self.data.processor, rows=1).labels
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
-        if path and fresh:
+        if path and (fresh or lora.use_lora):
             weights = load_uer_weights(path, self.reporter.say)
             check_sizes(weights, model_config, self.data.vocab_size, path, config.config_path)
-            lines = checkpoint.load_into(model, weights, path).lines()
+            report = checkpoint.load_into(model, weights, path)
+            lines = report.lines()
             self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
             for line in lines:
                 self.reporter.say(f"{path}: {line}")
+            if lora.use_lora:
+                require_backbone(report, path)
+                adapt(model, lora, self.reporter.say, report.missing)
         return model
+
+    @property
+    def saves_merged(self) -> bool:
+        """Whether checkpoints are whole models although only adapters are trained."""
+        return self.settings.lora.use_lora and self.settings.lora.lora_save == "merged"
+
+    def _export(self, model: Model) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+        """The function that makes a whole model of the trained tensors, on the CPU."""
+        def export(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            frozen = checkpoint.to_host(checkpoint.frozen_state(model))
+            return merged({**frozen, **trained}, self.settings.lora.lora_alpha)
+
+        return export
 
     def _build_loader(self, placement: dict[str, Any], reads_padding: bool) -> Loader:
         config, world = self.config, self.world

@@ -63,16 +63,19 @@ class Simcse(Task):
         return SentenceEncoder(config, vocab_size)
 
     def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of finding the second text of each pair among the second texts of the batch, summed over pairs.
+        """Cross-entropy of finding the second text of each pair among the second texts of the batch, those of all
+        ranks; summed over this rank's pairs.
 
         Args:
             predicted: vectors (2 * pairs, H); rows 2i and 2i + 1 are pair i.
             batch: not used.
         """
-        # (2 * pairs, H) -> (pairs, 2, H) -> twice (pairs, H); their similarities are (pairs, pairs)
+        # (2 * pairs, H) -> (pairs, 2, H) -> twice (pairs, H); with P pairs of all ranks the similarities are (pairs, P)
         first, second = F.normalize(predicted, dim=-1).view(-1, 2, predicted.shape[-1]).unbind(1)
-        similarity = first @ second.T / self.temperature
-        return F.cross_entropy(similarity, torch.arange(len(first), device=first.device), reduction="sum")
+        every, before = self.gather(second)
+        similarity = first @ every.T / self.temperature
+        own = torch.arange(before, before + len(first), device=first.device)  # the column of each row's second text
+        return F.cross_entropy(similarity, own, reduction="sum")
 
     def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
         """(1,) cosine similarity for each pair of vectors (2 * pairs, H)."""
