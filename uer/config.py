@@ -20,7 +20,8 @@ from uer.paths import File, existing
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
-         planned: bool = False, path: str = "", identity: bool = True, file_only: bool = False) -> Any:
+         planned: bool = False, path: str = "", identity: bool = True, file_only: bool = False,
+         alone: str | None = None) -> Any:
     """A dataclass field that is also a command-line flag.
 
     Args:
@@ -34,11 +35,12 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         identity: whether the result of a run depends on it, so that a training state continues only a run with the
             same value.
         file_only: a key of the config file without a flag. Its value may be a dictionary, so a hash leaves it out.
+        alone: the value of the flag where none follows it.
     """
     assert path in ("", *PATHS)
     return field(default=default, hash=False if file_only else None, metadata={
         "help": help, "choices": choices, "family": family, "positional": positional, "planned": planned, "path": path,
-        "identity": identity, "file_only": file_only})
+        "identity": identity, "file_only": file_only, "alone": alone})
 
 
 class Members:
@@ -498,9 +500,14 @@ class ParallelConfig:
     device: str = flag("auto", "Device to compute on; auto is CUDA if available.", choices=("auto", "cpu", "cuda"))
     sharding: str = flag("none", "fsdp shards parameters, gradients and optimizer state over the ranks.",
                          choices=("none", "fsdp"))
+    tensor_parallel_size: int = flag(1, "Split attention heads, feed-forward layers and vocabulary over N ranks; the\n"
+                                        "others of --world_size have batches of their own.")
     gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes\n"
                                              "(--sharding none).", choices=("none", "bf16"))
-    activation_checkpointing: bool = flag(False, "Recompute the activations in the backward pass to save memory.")
+    activation_checkpointing: str = flag("off", "Save memory. full keeps the input of each layer and computes the rest\n"
+                                                "again in the backward pass; selective keeps the results of matrix\n"
+                                                "products and attention too. Without a value: full.",
+                                         choices=("off", "selective", "full"), alone="full")
     cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")
     collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")
 
@@ -512,6 +519,7 @@ class ParallelConfig:
         _require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
                  f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
         _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
+        _require(found, self.tensor_parallel_size >= 1, "--tensor_parallel_size must be at least 1")
         _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
         _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
         _require(found, self.gradient_compression == "none" or self.sharding == "none",

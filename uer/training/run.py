@@ -109,7 +109,7 @@ def graph_problems(settings: Settings) -> list[str]:
               "--gradient_compression bf16 belongs to DistributedDataParallel":
                   settings.parallel.gradient_compression != "none",
               "--activation_checkpointing keeps the state of random generators":
-                  settings.parallel.activation_checkpointing}
+                  settings.parallel.activation_checkpointing != "off"}
     return [problem for problem, found in checks.items() if found]
 
 
@@ -293,7 +293,7 @@ class Run:
             if config.threads:
                 torch.set_num_threads(config.threads)
             return Update
-        in_parts = not (self.compiled or parallel.activation_checkpointing or draws_of_torch(model))
+        in_parts = not (self.compiled or parallel.activation_checkpointing != "off" or draws_of_torch(model))
         worth = config.threads or pays(model.num_parameters(), config.batch_size * self.data.seq_length)
         self.split = split_of(self.threads, config.batch_size if in_parts and worth else 1)
         if split is not None and (in_parts or split["parts"] == 1):
