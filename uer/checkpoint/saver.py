@@ -74,7 +74,7 @@ class Saver:
     def restore(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Restore a state that rank 0 has read; returns it, on every rank."""
         shared = self.world.broadcast_tensors(state)
-        self.world.load_(self._weights(), shared["model"])
+        self.world.load_(self._weights(), shared["model"], {})
         with torch.no_grad():
             for parameter, master in self.masters.items():
                 parameter.copy_(master)

@@ -74,6 +74,8 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
     if command.parallel.sharding != "none" or command.parallel.activation_checkpointing != "off":
         raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "
                         "model on each rank")
+    if command.parallel.tensor_parallel_size > 1:
+        raise UserError("--tensor_parallel_size is for pretraining")
     if command.parallel.gradient_compression != "none":
         raise UserError("--gradient_compression is for pretraining")
     if task_class.whole_batch and (command.parallel.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):

@@ -49,6 +49,7 @@ from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
+from uer.tensor_parallel import split_model
 from uer.training import preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
@@ -74,6 +75,8 @@ def run(settings: Settings) -> int:
     if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
         raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
                         "cannot be split")
+    if settings.parallel.tensor_parallel_size > 1 and (problems := tensor_parallel_problems(settings)):
+        raise UserError(f"--tensor_parallel_size: {'; '.join(problems)}")
     if settings.train.weights_dtype != "fp32":
         if settings.parallel.sharding == "fsdp":
             raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
@@ -101,10 +104,20 @@ def not_captured(error: CaptureError) -> UserError:
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
 
 
+def tensor_parallel_problems(settings: Settings) -> list[str]:
+    """Why this run's model cannot be divided among ranks, one line for each reason."""
+    checks = {f"--optimizer {settings.optim.optimizer} needs whole matrices": settings.optim.optimizer != "adamw",
+              "--weights_dtype bf16 needs whole layers": settings.train.weights_dtype != "fp32",
+              "--compile on: the sums over ranks are not compiled": settings.train.compile == "on",
+              "--teacher_model_path: a teacher's logits are whole": bool(settings.distillation.teacher_model_path)}
+    return [problem for problem, found in checks.items() if found]
+
+
 def graph_problems(settings: Settings) -> list[str]:
     """Why an update of this run cannot be a CUDA graph, one line for each reason."""
     checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
               f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer != "adamw",
+              "--tensor_parallel_size adds up the ranks' results": settings.parallel.tensor_parallel_size > 1,
               "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
               "--gradient_compression bf16 belongs to DistributedDataParallel":
                   settings.parallel.gradient_compression != "none",
@@ -340,6 +353,8 @@ class Run:
             self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
             for line in lines:
                 self.reporter.say(f"{path}: {line}")
+        if self.world.model_ranks:
+            split_model(model, self.world.model_ranks)
         return model
 
     def _build_loader(self, placement: dict[str, Any], reads_padding: bool) -> Loader:
@@ -347,8 +362,8 @@ class Run:
         # A `Packing` is the size of the source side alone, so the batches of a model with a decoder keep their padding.
         pack = self.static and config.unpad != "off" and not reads_padding and not self.settings.model.decoder
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
-                      accumulation_steps=config.accumulation_steps, rank=world.rank, world_size=world.world_size,
-                      seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
+                      accumulation_steps=config.accumulation_steps, rank=world.data_rank,
+                      world_size=world.data_world_size, seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
                       pack=pack, document_start=self.document_start, **placement)
 
     def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
@@ -356,7 +371,7 @@ class Run:
         if not self.data.dev and not config.dev_fraction:
             return None
         return EvaluationLoader(self.data.dev or self.data.train, self.data.dev_processor, batch_size=config.batch_size,
-                                rank=world.rank, world_size=world.world_size, dev_fraction=config.dev_fraction,
+                                rank=world.data_rank, world_size=world.data_world_size, dev_fraction=config.dev_fraction,
                                 **placement)
 
     def _placement(self, reads_padding: bool) -> dict[str, Any]:
@@ -429,5 +444,7 @@ def compile_step(forward: torch.nn.Module, combo_kernels: bool = False) -> None:
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
-    """Whether torch.compile is used, which needs static shapes: with --compile on, and on GPUs with --compile auto."""
-    return config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
+    """Whether torch.compile is used, which needs static shapes: with --compile on, and on GPUs with --compile auto, but
+    not where ranks compute layers together."""
+    automatic = world.device.type == "cuda" and world.config.tensor_parallel_size == 1
+    return config.compile == "on" or (config.compile == "auto" and automatic)
