@@ -461,7 +461,7 @@ class TrainConfig:
             step = int(kept.fullmatch(path.name)[1] or 0)
             saved = step and step <= self.total_steps and (
                 step == self.total_steps or step % max(1, self.save_checkpoint_steps) == 0)
-            if saved or not step:
+            if saved or (not step and not path.is_dir()):  # a state of divided parameters is a folder
                 found.append(File("--output_model_path", str(path)))
         return found
 

@@ -78,6 +78,16 @@ class World:
         size = self.config.tensor_parallel_size
         return ModelRanks(self.rank % size, size, self.mesh["tp"].get_group()) if size > 1 else None
 
+    @cached_property
+    def writing_group(self) -> Any:
+        """A process group of all ranks for checkpoints, which a thread writes while the others are in use."""
+        return dist.new_group(backend="gloo")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each rank has all parameters."""
+        return self.config.sharding == "none" and self.config.tensor_parallel_size == 1
+
     @property
     def data_group(self) -> Any:
         """The process group of the ranks that have the same part of a model; None is that of all ranks."""
@@ -248,11 +258,6 @@ class World:
         if is_sharded(like) and tensor.shape == like.shape:
             return distribute_like(tensor, like)
         return tensor.to(like.device)
-
-    def identity(self, tensor: Tensor) -> tuple:
-        """A value that is equal for tensors with the same memory, such as tied weights."""
-        local = local_part(tensor)
-        return (local.data_ptr(), tensor.shape) if local.numel() else (id(tensor), tensor.shape)
 
     def load_(self, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor],
               splits: Mapping[str, Split]) -> None:

@@ -18,7 +18,7 @@ import torch
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
-from uer.checkpoint.state import StateFolder, check_settings
+from uer.checkpoint.state import StateFolder, check_settings, read_weights
 from uer.config import (
     TrainConfig,
 )
@@ -243,8 +243,9 @@ class Run:
             checkpoint.load_weights(path)
         except UserError as error:
             again = f"; it was not there whole ({error}) and is written again from {found[1]}"
-            checkpoint.require_finite(found[0]["model"], found[1])
-            checkpoint.write(found[0]["model"], path)
+            weights = found[0]["model"] if "model" in found[0] else read_weights(found[1])
+            checkpoint.require_finite(weights, found[1])
+            checkpoint.write(weights, path)
         if again or not settings_path(path).exists():
             write_settings(path, found[0]["step"], json.loads(found[0]["settings"]))
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
