@@ -191,7 +191,8 @@ def _add_flag(parser: argparse._ArgumentGroup, field: dataclasses.Field, helping
         parser.add_argument(name, type=_true_or_false, metavar="{true,false}", help=help_text)
     else:
         convert, alone = {int: _whole_number, float: _finite_number}.get(kind, kind), field.metadata["alone"]
-        parser.add_argument(name, type=convert, nargs="+" if many else "?" if alone else None, const=alone, metavar=_metavar(field), help=help_text)
+        nargs = "+" if many else "?" if alone else None
+        parser.add_argument(name, type=convert, nargs=nargs, const=alone, metavar=_metavar(field), help=help_text)
 
 
 def _metavar(field: dataclasses.Field) -> str:

@@ -504,9 +504,9 @@ class ParallelConfig:
                                         "others of --world_size have batches of their own.")
     gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes\n"
                                              "(--sharding none).", choices=("none", "bf16"))
-    activation_checkpointing: str = flag("off", "Save memory. full keeps the input of each layer and computes the rest\n"
-                                                "again in the backward pass; selective keeps the results of matrix\n"
-                                                "products and attention too. Without a value: full.",
+    activation_checkpointing: str = flag("off", "Save memory. full keeps the input of each layer and computes the\n"
+                                                "rest again in the backward pass; selective keeps the results of\n"
+                                                "matrix products and attention too. Without a value: full.",
                                          choices=("off", "selective", "full"), alone="full")
     cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")
     collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")

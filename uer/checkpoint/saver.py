@@ -1,7 +1,7 @@
 """Saves checkpoints during training: the state is copied between two updates, and a thread writes the copy to disk.
 
-Where each rank has all parameters, rank 0 writes the state as one file. Where they are divided, each rank writes its part
-into one folder. Weights are always one file, whole.
+Where each rank has all parameters, rank 0 writes the state as one file. Where they are divided, each rank writes its
+part into one folder. Weights are always one file, whole.
 """
 
 import json

@@ -252,7 +252,7 @@ class World:
         return self.described(tensor, split).full_tensor()
 
     def distribute(self, tensor: Tensor, like: Tensor, split: Split | None = None) -> Tensor:
-        """`tensor`, whole and the same on every rank, laid out as `like` is, of which `split` tells how it is divided."""
+        """`tensor`, whole and the same on every rank, laid out as `like` is, which `split` tells how it is divided."""
         if split is not None and tensor.dim() > split.dim and tensor.shape[split.dim] == split.size:
             tensor = self.model_ranks.part(tensor, split.dim)
         if is_sharded(like) and tensor.shape == like.shape:

@@ -1,5 +1,5 @@
-"""Tensors of several ranks in one folder, by `torch.distributed.checkpoint`: each rank writes and reads its own parts, and
-a folder that some ranks have written is read by any number of others.
+"""Tensors of several ranks in one folder, by `torch.distributed.checkpoint`: each rank writes and reads its own parts,
+and a folder that some ranks have written is read by any number of others.
 
 torch pickles the folder's directory, `.metadata`, and would run code that such a file names; here it is read by an
 unpickler that knows the directory's own classes and no others. Everything else in the folder are tensors.

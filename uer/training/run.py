@@ -364,7 +364,8 @@ class Run:
         pack = self.static and config.unpad != "off" and not reads_padding and not self.settings.model.decoder
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
                       accumulation_steps=config.accumulation_steps, rank=world.data_rank,
-                      world_size=world.data_world_size, seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
+                      world_size=world.data_world_size, seed=config.seed, weights=config.dataset_weights,
+                      dev_fraction=config.dev_fraction,
                       pack=pack, document_start=self.document_start, **placement)
 
     def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
@@ -372,8 +373,8 @@ class Run:
         if not self.data.dev and not config.dev_fraction:
             return None
         return EvaluationLoader(self.data.dev or self.data.train, self.data.dev_processor, batch_size=config.batch_size,
-                                rank=world.data_rank, world_size=world.data_world_size, dev_fraction=config.dev_fraction,
-                                **placement)
+                                rank=world.data_rank, world_size=world.data_world_size,
+                                dev_fraction=config.dev_fraction, **placement)
 
     def _placement(self, reads_padding: bool) -> dict[str, Any]:
         """The arguments of the loaders that say where the datasets are and where batches are made. Both loaders share
