@@ -422,6 +422,10 @@ class TrainConfig:
                                            "for rows of several documents (preprocess.py --full_sentences).")
     peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU;\n"
                                   "0 takes those of a known GPU in this precision.", identity=False)
+    dry_run: bool = flag(False, "Print what the run would need (memory by part, operations, hours, the largest\n"
+                                "--batch_size) and do nothing. The datasets need not exist.", identity=False)
+    device_name: str | None = flag(None, "With --dry_run: plan for this GPU, such as H100.", identity=False)
+    mfu: float = flag(0.4, "With --dry_run: the part of the devices' peak that training reaches.", identity=False)
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
     eval_masking: str = flag("as_training", "Masks of the held-out data. tokens: 15% of the single tokens, whatever\n"
@@ -447,6 +451,8 @@ class TrainConfig:
                  "--dev_fraction and --dev_dataset_path exclude one another")
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
         _require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
+        _require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
+        _require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")
         _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
         _require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
         _require_seed(found, self.seed)

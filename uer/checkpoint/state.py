@@ -1,9 +1,9 @@
 """Training states, `<output_model_path>.state-<step>`: everything that a run needs to continue with the same results.
 
 Where each rank has all parameters, a training state is one file of plain tensors, numbers and JSON text, which
-`torch.load` reads with `weights_only`: the step, the model and the optimizer's state by parameter name, the loss scale, the sums since the last report, and the
-settings that identify the run. It does not depend on the number of ranks. Random numbers are functions of (seed, step);
-the state of torch's generator is stored as well, but not needed.
+`torch.load` reads with `weights_only`: the step, the model and the optimizer's state by parameter name, the loss
+scale, the sums since the last report, and the settings that identify the run. It does not depend on the number of
+ranks. Random numbers are functions of (seed, step); the state of torch's generator is stored as well, but not needed.
 
 Where parameters are divided among the ranks, a training state is a folder: each rank has written its part
 (`uer.runtime.sharded_state`), and the file `run.pt` has the rest and the checksums of the parts. Any number of ranks

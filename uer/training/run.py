@@ -43,6 +43,7 @@ from uer.model import Model, build_model, require_sides
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
+from uer.pretraining_plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
@@ -50,6 +51,7 @@ from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
 from uer.tensor_parallel import split_model
+from uer.tokenizers import build_tokenizers
 from uer.training import preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
@@ -84,6 +86,9 @@ def run(settings: Settings) -> int:
         if settings.optim.optimizer != "adamw":
             raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
                             f"{settings.optim.optimizer}")
+    if settings.train.dry_run:
+        print("\n".join(plan(settings)), flush=True)
+        return 0
     if settings.parallel.cpu_offload and not torch.cuda.is_available():
         raise UserError("--cpu_offload: this machine has no GPU to relieve")
     if settings.train.cuda_graph == "on" and (problems := graph_problems(settings)):
@@ -102,6 +107,17 @@ def run(settings: Settings) -> int:
 def not_captured(error: CaptureError) -> UserError:
     """The error for people."""
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
+
+
+def plan(settings: Settings) -> list[str]:
+    """The lines of --dry_run, with the datasets where they exist, else with full rows of the model's longest length."""
+    if all(map(os.path.exists, settings.train.dataset_path)):
+        data = open_data(settings)
+        rows = Rows(data.processor, data.vocab_size, mean_length(data.train, data.processor))
+    else:
+        vocab = build_tokenizers(settings.tokenizer, ["src"])["src"].vocab
+        rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
+    return plan_lines(settings.model, settings.train, settings.parallel, rows)
 
 
 def tensor_parallel_problems(settings: Settings) -> list[str]:
