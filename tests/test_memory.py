@@ -96,10 +96,11 @@ def test_a_plan_for_7_billion():
     train = TrainConfig(output_model_path="m", dry_run=True, device_name="H100", batch_size=2,
                         total_steps=100_000)
     first, *lines = plan_lines(LLAMA_7B, train, parallel, rows_of(LLAMA_7B, 32000))
-    assert first.startswith("plan: 6,738,415,616 parameters on 16 x H100: 2 batches at a time, each on 8; sharding fsdp")
+    assert first.startswith("plan: 6,738,415,616 parameters on 16 x H100: 2 batches at a time, each on 8; sharding")
     table = {line.split()[0]: float(line.split()[-2]) for line in lines if line.endswith(" GiB")}
     assert table["gradients"] == pytest.approx(4 * 6.74e9 / 16 / 2**30, rel=0.02)
-    assert table["activations"] == pytest.approx(33 * 2 * 2048 * 4096 * 4 / 2**30, rel=0.05)  # a layer's input each
+    states = 2 * 2048 * 4096 * 4 / 2**30  # the input of each layer is kept: an eighth of it, but of the last one all
+    assert 31 / 8 + 1 < table["activations"] / states < 31 / 8 + 4
     # 6 FLOP for each parameter but the embedding, and attention's products.
     flops = 6 * (6_738_415_616 - 32000 * 4096) + 12 * 32 * 4096 * 2048
     assert f"{flops / 1e9:.3g} GFLOP a token" in lines[-2] and " h at 40% of 16 x 989 TFLOP/s" in lines[-1]

@@ -16,7 +16,7 @@ from uer.errors import UserError
 from uer.layers.cross_entropy import linear_cross_entropy
 from uer.layers.dropout import dropout
 from uer.model import build_model
-from uer.runtime.tensor_parallel import ModelRanks, splits_of
+from uer.runtime.tensor_parallel import ModelRanks, partial_owners, splits_of
 from uer.tensor_parallel import divided_cross_entropy, split_model
 
 
@@ -37,15 +37,21 @@ class ThreadRanks(ModelRanks):
     def _combined(self, tensor, combine):
         self.shared.tensors[self.rank] = tensor.clone()
         self.shared.barrier.wait()
-        together = combine(torch.stack(self.shared.tensors))
+        together = combine(self.shared.tensors)
         self.shared.barrier.wait()
-        return tensor.copy_(together)
+        return together
 
     def sum_(self, tensor):
-        return self._combined(tensor, lambda stacked: stacked.sum(0))
+        return tensor.copy_(self._combined(tensor, lambda parts: torch.stack(parts).sum(0)))
 
     def max_(self, tensor):
-        return self._combined(tensor, lambda stacked: stacked.amax(0))
+        return tensor.copy_(self._combined(tensor, lambda parts: torch.stack(parts).amax(0)))
+
+    def gather_(self, part):
+        return self._combined(part, torch.cat)
+
+    def reduce_scatter_(self, tensor):
+        return self._combined(tensor, lambda parts: torch.stack(parts).sum(0).chunk(self.size)[self.rank].clone())
 
 
 def on_ranks(size, function):
@@ -99,6 +105,8 @@ def test_loss_and_gradients_are_those_of_one_rank(case, size):
         split_model(mine, ranks)
         output = mine(batch)
         output.loss.backward()
+        for parameter in partial_owners(mine):
+            ranks.sum_(parameter.grad)
         splits = splits_of(mine)
         for name, parameter in mine.named_parameters():
             gradient = whole[name].grad

@@ -159,6 +159,12 @@ class _Alone(ModelRanks):
     def max_(self, tensor: Tensor) -> Tensor:
         return tensor
 
+    def gather_(self, part: Tensor) -> Tensor:
+        return part.new_empty(self.size * len(part), *part.shape[1:])
+
+    def reduce_scatter_(self, tensor: Tensor) -> Tensor:
+        return tensor.new_empty(len(tensor) // self.size, *tensor.shape[1:])
+
 
 class _Counter(TorchFunctionMode):
     """Counts what autograd keeps while a model on the meta device computes with autocast to `dtype`."""

@@ -7,10 +7,12 @@
     output layer         by entries of the vocabulary; its cross-entropy never has all logits on one rank
     everything else      whole on every rank: norms, positions, small heads
 
-Four sums over the ranks a layer: after attention and after the feed-forward part, forward and backward.
+Four sums over the ranks a layer: after attention and after the feed-forward part, forward and backward. In all layers
+of an encoder but the last, which may compute some tokens only, norms, dropout and residual sums are divided by tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,7 +27,7 @@ from uer.layers.attention import Attention
 from uer.layers.cross_entropy import IGNORED
 from uer.layers.feed_forward import DenseFeedForward, GatedFeedForward
 from uer.layers.relative_position import RelativePositionBias
-from uer.runtime.tensor_parallel import ModelRanks, split_parameters
+from uer.runtime.tensor_parallel import ModelRanks, mark_partial, split_parameters
 from uer.targets.base import VocabularyTarget
 
 ROWS = {"weight": 0, "bias": 0}
@@ -45,17 +47,66 @@ def split_model(model: nn.Module, ranks: ModelRanks) -> None:
     if not isinstance(model.encoder, TransformerEncoder):
         raise UserError(f"--tensor_parallel_size: the encoder '{model.config.encoder}' cannot be divided, only a "
                         "transformer; --sharding fsdp works with every encoder")
-    done: dict[nn.Parameter, nn.Parameter] = {}
+    *layers, last = model.encoder.layers()
+    layers = [] if last in layers else layers  # where all are one, the last cannot be told from the others
+    spread, done = _SpreadRanks(ranks), {}
+    inside = {part for layer in layers for part in layer.modules()}
     for module in list(model.modules()):
         divide = next((rule for kind, rule in _RULES.items() if isinstance(module, kind)), None)
         if divide is not None:
-            divide(module, ranks, partial(split_parameters, ranks=ranks, done=done))
+            divide(module, spread if module in inside else ranks, partial(split_parameters, ranks=ranks, done=done))
+    if layers:
+        _divide_tokens(layers, last, spread)
 
 
+class _SpreadRanks:
+    """The ranks as attention and feed-forward part see them in a layer whose input is divided by tokens.
+
+    Attributes:
+        tokens: of the batch, over all ranks.
+    """
+
+    def __init__(self, ranks: ModelRanks) -> None:
+        self.ranks, self.rank, self.size, self.tokens = ranks, ranks.rank, ranks.size, 0
+
+    def copy(self, rows: Tensor) -> Tensor:
+        """This rank's rows -> all rows."""
+        return self.ranks.gather(rows, self.tokens)
+
+    def sum(self, part: Tensor) -> Tensor:
+        """This rank's rows of the sum."""
+        return self.ranks.scatter_sum(part)
+
+    def own_random(self, device: torch.device) -> Any:
+        """The whole layer is in such a context already."""
+        return nullcontext()
+
+
+def _divide_tokens(layers: Sequence[nn.Module], last: nn.Module, spread: _SpreadRanks) -> None:
+    """Let each rank have a part of the tokens from the first of `layers` to the `last`, where they come together."""
+
+    def enter(layer: nn.Module, inputs: tuple) -> tuple:
+        spread.tokens = len(inputs[0])
+        return spread.ranks.divide(inputs[0]), *inputs[1:]
+
+    layers[0].register_forward_pre_hook(enter)
+    last.register_forward_pre_hook(lambda layer, inputs: (spread.ranks.join(inputs[0], spread.tokens), *inputs[1:]))
+    for layer in layers:
+        mark_partial(layer)
+        layer.forward = partial(_run_layer, layer, spread.ranks)
+
+
+def _run_layer(layer: nn.Module, ranks: ModelRanks, hidden: Tensor, *arguments: Any) -> Any:
+    """A layer whose input is divided by tokens, with dropout of its own."""
+    with ranks.own_random(hidden.device):
+        return type(layer).forward(layer, hidden, *arguments)
+
+
+Ranks = ModelRanks | _SpreadRanks
 Split = Callable[[nn.Module, dict[str, int]], None]
 
 
-def _attention(module: Attention, ranks: ModelRanks, split: Split) -> None:
+def _attention(module: Attention, ranks: Ranks, split: Split) -> None:
     heads = module.heads
     for name, number in (("heads_num", heads.heads), ("heads of keys and values", heads.kv_heads)):
         _require_divisible(name, number, ranks)
@@ -67,7 +118,7 @@ def _attention(module: Attention, ranks: ModelRanks, split: Split) -> None:
     module.forward = partial(_attend, module, ranks)
 
 
-def _attend(module: Attention, ranks: ModelRanks, query: Tensor, memory: Tensor, *arguments: Any) -> Any:
+def _attend(module: Attention, ranks: Ranks, query: Tensor, memory: Tensor, *arguments: Any) -> Any:
     """`Attention.forward` with a part of the heads, each rank with dropout of its own."""
     same, query = query is memory, ranks.copy(query)
     memory = query if same else ranks.copy(memory)
@@ -75,7 +126,7 @@ def _attend(module: Attention, ranks: ModelRanks, query: Tensor, memory: Tensor,
         return type(module).forward(module, query, memory, *arguments)
 
 
-def _feed_forward(module: nn.Module, ranks: ModelRanks, split: Split) -> None:
+def _feed_forward(module: nn.Module, ranks: Ranks, split: Split) -> None:
     _require_divisible("feedforward_size", module.linear_1.out_features, ranks)
     _require_known(module, ("linear_1.", "linear_gate.", "linear_2."))
     split(module.linear_1, ROWS)
@@ -85,13 +136,13 @@ def _feed_forward(module: nn.Module, ranks: ModelRanks, split: Split) -> None:
     module.register_forward_pre_hook(lambda module, inputs: (ranks.copy(inputs[0]),))
 
 
-def _sum_results(layer: nn.Linear, ranks: ModelRanks, split: Split) -> None:
+def _sum_results(layer: nn.Linear, ranks: Ranks, split: Split) -> None:
     """A linear layer whose input is divided: each rank multiplies its columns."""
     split(layer, COLUMNS)
     layer.forward = partial(_summed_linear, layer, ranks)
 
 
-def _summed_linear(layer: nn.Linear, ranks: ModelRanks, hidden: Tensor) -> Tensor:
+def _summed_linear(layer: nn.Linear, ranks: Ranks, hidden: Tensor) -> Tensor:
     """(N, part of H) -> (N, H)"""
     product = ranks.sum(F.linear(hidden, layer.weight))
     return product if layer.bias is None else product + layer.bias
@@ -126,12 +177,12 @@ def _output_layer(module: VocabularyTarget, ranks: ModelRanks, split: Split) -> 
     module.cross_entropy = partial(divided_cross_entropy, ranks=ranks, size=size)
 
 
-_RULES: dict[type, Callable[[Any, ModelRanks, Split], None]] = {
+_RULES: dict[type, Callable[[Any, Any, Split], None]] = {
     Attention: _attention, DenseFeedForward: _feed_forward, GatedFeedForward: _feed_forward,
     RelativePositionBias: _position_bias, WordEmbedding: _word_embedding, VocabularyTarget: _output_layer}
 
 
-def _require_divisible(name: str, number: int, ranks: ModelRanks) -> None:
+def _require_divisible(name: str, number: int, ranks: Ranks) -> None:
     if number % ranks.size:
         raise UserError(f"--tensor_parallel_size {ranks.size} does not divide {name} {number}")
 

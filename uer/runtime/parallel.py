@@ -28,7 +28,7 @@ from uer.runtime.launch import RankInfo
 from uer.runtime.memory import limit_cached_kernels
 from uer.runtime.rendezvous import meet, start_heartbeat
 from uer.runtime.sharding import described, distribute_like, is_sharded, local_part, make_mesh, shard
-from uer.runtime.tensor_parallel import ModelRanks, Split, split_owners
+from uer.runtime.tensor_parallel import ModelRanks, Split, partial_owners, split_owners
 from uer.runtime.threads import usable_cores
 from uer.runtime.trees import put_back_tensors, take_out_tensors
 
@@ -47,6 +47,7 @@ class World:
 
     Attributes:
         splits: the parameters of which the model's ranks have a part each; `wrap` notes them.
+        partial: those whose gradients are of a part of the tokens on each of the model's ranks; `wrap` notes them.
     """
 
     rank: int
@@ -56,6 +57,7 @@ class World:
     config: ParallelConfig
     heartbeat: Heartbeat | None = None
     splits: dict[nn.Parameter, Split] = field(default_factory=dict)
+    partial: list[nn.Parameter] = field(default_factory=list)
 
     @property
     def data_world_size(self) -> int:
@@ -182,6 +184,7 @@ class World:
         if self.config.sharding == "fsdp":
             module = shard(module, self.mesh["dp"], self.config.cpu_offload, dtype)
         self.splits.update(split_owners(module))
+        self.partial.extend(partial_owners(module))
         if self.config.sharding == "fsdp" or self.data_world_size == 1:
             return module
         on_gpu = self.device.type == "cuda"
@@ -203,6 +206,15 @@ class World:
         if self.config.sharding == "fsdp":
             module.set_requires_gradient_sync(now)
         yield
+
+    def complete_gradients(self) -> None:
+        """Add up the gradients of norms and biases of which each of the model's ranks has those of its own tokens, once
+        for all micro-batches."""
+        gradients = [local_part(parameter.grad) for parameter in self.partial if parameter.grad is not None]
+        if gradients:
+            together = self.model_ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, part in zip(gradients, together.split([each.numel() for each in gradients])):
+                gradient.copy_(part.view_as(gradient))
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """The Euclidean norm of all gradients after a synchronised backward pass, 0-dim, on the device."""

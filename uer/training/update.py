@@ -158,6 +158,7 @@ class Update:
         Args:
             loss: 0-dim, of the global batch.
         """
+        self.world.complete_gradients()
         finite, divisor = self.judge(loss, self.world.gradient_norm(self.parameters))
         self._step_optimizer(finite, divisor)
 
