@@ -36,3 +36,6 @@ def test_a_run_goes_from_mesh_to_mesh(playground):
         job = playground.run(f"on{number}", **SAME, **flags, resume=state)
         assert "resumed after step 4" in job.output
         assert_same_run(playground, f"on{number}", first=4)
+    (playground.folder / "on0-8").unlink()
+    assert "written again from" in playground.run("on0", **SAME, batch_size=8).output
+    assert_same_run(playground, "on0", first=4)

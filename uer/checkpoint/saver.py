@@ -141,7 +141,9 @@ class Saver:
     def _sharded_state(self, step: int, sums: Mapping[str, Tensor], with_weights: bool) -> Callable[[], None]:
         """A copy of this rank's part of the state: what completes it, on each rank."""
         weights = self._put_together() if with_weights else {}
-        rest, folder = self._rest(step, {}, sums), self.folder.unfinished_path(step)
+        first = self._first_names()
+        tied = {name: first[source] for name, source in self._sources().items() if first[source] != name}
+        rest, folder = {**self._rest(step, {}, sums), "tied": tied}, self.folder.unfinished_path(step)
         saving = sharded_state.begin_save(self._described(), folder, self.world)
 
         def complete() -> None:
@@ -163,8 +165,9 @@ class Saver:
 
     def _described(self) -> dict[str, Tensor]:
         """The tensors of model and optimizer, which tell what part this rank has of them; tied ones once."""
-        weights, first = self._weights(), {source: name for name, source in reversed(self._sources().items())}
-        found = {f"model.{name}": self.world.described(weights[name], self.splits.get(name)) for name in first.values()}
+        weights = self._weights()
+        found = {f"model.{name}": self.world.described(weights[name], self.splits.get(name))
+                 for name in self._first_names().values()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{name}.{key}"] = self.world.described(value, self.splits.get(name))
@@ -185,6 +188,10 @@ class Saver:
                 together = self.world.full_tensor(weights[name], self.splits.get(name))  # every rank takes part
                 whole[source] = checkpoint.to_host(together) if self.world.is_main else together.new_empty(0)
         return {name: whole[source] for name, source in sources.items()}
+
+    def _first_names(self) -> dict[int | str, str]:
+        """Of tied weights the first name."""
+        return {source: name for name, source in reversed(self._sources().items())}
 
     def _sources(self) -> dict[str, int | str]:
         """For each tensor's name, what is equal for tied weights."""

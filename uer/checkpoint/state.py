@@ -156,16 +156,20 @@ def _read_folder(path: Path) -> dict[str, Any]:
     return {**content, "folder": str(path)}
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The whole weights of a state that is a folder.
+def read_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The whole weights of a state that `read_state` has read.
 
     Raises:
         UserError: it is damaged.
     """
+    if "model" in state:
+        return dict(state["model"])
+    folder = Path(state["folder"])
     weights = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sharded_state.shapes(folder).items()
                if name.startswith("model.")}
     sharded_state.load_(weights, folder, alone=True)
-    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    found = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    return {**found, **{name: found[first] for name, first in state["tied"].items()}}
 
 
 def _check_sum(path: Path) -> tuple[int, int]:

@@ -64,10 +64,12 @@ def finish_save(saving: Future, folder: Path) -> None:
     Raises:
         OSError: the disk is full or the like, on any rank; it names `folder`.
     """
+    from torch.distributed.checkpoint.api import CheckpointException  # no Exception of Python's
+
     try:
         saving.result()
-    except Exception as error:
-        for cause, _ in getattr(error, "failures", {}).values():
+    except CheckpointException as error:
+        for cause, _ in error.failures.values():
             while cause is not None:
                 if isinstance(cause, OSError):
                     raise OSError(cause.errno, cause.strerror, str(folder)) from None
@@ -82,12 +84,14 @@ def load_(tensors: Mapping[str, Tensor], folder: Path, alone: bool = False) -> N
         UserError: the folder lacks one, or is damaged.
     """
     from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
 
+    shapes(folder)  # a damaged directory is found before the ranks begin to talk
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is a single process
             dcp.load(dict(tensors), storage_reader=_reader(folder), no_dist=alone or not dist.is_initialized())
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         raise UserError(f"{folder}: not a training state of this model, or a damaged one: {_reason(error)}") from None
 
 
@@ -120,7 +124,7 @@ def _reader(folder: Path) -> Any:
     return Reader(folder)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     for cause, _ in getattr(error, "failures", {}).values():
         return _reason(cause)
     return " ".join(str(error).split())[:200] or type(error).__name__

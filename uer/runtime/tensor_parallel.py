@@ -3,9 +3,9 @@
 A rank's layers are smaller layers of the same kind, with plain tensors, so they run as they are. Their results come
 together in a few functions, Megatron's f and g (Shoeybi et al., 2019, https://arxiv.org/abs/1909.08053):
 
-    (N, H), whole on every rank --copy--> columns of linear_1 --> rows of linear_2 --sum--> (N, H), on every rank
+    (N, H), whole on every rank --copy--> columns of linear_1 --> rows of linear_2 --sum--> (N, H), on each
 
-Between the layers each rank needs a part of the N tokens only, for norms, dropout and residual sums (Korthikanti et al.,
+Between the layers each rank needs some of the N tokens only, for norms, dropout and residual sums (Korthikanti et al.,
 2022, https://arxiv.org/abs/2205.05198, sequence parallelism). This takes as many bytes between the ranks, because `sum`
 is `scatter_sum` and `gather`:
 

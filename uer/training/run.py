@@ -259,7 +259,7 @@ class Run:
             checkpoint.load_weights(path)
         except UserError as error:
             again = f"; it was not there whole ({error}) and is written again from {found[1]}"
-            weights = found[0]["model"] if "model" in found[0] else read_weights(found[1])
+            weights = read_weights(found[0])
             checkpoint.require_finite(weights, found[1])
             checkpoint.write(weights, path)
         if again or not settings_path(path).exists():
