@@ -67,7 +67,7 @@ def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig,
     data_ranks = parallel.world_size // parallel.tensor_parallel_size
     tgt = rows.processor.vocabs["tgt"].size if "tgt" in rows.processor.vocabs else None
     return [f"plan: {parameter_count(model, rows.vocab_size, tgt):,} parameters on {parallel.world_size} x "
-            f"{train.device_name or 'any device'}: {data_ranks} batches at a time, each on "
+            f"{train.device_name or 'any device'}: {data_ranks} batch{'es' * (data_ranks > 1)} at a time, each on "
             f"{parallel.tensor_parallel_size}; sharding {parallel.sharding}, activation checkpointing "
             f"{parallel.activation_checkpointing}, {precision}",
             *_memory_lines(memory, train, rows, gpu),

@@ -11,6 +11,7 @@ Four sums over the ranks a layer: after attention and after the feed-forward par
 of an encoder but the last, which may compute some tokens only, norms, dropout and residual sums are divided by tokens.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -47,6 +48,8 @@ def split_model(model: nn.Module, ranks: ModelRanks) -> None:
     if not isinstance(model.encoder, TransformerEncoder):
         raise UserError(f"--tensor_parallel_size: the encoder '{model.config.encoder}' cannot be divided, only a "
                         "transformer; --sharding fsdp works with every encoder")
+    if getattr(model.config, "alibi_position_embedding", False):
+        raise UserError("--tensor_parallel_size: alibi_position_embedding has slopes for all heads")
     *layers, last = model.encoder.layers()
     layers = [] if last in layers else layers  # where all are one, the last cannot be told from the others
     spread, done = _SpreadRanks(ranks), {}
@@ -103,14 +106,14 @@ def _run_layer(layer: nn.Module, ranks: ModelRanks, hidden: Tensor, *arguments: 
 
 
 Ranks = ModelRanks | _SpreadRanks
-Split = Callable[[nn.Module, dict[str, int]], None]
+Divide = Callable[[nn.Module, dict[str, int]], None]
 
 
-def _attention(module: Attention, ranks: Ranks, split: Split) -> None:
+def _attention(module: Attention, ranks: Ranks, split: Divide) -> None:
     heads = module.heads
     for name, number in (("heads_num", heads.heads), ("heads of keys and values", heads.kv_heads)):
         _require_divisible(name, number, ranks)
-    _require_known(module, ("linear_layers.", "final_linear."))
+    _require_known(module, r"(linear_layers\.\d|final_linear)")
     for layer in module.linear_layers:
         split(layer, ROWS)
     _sum_results(module.final_linear, ranks, split)
@@ -126,9 +129,9 @@ def _attend(module: Attention, ranks: Ranks, query: Tensor, memory: Tensor, *arg
         return type(module).forward(module, query, memory, *arguments)
 
 
-def _feed_forward(module: nn.Module, ranks: Ranks, split: Split) -> None:
+def _feed_forward(module: nn.Module, ranks: Ranks, split: Divide) -> None:
     _require_divisible("feedforward_size", module.linear_1.out_features, ranks)
-    _require_known(module, ("linear_1.", "linear_gate.", "linear_2."))
+    _require_known(module, r"linear_(1|gate|2)")
     split(module.linear_1, ROWS)
     if isinstance(module, GatedFeedForward):
         split(module.linear_gate, ROWS)
@@ -136,7 +139,7 @@ def _feed_forward(module: nn.Module, ranks: Ranks, split: Split) -> None:
     module.register_forward_pre_hook(lambda module, inputs: (ranks.copy(inputs[0]),))
 
 
-def _sum_results(layer: nn.Linear, ranks: Ranks, split: Split) -> None:
+def _sum_results(layer: nn.Linear, ranks: Ranks, split: Divide) -> None:
     """A linear layer whose input is divided: each rank multiplies its columns."""
     split(layer, COLUMNS)
     layer.forward = partial(_summed_linear, layer, ranks)
@@ -148,12 +151,12 @@ def _summed_linear(layer: nn.Linear, ranks: Ranks, hidden: Tensor) -> Tensor:
     return product if layer.bias is None else product + layer.bias
 
 
-def _position_bias(module: RelativePositionBias, ranks: ModelRanks, split: Split) -> None:
+def _position_bias(module: RelativePositionBias, ranks: ModelRanks, split: Divide) -> None:
     """A column for each head."""
     split(module.relative_attention_bias, {"weight": 1})
 
 
-def _word_embedding(module: WordEmbedding, ranks: ModelRanks, split: Split) -> None:
+def _word_embedding(module: WordEmbedding, ranks: ModelRanks, split: Divide) -> None:
     size = _require_entries(module.embedding.num_embeddings, ranks)
     split(module.embedding, {"weight": 0})
     module.embedding.forward = partial(_look_up, module.embedding, ranks, ranks.first(size))
@@ -170,14 +173,14 @@ def _look_up(embedding: nn.Embedding, ranks: ModelRanks, first: int, tokens: Ten
     return ranks.sum(rows.masked_fill(outside[..., None], 0.0))
 
 
-def _output_layer(module: VocabularyTarget, ranks: ModelRanks, split: Split) -> None:
+def _output_layer(module: VocabularyTarget, ranks: ModelRanks, split: Divide) -> None:
     layer = module.get_submodule(module.output)
     size = _require_entries(layer.out_features, ranks)
     split(layer, ROWS)
     module.cross_entropy = partial(divided_cross_entropy, ranks=ranks, size=size)
 
 
-_RULES: dict[type, Callable[[Any, Any, Split], None]] = {
+_RULES: dict[type, Callable[[Any, Any, Divide], None]] = {
     Attention: _attention, DenseFeedForward: _feed_forward, GatedFeedForward: _feed_forward,
     RelativePositionBias: _position_bias, WordEmbedding: _word_embedding, VocabularyTarget: _output_layer}
 
@@ -194,10 +197,10 @@ def _require_entries(size: int, ranks: ModelRanks) -> int:
     return size
 
 
-def _require_known(module: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """See that a layer has no parameter that this file does not know how to divide."""
+def _require_known(module: nn.Module, layers: str) -> None:
+    """See that a part has no parameters but those of the linear layers that the pattern `layers` matches."""
     for name, _ in module.named_parameters():
-        if not name.startswith(prefixes):
+        if not re.fullmatch(rf"{layers}\.(weight|bias)", name):
             raise UserError(f"--tensor_parallel_size: {type(module).__name__} has the parameter {name}, which cannot "
                             "be divided yet")
 
