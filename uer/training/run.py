@@ -419,12 +419,15 @@ class Run:
     def _print_summary(self, parts: Parts, teacher: Teacher | None) -> None:
         """Print sizes, costs and learning rates before the first update."""
         config, model, seq_length = self.config, self.settings.model, self.data.seq_length
+        parallel = self.settings.parallel
         slots = config.batch_size * seq_length, config.batch_size * self.data.tgt_seq_length
         made = parts.loader.samples_per_epoch * made_tokens(self.data.train, self.data.processor)
         kernels = [f"attention: torch's fused, optimizer: {self.settings.optim.optimizer}",
                    "compiled" if self.compiled else "not compiled",
                    *(["CUDA graphs"] if parts.update is not Update and not self.split else []),
-                   f"sharding {self.settings.parallel.sharding}"]
+                   f"sharding {parallel.sharding}",
+                   *([f"tensor parallel {parallel.tensor_parallel_size}"] * (parallel.tensor_parallel_size > 1))]
+        sharded = self.world.data_world_size if parallel.sharding == "fsdp" else 1
         plan = Plan(
             parameters=parameter_count(model, self.data.vocab_size, self.data.tgt_vocab_size),
             instances=parts.loader.samples_per_epoch, tokens=parts.loader.tokens_per_epoch + made,
@@ -434,7 +437,7 @@ class Run:
             + (teacher.bytes(*slots) if teacher else 0),
             learning_rate=parts.learning_rate, precision=parts.precision.describe(),
             peak_flops=parts.reporter.peak_flops,
-            kernels=", ".join(kernels),
+            kernels=", ".join(kernels), divided=sharded * parallel.tensor_parallel_size,
             devices=f"{self.world.world_size} x {device_name(self.world.device, self.split)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
         teacher_line = [teacher.line(*slots)] if teacher else []
