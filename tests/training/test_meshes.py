@@ -39,3 +39,13 @@ def test_a_run_goes_from_mesh_to_mesh(playground):
     (playground.folder / "on0-8").unlink()
     assert "written again from" in playground.run("on0", **SAME, batch_size=8).output
     assert_same_run(playground, "on0", first=4)
+
+
+def test_a_plan_reads_the_datasets_and_writes_nothing(playground):
+    before = set(playground.folder.iterdir())
+    flags = {**FOUR, "tensor_parallel_size": 2, "dry_run": True, "device_name": "H100"}
+    job = playground.run("plan", **SAME, **flags, metrics_path=None)
+    assert "on 4 x H100: 2 batches at a time, each on 2; sharding none" in job.output
+    assert "micro-batch of 4 x 16 tokens" in job.output and "largest --batch_size in 80 GiB" in job.output
+    assert set(playground.folder.iterdir()) - before <= {job.log}
+    assert "--device_name needs --dry_run" in playground.fail("plan", device_name="H100")
