@@ -23,7 +23,7 @@ from uer.checkpoint.files import load_weights, save_weights
 from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
 from uer.convert.folder import TokenizerFacts, with_copies, write_folder
-from uer.convert.hugging_face_files import FOLDER_FILES, write_json
+from uer.convert.hugging_face_files import FOLDER_FILES, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint
 from uer.convert.provenance import Stage, record_names, recorded_stages
@@ -62,6 +62,7 @@ class ExportFlags:
                                          "hidden / 64, or the activation is not gelu.", path="read")
     card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.",
                                        path="read")
+    max_shard_size: str = flag("", "Divide the weights of --output_dir into files of at most this size, such as 5GB.")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
     push_to_hub: str | None = flag(None, "Send the folder of --output_dir to this model on the Hugging Face hub, such\n"
                                          "as user/model.")
@@ -186,7 +187,7 @@ def _export(architecture: Architecture | Mapping[str, Architecture], flags: Expo
             print(note)
     if flags.output_dir:
         name = flags.push_to_hub or Path(flags.output_dir).absolute().name
-        files = _export_folder(source, flags.output_dir, name, not flags.no_check)
+        files = _export_folder(source, flags.output_dir, name, not flags.no_check, flags.max_shard_size)
     if flags.output_model_path or not flags.output_dir:
         _export_weights(source, flags.output_model_path or "pytorch_model.bin", not flags.no_check)
     if flags.output_dir and flags.push_to_hub:
@@ -259,7 +260,7 @@ def _labels(saved: SavedModel | None, count: int, path: str) -> tuple[str, ...]:
     return labels
 
 
-def _export_folder(source: Source, folder: str, name: str, with_check: bool) -> list[str]:
+def _export_folder(source: Source, folder: str, name: str, with_check: bool, max_shard_size: str = "") -> list[str]:
     """Write the folder of the model that is called `name`; the paths of its files."""
     tokenizer = _tokenizer(source, required=True)
     assert tokenizer is not None
@@ -272,7 +273,7 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool) -> 
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
         write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config, facts,
-                     source.longest, generation)
+                     source.longest, generation, bytes_of(max_shard_size, "--max_shard_size"))
         for name, content in source.architecture.files(source.config).items():
             (temporary / name).parent.mkdir(exist_ok=True)
             write_json(content, temporary / name)
@@ -284,6 +285,9 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool) -> 
         (temporary / "README.md").write_text(card, encoding="utf-8")
         written = sorted(path.name for path in temporary.iterdir())
         files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
+    for path in Path(folder).glob("model*.safetensors*"):  # of an export before, divided otherwise
+        if path.name not in files:
+            path.unlink()
     print(f"written: {folder}: {', '.join(written)}")
     return files
 

@@ -190,8 +190,9 @@ def _add_flag(parser: argparse._ArgumentGroup, field: dataclasses.Field, helping
     elif kind is bool:
         parser.add_argument(name, type=_true_or_false, metavar="{true,false}", help=help_text)
     else:
-        convert = {int: _whole_number, float: _finite_number}.get(kind, kind)
-        parser.add_argument(name, type=convert, nargs="+" if many else None, metavar=_metavar(field), help=help_text)
+        convert, alone = {int: _whole_number, float: _finite_number}.get(kind, kind), field.metadata["alone"]
+        nargs = "+" if many else "?" if alone else None
+        parser.add_argument(name, type=convert, nargs=nargs, const=alone, metavar=_metavar(field), help=help_text)
 
 
 def _metavar(field: dataclasses.Field) -> str:

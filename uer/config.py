@@ -20,7 +20,8 @@ from uer.paths import File, existing
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
-         planned: bool = False, path: str = "", identity: bool = True, file_only: bool = False) -> Any:
+         planned: bool = False, path: str = "", identity: bool = True, file_only: bool = False,
+         alone: str | None = None) -> Any:
     """A dataclass field that is also a command-line flag.
 
     Args:
@@ -34,11 +35,12 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         identity: whether the result of a run depends on it, so that a training state continues only a run with the
             same value.
         file_only: a key of the config file without a flag. Its value may be a dictionary, so a hash leaves it out.
+        alone: the value of the flag where none follows it.
     """
     assert path in ("", *PATHS)
     return field(default=default, hash=False if file_only else None, metadata={
         "help": help, "choices": choices, "family": family, "positional": positional, "planned": planned, "path": path,
-        "identity": identity, "file_only": file_only})
+        "identity": identity, "file_only": file_only, "alone": alone})
 
 
 class Members:
@@ -435,6 +437,10 @@ class TrainConfig:
                                            "for rows of several documents (preprocess.py --full_sentences).")
     peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU;\n"
                                   "0 takes those of a known GPU in this precision.", identity=False)
+    dry_run: bool = flag(False, "Print what the run would need (memory by part, operations, hours, the largest\n"
+                                "--batch_size) and do nothing. The datasets need not exist.", identity=False)
+    device_name: str | None = flag(None, "With --dry_run: plan for this GPU, such as H100.", identity=False)
+    mfu: float = flag(0.4, "With --dry_run: the part of the devices' peak that training reaches.", identity=False)
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
     eval_masking: str = flag("as_training", "Masks of the held-out data. tokens: 15% of the single tokens, whatever\n"
@@ -461,6 +467,8 @@ class TrainConfig:
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
         _require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
         _require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
+        _require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
+        _require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")
         _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
         _require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
         _require_seed(found, self.seed)
@@ -475,7 +483,7 @@ class TrainConfig:
             step = int(kept.fullmatch(path.name)[1] or 0)
             saved = step and step <= self.total_steps and (
                 step == self.total_steps or step % max(1, self.save_checkpoint_steps) == 0)
-            if saved or not step:
+            if saved or (not step and not path.is_dir()):  # a state of divided parameters is a folder
                 found.append(File("--output_model_path", str(path)))
         return found
 
@@ -548,9 +556,14 @@ class ParallelConfig:
     device: str = flag("auto", "Device to compute on; auto is CUDA if available.", choices=("auto", "cpu", "cuda"))
     sharding: str = flag("none", "fsdp shards parameters, gradients and optimizer state over the ranks.",
                          choices=("none", "fsdp"))
+    tensor_parallel_size: int = flag(1, "Split attention heads, feed-forward layers and vocabulary over N ranks; the\n"
+                                        "others of --world_size have batches of their own.")
     gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes\n"
                                              "(--sharding none).", choices=("none", "bf16"))
-    activation_checkpointing: bool = flag(False, "Recompute the activations in the backward pass to save memory.")
+    activation_checkpointing: str = flag("off", "Save memory. full keeps the input of each layer and computes the\n"
+                                                "rest again in the backward pass; selective keeps the results of\n"
+                                                "matrix products and attention too. Without a value: full.",
+                                         choices=("off", "selective", "full"), alone="full")
     cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")
     collective_timeout: int = flag(600, "Seconds to wait for another rank before the run stops with an error.")
 
@@ -562,6 +575,7 @@ class ParallelConfig:
         _require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
                  f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
         _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
+        _require(found, self.tensor_parallel_size >= 1, "--tensor_parallel_size must be at least 1")
         _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
         _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
         _require(found, self.gradient_compression == "none" or self.sharding == "none",

@@ -28,6 +28,7 @@ from uer.layers.layout import (
 )
 from uer.layers.linear import INITIAL_STD
 from uer.layers.pooling import ONE_TOKEN, pooled_position
+from uer.layers.recompute import OFF
 from uer.meta_device import Unfilled, extrapolated_model
 from uer.registry import choose
 from uer.target_inputs import Labels, TargetInput, inputs_from_all, inputs_of
@@ -382,7 +383,7 @@ def _encoders_that_see(needed: Sequence[str]) -> str:
 
 
 def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | None = None, unpad: str = "auto",
-                document_start: int | None = None, activation_checkpointing: bool = False,
+                document_start: int | None = None, activation_checkpointing: str = OFF,
                 deep_init: bool = False, initializer_range: float = INITIAL_STD) -> Model:
     """A model with random weights, drawn from torch's default generator.
 
@@ -391,7 +392,7 @@ def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | N
         vocab_size: entries of the vocabulary.
         tgt_vocab_size: see `Model`.
         unpad, document_start: see `Backbone`.
-        activation_checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
+        activation_checkpointing: "off", "selective" or "full": see `uer.layers.recompute.run`.
         deep_init, initializer_range: see `Backbone.initialise`.
 
     Raises:

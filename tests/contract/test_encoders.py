@@ -157,10 +157,10 @@ def test_an_encoder_computes_what_its_first_stream_does(name, case):
 @pytest.mark.parametrize("name, case", CASES)
 def test_recomputed_activations_change_nothing_or_are_refused(name, case):
     encoder = build(name, case).train()
-    encoder.checkpoint_activations(False)
+    encoder.checkpoint_activations("off")
     expected = encode(encoder, rows_of(encoder), SEG)
     try:
-        encoder.checkpoint_activations(True)
+        encoder.checkpoint_activations("full")
     except UserError as error:
         assert "--activation_checkpointing" in str(error)
     else:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ from uer.checkpoint import files as checkpoint
 from uer.checkpoint.settings import settings_path, write_settings
 from uer.config import ModelConfig, OptimConfig
 from uer.convert import ARCHITECTURES
-from uer.convert.hugging_face_files import read_hugging_face, write_json, write_safetensors
+from uer.convert.hugging_face_files import (
+    bytes_of,
+    read_hugging_face,
+    weights_files,
+    write_json,
+    write_safetensors,
+    write_weights,
+)
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.provenance import recorded_stages
 from uer.convert.tokenizer_files import read_tokens, write_tokenizer
@@ -32,6 +40,30 @@ def test_safetensors_are_marked_as_pytorchs_and_readable_by_others(tmp_path: Pat
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"} and torch.equal(file.get_tensor("a"), torch.arange(6.0).view(2, 3))
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
+
+
+def test_weights_divided_into_files_are_read_by_transformers(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    model = BertModel(BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+                                 intermediate_size=12, max_position_embeddings=9))
+    weights = model.state_dict()
+    write_weights(weights, tmp_path, max_shard_bytes=1000)
+    model.config.save_pretrained(tmp_path)
+    files = weights_files(tmp_path)
+    assert [file.name for file in files[:2]] == [f"model-0000{n}-of-000{len(files):02}.safetensors" for n in (1, 2)]
+    sizes = [sum(tensor.nbytes for tensor in read_hugging_face(file).weights.values()) for file in files]
+    assert max(sizes) <= 1000 and min(map(sum, pairwise(sizes))) > 500
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(sizes) == sum(tensor.nbytes for tensor in weights.values())
+    for found in (read_hugging_face(tmp_path).weights, BertModel.from_pretrained(tmp_path).state_dict()):
+        assert all(torch.equal(found[name], value) for name, value in weights.items())
+
+
+def test_sizes_of_files() -> None:
+    assert [bytes_of(text, "--x") for text in ("", "5GB", "500mb", "1MiB")] == [0, 5 * 10**9, 5 * 10**8, 2**20]
+    with pytest.raises(UserError, match="--x 5: a size such as 5GB"):
+        bytes_of("5", "--x")
 
 
 def test_shards_are_put_together(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def main() -> None:
     # Runs with --sharding fsdp need these, and they take long to import.
     import_module("torch._dynamo")
     import_module("torch.distributed.fsdp")
+    import_module("torch.distributed.checkpoint")
     # The garbage collector leaves alone what is there now. A child that collects would otherwise visit every object of
     # torch's modules, and so copy their memory: 0.3 s for each run.
     gc.collect()

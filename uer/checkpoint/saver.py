@@ -1,8 +1,13 @@
-"""Saves checkpoints during training: the state is copied between two updates, and a thread writes the copy to disk."""
+"""Saves checkpoints during training: the state is copied between two updates, and a thread writes the copy to disk.
+
+Where each rank has all parameters, rank 0 writes the state as one file. Where they are divided, each rank writes its
+part into one folder. Weights are always one file, whole.
+"""
 
 import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +16,10 @@ from torch import Tensor, nn
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.settings import write_settings
 from uer.checkpoint.state import FORMAT_VERSION, BackgroundWriter, StateFolder
+from uer.runtime import sharded_state
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
+from uer.runtime.tensor_parallel import splits_of
 
 
 class Saver:
@@ -44,6 +51,7 @@ class Saver:
         self.masters = masters or {}
         self.kept = kept or {}
         self.export = export or (lambda weights: weights)
+        self.splits = splits_of(model)
         self.stall = 0.0
         self._writer = BackgroundWriter()
         self._pending = ""
@@ -51,14 +59,14 @@ class Saver:
     def save(self, step: int, sums: Mapping[str, Tensor], with_weights: bool) -> None:
         """Begin to write the state after `step` updates, and `with_weights` the weights alone too.
 
-        Every rank has to call; the main rank writes. Waits for the checkpoint before, if it is still being written.
+        Every rank has to call. Waits for the checkpoint before, if it is still being written.
         """
         started = time.perf_counter()
+        self.finish()  # so that there is never more than one copy
+        write = (self._whole_state if self.world.is_whole else self._sharded_state)(step, sums, with_weights)
+        if write:
+            self._writer.submit(write)
         if self.world.is_main:
-            self.finish()  # so that there is never more than one copy
-        state = self._capture(step, sums)
-        if self.world.is_main:
-            self._writer.submit(lambda: self._write(step, state, with_weights))
             stalled = time.perf_counter() - started
             self.stall += stalled
             path = self.folder.weights_path(step) if with_weights else self.folder.state_path(step)
@@ -77,38 +85,96 @@ class Saver:
     def restore(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Restore a state that rank 0 has read; returns it, on every rank."""
         shared = self.world.broadcast_tensors(state)
-        self.world.load_(self._weights(), shared["model"])
+        if "folder" in shared:
+            self.world.check(lambda: self._load_sharded(Path(shared["folder"])))
+        else:
+            self._load_whole(shared)
         with torch.no_grad():
             for parameter, master in self.masters.items():
                 parameter.copy_(master)
-        for name, parameter in self.model.named_parameters():
-            saved = shared["optimizer"].get(name, {})
-            kept = {key: self.world.distribute(value, parameter) for key, value in saved.items()}
-            if kept:
-                self.optimizer.state[parameter] = kept
         if self.precision.scale is not None and shared["scale"]:
             self.precision.scale.load(shared["scale"])
         torch.set_rng_state(shared["random"])
         return shared
+
+    def _load_whole(self, shared: Mapping[str, Any]) -> None:
+        self.world.load_(self._weights(), shared["model"], self.splits)
+        for name, parameter in self.model.named_parameters():
+            saved = shared["optimizer"].get(name, {})
+            kept = {key: self.world.distribute(value, parameter, self.splits.get(name)) for key, value in saved.items()}
+            if kept:
+                self.optimizer.state[parameter] = kept
+
+    def _load_sharded(self, folder: Path) -> None:
+        """Read this rank's part of a state that is a folder."""
+        saved: dict[str, list[str]] = {}
+        for name in sharded_state.shapes(folder):
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                saved.setdefault(rest.rpartition(".")[0], []).append(rest.rpartition(".")[2])
+        for name, parameter in self.model.named_parameters():
+            like = self.masters.get(parameter, parameter.detach())
+            if name in saved:
+                self.optimizer.state[parameter] = {key: torch.zeros_like(like) for key in saved[name]}
+        with torch.no_grad():
+            sharded_state.load_(self._described(), folder)
 
     def _tell(self) -> None:
         if self._pending:
             self.say(f"{self._pending}{self._writer.seconds:.2f} s")
             self._pending = ""
 
-    def _capture(self, step: int, sums: Mapping[str, Tensor]) -> dict[str, Any]:
-        tensors = {
-            "model": self._whole(self._weights()),
-            "optimizer": {name: self._whole(self.optimizer.state[parameter])
-                          for name, parameter in self.model.named_parameters() if self.optimizer.state.get(parameter)},
-            "scale": self.precision.scale.state() if self.precision.scale is not None else {},
-            "sums": dict(sums),
-            "random": torch.get_rng_state(),
-        }
+    def _whole_state(self, step: int, sums: Mapping[str, Tensor], with_weights: bool) -> Callable[[], None] | None:
+        """A copy of the state on rank 0: what writes it. None on the others."""
         if not self.world.is_main:
-            return {}
+            return None
+        optimizer = {name: dict(self.optimizer.state[parameter])
+                     for name, parameter in self.model.named_parameters() if self.optimizer.state.get(parameter)}
+        # In one call, so that tensors with the same memory stay one.
+        state = self._rest(step, {"model": self._weights(), "optimizer": optimizer}, sums)
+
+        def write() -> None:
+            if with_weights:
+                self._write_weights(step, state["model"])
+            checkpoint.write(state, self.folder.state_path(step))
+            self.folder.prune()
+
+        return write
+
+    def _sharded_state(self, step: int, sums: Mapping[str, Tensor], with_weights: bool) -> Callable[[], None]:
+        """A copy of this rank's part of the state: what completes it, on each rank."""
+        weights = self._put_together() if with_weights else {}
+        first = self._first_names()
+        tied = {name: first[source] for name, source in self._sources().items() if first[source] != name}
+        rest, folder = {**self._rest(step, {}, sums), "tied": tied}, self.folder.unfinished_path(step)
+        saving = sharded_state.begin_save(self._described(), folder, self.world)
+
+        def complete() -> None:
+            sharded_state.finish_save(saving, folder)
+            if not self.world.is_main:
+                return
+            if with_weights:
+                self._write_weights(step, weights)
+            self.folder.complete(step, rest)
+            self.folder.prune()
+
+        return complete
+
+    def _rest(self, step: int, tensors: Mapping[str, Any], sums: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Copies of `tensors` and of the small parts of a state."""
+        scale = self.precision.scale.state() if self.precision.scale is not None else {}
         return {"format_version": FORMAT_VERSION, "step": step, "settings": self.settings, **self.kept,
-                **checkpoint.to_host(tensors)}
+                **checkpoint.to_host({**tensors, "scale": scale, "sums": dict(sums), "random": torch.get_rng_state()})}
+
+    def _described(self) -> dict[str, Tensor]:
+        """The tensors of model and optimizer, which tell what part this rank has of them; tied ones once."""
+        weights = self._weights()
+        found = {f"model.{name}": self.world.described(weights[name], self.splits.get(name))
+                 for name in self._first_names().values()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{name}.{key}"] = self.world.described(value, self.splits.get(name))
+        return found
 
     def _weights(self) -> dict[str, Tensor]:
         """The model's tensors that are trained by name, with masters in place of the parameters that have one."""
@@ -117,24 +183,24 @@ class Saver:
                    if parameter in self.masters}
         return {**checkpoint.trained_state(self.model), **masters}
 
-    def _whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Full tensors: sharded ones are put together and moved to the host one at a time; others stay as they are."""
-        if self.world.config.sharding == "none":
-            return dict(state)
-        whole: dict[str, Tensor] = {}
-        seen: dict[tuple, Tensor] = {}
-        for name, tensor in state.items():
-            key = self.world.identity(tensor)
-            if key not in seen:
-                together = self.world.full_tensor(tensor)  # every rank takes part, one keeps it
-                seen[key] = together.to("cpu") if self.world.is_main else together.new_empty(0)
-            whole[name] = seen[key]
-        return whole
+    def _put_together(self) -> dict[str, Tensor]:
+        """The whole weights on rank 0: they are put together and moved to the host one at a time."""
+        weights, sources, whole = self._weights(), self._sources(), {}
+        for name, source in sources.items():
+            if source not in whole:
+                together = self.world.full_tensor(weights[name], self.splits.get(name))  # every rank takes part
+                whole[source] = checkpoint.to_host(together) if self.world.is_main else together.new_empty(0)
+        return {name: whole[source] for name, source in sources.items()}
 
-    def _write(self, step: int, state: dict[str, Any], with_weights: bool) -> None:
-        if with_weights:
-            path = self.folder.weights_path(step)
-            checkpoint.write(self.export(state["model"]), path,
-                             lambda: write_settings(path, step, json.loads(self.settings)))
-        checkpoint.write(state, self.folder.state_path(step))
-        self.folder.prune()
+    def _first_names(self) -> dict[int | str, str]:
+        """Of tied weights the first name."""
+        return {source: name for name, source in reversed(self._sources().items())}
+
+    def _sources(self) -> dict[str, int | str]:
+        """For each tensor's name, what is equal for tied weights."""
+        parameters = {name: id(parameter) for name, parameter in self.model.named_parameters(remove_duplicate=False)}
+        return {name: parameters.get(name, name) for name in self._weights()}
+
+    def _write_weights(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        path = self.folder.weights_path(step)
+        checkpoint.write(self.export(weights), path, lambda: write_settings(path, step, json.loads(self.settings)))

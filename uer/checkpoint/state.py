@@ -1,28 +1,41 @@
 """Training states, `<output_model_path>.state-<step>`: everything that a run needs to continue with the same results.
 
-A training state is one file of plain tensors, numbers and JSON text, which `torch.load` reads with `weights_only`: the
-step, the model and the optimizer's state by parameter name, the loss scale, the sums since the last report, and the
-settings that identify the run. It does not depend on the number of ranks. Random numbers are functions of (seed, step);
-the state of torch's generator is stored as well, but not needed.
+Where each rank has all parameters, a training state is one file of plain tensors, numbers and JSON text, which
+`torch.load` reads with `weights_only`: the step, the model and the optimizer's state by parameter name, the loss
+scale, the sums since the last report, and the settings that identify the run. It does not depend on the number of
+ranks. Random numbers are functions of (seed, step); the state of torch's generator is stored as well, but not needed.
+
+Where parameters are divided among the ranks, a training state is a folder: each rank has written its part
+(`uer.runtime.sharded_state`), and the file `run.pt` has the rest and the checksums of the parts. Any number of ranks
+continues from it, with any division.
 """
 
 import json
 import os
 import re
+import shutil
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.settings import ENDING
 from uer.errors import UserError
-from uer.files import TEMPORARY_ENDING
+from uer.files import TEMPORARY_ENDING, flush_to_disk
 from uer.json_files import parse_json
 from uer.paths import existing
+from uer.runtime import sharded_state
 
 FORMAT_VERSION = 1
+RUN_FILE = "run.pt"
+"""In the folder of a sharded state: everything but the tensors of the model and the optimizer."""
+SUMMED_BYTES = 1 << 24
 
 
 class StateFolder:
@@ -52,14 +65,29 @@ class StateFolder:
     def prune(self) -> None:
         """Remove all but the newest `keep` states."""
         for step in self.steps()[self.keep:]:
-            self.state_path(step).unlink(missing_ok=True)
+            remove(self.state_path(step))
+
+    def unfinished_path(self, step: int) -> Path:
+        """Where the ranks write the state of a step; the same on all of them."""
+        path = self.state_path(step)
+        return path.with_name(f"{path.name}.{step % 2**32:08x}.tmp")
+
+    def complete(self, step: int, content: Mapping[str, Any]) -> None:
+        """Give a folder that all ranks have written its `content` and its name."""
+        folder, final = self.unfinished_path(step), self.state_path(step)
+        sums = {path.name: list(_check_sum(path)) for path in sorted(folder.iterdir())}
+        checkpoint.write({**content, "files": sums}, folder / RUN_FILE)
+        flush_to_disk(folder)
+        remove(final)
+        os.replace(folder, final)
+        flush_to_disk(final.parent)
 
     def tidy(self) -> None:
         """Remove the unfinished files of a killed run."""
         names = rf"(-\d+({re.escape(ENDING)})?|\.state-\d+)"
         unfinished = re.compile(re.escape(self.output.name) + names + TEMPORARY_ENDING)
         for path in existing(self.output.parent, unfinished):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def set_aside(self) -> list[int]:
         """Rename the states of an earlier run, so that a new run with the same name does not continue from them."""
@@ -91,19 +119,66 @@ class StateFolder:
         return None
 
 
+def remove(path: Path) -> None:
+    """Remove a state, a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """A training state's content.
+    """A training state's content. That of a folder has its path as "folder" and no tensors of the model and the
+    optimizer, which each rank reads by itself.
 
     Raises:
-        UserError: the file is missing, damaged or something else.
+        UserError: the state is missing, damaged or something else.
     """
-    content = checkpoint.read(path)
-    if not isinstance(content, Mapping) or "settings" not in content or "model" not in content:
+    content = _read_folder(path) if path.is_dir() else checkpoint.read(path)
+    if not isinstance(content, Mapping) or "settings" not in content or not {"model", "folder"} & content.keys():
         raise UserError(f"{path}: not a training state")
     if content.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: a training state of format version {content.get('format_version')}; "
                         f"this program reads version {FORMAT_VERSION}")
     return dict(content)
+
+
+def _read_folder(path: Path) -> dict[str, Any]:
+    content = checkpoint.read(path / RUN_FILE)
+    if not isinstance(content, Mapping) or not isinstance(content.get("files"), Mapping):
+        raise UserError(f"{path}: not a training state")
+    for name, expected in content["files"].items():
+        file = path / Path(name).name
+        if not file.exists():
+            raise UserError(f"{path}: damaged: {name} is missing")
+        if list(_check_sum(file)) != expected:
+            raise UserError(f"{path}: damaged: {name} does not match its checksum")
+    return {**content, "folder": str(path)}
+
+
+def read_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The whole weights of a state that `read_state` has read.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if "model" in state:
+        return dict(state["model"])
+    folder = Path(state["folder"])
+    weights = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in sharded_state.shapes(folder).items()
+               if name.startswith("model.")}
+    sharded_state.load_(weights, folder, alone=True)
+    found = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    return {**found, **{name: found[first] for name, first in state["tied"].items()}}
+
+
+def _check_sum(path: Path) -> tuple[int, int]:
+    """Bytes and CRC-32 of a file."""
+    size, crc = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(SUMMED_BYTES):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return size, crc
 
 
 def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from uer.convert.hugging_face_files import write_json, write_safetensors
+from uer.convert.hugging_face_files import write_json, write_weights
 from uer.convert.names import NameTable, is_tied
 from uer.convert.other_tokenizers import write_byte_level, write_sentence_piece
 from uer.convert.tokenizer_files import write_tokenizer
@@ -89,7 +89,7 @@ class TokenizerFacts:
 
 def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table: NameTable, head: str,
                  config: Mapping[str, Any], tokenizer: TokenizerFacts, max_length: int,
-                 generation: Mapping[str, Any] | None = None) -> None:
+                 generation: Mapping[str, Any] | None = None, max_shard_bytes: int = 0) -> None:
     """Write what transformers needs to open a folder offline; the model card is `uer.convert.model_card`'s.
 
     Args:
@@ -100,10 +100,11 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
         tokenizer: its files are written too.
         max_length: the longest sequence the model takes.
         generation: the content of generation_config.json, of a model that generates.
+        max_shard_bytes: as for `write_weights`.
     """
     folder = Path(folder)
     write_json(config, folder / "config.json")
     if generation:
         write_json(generation, folder / "generation_config.json")
     tokenizer.write(folder, max_length)
-    write_safetensors(stored_weights(weights, table, head), folder / "model.safetensors")
+    write_weights(stored_weights(weights, table, head), folder, max_shard_bytes)

@@ -1,6 +1,7 @@
 """Reading and writing the weights and the configuration of a Hugging Face folder, never running code from them."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,44 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 def write_json(content: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Indented, in the order given, with non-ASCII text as it is."""
     Path(path).write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_weights(weights: Mapping[str, Tensor], folder: str | os.PathLike, max_shard_bytes: int = 0) -> None:
+    """Write model.safetensors; or, where it would be larger, several files in the order of the tensors and their index.
+
+    Args:
+        max_shard_bytes: 0 sets no limit. A tensor that is larger has a file of its own.
+    """
+    sizes = {name: tensor.nbytes for name, tensor in weights.items()}
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in weights.items():
+        if shards[-1] and max_shard_bytes and filled + sizes[name] > max_shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += sizes[name]
+    if len(shards) == 1:
+        write_safetensors(weights, Path(folder) / "model.safetensors")
+        return
+    files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for file, shard in zip(files, shards):
+        write_safetensors(shard, Path(folder) / file)
+    write_json({"metadata": {"total_size": sum(sizes.values())},
+                "weight_map": {name: file for file, shard in zip(files, shards) for name in shard}},
+               Path(folder) / "model.safetensors.index.json")
+
+
+def bytes_of(text: str, flag_name: str) -> int:
+    """A size as transformers' `max_shard_size` writes it: "5GB" -> 5,000,000,000, "1MiB" -> 1,048,576; "" -> 0.
+
+    Raises:
+        UserError: it is none.
+    """
+    found = re.fullmatch(r"(\d+)(K|M|G)(i?)B", text, re.IGNORECASE)
+    if not found and text:
+        raise UserError(f"{flag_name} {text}: a size such as 5GB or 500MB is needed")
+    return int(found[1]) * (1024 if found[3] else 1000) ** " KMG".index(found[2].upper()) if found else 0
 
 
 def write_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:

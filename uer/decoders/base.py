@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.layers.layout import Layout, Queries
+from uer.layers.recompute import OFF
 from uer.layers.view import Cache
 
 
@@ -69,7 +70,7 @@ class Decoder(nn.Module):
         """
         raise NotImplementedError
 
-    def checkpoint_activations(self, on: bool) -> None:
-        """Turn activation checkpointing on or off, as `Encoder.checkpoint_activations`."""
-        if on:
+    def checkpoint_activations(self, mode: str) -> None:
+        """Recompute activations in the backward pass, as `Encoder.checkpoint_activations`."""
+        if mode != OFF:
             raise UserError(f"--activation_checkpointing: {type(self).__name__} cannot recompute its activations")

@@ -1,10 +1,10 @@
 """The transformer decoder (Vaswani et al., 2017), with the variations of T5, BART and Pegasus."""
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from uer.config import ModelConfig
 from uer.decoders.base import Decoder, DecoderCache
+from uer.layers import recompute
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import Layout, Queries
 from uer.layers.norm import build_norm
@@ -23,7 +23,7 @@ class TransformerDecoder(Decoder):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation_checkpointing = False
+        self.activation_checkpointing = recompute.OFF
         self.transformer_decoder = nn.ModuleList(_layer(config) for _ in range(config.decoder_layers_num))
         self.layer_norm = (build_norm(config.layernorm, config.hidden_size, config.layernorm_eps)
                            if config.layernorm_positioning == "pre" else None)
@@ -42,9 +42,9 @@ class TransformerDecoder(Decoder):
                          f"'{config.decoder}' does not project its embedding")
         return found
 
-    def checkpoint_activations(self, on: bool) -> None:
+    def checkpoint_activations(self, mode: str) -> None:
         """Recompute each layer in the backward pass."""
-        self.activation_checkpointing = on
+        self.activation_checkpointing = mode
 
     def forward(self, embedded: Tensor, layout: Layout, memory: Tensor | None, memory_layout: Layout,
                 queries: Queries | None = None, cache: DecoderCache | None = None) -> Tensor:
@@ -65,9 +65,7 @@ class TransformerDecoder(Decoder):
         return hidden if self.layer_norm is None else self.layer_norm(hidden)
 
     def _run(self, layer: DecoderLayer, *inputs: object) -> Tensor:
-        if self.activation_checkpointing and self.training:
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)
+        return recompute.run(layer, self.activation_checkpointing, *inputs)
 
 
 def _caches(cache: DecoderCache | None) -> tuple[Cache | None, Cache | None]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.layers.layout import Layout, Queries
+from uer.layers.recompute import OFF
 
 
 class Encoder(nn.Module):
@@ -61,13 +62,16 @@ class Encoder(nn.Module):
         """The encoder of one of its `streams`; itself where it has one only."""
         return self
 
-    def checkpoint_activations(self, on: bool) -> None:
-        """Turn activation checkpointing on or off: recompute activations in the backward pass instead of keeping them.
+    def checkpoint_activations(self, mode: str) -> None:
+        """Recompute activations in the backward pass instead of keeping them.
+
+        Args:
+            mode: as for `uer.layers.recompute.run`.
 
         Raises:
             UserError: this encoder cannot.
         """
-        if on:
+        if mode != OFF:
             raise UserError(f"--activation_checkpointing: {type(self).__name__} cannot recompute its activations")
 
 

@@ -51,10 +51,10 @@ class DualEncoder(Encoder):
         """The encoder of stream 0 or 1."""
         return (self.encoder_0, self.encoder_1)[number]
 
-    def checkpoint_activations(self, on: bool) -> None:
+    def checkpoint_activations(self, mode: str) -> None:
         """As both encoders do."""
-        self.encoder_0.checkpoint_activations(on)
-        self.encoder_1.checkpoint_activations(on)
+        self.encoder_0.checkpoint_activations(mode)
+        self.encoder_1.checkpoint_activations(mode)
 
     def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
         """(N, E) -> (N, H), or (K, H) for the tokens that are wanted: those of stream 0."""

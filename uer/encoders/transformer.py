@@ -1,10 +1,10 @@
 """The transformer encoder with the variations of UER-py's configuration files."""
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from uer.config import ModelConfig
 from uer.encoders.base import Encoder, select
+from uer.layers import recompute
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import Layout, Queries
 from uer.layers.linear import Linear
@@ -28,7 +28,7 @@ class TransformerEncoder(Encoder):
         super().__init__()
         self.rule = choose(MASKS, config.mask, "mask")
         self.layers_num = config.layers_num
-        self.activation_checkpointing = False
+        self.activation_checkpointing = recompute.OFF
         bias = not config.remove_transformer_bias
         self.linear = (Linear(config.emb_size, config.hidden_size) if config.factorized_embedding_parameterization
                        else None)
@@ -63,9 +63,9 @@ class TransformerEncoder(Encoder):
             return list(self.transformer)
         return [self.transformer] * self.layers_num
 
-    def checkpoint_activations(self, on: bool) -> None:
+    def checkpoint_activations(self, mode: str) -> None:
         """Recompute each layer in the backward pass."""
-        self.activation_checkpointing = on
+        self.activation_checkpointing = mode
 
     def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None,
                 cache: Cache | None = None) -> Tensor:
@@ -90,9 +90,7 @@ class TransformerEncoder(Encoder):
         return hidden if self.layer_norm is None else self.layer_norm(hidden)
 
     def _run(self, layer: TransformerLayer, *inputs: object) -> tuple[Tensor, list[Tensor] | None]:
-        if self.activation_checkpointing and self.training:
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)
+        return recompute.run(layer, self.activation_checkpointing, *inputs)
 
 
 def _layer(config: ModelConfig, bias: bool) -> TransformerLayer:

@@ -82,9 +82,11 @@ def parse_with(description: str, task_class: type[Task], more: Sequence[type], a
     own = (task_class.config_class,) if task_class.config_class else ()
     parts = model_settings.parse(description, (finetune_class, *SHARED_SECTIONS, *own, *more), argv)
     command = Command(task_class, *parts[:len(parts) - len(more)])
-    if command.parallel.sharding != "none" or command.parallel.activation_checkpointing:
+    if command.parallel.sharding != "none" or command.parallel.activation_checkpointing != "off":
         raise UserError("--sharding and --activation_checkpointing are for pretraining; fine-tuning keeps the whole "
                         "model on each rank")
+    if command.parallel.tensor_parallel_size > 1:
+        raise UserError("--tensor_parallel_size is for pretraining")
     if command.parallel.gradient_compression != "none":
         raise UserError("--gradient_compression is for pretraining")
     if command.lora.use_lora and not command.finetune.pretrained_model_path:

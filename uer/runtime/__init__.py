@@ -8,6 +8,8 @@
     failures        classifies the exceptions of ranks
     rendezvous      connects the ranks; heartbeat: finds the rank that does not respond
     parallel        World: collective operations, wrapping a module; sharding, trees: their helpers
+    tensor_parallel ranks that compute one model's layers together
+    sharded_state   tensors that ranks write into one folder, each its part
     precision       autocast and loss scale
     logs            log lines; metrics_writer: metrics as JSON lines and for TensorBoard
 

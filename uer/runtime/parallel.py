@@ -10,8 +10,9 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from uer.runtime.heartbeat import Heartbeat
 from uer.runtime.launch import RankInfo
 from uer.runtime.memory import limit_cached_kernels
 from uer.runtime.rendezvous import meet, start_heartbeat
-from uer.runtime.sharding import distribute_like, is_sharded, local_part, shard
+from uer.runtime.sharding import described, distribute_like, is_sharded, local_part, make_mesh, shard
+from uer.runtime.tensor_parallel import ModelRanks, Split, partial_owners, split_owners
 from uer.runtime.threads import usable_cores
 from uer.runtime.trees import put_back_tensors, take_out_tensors
 
@@ -36,6 +38,16 @@ class World:
     """The process group of a run, and this process's rank and device.
 
     Every collective operation must be called by all ranks in the same order. With one rank they do nothing.
+
+    With --tensor_parallel_size 2 two neighbouring ranks compute one model together, on the same batches:
+
+        rank                              0  1  2  3
+        model_ranks.rank, of .size 2      0  1  0  1
+        data_rank, of data_world_size 2   0  0  1  1
+
+    Attributes:
+        splits: the parameters of which the model's ranks have a part each; `wrap` notes them.
+        partial: those whose gradients are of a part of the tokens on each of the model's ranks; `wrap` notes them.
     """
 
     rank: int
@@ -44,6 +56,44 @@ class World:
     device: torch.device
     config: ParallelConfig
     heartbeat: Heartbeat | None = None
+    splits: dict[nn.Parameter, Split] = field(default_factory=dict)
+    partial: list[nn.Parameter] = field(default_factory=list)
+
+    @property
+    def data_world_size(self) -> int:
+        """How many batches are computed at the same time."""
+        return self.world_size // self.config.tensor_parallel_size
+
+    @property
+    def data_rank(self) -> int:
+        """Which of them is this rank's."""
+        return self.rank // self.config.tensor_parallel_size
+
+    @cached_property
+    def mesh(self) -> Any:
+        """torch's DeviceMesh of the axes "tp" and "dp". All ranks make it together: `connect` does."""
+        return make_mesh(self.device.type, self.world_size, self.config.tensor_parallel_size)
+
+    @cached_property
+    def model_ranks(self) -> ModelRanks | None:
+        """The ranks that compute this rank's model together; None where it is alone."""
+        size = self.config.tensor_parallel_size
+        return ModelRanks(self.rank % size, size, self.mesh["tp"].get_group()) if size > 1 else None
+
+    @cached_property
+    def writing_group(self) -> Any:
+        """A process group of all ranks for checkpoints, which a thread writes while the others are in use."""
+        return dist.new_group(backend="gloo")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each rank has all parameters."""
+        return self.config.sharding == "none" and self.config.tensor_parallel_size == 1
+
+    @property
+    def data_group(self) -> Any:
+        """The process group of the ranks that have the same part of a model; None is that of all ranks."""
+        return self.mesh["dp"].get_group() if self.config.tensor_parallel_size > 1 else None
 
     @property
     def is_main(self) -> bool:
@@ -51,10 +101,10 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Add up `tensor`, of any shape, over the ranks, in place."""
-        if self.world_size > 1:
+        """Add up `tensor`, of any shape, over the batches that are computed at the same time, in place."""
+        if self.data_world_size > 1:
             self._enter()
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.data_group)
         return tensor
 
     def gather_rows(self, rows: Tensor) -> tuple[Tensor, int]:
@@ -154,13 +204,15 @@ class World:
             dtype: of autocast, None without it: `fully_shard` sends weights in it.
         """
         if self.config.sharding == "fsdp":
-            return shard(module, self.device.type, self.world_size, self.config.cpu_offload, dtype)
-        if self.world_size == 1:
+            module = shard(module, self.mesh["dp"], self.config.cpu_offload, dtype)
+        self.splits.update(split_owners(module))
+        self.partial.extend(partial_owners(module))
+        if self.config.sharding == "fsdp" or self.data_world_size == 1:
             return module
         on_gpu = self.device.type == "cuda"
         wrapped = nn.parallel.DistributedDataParallel(
             module, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True,
-            static_graph=not accumulating)
+            process_group=self.data_group, static_graph=not accumulating)
         if self.config.gradient_compression == "bf16":
             wrapped.register_comm_hook(None, _average_in_bf16)
         return wrapped
@@ -177,13 +229,33 @@ class World:
             module.set_requires_gradient_sync(now)
         yield
 
+    def complete_gradients(self) -> None:
+        """Add up the gradients of norms and biases of which each of the model's ranks has those of its own tokens, once
+        for all micro-batches."""
+        gradients = [local_part(parameter.grad) for parameter in self.partial if parameter.grad is not None]
+        if gradients:
+            together = self.model_ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, part in zip(gradients, together.split([each.numel() for each in gradients])):
+                gradient.copy_(part.view_as(gradient))
+
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """The Euclidean norm of all gradients after a synchronised backward pass, 0-dim, on the device."""
-        return self.norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+        return self.norm(parameters, lambda parameter: parameter.grad)
 
-    def norm(self, tensors: Iterable[Tensor]) -> Tensor:
-        """The Euclidean norm of all tensors, 0-dim, on the device; a collective operation where some are sharded."""
-        tensors = list(tensors)
+    def norm(self, parameters: Iterable[nn.Parameter],
+             value: Callable[[nn.Parameter], Tensor | None] = nn.Parameter.detach) -> Tensor:
+        """The Euclidean norm of all parameters, or of a value of each, such as its gradient; 0-dim, on the device. A
+        collective operation where some are sharded or split."""
+        whole, split = [], []
+        for parameter in parameters:
+            if (tensor := value(parameter)) is not None:
+                (split if parameter in self.splits else whole).append(tensor)
+        if not self.model_ranks:
+            return self._norm(whole)
+        return torch.stack([self._norm(whole), self.model_ranks.sum_(self._norm(split).square()).sqrt()]).norm()
+
+    def _norm(self, tensors: list[Tensor]) -> Tensor:
+        """As `norm`, of this rank's part of split tensors."""
         parts = [local_part(tensor) for tensor in tensors]
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for part in parts:
@@ -197,26 +269,36 @@ class World:
             norm = self.sum_(norm.square().to(self.device)).sqrt()
         return norm.to(self.device)
 
-    def full_tensor(self, tensor: Tensor) -> Tensor:
-        """A sharded tensor put together (a collective operation); others as they are."""
-        return tensor.full_tensor() if is_sharded(tensor) else tensor
+    def described(self, tensor: Tensor, split: Split | None = None) -> Tensor:
+        """A DTensor that tells which part of a whole tensor this rank has, in the same memory; `tensor` itself where it
+        is whole.
 
-    def distribute(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """`tensor`, whole and the same on every rank, laid out as `like` is."""
+        Args:
+            tensor: a parameter, or what has its shape.
+            split: how the parameter is divided among the model's ranks.
+        """
+        return described(tensor, split, self.mesh) if self.model_ranks else tensor
+
+    def full_tensor(self, tensor: Tensor, split: Split | None = None) -> Tensor:
+        """A sharded or split tensor put together (a collective operation); others as they are."""
+        if split is None:
+            return tensor.full_tensor() if is_sharded(tensor) else tensor
+        return self.described(tensor, split).full_tensor()
+
+    def distribute(self, tensor: Tensor, like: Tensor, split: Split | None = None) -> Tensor:
+        """`tensor`, whole and the same on every rank, laid out as `like` is, which `split` tells how it is divided."""
+        if split is not None and tensor.dim() > split.dim and tensor.shape[split.dim] == split.size:
+            tensor = self.model_ranks.part(tensor, split.dim)
         if is_sharded(like) and tensor.shape == like.shape:
             return distribute_like(tensor, like)
         return tensor.to(like.device)
 
-    def identity(self, tensor: Tensor) -> tuple:
-        """A value that is equal for tensors with the same memory, such as tied weights."""
-        local = local_part(tensor)
-        return (local.data_ptr(), tensor.shape) if local.numel() else (id(tensor), tensor.shape)
-
-    def load_(self, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Overwrite every tensor of `parameters` with its namesake in `state`."""
+    def load_(self, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor],
+              splits: Mapping[str, Split]) -> None:
+        """Overwrite every tensor of `parameters` with its namesake in `state`; `splits` tells which are divided."""
         with torch.no_grad():
             for name, tensor in parameters.items():
-                tensor.copy_(self.distribute(state[name], tensor))
+                tensor.copy_(self.distribute(state[name], tensor, splits.get(name)))
 
     def _enter(self) -> None:
         """Count a collective operation, for the heartbeat."""
@@ -252,6 +334,9 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     Raises:
         UserError: the device that this rank needs is not there, or a rank did not come within `--collective_timeout`.
     """
+    size = config.tensor_parallel_size
+    if rank_info.world_size % size:
+        raise UserError(f"--tensor_parallel_size {size} does not divide the number of ranks, {rank_info.world_size}")
     device = _device(rank_info, config)
     if device.type == "cpu":
         limit_cached_kernels()
@@ -268,7 +353,7 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     dist.init_process_group(backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size,
                             timeout=timeout)
     present = world.sum_(torch.ones((), device=device))
-    assert int(present.item()) == rank_info.world_size, f"{present} of {rank_info.world_size} ranks responded"
+    assert int(present.item()) == world.data_world_size, f"{present} of {world.data_world_size} ranks responded"
     return _with_heartbeat(world, rank_info, timeout) if rank_info.world_size > 1 else world
 
 

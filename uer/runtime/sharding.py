@@ -1,11 +1,29 @@
 """Fully sharded data parallelism: parameters, gradients and optimizer state are split over the ranks."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from uer.runtime.tensor_parallel import Split
 
-def shard(module: nn.Module, device_type: str, world_size: int, cpu_offload: bool,
+
+def make_mesh(device_type: str, world_size: int, tensor_parallel_size: int) -> Any:
+    """A DeviceMesh of the axes "tp" and "dp", of "dp" alone without tensor parallelism. Neighbours in "tp" are
+    neighbouring ranks. It is the first, because fully sharded data
+    parallelism divides what tensor parallelism has divided before:
+
+        4 ranks, tensor_parallel_size 2:  [[0, 2],
+                                           [1, 3]]
+    """
+    if tensor_parallel_size == 1:
+        return dist.device_mesh.init_device_mesh(device_type, (world_size,), mesh_dim_names=("dp",))
+    ranks = torch.arange(world_size, device="cpu").view(-1, tensor_parallel_size).t().contiguous()
+    return dist.device_mesh.DeviceMesh(device_type, ranks, mesh_dim_names=("tp", "dp"))
+
+
+def shard(module: nn.Module, mesh: Any, cpu_offload: bool,
           dtype: torch.dtype | None = None) -> nn.Module:
     """Apply `fully_shard` block by block, and to the rest as one group.
 
@@ -15,7 +33,7 @@ def shard(module: nn.Module, device_type: str, world_size: int, cpu_offload: boo
     by which the loss is divided, are among them.
 
     Args:
-        device_type: "cuda" or "cpu".
+        mesh: a DeviceMesh with one axis.
         cpu_offload: parameters and optimizer state stay in the memory of the host.
         dtype: bfloat16 or float16, that of autocast; None without it.
     """
@@ -26,7 +44,6 @@ def shard(module: nn.Module, device_type: str, world_size: int, cpu_offload: boo
         fully_shard,
     )
 
-    mesh = dist.device_mesh.init_device_mesh(device_type, (world_size,))
     offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
     narrow = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in _blocks(module):
@@ -60,3 +77,16 @@ def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def described(tensor: Tensor, split: Split | None, mesh: Any) -> Tensor:
+    """This rank's part of a tensor as a DTensor on the mesh ("tp", "dp"), in the same memory."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    placements = [Replicate() if split is None else Shard(split.dim), Shard(0) if is_sharded(tensor) else Replicate()]
+    shape = list(tensor.shape)
+    if split is not None:
+        shape[split.dim] = split.size
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(local_part(tensor), mesh, placements, run_check=False, shape=torch.Size(shape),
+                              stride=stride)

@@ -109,6 +109,10 @@ class VocabularyTarget(Target):
     """
 
     perplexity = True
+    output: ClassVar[str]
+    """Name of the layer over the vocabulary: "linear_2"."""
+    cross_entropy = staticmethod(linear_cross_entropy)
+    """The loss of (hidden, weight, bias, labels, label smoothing); another where ranks divide the vocabulary."""
 
     @abstractmethod
     def projections(self, hidden: Tensor) -> list[Projection]:
@@ -145,7 +149,7 @@ class VocabularyTarget(Target):
     def _trained(self, projection: Projection, labels: Tensor) -> LossOutput:
         """The loss of one output layer with the labels (K,)."""
         count = _count(labels)
-        loss, correct = linear_cross_entropy(*projection[1:], labels, self.label_smoothing())
+        loss, correct = self.cross_entropy(*projection[1:], labels, self.label_smoothing())
         return LossOutput(loss, {"loss": Metric(loss.detach(), count), "acc": Metric(correct, count)})
 
     def _distilled(self, projection: Projection, labels: Tensor, soft: SoftTargets) -> LossOutput:

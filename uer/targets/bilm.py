@@ -16,6 +16,7 @@ class BilmTarget(VocabularyTarget):
         UserError: the hidden size is odd.
     """
 
+    output = "output_layer"
     needs = ("halves",)
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:

@@ -25,6 +25,7 @@ class LmTarget(VocabularyTarget):
     """One output layer."""
 
     config_class = LmConfig
+    output = "output_layer"
     tied = "output_layer.weight"
     needs = ("earlier", "prefix")
 

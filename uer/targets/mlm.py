@@ -13,6 +13,7 @@ from uer.targets.base import Projection, VocabularyTarget
 class MlmTarget(VocabularyTarget):
     """linear_1, activation, layer_norm, linear_2."""
 
+    output = "linear_2"
     tied = "linear_2.weight"
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:

@@ -151,7 +151,7 @@ def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher 
     model = settings.model.values()
     if model["decoder"] is None:
         del model["decoder"]  # states of earlier versions name a decoder that no model had
-    rows = config.batch_size * config.accumulation_steps * world.world_size
+    rows = config.batch_size * config.accumulation_steps * world.data_world_size
     return {**model, **asdict(settings.optim), **asdict(settings.masking), **own,
             "data_processor": data.train[0].info.processor, "batch_size x accumulation_steps x world_size": rows,
             "vocabulary": data.tokenizer.vocab.fingerprint, "seq_length": data.train[0].info.seq_length,

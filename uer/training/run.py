@@ -19,7 +19,7 @@ from torch import Tensor
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
-from uer.checkpoint.state import StateFolder, check_settings
+from uer.checkpoint.state import StateFolder, check_settings, read_weights
 from uer.config import (
     TrainConfig,
 )
@@ -46,12 +46,15 @@ from uer.model import Model, build_model, require_sides
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
+from uer.pretraining_plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
+from uer.tensor_parallel import split_model
+from uer.tokenizers import build_tokenizers
 from uer.training import preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
@@ -77,6 +80,8 @@ def run(settings: Settings) -> int:
     if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
         raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
                         "cannot be split")
+    if settings.parallel.tensor_parallel_size > 1 and (problems := tensor_parallel_problems(settings)):
+        raise UserError(f"--tensor_parallel_size: {'; '.join(problems)}")
     if settings.train.weights_dtype != "fp32":
         if settings.parallel.sharding == "fsdp":
             raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
@@ -86,6 +91,9 @@ def run(settings: Settings) -> int:
                             f"{settings.optim.optimizer}")
     if settings.lora.use_lora and (problems := lora_problems(settings)):
         raise UserError(f"--use_lora {problems[0]}")
+    if settings.train.dry_run:
+        print("\n".join(plan(settings)), flush=True)
+        return 0
     if settings.parallel.cpu_offload and not torch.cuda.is_available():
         raise UserError("--cpu_offload: this machine has no GPU to relieve")
     if settings.train.cuda_graph == "on" and (problems := graph_problems(settings)):
@@ -110,8 +118,29 @@ def lora_problems(settings: Settings) -> list[str]:
     """Why a run cannot train adapters, one line for each reason."""
     checks = {"needs --pretrained_model_path: a model of random weights is not worth freezing":
                   not settings.train.pretrained_model_path,
+              "needs --tensor_parallel_size 1": settings.parallel.tensor_parallel_size > 1,
               "needs --sharding none: frozen weights are whole on each rank": settings.parallel.sharding != "none",
               "needs --weights_dtype fp32": settings.train.weights_dtype != "fp32"}
+    return [problem for problem, found in checks.items() if found]
+
+
+def plan(settings: Settings) -> list[str]:
+    """The lines of --dry_run, with the datasets where they exist, else with full rows of the model's longest length."""
+    if all(map(os.path.exists, settings.train.dataset_path)):
+        data = open_data(settings)
+        rows = Rows(data.processor, data.vocab_size, mean_length(data.train, data.processor))
+    else:
+        vocab = build_tokenizers(settings.tokenizer, ["src"])["src"].vocab
+        rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
+    return plan_lines(settings.model, settings.train, settings.parallel, rows)
+
+
+def tensor_parallel_problems(settings: Settings) -> list[str]:
+    """Why this run's model cannot be divided among ranks, one line for each reason."""
+    checks = {f"--optimizer {settings.optim.optimizer} needs whole matrices": settings.optim.optimizer != "adamw",
+              "--weights_dtype bf16 needs whole layers": settings.train.weights_dtype != "fp32",
+              "--compile on: the sums over ranks are not compiled": settings.train.compile == "on",
+              "--teacher_model_path: a teacher's logits are whole": bool(settings.distillation.teacher_model_path)}
     return [problem for problem, found in checks.items() if found]
 
 
@@ -119,11 +148,12 @@ def graph_problems(settings: Settings) -> list[str]:
     """Why an update of this run cannot be a CUDA graph, one line for each reason."""
     checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
               f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer != "adamw",
+              "--tensor_parallel_size adds up the ranks' results": settings.parallel.tensor_parallel_size > 1,
               "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
               "--gradient_compression bf16 belongs to DistributedDataParallel":
                   settings.parallel.gradient_compression != "none",
               "--activation_checkpointing keeps the state of random generators":
-                  settings.parallel.activation_checkpointing}
+                  settings.parallel.activation_checkpointing != "off"}
     return [problem for problem, found in checks.items() if found]
 
 
@@ -233,7 +263,7 @@ class Run:
         found = self.folder.find(self.config.resume, self.reporter.say)
         if found:
             check_settings(found[0]["settings"], identity, found[1])
-            if identity["lora"] and not any(map(is_adapter, found[0]["model"])):  # of a version without adapters
+            if identity["lora"] and not any(map(is_adapter, found[0].get("model", {}))):
                 raise UserError(f"{found[1]}: belongs to a run without --use_lora")
         return found
 
@@ -246,9 +276,10 @@ class Run:
             checkpoint.load_weights(path)
         except UserError as error:
             again = f"; it was not there whole ({error}) and is written again from {found[1]}"
-            checkpoint.require_finite(found[0]["model"], found[1])
+            weights = read_weights(found[0])
+            checkpoint.require_finite(weights, found[1])
             export = self._export(self._build_model(fresh=False)) if self.saves_merged else dict
-            checkpoint.write(export(found[0]["model"]), path)
+            checkpoint.write(export(weights), path)
         if again or not settings_path(path).exists():
             write_settings(path, found[0]["step"], json.loads(found[0]["settings"]))
         self.reporter.say(f"finished already: {path} (--resume never starts anew){again}")
@@ -310,7 +341,7 @@ class Run:
             if config.threads:
                 torch.set_num_threads(config.threads)
             return Update
-        in_parts = not (self.compiled or parallel.activation_checkpointing or draws_of_torch(model))
+        in_parts = not (self.compiled or parallel.activation_checkpointing != "off" or draws_of_torch(model))
         worth = config.threads or pays(model.num_parameters(), config.batch_size * self.data.seq_length)
         self.split = split_of(self.threads, config.batch_size if in_parts and worth else 1)
         if split is not None and (in_parts or split["parts"] == 1):
@@ -361,6 +392,8 @@ class Run:
             if lora.use_lora:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)
+        if self.world.model_ranks:
+            split_model(model, self.world.model_ranks)
         return model
 
     @property
@@ -381,8 +414,9 @@ class Run:
         # A `Packing` is the size of the source side alone, so the batches of a model with a decoder keep their padding.
         pack = self.static and config.unpad != "off" and not reads_padding and not self.settings.model.decoder
         return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
-                      accumulation_steps=config.accumulation_steps, rank=world.rank, world_size=world.world_size,
-                      seed=config.seed, weights=config.dataset_weights, dev_fraction=config.dev_fraction,
+                      accumulation_steps=config.accumulation_steps, rank=world.data_rank,
+                      world_size=world.data_world_size, seed=config.seed, weights=config.dataset_weights,
+                      dev_fraction=config.dev_fraction,
                       pack=pack, document_start=self.document_start, **placement)
 
     def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
@@ -390,8 +424,8 @@ class Run:
         if not self.data.dev and not config.dev_fraction:
             return None
         return EvaluationLoader(self.data.dev or self.data.train, self.data.dev_processor, batch_size=config.batch_size,
-                                rank=world.rank, world_size=world.world_size, dev_fraction=config.dev_fraction,
-                                **placement)
+                                rank=world.data_rank, world_size=world.data_world_size,
+                                dev_fraction=config.dev_fraction, **placement)
 
     def _placement(self, reads_padding: bool) -> dict[str, Any]:
         """The arguments of the loaders that say where the datasets are and where batches are made. Both loaders share
@@ -420,12 +454,15 @@ class Run:
     def _print_summary(self, parts: Parts, teacher: Teacher | None) -> None:
         """Print sizes, costs and learning rates before the first update."""
         config, model, seq_length = self.config, self.settings.model, self.data.seq_length
+        parallel = self.settings.parallel
         slots = config.batch_size * seq_length, config.batch_size * self.data.tgt_seq_length
         made = parts.loader.samples_per_epoch * made_tokens(self.data.train, self.data.processor)
         kernels = [f"attention: torch's fused, optimizer: {self.settings.optim.optimizer}",
                    "compiled" if self.compiled else "not compiled",
                    *(["CUDA graphs"] if parts.update is not Update and not self.split else []),
-                   f"sharding {self.settings.parallel.sharding}"]
+                   f"sharding {parallel.sharding}",
+                   *([f"tensor parallel {parallel.tensor_parallel_size}"] * (parallel.tensor_parallel_size > 1))]
+        sharded = self.world.data_world_size if parallel.sharding == "fsdp" else 1
         plan = Plan(
             parameters=parameter_count(model, self.data.vocab_size, self.data.tgt_vocab_size),
             instances=parts.loader.samples_per_epoch, tokens=parts.loader.tokens_per_epoch + made,
@@ -435,7 +472,7 @@ class Run:
             + (teacher.bytes(*slots) if teacher else 0),
             learning_rate=parts.learning_rate, precision=parts.precision.describe(),
             peak_flops=parts.reporter.peak_flops,
-            kernels=", ".join(kernels),
+            kernels=", ".join(kernels), divided=sharded * parallel.tensor_parallel_size,
             devices=f"{self.world.world_size} x {device_name(self.world.device, self.split)}",
             start=config.pretrained_model_path or f"drawn with seed {config.seed}")
         teacher_line = [teacher.line(*slots)] if teacher else []
@@ -463,5 +500,7 @@ def compile_step(forward: torch.nn.Module, combo_kernels: bool = False) -> None:
 
 
 def is_compiled(config: TrainConfig, world: World) -> bool:
-    """Whether torch.compile is used, which needs static shapes: with --compile on, and on GPUs with --compile auto."""
-    return config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
+    """Whether torch.compile is used, which needs static shapes: with --compile on, and on GPUs with --compile auto, but
+    not where ranks compute layers together."""
+    automatic = world.device.type == "cuda" and world.config.tensor_parallel_size == 1
+    return config.compile == "on" or (config.compile == "auto" and automatic)

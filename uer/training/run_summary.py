@@ -32,12 +32,14 @@ class Plan:
     devices: str
     start: str
     """The source of the initial weights: a checkpoint, or "drawn with seed 7"."""
+    divided: int = 1
+    """Among how many ranks weights, gradients and moments are divided."""
     peak_flops: float = 0.0
     """Operations a second of all devices in this precision; 0 when unknown."""
 
     def memory_bytes(self) -> int:
         """Bytes of the weights, their gradients and two moments in fp32, and of the activations of a micro-batch."""
-        return 16 * self.parameters + self.activation_bytes
+        return 16 * self.parameters // self.divided + self.activation_bytes
 
     def lines(self) -> list[str]:
         """The summary as it is printed."""

@@ -59,7 +59,7 @@ class Trainer:
         set_learning_rate(self.parts.optimizer, self.parts.learning_rate(self.step))
         self.update(batches, self.step)
         self.step += 1
-        self.clock.token_slots += sum(batch.token_slots() for batch in batches) * self.world.world_size
+        self.clock.token_slots += sum(batch.token_slots() for batch in batches) * self.world.data_world_size
         self.clock.updates += 1
 
     def _between_updates(self) -> None:
@@ -119,7 +119,7 @@ class Trainer:
         Raises:
             UserError: the weights are not finite.
         """
-        if not self.world.norm(p.detach() for p in self.parts.model.parameters()).isfinite():
+        if not self.world.norm(self.parts.model.parameters()).isfinite():
             raise lost_weights_message(self.step)
         self.parts.saver.save(self.step, self.update.sums.collect(self.world), with_weights)
 

@@ -125,7 +125,8 @@ class Update:
 
     def seed(self, step: int, micro: int) -> None:
         """Seed dropout for a micro-batch of this rank."""
-        seed_dropout(self.config.seed, step, micro * self.world.world_size + self.world.rank, self.world.device)
+        seed_dropout(self.config.seed, step, micro * self.world.data_world_size + self.world.data_rank,
+                     self.world.device)
 
     def gradients(self, batch: Any, counts: Tensor) -> Tensor:
         """Add the gradients of a micro-batch to the parameters'; returns its part of the global batch's loss, 0-dim.
@@ -135,11 +136,11 @@ class Update:
         """
         loss, scaled = self.forward(batch, counts)
         # The loss is divided by the number of predictions of all ranks, but the backward pass averages gradients over
-        # the ranks, which would divide once more by world_size. So the loss is multiplied by world_size before:
+        # the ranks, which would divide once more by their number. So the loss is multiplied by it before:
         #
         #     2 ranks, 3 and 1 predictions: rank 0 computes 2 * (sum of 3 losses) / 4, rank 1 2 * (1 loss) / 4;
         #     the mean of the two is (sum of 4 losses) / 4
-        (scaled * self.world.world_size if self.world.world_size > 1 else scaled).backward()
+        (scaled * self.world.data_world_size if self.world.data_world_size > 1 else scaled).backward()
         return loss.detach()
 
     def forward(self, batch: Any, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +158,7 @@ class Update:
         Args:
             loss: 0-dim, of the global batch.
         """
+        self.world.complete_gradients()
         finite, divisor = self.judge(loss, self.world.gradient_norm(self.parameters))
         self._step_optimizer(finite, divisor)
 

@@ -1,0 +1,243 @@
+"""The memory of training on each GPU, by part, without one: a model on the meta device counts what autograd would keep.
+
+Models with one and with two layers are counted, as in `uer.flops`. Autocast and torch's fused attention, which the meta
+device has not, are put in their place: matrix products take and give bfloat16, norms and losses float32.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from uer.config import ModelConfig, ParallelConfig
+from uer.data.processors import Processor
+from uer.flops import example_batch
+from uer.layers.recompute import OFF, SELECTIVE
+from uer.layers.transformer import TransformerLayer
+from uer.meta_device import Unfilled, extrapolated_model
+from uer.model import Model, build_model
+from uer.runtime.tensor_parallel import ModelRanks
+from uer.tensor_parallel import split_model
+
+MOMENTS = 8
+"""Bytes of AdamW's two moments of a parameter."""
+GATHERED_BLOCKS = 2
+"""Blocks of a sharded model that a rank has whole at a time: the one that computes and the next."""
+_PRODUCTS = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
+_WIDE = (F.layer_norm, F.rms_norm, torch.softmax, Tensor.softmax, F.cross_entropy, F.log_softmax, Tensor.log_softmax)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+        weights: in fp32, their copies for autocast, and what `fully_shard` gathers.
+        gradients, moments: in fp32.
+        activations: what is kept for the backward pass before the loss is computed.
+        logits: the output layers' logits, what their losses keep, and the gradient of the logits.
+        recomputed: with activation checkpointing, what one layer keeps when it is computed again; the logits are gone
+            by then.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    logits: int
+    recomputed: int = 0
+
+    @property
+    def total(self) -> int:
+        """An upper estimate: gradients are complete only when the activations are gone."""
+        return self.weights + self.gradients + self.moments + self.activations + max(self.logits, self.recomputed)
+
+
+class _Counts(NamedTuple):
+    """Of one model and some rows: numbers of parameters, and bytes."""
+
+    parameters: int
+    matrices: int
+    """Parameters that autocast copies."""
+    block: int
+    """Parameters of the largest layer."""
+    rest: int
+    """Parameters that are in no layer."""
+    outside: int
+    """Bytes that autograd keeps outside of the layers and of the targets."""
+    layers: int
+    """The same inside of the layers."""
+    logits: int
+    """The same of the targets, with the gradient of the logits."""
+    kept: int
+    """Bytes of the results of matrix products and attention in the layers."""
+    entered: int
+    """Bytes of the layers' inputs."""
+
+
+def memory_of(config: ModelConfig, vocab_size: int, processor: Processor, rows: int, parallel: ParallelConfig,
+              dtype: torch.dtype | None) -> Memory:
+    """The memory of each device of a mesh that trains with AdamW.
+
+    Args:
+        config: the model.
+        vocab_size: entries of the vocabulary.
+        processor: makes the batches; its rows are full.
+        rows: of a micro-batch.
+        parallel: the mesh and the other settings; `world_size` is the number of devices.
+        dtype: of autocast; None without it.
+    """
+    @functools.cache
+    def counted(encoder: int, decoder: int, rows: int) -> _Counts:
+        layers = replace(config, layers_num=encoder, decoder_layers_num=decoder) if config.decoder else replace(
+            config, layers_num=encoder)
+        return _count(layers, vocab_size, processor, rows, parallel.tensor_parallel_size, dtype)
+
+    def of_layers(layers: ModelConfig) -> _Counts:
+        """What a micro-batch needs: some bytes for each row, and some for the batch."""
+        one, two = (counted(layers.layers_num, layers.decoder_layers_num or 0, number) for number in (1, 2))
+        return _Counts(*(first + (rows - 1) * (second - first) for first, second in zip(one, two)))
+
+    found = _Counts(*(round(extrapolated_model(lambda layers, name=name: getattr(of_layers(layers), name), config))
+                      for name in _Counts._fields))
+    one = of_layers(replace(config, layers_num=1, **({"decoder_layers_num": 1} if config.decoder else {})))
+    width, mode = 4 if dtype is None else dtype.itemsize, parallel.activation_checkpointing
+    copies, parameters, gathered = 0 if dtype is None else width * found.matrices, found.parameters, 0
+    if parallel.sharding == "fsdp":
+        parameters = -(-parameters // (parallel.world_size // parallel.tensor_parallel_size))
+        gathered = width * GATHERED_BLOCKS * one.block + 4 * one.rest
+        copies = 0 if dtype is None else width * one.rest
+    activations = found.outside + (found.layers if mode == OFF else
+                                   found.entered + (found.kept if mode == SELECTIVE else 0))
+    return Memory(4 * parameters + copies + gathered, 4 * parameters, MOMENTS * parameters, activations, found.logits,
+                  0 if mode == OFF else one.layers)
+
+
+def largest_batch(memory: Callable[[int], Memory], room: int) -> int:
+    """The largest number of rows whose memory is no more than `room` bytes; 0 where one row is too many.
+
+    Args:
+        memory: that of a micro-batch of so many rows.
+    """
+    few, many = (memory(rows).total for rows in (1, 1001))
+    return 0 if few > room else 1 + int((room - few) * 1000 // (many - few))
+
+
+def _count(config: ModelConfig, vocab_size: int, processor: Processor, rows: int, parts: int,
+           dtype: torch.dtype | None) -> _Counts:
+    tgt = processor.vocabs["tgt"].size if "tgt" in processor.vocabs else None
+    with Unfilled():
+        model = build_model(config, vocab_size, tgt_vocab_size=tgt, unpad="off")
+    if parts > 1:
+        split_model(model, _Alone(0, parts))
+    blocks = [block for block in model.modules() if isinstance(block, TransformerLayer)]
+    in_blocks = {parameter for block in blocks for parameter in block.parameters()}
+    counter = _Counter(model, blocks, dtype)
+    batch = example_batch(processor, rows).to("meta")
+    with counter, torch.autograd.graph.saved_tensors_hooks(counter.note, lambda tensor: tensor):
+        model(batch)
+    sizes = [(parameter, parameter.numel()) for parameter in model.parameters()]
+    return _Counts(sum(size for _, size in sizes), sum(size for parameter, size in sizes if parameter.dim() > 1),
+                   max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
+                   sum(size for parameter, size in sizes if parameter not in in_blocks),
+                   counter.saved["outside"], counter.saved["layers"], counter.saved["logits"], counter.kept,
+                   counter.entered)
+
+
+class _Alone(ModelRanks):
+    """A rank without others: shapes are those of one of many ranks."""
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def max_(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather_(self, part: Tensor) -> Tensor:
+        return part.new_empty(self.size * len(part), *part.shape[1:])
+
+    def reduce_scatter_(self, tensor: Tensor) -> Tensor:
+        return tensor.new_empty(len(tensor) // self.size, *tensor.shape[1:])
+
+
+class _Counter(TorchFunctionMode):
+    """Counts what autograd keeps while a model on the meta device computes with autocast to `dtype`."""
+
+    def __init__(self, model: Model, blocks: Sequence[nn.Module], dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.saved, self.kept, self.entered = {"outside": 0, "layers": 0, "logits": 0}, 0, 0
+        self.part = "outside"
+        # Storages that are counted already, or are parameters'; held, so that no other storage gets their address.
+        self.seen: dict[int, Tensor] = {}
+        for parameter in model.parameters():
+            self.seen[parameter.untyped_storage()._cdata] = parameter
+        for part, modules in (("layers", blocks), ("logits", model.target.values())):
+            for module in modules:
+                module.register_forward_pre_hook(partial(self._enter, part))
+                module.register_forward_hook(self._leave)
+
+    def _enter(self, part: str, _: nn.Module, inputs: tuple) -> None:
+        self.part = part
+        self.entered += inputs[0].nbytes if part == "layers" else 0
+
+    def _leave(self, *_: Any) -> None:
+        self.part = "outside"
+
+    def note(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that autograd keeps."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.seen:
+            self.seen[storage._cdata] = tensor
+            self.saved[self.part] += storage.nbytes()
+        return tensor
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._keep(_FusedAttention.apply(*map(self._narrow, args[:4])))
+        if func is F.dropout:
+            return torch.native_dropout(args[0], 0.5, True)[0]  # a GPU's keeps a byte for each number
+        if func in _PRODUCTS:
+            result = func(*map(self._narrow, args), **kwargs)
+            if self.part == "logits":  # and its gradient; beside its float32 form
+                self.saved["logits"] += 4 * result.numel() + (result.nbytes if self.dtype else 0)
+            return self._keep(result)
+        if func in _WIDE and self.dtype is not None:
+            args = tuple(arg.float() if isinstance(arg, Tensor) and arg.dtype == self.dtype else arg for arg in args)
+        return func(*args, **kwargs)
+
+    def _keep(self, result: Tensor) -> Tensor:
+        self.kept += result.nbytes if self.part == "layers" else 0
+        return result
+
+    def _narrow(self, value: Any) -> Any:
+        """An argument in autocast's type. The copy of a parameter is no activation."""
+        if self.dtype is None or not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        copy = value.to(self.dtype)
+        if isinstance(value, nn.Parameter):
+            self.seen[copy.untyped_storage()._cdata] = copy
+        return copy
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What a fused kernel keeps: its arguments, its result, token after token, and a number for each query."""
+
+    @staticmethod
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """query (rows, heads, queries, size) -> the same shape"""
+        output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+        sums = torch.empty(query.shape[:3], device=query.device)
+        context.save_for_backward(query, key, value, output, sums, *([] if mask is None else [mask]))
+        return output
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> None:
+        raise NotImplementedError("nothing is computed here")

@@ -1,0 +1,118 @@
+"""What a pretraining run would need, on any devices: parameters, memory by part, operations, hours, the largest batch.
+
+`pretrain.py ... --dry_run` prints it and trains nothing. Datasets and devices need not be there.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from uer.config import ModelConfig, ParallelConfig, TrainConfig
+from uer.data.processors import PLANNED, PROCESSORS, Processor
+from uer.data.schema import VocabInfo
+from uer.errors import UserError
+from uer.flops import flops_per_token, parameter_count
+from uer.hardware import GPUS, known_gpu
+from uer.memory import Memory, largest_batch, memory_of
+from uer.registry import choose
+from uer.runtime.precision import TYPES, automatic
+from uer.text import count, hours
+
+FILLED = 0.9
+"""The part of a GPU's memory that a batch may fill: blocks of unlike sizes leave gaps between them."""
+FIXED_BYTES = 1 << 30
+"""What a process uses besides its tensors: the CUDA context, buffers of the communication library."""
+DEFAULT_PROCESSORS = {("mlm",): "mlm", ("lm",): "lm", ("bilm",): "bilm", ("mlm", "sp"): "bert"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the batches are: the processor that makes them, and the mean number of tokens of a row."""
+
+    processor: Processor
+    vocab_size: int
+    length: float
+
+
+def assumed_rows(config: ModelConfig, processor: str | None, vocab_size: int, special_ids: dict[str, int]) -> Rows:
+    """Full rows of the model's longest length, where there is no dataset.
+
+    Raises:
+        UserError: the targets do not say which processor makes the batches.
+    """
+    name = processor or DEFAULT_PROCESSORS.get(tuple(config.target))
+    if name is None:
+        raise UserError(f"--dry_run: no dataset says how batches of --target {' '.join(config.target)} are made; give "
+                        "--data_processor or --dataset_path")
+    kind = choose(PROCESSORS, name, "--data_processor", PLANNED)
+    length = config.max_seq_length
+    made = kind(length, kind.config_class(), {"src": VocabInfo("", vocab_size, special_ids)})
+    return Rows(made, vocab_size, made.batch_lengths()["src"])
+
+
+def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows) -> list[str]:
+    """The plan as it is printed.
+
+    Raises:
+        UserError: the GPU is unknown, or the mesh does not fit the model or the number of ranks.
+    """
+    if parallel.world_size % parallel.tensor_parallel_size:
+        raise UserError(f"--tensor_parallel_size {parallel.tensor_parallel_size} does not divide --world_size "
+                        f"{parallel.world_size}")
+    gpu = _gpu(train.device_name)
+    precision = train.precision if train.precision != "auto" else automatic(gpu is None or gpu.bf16)
+
+    def memory(batch_size: int) -> Memory:
+        return memory_of(model, rows.vocab_size, rows.processor, batch_size, parallel, TYPES.get(precision))
+
+    data_ranks = parallel.world_size // parallel.tensor_parallel_size
+    tgt = rows.processor.vocabs["tgt"].size if "tgt" in rows.processor.vocabs else None
+    return [f"plan: {parameter_count(model, rows.vocab_size, tgt):,} parameters on {parallel.world_size} x "
+            f"{train.device_name or 'any device'}: {data_ranks} batch{'es' * (data_ranks > 1)} at a time, each on "
+            f"{parallel.tensor_parallel_size}; sharding {parallel.sharding}, activation checkpointing "
+            f"{parallel.activation_checkpointing}, {precision}",
+            *_memory_lines(memory, train, rows, gpu),
+            *_time_lines(model, train, parallel, rows, precision, gpu)]
+
+
+def _memory_lines(memory: Any, train: TrainConfig, rows: Rows, gpu: Any) -> list[str]:
+    """Memory by part, and the largest batch."""
+    found = memory(train.batch_size)
+    lengths = " + ".join(f"{length:,}" for length in rows.processor.batch_lengths().values())
+    lines = [f"memory of a device, for a micro-batch of {train.batch_size} x {lengths} tokens:"]
+    parts = ["weights", "gradients", "moments", "activations", "logits", *["recomputed"] * bool(found.recomputed)]
+    lines += [f"    {part:12}{getattr(found, part) / 2**30:10.2f} GiB" for part in parts]
+    lines.append(f"    {'in all':12}{found.total / 2**30:10.2f} GiB"
+                 + (" at most; the larger one of logits and recomputed counts" if found.recomputed else " at most"))
+    if gpu:
+        room = int(FILLED * gpu.memory_gib * 2**30) - FIXED_BYTES
+        most = largest_batch(memory, room)
+        lines.append(f"largest --batch_size in {gpu.memory_gib:g} GiB, of which {room / 2**30:.0f} are planned for: "
+                     + (f"{most:,}" if most else f"none; one row needs {memory(1).total / 2**30:.0f} GiB"))
+    return lines
+
+
+def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows, precision: str,
+                gpu: Any) -> list[str]:
+    """Operations and hours."""
+    per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor)
+    update = train.batch_size * train.accumulation_steps * (parallel.world_size // parallel.tensor_parallel_size)
+    tokens = update * train.total_steps * rows.length
+    lines = [f"compute: {per_token / 1e9:.3g} GFLOP a token, {count(tokens)} tokens in {train.total_steps:,} updates "
+             f"of {update:,} rows, {per_token * tokens:.2e} FLOP in all"]
+    peak = train.peak_flops or (gpu.peak_flops(precision) if gpu else 0.0)
+    if peak:
+        needed = per_token * tokens / (parallel.world_size * peak * train.mfu) / 3600
+        lines.append(f"time: {hours(needed)} at {train.mfu:.0%} of {parallel.world_size} x {peak / 1e12:.4g} TFLOP/s "
+                     "(--mfu, assumed); nothing is added for checkpoints and slow networks")
+    return lines
+
+
+def _gpu(name: str | None) -> Any:
+    """The data sheet of a GPU; None where none is named."""
+    if name is None:
+        return None
+    known = known_gpu(name)
+    if known is None:
+        raise UserError(f"--device_name: '{name}' is unknown; choose from: {', '.join(GPUS)}")
+    return GPUS[known]
+
