@@ -27,13 +27,14 @@ from uer.layers.dropout import Dropout
 from uer.layers.feed_forward import DenseFeedForward, GatedFeedForward
 from uer.layers.linear import Embedding, Linear
 from uer.layers.norm import LayerNorm, T5LayerNorm
-from uer.layers.relative_position import RelativePositionBias
+from uer.layers.relative_position import AlibiBias, RelativePositionBias
 from uer.layers.transformer import DecoderLayer, TransformerLayer
 from uer.layers.view import HIDDEN, Cache
 
 PLAIN = {TransformerEncoder, TransformerDecoder, nn.ModuleList, TransformerLayer, DecoderLayer, Attention, Linear,
          Dropout, LayerNorm, T5LayerNorm, DenseFeedForward, GatedFeedForward, EmbeddingSum, WordEmbedding,
-         PositionEmbedding, SegmentEmbedding, SinusoidalPositionEmbedding, Embedding, RelativePositionBias}
+         PositionEmbedding, SegmentEmbedding, SinusoidalPositionEmbedding, Embedding, RelativePositionBias,
+         AlibiBias}
 LEAST_STEPS = 32  # for which the output layer's weight is worth transposing
 
 Product = tuple[Tensor, Tensor | None]
@@ -55,8 +56,9 @@ def _is_plain_module(module: nn.Module) -> bool:
     if type(module) not in PLAIN or "forward" in vars(module) or any(hooks):
         return False
     if isinstance(module, Attention):
-        return module.rotary is None and not module.residual and module.heads.kv_heads == module.heads.heads
-    return not isinstance(module, TransformerEncoder) or (module.rule.causal and not module.rule.window)
+        return (module.rotary is None and module.query_layer_norm is None and not module.residual
+                and module.heads.kv_heads == module.heads.heads)
+    return not isinstance(module, TransformerEncoder) or (module.rule.causal and not any(module.local))
 
 
 class PlainStack:
@@ -105,7 +107,7 @@ class PlainStack:
         """A mask to be added to scores: HIDDEN where `hidden`."""
         return torch.zeros(hidden.shape, dtype=self.kept.dtype, device=hidden.device).masked_fill(hidden, HIDDEN)
 
-    def _masks(self, bias: RelativePositionBias | None, room: int) -> Callable[[int], Tensor | None]:
+    def _masks(self, bias: RelativePositionBias | AlibiBias | None, room: int) -> Callable[[int], Tensor | None]:
         """Says what is added to the scores of a query at the last of `length` columns: (R or 1, heads or 1, 1, length)
         or None."""
         padding = None

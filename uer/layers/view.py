@@ -20,6 +20,7 @@ Otherwise, and in cross-attention and attention to a cache, whose sides have unl
     x x x x       x x x x    x x x x               . . x x     . . x x
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from uer.layers.cpu import usable
 from uer.layers.cpu.attention import cpu_attention
 from uer.layers.dropout import dropout
 from uer.layers.layout import Group, Layout, Queries
+from uer.layers.rotary import Rotary
 
 # Added to the score of a key that a query may not attend to. As BERT's: its weight underflows to 0 in every precision,
 # and a row of nothing but padding still has finite numbers.
@@ -145,7 +147,8 @@ class View:
         self.keys = memory or layout
         if cache is not None and memory is None:
             self.keys = cache.extend(layout)
-        self._layer = -1  # which layer's entry of the cache is next
+        self._layers = itertools.count()  # which layer's entry of the cache is next
+        self._turns: dict[tuple[float, int], tuple[Tensor, Tensor]] = {}
         self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
         # Whether the rows of both sides are (B, length) matrices, because their groups do not correspond.
         self._rectangular = memory is not None or layout.first > 0 or layout.packed
@@ -158,16 +161,32 @@ class View:
 
     def narrowed(self, wanted: Queries) -> "View":
         """The same for some of the queries: what a last layer needs, whatever the rule."""
-        return View(self.rule, self.layout, memory=self.memory, bias=self.bias, wanted=wanted)
+        view = View(self.rule, self.layout, memory=self.memory, bias=self.bias, wanted=wanted)
+        view._turns = self._turns
+        return view
+
+    def with_rule(self, rule: Rule) -> "View":
+        """The same under another rule, for some of the layers. Both belong to one forward: one cache, one count of its
+        layers."""
+        view = View(rule, self.layout, memory=self.memory, bias=self.bias, wanted=self.wanted)
+        view.cache, view.keys, view._key_groups = self.cache, self.keys, self._key_groups
+        view._layers, view._turns = self._layers, self._turns
+        return view
 
     def select(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (Nq, H): the rows of the tokens that are queries."""
         return hidden if self.wanted is None else hidden.index_select(0, self.wanted.index)
 
-    def positions(self) -> tuple[Tensor, Tensor]:
-        """Positions of the queries (Nq,) and of the keys that are projected in this forward (Nk,)."""
-        positions = self.layout.positions()
-        return self.select(positions), positions if self.memory is None else self.memory.positions()
+    def turns(self, rotary: Rotary, head_size: int) -> tuple[Tensor, Tensor]:
+        """`Rotary.turns` for the positions of the queries (Nq, ...) and of the keys that are projected in this forward
+        (Nk, ...); computed once for all layers of a forward that have the same base."""
+        key = rotary.base, head_size
+        if key not in self._turns:
+            queries = rotary.turns(self.layout.positions(), head_size)
+            keys = queries if self.memory is None else rotary.turns(self.memory.positions(), head_size)
+            self._turns[key] = queries, keys
+        queries, keys = self._turns[key]
+        return self.select(queries), keys
 
     def remember(self, project: Callable[[], Tensor]) -> Tensor:
         """Keys and values of all keys: with a cache, the stored ones and those of the new tokens.
@@ -180,13 +199,12 @@ class View:
         """
         if self.cache is None:
             return project()
-        self._layer += 1
-        stored = self.cache.packed
-        if self._layer == len(stored):
+        number, stored = next(self._layers), self.cache.packed
+        if number == len(stored):
             stored.append(self.keys.scatter(project()) if self.memory is not None else self.layout.scatter(project()))
         elif self.memory is None:
-            stored[self._layer] = torch.cat([stored[self._layer], self.layout.scatter(project())], 1)
-        return stored[self._layer].flatten(0, 1)
+            stored[number] = torch.cat([stored[number], self.layout.scatter(project())], 1)
+        return stored[number].flatten(0, 1)
 
     def attend(self, query: Tensor | None, packed: Tensor, heads: Heads, drop: float = 0.0, *, residual: bool = False,
                scores: Scores = None) -> tuple[Tensor, Scores]:
