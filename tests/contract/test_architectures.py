@@ -48,7 +48,7 @@ def random_weights(architecture: Architecture, head: str) -> dict[str, Tensor]:
     """
     rows = rows_of(architecture, head)
     inner = 30 if any("heads" in row.shape.split() for row in rows) else 42
-    sizes = {"hidden": 42, "vocab": 97, "positions": 31, "feedforward": 53, "heads": 6, "inner": inner,
+    sizes = {"hidden": 42, "vocab": 97, "positions": 31, "feedforward": 53, "heads": 6, "inner": inner, "kv": 14,
              **architecture.names.fixed}
     for row in rows:
         for dimension in row.shape.split():
