@@ -89,7 +89,8 @@ STREAM_ONLY = ("vocab_size",)
 LEAST_PEAK_FLOPS = 1e9  # a smaller value was probably meant in TFLOPS
 MODERN = ("rotary_position_embedding", "rotary_base", "local_rotary_base", "alibi_position_embedding",
           "layer_number_scale", "local_kv_heads_num", "attention_window", "global_attention_every",
-          "remove_layernorm_bias", "remove_first_layernorm", "query_key_value_bias", "query_key_layernorm")
+          "remove_layernorm_bias", "remove_first_layernorm", "query_key_value_bias", "query_key_layernorm",
+          "prediction_head")
 """Settings of models later than UER-py's; one that is left out has its default."""
 
 PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
@@ -268,6 +269,9 @@ class ModelConfig(Members):
     query_key_value_bias: bool = flag(False, "Keep the biases of queries, keys and values in spite of\n"
                                              "remove_transformer_bias (Qwen2).")
     query_key_layernorm: bool = flag(False, "Normalise each head of queries and keys (Qwen3).")
+    prediction_head: str = flag("bert", "First layer of the mlm target and of classifiers. modernbert: it has no\n"
+                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh.",
+                                choices=("bert", "modernbert"))
     stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
                                  file_only=True)
     stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",

@@ -25,7 +25,7 @@ CONFIG = ModelConfig(hidden_size=42, emb_size=42, heads_num=6, layers_num=LAYERS
 # Entries that are told apart from another one of the same model_type by their tensors (t5) or by their script (sbert).
 MODEL_TYPES = {"t5-v1_1": "t5", "sbert": "bert"}
 # The head of transformers' XLM-RoBERTa has gelu whatever config.json says, so that is all its entry has.
-ACTIVATIONS = {"xlm-roberta": "gelu"}
+ACTIVATIONS = {"xlm-roberta": "gelu", "bloom": "gelu_fast"}
 # What is compared where the model has no target of pretraining: its hidden states.
 ENCODED = {"sbert": {"hidden"}}
 # Other entries that read an entry's weights as well, on each side.

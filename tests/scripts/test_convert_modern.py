@@ -22,12 +22,22 @@ transformers = pytest.importorskip("transformers")
 
 LLAMA = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
          "num_key_value_heads": 2, "intermediate_size": 53, "max_position_embeddings": 31}
+MODERNBERT = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6,
+              "intermediate_size": 53, "max_position_embeddings": 31, "local_attention": 6, "cls_token_id": 2,
+              "sep_token_id": 3, "rope_parameters": {
+                  "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                  "sliding_attention": {"rope_type": "default", "rope_theta": 70.0}}}
 # The case -> what the scripts' names have for it, transformers' class, its configuration.
 CASES: dict[str, tuple[str, str, dict]] = {
     "llama": ("llama", "LlamaForCausalLM", {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
     "llama with tied weights": ("llama", "LlamaForCausalLM", {**LLAMA, "num_key_value_heads": 6, "head_dim": 12,
                                                               "tie_word_embeddings": True}),
     "qwen2": ("qwen", "Qwen2ForCausalLM", LLAMA),
+    "modernbert": ("modernbert", "ModernBertForMaskedLM", MODERNBERT),
+    "modernbert with a layer of its own": ("modernbert", "ModernBertForMaskedLM", {
+        **MODERNBERT, "tie_word_embeddings": False, "global_attn_every_n_layers": 2, "hidden_activation": "silu",
+        "classifier_activation": "silu"}),
+    "bloom": ("bloom", "BloomForCausalLM", {"vocab_size": 97, "hidden_size": 48, "n_layer": 3, "n_head": 6}),
     "qwen3": ("qwen", "Qwen3ForCausalLM", {**LLAMA, "head_dim": 10}),
 }
 
@@ -107,3 +117,19 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     config = replace(open_hugging_face(save_random(model, tmp_path / "m")).config, attention_window=4)
     with pytest.raises(UserError, match="x: attention_window is 4 in the model's settings, but it is 0 in"):
         architecture.model_config({"hidden": 48, "vocab": 97, "layers": 3, "feedforward": 53}, config, "lm", False, "x")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_classifier_there_and_back(run_script: Callable[..., str], tmp_path: Path, pooling: str) -> None:
+    config = transformers.ModernBertConfig(**MODERNBERT, num_labels=3, classifier_pooling=pooling, pad_token_id=0)
+    folder = save_random(transformers.ModernBertForSequenceClassification(config), tmp_path / "theirs")
+    options = ("--type", "text_classification", "--input_model_path")
+    printed = run_script("convert_modernbert_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
+                         tmp_path / "uer.bin")
+    assert "checked: on " in printed
+    printed = run_script("convert_modernbert_from_uer_to_huggingface.py", *options, tmp_path / "uer.bin",
+                         "--output_dir", tmp_path / "back")
+    assert "checked: on " in printed
+    first, second = read_hugging_face(folder), read_hugging_face(tmp_path / "back")
+    assert second.config["classifier_pooling"] == pooling and first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(tensor, second.weights[key]) for key, tensor in first.weights.items())

@@ -7,8 +7,10 @@ from uer.convert.architectures.albert import ALBERT
 from uer.convert.architectures.bart import BART
 from uer.convert.architectures.base import Architecture
 from uer.convert.architectures.bert import BERT
+from uer.convert.architectures.bloom import BLOOM
 from uer.convert.architectures.gpt2 import GPT2
 from uer.convert.architectures.llama import LLAMA
+from uer.convert.architectures.modernbert import MODERNBERT
 from uer.convert.architectures.pegasus import PEGASUS
 from uer.convert.architectures.qwen import QWEN2, QWEN3
 from uer.convert.architectures.sbert import SBERT
@@ -23,6 +25,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "pegasus": PEGASUS,
     "sbert": SBERT,
     "xlm-roberta": XLM_ROBERTA,
+    "modernbert": MODERNBERT,
+    "bloom": BLOOM,
     "llama": LLAMA,
     "qwen2": QWEN2,
     "qwen3": QWEN3,

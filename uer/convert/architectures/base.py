@@ -171,7 +171,8 @@ class Architecture:
         """
         known = {**asdict(config), "vocab_size": vocab_size, "pad_id": 0, **(special_ids or {}),
                  "head_size": config.attention_head_size or config.hidden_size // config.heads_num,
-                 "kv_heads": config.local_kv_heads_num or config.heads_num}
+                 "kv_heads": config.local_kv_heads_num or config.heads_num,
+                 "local_base": config.local_rotary_base or config.rotary_base}
         content = {"architectures": [self.classes[head]], "model_type": self.name,
                    **write_settings(self.settings, known, head)}
         if labels:
