@@ -84,7 +84,7 @@ class Attention(nn.Module):
 
     def _placed_query(self, query: Tensor, view: View) -> Tensor:
         """Queries (Nq, heads * head_size), normalised and turned by their positions where the settings say so."""
-        query = self._normalised(query, self.query_layer_norm)
+        query = self.normalised(query, self.query_layer_norm)
         return query if self.rotary is None else turned(query, view.turns(self.rotary, self.heads.size)[0])
 
     def _placed_keys(self, packed: Tensor, view: View) -> Tensor:
@@ -92,13 +92,13 @@ class Attention(nn.Module):
         if self.rotary is None and self.key_layer_norm is None:
             return packed
         keys, values = packed.chunk(2, dim=-1)
-        keys = self._normalised(keys, self.key_layer_norm)
+        keys = self.normalised(keys, self.key_layer_norm)
         if self.rotary is not None:
             keys = turned(keys, view.turns(self.rotary, self.heads.size)[1])
         return torch.cat([keys, values], dim=-1)
 
-    def _normalised(self, vectors: Tensor, norm: nn.Module | None) -> Tensor:
-        """(N, heads * head_size), the norm applied to each head."""
+    def normalised(self, vectors: Tensor, norm: nn.Module | None) -> Tensor:
+        """Queries or keys (N, heads * head_size), the norm, if there is one, applied to each head."""
         return vectors if norm is None else norm(vectors.unflatten(-1, (-1, self.heads.size))).flatten(1)
 
 
