@@ -223,6 +223,7 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
                                        {**told, **shared})
     require_layers(flags.layers_num, config.layers_num, path)
     converted.weights.update(architecture.computed(config))
+    converted.weights.update(architecture.arranged(converted.weights, config))
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
     return Source(path, architecture, head, weights, converted, config, flags.tokenizer_config(), saved, labels, stages,
                   _read_notes(flags.card_notes_path))

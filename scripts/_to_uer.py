@@ -115,6 +115,7 @@ def _check(source: HuggingFaceSource) -> None:
                                            labels=labels_of({}, source.converted.sizes.get("labels", 0), source.path))
         weights = {name: tensor for name, tensor in source.model.weights.items()
                    if name not in source.converted.left_out} | architecture.computed(config)
+        weights |= architecture.arranged(weights, config)
         if not config.tie_weights or architecture.has_decoder:
             weights = with_copies(weights, architecture.names)
         theirs = check.open_weights(weights, content, architecture, source.head)

@@ -103,6 +103,27 @@ def test_flops_by_formula(settings, matrices):
     assert flops_per_token(config, 37, 50) == flops_by_hand(config.layers_num, 28, 45, 50, 37, matrices)
 
 
+def test_flops_of_grouped_queries():
+    """Keys and values of 3 of 6 heads are half as wide; a gate is a third matrix of the feed-forward part."""
+    config = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=6, attention_head_size=4,
+                         local_kv_heads_num=3, feed_forward="gated", rotary_position_embedding=True, layers_num=3,
+                         mask="causal", target=("lm",))
+    vocab = VocabInfo("", 37, {role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask"))})
+    processor = PROCESSORS["lm"](51, PROCESSORS["lm"].config_class(), {"src": vocab})
+    matrices = 2 * 28 * 24 + 2 * 28 * 12 + 3 * 28 * 45
+    by_hand = 3 * (2 * matrices + 4 * 50 * 24) + 2 * 28 * 37
+    assert flops_per_token(config, 37, 50, processor) == 3 * by_hand
+
+
+@pytest.mark.parametrize("every", [0, 2, 3])
+def test_flops_of_local_layers(every):
+    """Of long rows, a query has two sides and its own block; the last layer, of few queries, has a mask."""
+    config = ModelConfig(emb_size=28, hidden_size=28, feedforward_size=45, heads_num=7, layers_num=8,
+                         attention_window=6, global_attention_every=every)
+    saved = sum(every == 0 or number % every > 0 for number in range(7)) * 3 * 4 * 28 * (60 - 9)
+    assert flops_per_token(config, 37, 60) == pytest.approx(flops_by_hand(8, 28, 45, 60, 37) - saved)
+
+
 def test_flops_of_an_encoder_without_attention():
     """Of each layer of an lstm: four gates, each from the input and from the state before."""
     config = ModelConfig(emb_size=24, hidden_size=32, layers_num=2, encoder="lstm", embedding=("word",))

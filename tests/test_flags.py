@@ -61,7 +61,7 @@ CHOICES = {
     (ModelConfig, "mask"): ("fully_visible", "causal", "causal_with_prefix"),
     (ModelConfig, "layernorm_positioning"): ("pre", "post"),
     (ModelConfig, "feed_forward"): ("dense", "gated"),
-    (ModelConfig, "layernorm"): ("normal", "t5"),
+    (ModelConfig, "layernorm"): ("normal", "t5", "rms"),
     (ModelConfig, "pooling"): ("mean", "max", "first", "last"),
     (ParallelConfig, "backend"): ("nccl", "gloo"),
     (LogConfig, "log_level"): ("ERROR", "INFO", "DEBUG", "NOTSET"),

@@ -24,7 +24,13 @@ BASE = {"emb_size": 24, "hidden_size": 24, "feedforward_size": 34, "heads_num": 
 CAUSAL = {"mask": "causal", "layernorm_positioning": "pre"}
 MODELS = {"causal": CAUSAL, "prefix": {"mask": "causal_with_prefix", "embedding": ["word", "pos", "seg"]},
           "both sides": {"decoder": "transformer", "relative_position_embedding": True},
-          "recurrent": {"encoder": "gru"}}
+          "recurrent": {"encoder": "gru"},
+          "bloom": {**CAUSAL, "embedding": ["word"], "alibi_position_embedding": True},
+          "llama": {**CAUSAL, "embedding": ["word"], "rotary_position_embedding": True, "heads_num": 4,
+                    "local_kv_heads_num": 2, "feed_forward": "gated", "layernorm": "rms", "hidden_act": "silu",
+                    "remove_transformer_bias": True, "query_key_value_bias": True, "query_key_layernorm": True},
+          "local": {**CAUSAL, "embedding": ["word"], "rotary_position_embedding": True, "attention_window": 4,
+                    "global_attention_every": 2, "local_rotary_base": 30.0}}
 ENTRIES, START, STOP = 11, 2, 3
 PROMPTS = [[2, 5, 7, 9], [2, 4], [2, 8, 8, 8, 10]]
 

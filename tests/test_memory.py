@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from uer.config import ModelConfig, ParallelConfig, TrainConfig
+from uer.config import ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 from uer.errors import UserError
 from uer.flops import example_batch, parameter_count
 from uer.layers import attention, cross_entropy, dropout, view
@@ -40,7 +40,7 @@ def measured_peak(config, rows, mode, dtype):
     from torch.distributed._tools.mem_tracker import MemTracker
 
     model = build_model(config, VOCAB, activation_checkpointing=mode)
-    optimizer, tracker = build_optimizer("adamw", model, 1e-3), MemTracker()
+    optimizer, tracker = build_optimizer(OptimConfig(learning_rate=1e-3), model), MemTracker()
     tracker.track_external(model, optimizer)
     batch = example_batch(rows_of(config).processor, rows)
     batch.src.seg.fill_(1)

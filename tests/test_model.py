@@ -219,9 +219,11 @@ def test_the_same_random_state_gives_the_same_step():
     assert not torch.equal(model(batch).loss, model(batch).loss)
 
 
-def test_with_static_shapes_the_step_is_one_graph():
+@pytest.mark.parametrize("settings", [{}, {"rotary_position_embedding": True, "attention_head_size": 8,
+                                           "attention_window": 4, "global_attention_every": 2}], ids=["bert", "modern"])
+def test_with_static_shapes_the_step_is_one_graph(settings):
     """What `torch.compile` needs on a GPU: no shape depends on a value and nothing is read back to the host."""
-    batch, model = make_batch(), make_model("off", layers_num=2)
+    batch, model = make_batch(), make_model("off", layers_num=2, **settings)
     expected = model(batch)
     tokens, predictions, sequences = measured(batch, len(batch.samples), None)[0].tolist()
     batch = dataclasses.replace(batch, packing=Packing(tokens + 5, predictions + 3, sequences))
@@ -385,8 +387,14 @@ def test_targets_whose_labels_the_encoder_sees_are_named(target, encoder, mask, 
     assert len(warnings) == (not learns) and all(f"--target {target}" in line for line in warnings)
 
 
-def test_packed_rows_reach_the_kernel_for_unlike_lengths(monkeypatch):
-    """On the meta device, where tensors have shapes without values, which needs no GPU."""
+LOCAL = {"attention_window": 4, "rotary_position_embedding": True, "heads_num": 4, "local_kv_heads_num": 2,
+         "attention_head_size": 8}
+
+
+@pytest.mark.parametrize(("settings", "queries"), [({}, 16), (LOCAL, 48), ({**LOCAL, "global_attention_every": 2}, 16)])
+def test_packed_rows_reach_the_kernel_for_unlike_lengths(monkeypatch, settings, queries):
+    """On the meta device, where tensors have shapes without values, which needs no GPU. With a window, the kernel takes
+    all queries."""
     monkeypatch.setattr(view, "variable_length", lambda tensor, head_size: True)
     sizes, real = [], view.flash_attention
 
@@ -396,10 +404,10 @@ def test_packed_rows_reach_the_kernel_for_unlike_lengths(monkeypatch):
 
     monkeypatch.setattr(view, "flash_attention", attention)
     with torch.device("meta"):
-        model = make_model("off", layers_num=3).bfloat16()
+        model = make_model("off", layers_num=3, **settings).bfloat16()
         batch = dataclasses.replace(make_batch().to("meta"), packing=Packing(48, 16, 8))
         model(batch).loss.backward()
-    assert sizes == [(48, 48), (48, 48), (16, 48)]
+    assert sizes == [(48, 48), (48, 48), (queries, 48)]
     assert all(parameter.grad.shape == parameter.shape for parameter in model.parameters())
 
 

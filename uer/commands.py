@@ -48,6 +48,14 @@ CONVERSIONS = {
     "pegasus-to-uer": "convert_pegasus_from_huggingface_to_uer.py",
     "sbert-to-huggingface": "convert_sbert_from_uer_to_huggingface.py",
     "sbert-to-uer": "convert_sbert_from_huggingface_to_uer.py",
+    "modernbert-to-huggingface": "convert_modernbert_from_uer_to_huggingface.py",
+    "modernbert-to-uer": "convert_modernbert_from_huggingface_to_uer.py",
+    "llama-to-huggingface": "convert_llama_from_uer_to_huggingface.py",
+    "llama-to-uer": "convert_llama_from_huggingface_to_uer.py",
+    "qwen-to-huggingface": "convert_qwen_from_uer_to_huggingface.py",
+    "qwen-to-uer": "convert_qwen_from_huggingface_to_uer.py",
+    "bloom-to-huggingface": "convert_bloom_from_uer_to_huggingface.py",
+    "bloom-to-uer": "convert_bloom_from_huggingface_to_uer.py",
 }
 
 

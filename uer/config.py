@@ -92,6 +92,12 @@ STREAM_ONLY = ("vocab_size",)
 """Keys of UER-py's `stream_0` and `stream_1` that nothing depends on: the vocabulary's file tells its size."""
 
 LEAST_PEAK_FLOPS = 1e9  # a smaller value was probably meant in TFLOPS
+MODERN = ("rotary_position_embedding", "rotary_base", "local_rotary_base", "alibi_position_embedding",
+          "layer_number_scale", "local_kv_heads_num", "attention_window", "global_attention_every",
+          "remove_layernorm_bias", "remove_first_layernorm", "query_key_value_bias", "query_key_layernorm",
+          "prediction_head")
+"""Settings of models later than UER-py's; one that is left out has its default."""
+
 PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
 LARGEST_SEED = (1 << 63) - 1  # the largest int64: the order and the masks are computed in int64
 
@@ -237,9 +243,9 @@ class ModelConfig(Members):
     relative_attention_buckets_num: int = flag(32, "Number of buckets of the relative position bias.")
     remove_attention_scale: bool = flag(False, "Do not divide the attention scores by sqrt(head size).")
     remove_transformer_bias: bool = flag(False, "Omit the biases of the transformer's linear layers.")
-    layernorm: str = flag("normal", "Kind of layer norm; t5 is RMSNorm.", choices=("normal", "t5"))
+    layernorm: str = flag("normal", "Kind of layer norm; t5 and rms are RMSNorm.", choices=("normal", "t5", "rms"))
     layernorm_eps: float | None = flag(None, "Number that layer norms add to the variance (default: 1e-12; 1e-6 for\n"
-                                             "t5). Hugging Face's BART and Pegasus have 1e-5.")
+                                             "t5 and rms). Hugging Face's BART and Pegasus have 1e-5.")
     parameter_sharing: bool = flag(False, "Use the same parameters in all layers (ALBERT).")
     has_residual_attention: bool = flag(False, "Add the attention scores of the previous layer (RealFormer).")
     target: tuple[str, ...] = flag(("mlm",), "Pretraining targets.", family="target")
@@ -248,6 +254,29 @@ class ModelConfig(Members):
                         choices=("mean", "max", "first", "last"))
     prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it\n"
                                        "too, the prefixes of --data_processor prefixlm have no loss.")
+    rotary_position_embedding: bool = flag(False, "Turn queries and keys by angles that grow with the position\n"
+                                                  "(RoPE; LLaMA, ModernBERT). Encoders and language models only.")
+    rotary_base: float = flag(10000.0, "Base of the rotary position embedding's wave lengths.")
+    local_rotary_base: float | None = flag(None, "Base of the layers with local attention (default: rotary_base).")
+    alibi_position_embedding: bool = flag(False, "Subtract from the attention scores what grows linearly with the\n"
+                                                 "distance (ALiBi; BLOOM).")
+    layer_number_scale: bool = flag(False, "Accepted for BLOOM's settings in TencentPretrain: there it divides scores\n"
+                                           "in half precision and multiplies them again, which changes no result.")
+    local_kv_heads_num: int | None = flag(None, "Number of key and value heads, each of which serves several query\n"
+                                                "heads (grouped queries, Llama 2 70B; default: heads_num).")
+    attention_window: int = flag(0, "Local attention: a token attends to those at most half so many positions away\n"
+                                    "(ModernBERT: 128). 0: to all.")
+    global_attention_every: int = flag(0, "Of the layers with attention_window, every so many-th, beginning with the\n"
+                                          "first, attends to all tokens (ModernBERT: 3). 0: none.")
+    remove_layernorm_bias: bool = flag(False, "Omit the biases of the layer norms.")
+    remove_first_layernorm: bool = flag(False, "Omit the layer norm before the attention of the first layer\n"
+                                               "(ModernBERT); needs layernorm_positioning pre.")
+    query_key_value_bias: bool = flag(False, "Keep the biases of queries, keys and values in spite of\n"
+                                             "remove_transformer_bias (Qwen2).")
+    query_key_layernorm: bool = flag(False, "Normalise each head of queries and keys (Qwen3).")
+    prediction_head: str = flag("bert", "First layer of the mlm target and of classifiers. modernbert: it has no\n"
+                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh.",
+                                choices=("bert", "modernbert"))
     stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
                                  file_only=True)
     stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",
@@ -296,6 +325,7 @@ class ModelConfig(Members):
                  f"attention_head_size must lie between 1 and {LARGEST_WIDTH:,}, not {size}")
         _require(found, self.layernorm_eps is None or 0.0 < self.layernorm_eps < 1.0,
                  f"layernorm_eps must lie between 0 and 1, not {self.layernorm_eps}")
+        found += self._problems_of_attention()
         _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
         for name in ("embedding", "tgt_embedding", "target"):
             _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
@@ -308,6 +338,26 @@ class ModelConfig(Members):
         # distance from which on all share the last bucket (MAX_DISTANCE in `uer.layers.relative_position`).
         _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
                  "relative_attention_buckets_num must lie between 4 and 511")
+        return found
+
+
+    def _problems_of_attention(self) -> list[str]:
+        found: list[str] = []
+        groups = self.local_kv_heads_num
+        _require(found, groups is None or (groups >= 1 and self.heads_num % groups == 0),
+                 f"heads_num {self.heads_num} is no multiple of local_kv_heads_num {groups}")
+        _require(found, min(self.rotary_base, self.local_rotary_base or 2.0) > 1.0,
+                 "rotary_base and local_rotary_base must be above 1")
+        _require(found, 0 <= self.attention_window <= LONGEST_ROW,
+                 f"attention_window must lie between 0 and {LONGEST_ROW:,}")
+        _require(found, 0 <= self.global_attention_every <= MOST_LAYERS,
+                 f"global_attention_every must lie between 0 and {MOST_LAYERS:,}")
+        _require(found, bool(self.attention_window) or self.local_rotary_base is None,
+                 "local_rotary_base needs attention_window")
+        _require(found, not self.alibi_position_embedding or not self.relative_position_embedding,
+                 "alibi_position_embedding and relative_position_embedding exclude one another")
+        _require(found, not self.remove_first_layernorm or self.layernorm_positioning == "pre",
+                 "remove_first_layernorm needs layernorm_positioning pre")
         return found
 
 
@@ -326,8 +376,9 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     It has the settings of the first version, and of those that came later what is not the default.
     """
     at_first = {"decoder": "transformer", "bidirectional": False, "has_lmtarget_bias": False}
-    later = ("attention_head_size", "stream_0", "stream_1", "decoder", "layernorm_eps")
-    values = model.values()
+    later = {"attention_head_size", "stream_0", "stream_1", "decoder", "layernorm_eps"}
+    modern = {known.name: known.default for known in fields(model) if known.name in MODERN}
+    values = {name: value for name, value in model.values().items() if name not in modern or value != modern[name]}
     return {**at_first, **{name: value for name, value in values.items() if name not in later or value is not None}}
 
 

@@ -149,9 +149,9 @@ def _mlm(seq_length: int, vocab_size: int) -> Processor:
 def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int, tgt_slots: int | None = None) -> int:
     """An estimate of the memory that a transformer's forward pass keeps for the backward pass, in fp32.
 
-    For each token slot a layer keeps about 8 vectors of the hidden size and 2 of the feed-forward size (attention
-    scores are not kept). The output layer keeps the logits of 15% of the slots and their gradient. A decoder predicts
-    at all of its slots.
+    For each token slot a layer keeps about 8 vectors of the hidden size (of which keys and values are narrower with
+    grouped queries) and 2 of the feed-forward size, 4 with a gate (attention scores are not kept). The output layer
+    keeps the logits of 15% of the slots and their gradient. A decoder predicts at all of its slots.
 
     Args:
         config: the model.
@@ -159,7 +159,9 @@ def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int, tgt
         vocab_size: entries of the vocabulary that is predicted.
         tgt_slots: token slots of the target side; None: as many.
     """
-    layer = 8 * config.hidden_size + 2 * config.feedforward_size
+    grouped = (config.local_kv_heads_num or config.heads_num) / config.heads_num
+    wide = 4 if config.feed_forward == "gated" else 2
+    layer = (6 + 2 * grouped) * config.hidden_size + wide * config.feedforward_size
     if config.decoder:  # attention to the encoder's output keeps about 4 vectors more
         decoder = (layer + 4 * config.hidden_size) * config.decoder_layers_num
         tgt_slots = token_slots if tgt_slots is None else tgt_slots

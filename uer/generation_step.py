@@ -27,13 +27,15 @@ from uer.layers.dropout import Dropout
 from uer.layers.feed_forward import DenseFeedForward, GatedFeedForward
 from uer.layers.linear import Embedding, Linear
 from uer.layers.norm import LayerNorm, T5LayerNorm
-from uer.layers.relative_position import RelativePositionBias
+from uer.layers.relative_position import AlibiBias, RelativePositionBias
+from uer.layers.rotary import turned
 from uer.layers.transformer import DecoderLayer, TransformerLayer
 from uer.layers.view import HIDDEN, Cache
 
 PLAIN = {TransformerEncoder, TransformerDecoder, nn.ModuleList, TransformerLayer, DecoderLayer, Attention, Linear,
          Dropout, LayerNorm, T5LayerNorm, DenseFeedForward, GatedFeedForward, EmbeddingSum, WordEmbedding,
-         PositionEmbedding, SegmentEmbedding, SinusoidalPositionEmbedding, Embedding, RelativePositionBias}
+         PositionEmbedding, SegmentEmbedding, SinusoidalPositionEmbedding, Embedding, RelativePositionBias,
+         AlibiBias}
 LEAST_STEPS = 32  # for which the output layer's weight is worth transposing
 
 Product = tuple[Tensor, Tensor | None]
@@ -55,8 +57,12 @@ def _is_plain_module(module: nn.Module) -> bool:
     if type(module) not in PLAIN or "forward" in vars(module) or any(hooks):
         return False
     if isinstance(module, Attention):
-        return module.rotary is None and not module.residual and module.heads.kv_heads == module.heads.heads
-    return not isinstance(module, TransformerEncoder) or (module.rule.causal and not module.rule.window)
+        return not module.residual
+    if isinstance(module, TransformerEncoder):
+        heads = module.layers()[0].self_attn.heads
+        grouped = heads.kv_heads < heads.heads
+        return module.rule.causal and not any(module.local) and not (grouped and module.relative_pos_emb is not None)
+    return True
 
 
 class PlainStack:
@@ -85,6 +91,9 @@ class PlainStack:
         self.kept[:self.length] = before
         self.other: Tensor | None = None  # what rows are selected into, in turns with `kept`
         self._view()
+        rotary, heads = self.layers[0].attention.rotary, self.layers[0].heads
+        columns = torch.arange(room, device=before.device)
+        self.turns = None if rotary is None else rotary.turns(columns, heads.size)  # (room, 1, size / 2, 2)
         self.mask = self._masks(stack.self_pos_emb if decodes else stack.relative_pos_emb, room)
         if memory is not None:
             context, memory_seg = memory
@@ -95,9 +104,9 @@ class PlainStack:
                            for packed in context.packed]  # keys and values (R, heads, S, size)
 
     def _view(self) -> None:
-        """Keys and values of each layer as (R, heads, room, size), in the memory of `kept`."""
+        """Keys and values of each layer as (R, kv_heads, room, size), in the memory of `kept`."""
         heads = self.layers[0].heads
-        views = self.kept.unflatten(-1, (len(self.layers), 2, heads.heads, heads.size))
+        views = self.kept.unflatten(-1, (len(self.layers), 2, heads.kv_heads, heads.size))
         self.pairs = [layer.unbind() for layer in views.permute(2, 3, 1, 4, 0, 5)]
         self.new = self.kept.unflatten(-1, (len(self.layers), -1))  # (room, R, layers, 2 * width)
 
@@ -105,7 +114,7 @@ class PlainStack:
         """A mask to be added to scores: HIDDEN where `hidden`."""
         return torch.zeros(hidden.shape, dtype=self.kept.dtype, device=hidden.device).masked_fill(hidden, HIDDEN)
 
-    def _masks(self, bias: RelativePositionBias | None, room: int) -> Callable[[int], Tensor | None]:
+    def _masks(self, bias: RelativePositionBias | AlibiBias | None, room: int) -> Callable[[int], Tensor | None]:
         """Says what is added to the scores of a query at the last of `length` columns: (R or 1, heads or 1, 1, length)
         or None."""
         padding = None
@@ -126,15 +135,21 @@ class PlainStack:
     def step(self, tokens: Tensor) -> Tensor:
         """Append tokens (R,), and return their last hidden states (R, H)."""
         column, self.length = self.length, self.length + 1
-        hidden, mask = self._embedded(tokens, column), self.mask(self.length)
+        hidden, mask, turns = self._embedded(tokens, column), self.mask(self.length), self._turns(column)
         for number, layer in enumerate(self.layers):
             key, value = (part[:, :, :self.length] for part in self.pairs[number])
             slot = self.new[column, :, number]
-            hidden = layer.part(layer.attend_to_own, 0, hidden, slot, key, value, mask)
+            hidden = layer.part(layer.attend_to_own, 0, hidden, slot, key, value, mask, turns)
             if layer.context is not None:
                 hidden = layer.part(layer.attend_to_memory, 1, hidden, *self.memory[number], self.memory_mask)
             hidden = layer.part(layer.feed_forward, -1, hidden)
         return hidden if self.final_norm is None else self.final_norm.forward(hidden)
+
+    def _turns(self, column: int) -> Tensor | None:
+        """`Rotary.turns` for the tokens in a column, (R or 1, 1, size / 2, 2); None without rotary positions."""
+        if self.turns is None:
+            return None
+        return self.turns[column:column + 1] if self.first is None else self.turns[column - self.first]
 
     def _embedded(self, tokens: Tensor, column: int) -> Tensor:
         """tokens (R,) in a column -> (R, H)"""
@@ -165,7 +180,7 @@ class _Layer:
     """The weights of a layer."""
 
     def __init__(self, layer: TransformerLayer) -> None:
-        self.heads = layer.self_attn.heads
+        self.attention, self.heads = layer.self_attn, layer.self_attn.heads
         self.width = self.heads.heads * self.heads.size
         self.pre_norm = layer.pre_norm
         self.project, self.own = _joined(layer.self_attn.linear_layers), _joined([layer.self_attn.final_linear])
@@ -186,12 +201,23 @@ class _Layer:
             return hidden + function(self.norms[norm](hidden), *others)
         return self.norms[norm](hidden + function(hidden, *others))
 
-    def attend_to_own(self, inner: Tensor, slot: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """(R, H) -> (R, H): its keys and values (R, 2 * width) are put into `slot`, the last column of `key` and
-        `value` (R, heads, T, size)."""
+    def attend_to_own(self, inner: Tensor, slot: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+                      turns: Tensor | None) -> Tensor:
+        """(R, H) -> (R, H): its keys and values (R, 2 * kv_heads * size) are put into `slot`, the last column of `key`
+        and `value` (R, kv_heads, T, size); `turns` are those of the token's position."""
         query, new = F.linear(inner, *self.project).tensor_split([self.width], dim=-1)
         slot.copy_(new)
+        attention = self.attention
+        if turns is not None or attention.key_layer_norm is not None:
+            width = slot.shape[-1] // 2
+            slot[:, :width] = self._placed(new[:, :width], attention.key_layer_norm, turns)
+            query = self._placed(query, attention.query_layer_norm, turns)
         return self._attended(query, key, value, mask, self.own)
+
+    def _placed(self, vectors: Tensor, norm: nn.Module | None, turns: Tensor | None) -> Tensor:
+        """Queries or keys (R, heads * size), normalised and turned where the layer does so."""
+        vectors = self.attention.normalised(vectors, norm)
+        return vectors if turns is None else turned(vectors, turns)
 
     def attend_to_memory(self, inner: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """(R, H) -> (R, H), to keys and values (R, heads, S, size)"""
@@ -199,7 +225,8 @@ class _Layer:
         return self._attended(F.linear(inner, *project), key, value, mask, output)
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, output: Product) -> Tensor:
-        query = query.unflatten(-1, (self.heads.heads, 1, self.heads.size))  # (R, heads, 1, size)
+        # (R, kv_heads, heads / kv_heads, size): those that share keys and values are their queries
+        query = query.unflatten(-1, (self.heads.kv_heads, -1, self.heads.size))
         attended = F.scaled_dot_product_attention(query, key, value, mask, scale=self.heads.scale)
         return F.linear(attended.flatten(1), *output)
 

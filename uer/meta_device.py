@@ -50,7 +50,17 @@ def extrapolated(count: Callable[[int], Number], layers: int) -> Number:
 
 
 def extrapolated_model(count: Callable[[ModelConfig], Number], config: ModelConfig) -> Number:
-    """The result of `count` for a configuration, from its results for one and two layers of encoder and decoder."""
+    """The result of `count` for a configuration, from its results for one and two layers of encoder and decoder.
+
+    Where only some of the layers attend to all tokens, from those for layers that are all local, and all global.
+    """
+    if config.attention_window and config.global_attention_every and config.layers_num > 1:
+        local = extrapolated_model(count, replace(config, global_attention_every=0))
+        whole = extrapolated_model(count, replace(config, attention_window=0, local_rotary_base=None))
+        inner = config.layers_num - 1  # the last layer is that of one layer alone
+        share = -(-inner // config.global_attention_every) / inner
+        return local if local == whole else local + share * (whole - local)
+
     def of_layers(encoder: int, decoder: int = 1) -> Number:
         return count(replace(config, layers_num=encoder, **({"decoder_layers_num": decoder} if config.decoder else {})))
 

@@ -29,7 +29,7 @@ CONFIG = ModelConfig(hidden_size=42, emb_size=42, heads_num=6, layers_num=LAYERS
 # Entries that are told apart from another one of the same model_type by their tensors (t5) or by their script (sbert).
 MODEL_TYPES = {"t5-v1_1": "t5", "sbert": "bert"}
 # The head of transformers' XLM-RoBERTa has gelu whatever config.json says, so that is all its entry has.
-ACTIVATIONS = {"xlm-roberta": "gelu"}
+ACTIVATIONS = {"xlm-roberta": "gelu", "bloom": "gelu_fast"}
 # What is compared where the model has no target of pretraining: its hidden states.
 ENCODED = {"sbert": {"hidden"}}
 # Other entries that read an entry's weights as well, on each side.
@@ -52,7 +52,7 @@ def random_weights(architecture: Architecture, head: str) -> dict[str, Tensor]:
     """
     rows = rows_of(architecture, head)
     inner = 30 if any("heads" in row.shape.split() for row in rows) else 42
-    sizes = {"hidden": 42, "vocab": 97, "positions": 31, "feedforward": 53, "heads": 6, "inner": inner,
+    sizes = {"hidden": 42, "vocab": 97, "positions": 31, "feedforward": 53, "heads": 6, "inner": inner, "kv": 14,
              **architecture.names.fixed}
     for row in rows:
         for dimension in row.shape.split():

@@ -29,6 +29,15 @@ RUNS = {
     "albert": ("albert", ["sp", "mlm"], "transformer",
                {"emb_size": 8, "factorized_embedding_parameterization": True, "parameter_sharing": True}),
     "lm": ("lm", ["lm"], "transformer", {"mask": "causal", "layernorm_positioning": "pre", "has_lmtarget_bias": True}),
+    "modernbert": ("mlm", ["mlm"], "transformer", {
+        "embedding": ["word"], "layernorm_positioning": "pre", "feed_forward": "gated", "remove_transformer_bias": True,
+        "remove_layernorm_bias": True, "remove_first_layernorm": True, "rotary_position_embedding": True,
+        "local_rotary_base": 100.0, "attention_window": 6, "global_attention_every": 2,
+        "prediction_head": "modernbert", "layers_num": 3}),
+    "llama2": ("lm", ["lm"], "transformer", {
+        "embedding": ["word"], "layernorm_positioning": "pre", "feed_forward": "gated", "remove_transformer_bias": True,
+        "layernorm": "rms", "hidden_act": "silu", "remove_embedding_layernorm": True, "mask": "causal",
+        "rotary_position_embedding": True, "local_kv_heads_num": 1, "tie_weights": False}),
     "rnn": ("lm", ["lm"], "rnn", {"tie_weights": False}),
     "lstm": ("lm", ["lm"], "lstm", {"emb_size": 16}),
     "gru": ("lm", ["lm"], "gru", {"label_smoothing": 0.1}),

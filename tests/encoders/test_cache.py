@@ -14,7 +14,10 @@ from uer.model import Backbone
 CONFIG = ModelConfig(emb_size=24, hidden_size=24, feedforward_size=34, heads_num=3, layers_num=3, dropout=0.0,
                      max_seq_length=13, embedding=("word", "pos"), mask="causal", layernorm_positioning="pre")
 OPTIONS = [{}, {"relative_position_embedding": True}, {"has_residual_attention": True}, {"parameter_sharing": True},
-           {"mask": "causal_with_prefix"}, {"embedding": ("word", "sinusoidalpos")}]
+           {"mask": "causal_with_prefix"}, {"embedding": ("word", "sinusoidalpos")},
+           {"alibi_position_embedding": True}, {"attention_window": 4},
+           {"rotary_position_embedding": True, "attention_window": 4, "global_attention_every": 2,
+            "local_rotary_base": 50.0, "query_key_layernorm": True, "heads_num": 4, "local_kv_heads_num": 2}]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)

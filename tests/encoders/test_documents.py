@@ -39,7 +39,9 @@ def backbone(document_start, unpad, **settings):
 
 @pytest.mark.parametrize("unpad", ["on", "off"])
 @pytest.mark.parametrize("settings", [{}, {"layernorm_positioning": "pre"}, {"has_residual_attention": True},
-                                      {"relative_position_embedding": True}, {"mask": "causal"}])
+                                      {"relative_position_embedding": True}, {"mask": "causal"},
+                                      {"rotary_position_embedding": True, "attention_window": 4,
+                                       "global_attention_every": 2}, {"alibi_position_embedding": True}])
 def test_hidden_states_equal_those_of_single_rows(unpad, settings):
     with torch.no_grad():
         together = backbone(CLS, unpad, **settings).encode(*PACKED)[PACKED[1] > 0]

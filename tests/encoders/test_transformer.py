@@ -31,6 +31,18 @@ OPTIONS = {
     "causal": {"mask": "causal"},
     "prefix": {"mask": "causal_with_prefix"},
     "relu": {"hidden_act": "relu"},
+    "rotary": {"rotary_position_embedding": True, "attention_head_size": 6},
+    "grouped": {"heads_num": 4, "attention_head_size": 6, "local_kv_heads_num": 2, "rotary_position_embedding": True,
+                "mask": "causal"},
+    "alibi": {"alibi_position_embedding": True},
+    "causal_alibi": {"alibi_position_embedding": True, "mask": "causal"},
+    "local": {"attention_window": 4},
+    "modern": {"attention_window": 4, "global_attention_every": 3, "layers_num": 4, "rotary_position_embedding": True,
+               "attention_head_size": 6, "local_rotary_base": 100.0, "layernorm_positioning": "pre",
+               "remove_layernorm_bias": True, "remove_first_layernorm": True},
+    "causal_local": {"attention_window": 4, "mask": "causal"},
+    "head_norms": {"query_key_layernorm": True, "query_key_value_bias": True, "remove_transformer_bias": True,
+                   "layernorm": "rms", "rotary_position_embedding": True, "attention_head_size": 6},
 }
 
 

@@ -8,7 +8,7 @@ from tests.tools.layouts import LAYOUTS, exact_layout
 from uer.layers import view as view_module
 from uer.layers.attention import Attention
 from uer.layers.layout import padded_layout, unpadded_layout
-from uer.layers.rotary import Rotary
+from uer.layers.rotary import Rotary, turned
 from uer.layers.transformer import TransformerLayer
 from uer.layers.view import MASKS, Cache, Rule, View
 
@@ -27,7 +27,8 @@ def _reference(attention, query, memory, mask, query_positions=None, key_positio
     heads, kv_heads, size, scale = attention.heads
     q, k, v = (layer(x) for layer, x in zip(attention.linear_layers, (query, memory, memory)))
     if attention.rotary is not None:
-        q, k = attention.rotary(q, query_positions, size), attention.rotary(k, key_positions, size)
+        q, k = (turned(x, attention.rotary.turns(positions, size))
+                for x, positions in ((q, query_positions), (k, key_positions)))
     output = []
     for head in range(heads):
         kv_head = head // (heads // kv_heads)
@@ -155,6 +156,8 @@ def test_grouped_rotary_attention_equals_llama_of_transformers():
     for layer, their in zip([*ours.linear_layers, ours.final_linear],
                             (theirs.q_proj, theirs.k_proj, theirs.v_proj, theirs.o_proj)):
         layer.weight.data.copy_(their.weight)
+    for layer in ours.linear_layers[:2]:  # the halves of a head are Hugging Face's pairs, neighbours ours
+        layer.weight.data = layer.weight.unflatten(0, (-1, 2, 4)).transpose(1, 2).flatten(0, 2)
     rows = torch.randn(2, 13, 24)
     angles = LlamaRotaryEmbedding(config)(rows, torch.arange(13).expand(2, -1))
     mask = torch.full((13, 13), -torch.inf).triu(1).expand(2, 1, -1, -1)

@@ -122,6 +122,48 @@ class Fused(Change):
 
 
 @dataclass(frozen=True)
+class Halves(Change):
+    """The rows of queries or keys, by the pairs of features that rotary positions turn: UER's are neighbours, Hugging
+    Face's lie half a head apart. With heads of 4: rows 0 1 2 3 <-> rows 0 2 1 3.
+
+    Attributes:
+        head_size: rows of a head.
+        fused: values follow queries and keys in the same tensor, and stay as they are.
+    """
+
+    head_size: int
+    fused: bool = False
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        return self._reordered(tensors, (-1, self.head_size // 2, 2))
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        return self._reordered(tensors, (-1, 2, self.head_size // 2))
+
+    def _reordered(self, tensors: Tensors, shape: tuple[int, int, int]) -> Tensors:
+        (tensor,) = tensors
+        turned, values = tensor.tensor_split([len(tensor) * 2 // 3 if self.fused else len(tensor)])
+        return (torch.cat([turned.unflatten(0, shape).transpose(1, 2).flatten(0, 2), values]),)
+
+
+@dataclass(frozen=True)
+class HeadByHead(Change):
+    """Rows of all queries, keys and values <-> query, key and value of the first head, the second and so on (BLOOM).
+
+    Attributes:
+        head_size: rows of a head.
+    """
+
+    head_size: int
+
+    def to_hugging_face(self, tensors: Tensors) -> Tensors:
+        return tuple(tensor.unflatten(0, (3, -1, self.head_size)).transpose(0, 1).flatten(0, 2) for tensor in tensors)
+
+    def to_uer(self, tensors: Tensors) -> Tensors:
+        return tuple(tensor.unflatten(0, (-1, 3, self.head_size)).transpose(0, 1).flatten(0, 2) for tensor in tensors)
+
+
+@dataclass(frozen=True)
 class LeadingAxis(Change):
     """(N, ...) <-> (1, N, ...): the output bias of BART."""
 

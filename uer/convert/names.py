@@ -87,6 +87,7 @@ class Stack:
         uer, hugging_face: what the names of a layer begin with on each side; `{n}` stands for the layer's number. A
             stack without `{n}` is one layer that is used several times, and does not tell how often.
         rows: the rows of a layer, their names without that beginning.
+        later: further rows of every layer but the first.
         size: what `Conversion.sizes` calls the number of layers.
     """
 
@@ -94,6 +95,7 @@ class Stack:
     hugging_face: str
     rows: tuple[Row, ...]
     size: str = "layers"
+    later: tuple[Row, ...] = ()
 
     @property
     def numbered(self) -> bool:
@@ -103,7 +105,7 @@ class Stack:
     def layers(self, count: int) -> list[Row]:
         """The rows of so many layers, with whole names; those of the one shared layer where there are no numbers."""
         return [row.under(self.uer.format(n=n), self.hugging_face.format(n=n))
-                for n in range(count if self.numbered else 1) for row in self.rows]
+                for n in range(count if self.numbered else 1) for row in (*self.rows, *(self.later if n else ()))]
 
     def count(self, names: Mapping[str, Tensor], side: Side) -> int:
         """How many layers the names speak of: 1 + the largest number, but no more than there are names."""

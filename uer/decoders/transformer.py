@@ -13,6 +13,9 @@ from uer.layers.transformer import DecoderLayer
 from uer.layers.view import MASKS, Cache, Rule, View
 from uer.registry import choose
 
+NOT_OF_DECODERS = ("rotary_position_embedding", "alibi_position_embedding", "local_kv_heads_num", "attention_window",
+                   "remove_layernorm_bias", "remove_first_layernorm", "query_key_value_bias", "query_key_layernorm")
+
 
 class TransformerDecoder(Decoder):
     """A stack of `decoder_layers_num` layers, each with parameters of its own.
@@ -40,6 +43,10 @@ class TransformerDecoder(Decoder):
         if config.emb_size != config.hidden_size:
             found.append(f"emb_size {config.emb_size} differs from hidden_size {config.hidden_size}, but the decoder "
                          f"'{config.decoder}' does not project its embedding")
+        given = [name for name in NOT_OF_DECODERS if getattr(config, name)]
+        if given:
+            found.append(f"{' and '.join(given)}: the decoder '{config.decoder}' has none, it is for models of an "
+                         "encoder alone")
         return found
 
     def checkpoint_activations(self, mode: str) -> None:

@@ -28,7 +28,8 @@ class EmbeddingSum(nn.Module):
         complete = any(getattr(part, "complete", False) for part in parts.values())
         self.dropout = Dropout(0.0 if complete else config.dropout)
         self.layer_norm = (None if config.remove_embedding_layernorm or complete else
-                           build_norm("normal", config.emb_size, config.layernorm_eps))
+                           build_norm("normal", config.emb_size, config.layernorm_eps,
+                                      not config.remove_layernorm_bias))
 
     def stream(self, number: int) -> "EmbeddingSum":
         """The embedding of stream 0 or 1 of a dual encoder; of every other encoder this one."""

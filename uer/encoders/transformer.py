@@ -1,5 +1,7 @@
 """The transformer encoder with the variations of UER-py's configuration files."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from uer.config import ModelConfig
@@ -9,14 +11,16 @@ from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import Layout, Queries
 from uer.layers.linear import Linear
 from uer.layers.norm import build_norm
-from uer.layers.relative_position import RelativePositionBias
+from uer.layers.relative_position import AlibiBias, RelativePositionBias
+from uer.layers.rotary import Rotary
 from uer.layers.transformer import TransformerLayer
 from uer.layers.view import MASKS, Cache, View
 from uer.registry import choose
 
 
 class TransformerEncoder(Encoder):
-    """A stack of `layers_num` layers: BERT's, ALBERT's, GPT-2's, T5's or RealFormer's, as the configuration says.
+    """A stack of `layers_num` layers: BERT's, ALBERT's, GPT-2's, T5's, RealFormer's, LLaMA's, BLOOM's or ModernBERT's,
+    as the configuration says.
 
     `transformer` is a ModuleList of layers, or one layer where all share their parameters (UER's names).
     """
@@ -27,19 +31,24 @@ class TransformerEncoder(Encoder):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.rule = choose(MASKS, config.mask, "mask")
+        self.local_rule = replace(self.rule, window=config.attention_window)
+        self.local = [is_local(config, number) for number in range(config.layers_num)]
         self.layers_num = config.layers_num
         self.activation_checkpointing = recompute.OFF
-        bias = not config.remove_transformer_bias
         self.linear = (Linear(config.emb_size, config.hidden_size) if config.factorized_embedding_parameterization
                        else None)
         if config.parameter_sharing:
-            self.transformer = _layer(config, bias)
+            self.transformer = _layer(config, 0)
         else:
-            self.transformer = nn.ModuleList(_layer(config, bias) for _ in range(config.layers_num))
-        self.layer_norm = (build_norm(config.layernorm, config.hidden_size, config.layernorm_eps)
+            self.transformer = nn.ModuleList(_layer(config, number) for number in range(config.layers_num))
+        self.layer_norm = (build_norm(config.layernorm, config.hidden_size, config.layernorm_eps,
+                                      not config.remove_layernorm_bias)
                            if config.layernorm_positioning == "pre" else None)
-        self.relative_pos_emb = (RelativePositionBias(config.heads_num, config.relative_attention_buckets_num)
-                                 if config.relative_position_embedding else None)
+        self.relative_pos_emb = None
+        if config.alibi_position_embedding:
+            self.relative_pos_emb = AlibiBias(config.heads_num, self.layers()[0].self_attn.heads.scale)
+        elif config.relative_position_embedding:
+            self.relative_pos_emb = RelativePositionBias(config.heads_num, config.relative_attention_buckets_num)
 
     @classmethod
     def problems(cls, config: ModelConfig) -> list[str]:
@@ -50,6 +59,15 @@ class TransformerEncoder(Encoder):
         if config.emb_size != config.hidden_size and not config.factorized_embedding_parameterization:
             found.append(f"emb_size {config.emb_size} differs from hidden_size {config.hidden_size} "
                          "without factorized_embedding_parameterization")
+        size = config.attention_head_size or config.hidden_size // max(config.heads_num, 1)
+        if config.rotary_position_embedding and size % 2:
+            found.append(f"rotary_position_embedding needs heads of an even size, not {size}")
+        if config.parameter_sharing and (config.remove_first_layernorm or config.local_rotary_base):
+            found.append("parameter_sharing: all layers are the same one, so neither remove_first_layernorm nor "
+                         "local_rotary_base fits")
+        if config.attention_window and config.has_residual_attention:
+            found.append("has_residual_attention hands scores on to layers that attend to other tokens where there is "
+                         "an attention_window")
         return found
 
     @classmethod
@@ -80,11 +98,14 @@ class TransformerEncoder(Encoder):
         length = layout.first + layout.seg.shape[1]
         bias = self.relative_pos_emb(length, layout.first) if self.relative_pos_emb is not None else None
         view, scores = View(self.rule, layout, bias=bias, cache=cache), None
-        narrow = queries is not None and cache is None
+        local = view.with_rule(self.local_rule) if any(self.local) else view
+        views = [local if is_one else view for is_one in self.local]
+        # In packed rows, the kernel for unlike lengths takes a window only with all queries.
+        narrow = queries is not None and cache is None and not (layout.packed and self.local[-1])
         *layers, last = self.layers()
-        for layer in layers:
-            hidden, scores = self._run(layer, hidden, view, scores)
-        hidden, _ = self._run(last, hidden, view.narrowed(queries) if narrow else view, scores)
+        for layer, its_view in zip(layers, views):
+            hidden, scores = self._run(layer, hidden, its_view, scores)
+        hidden, _ = self._run(last, hidden, views[-1].narrowed(queries) if narrow else views[-1], scores)
         if not narrow:
             hidden = select(hidden, queries)
         return hidden if self.layer_norm is None else self.layer_norm(hidden)
@@ -93,10 +114,21 @@ class TransformerEncoder(Encoder):
         return recompute.run(layer, self.activation_checkpointing, *inputs)
 
 
-def _layer(config: ModelConfig, bias: bool) -> TransformerLayer:
+def is_local(config: ModelConfig, number: int) -> bool:
+    """Whether layer `number` of 0, 1, ... attends to the tokens of a window only."""
+    every = config.global_attention_every
+    return config.attention_window > 0 and not (every and number % every == 0)
+
+
+def _layer(config: ModelConfig, number: int) -> TransformerLayer:
+    base = config.local_rotary_base if is_local(config, number) else None
     return TransformerLayer(
         config.hidden_size, config.heads_num, config.feedforward_size,
         choose(ACTIVATIONS, config.hidden_act, "hidden_act"), config.dropout,
         pre_norm=config.layernorm_positioning == "pre", feed_forward=config.feed_forward, norm=config.layernorm,
-        bias=bias, scale=not config.remove_attention_scale, residual_attention=config.has_residual_attention,
-        head_size=config.attention_head_size, eps=config.layernorm_eps)
+        bias=not config.remove_transformer_bias, scale=not config.remove_attention_scale,
+        residual_attention=config.has_residual_attention, head_size=config.attention_head_size,
+        eps=config.layernorm_eps, norm_bias=not config.remove_layernorm_bias,
+        first_norm=number > 0 or not config.remove_first_layernorm, kv_heads=config.local_kv_heads_num,
+        rotary=Rotary(base or config.rotary_base) if config.rotary_position_embedding else None,
+        input_bias=config.query_key_value_bias, head_norm=config.query_key_layernorm)

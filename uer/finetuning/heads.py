@@ -6,9 +6,11 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.finetuning.batches import Batch
 from uer.layers import pooling
+from uer.layers.activations import ACTIVATIONS
 from uer.layers.crf import ConditionalRandomField, Scores
 from uer.layers.dropout import Dropout
 from uer.layers.linear import Linear
+from uer.layers.norm import build_norm
 from uer.model import Backbone, Model
 
 BACKBONE = ("embedding", "encoder")
@@ -60,16 +62,25 @@ class PooledModel(Backbone):
 
 
 class Classifier(PooledModel):
-    """Applies output_layer_1, tanh and output_layer_2 to each row's vector; also for regression and multi-label."""
+    """Applies output_layer_1, tanh and output_layer_2 to each row's vector; also for regression and multi-label.
+
+    With ModernBERT's `prediction_head`, the model's activation and a layer norm stand in place of tanh.
+    """
 
     def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
         super().__init__(config, vocab_size)
-        self.output_layer_1 = Linear(config.hidden_size, config.hidden_size)
+        modern = config.prediction_head == "modernbert"
+        self.output_layer_1 = Linear(config.hidden_size, config.hidden_size, bias=not modern)
+        self.output_layer_norm = (build_norm("normal", config.hidden_size, config.layernorm_eps,
+                                             not config.remove_layernorm_bias) if modern else None)
         self.output_layer_2 = Linear(config.hidden_size, outputs_num)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs); regression has one output."""
-        return self.output_layer_2(torch.tanh(self.output_layer_1(self.pooled(batch))))
+        hidden = self.output_layer_1(self.pooled(batch))
+        if self.output_layer_norm is None:
+            return self.output_layer_2(torch.tanh(hidden))
+        return self.output_layer_2(self.output_layer_norm(ACTIVATIONS[self.config.hidden_act](hidden)))
 
 
 class Tagger(Backbone):

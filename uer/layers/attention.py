@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from uer.layers.linear import Linear
 from uer.layers.lora import LoraLinear, adapters_side_by_side
-from uer.layers.rotary import Rotary
+from uer.layers.norm import build_norm
+from uer.layers.rotary import Rotary, turned
 from uer.layers.view import Heads, Scores, View
 
 
@@ -22,7 +23,8 @@ class Attention(nn.Module):
 
     def __init__(self, hidden_size: int, heads: int, *, head_size: int | None = None, kv_heads: int | None = None,
                  rotary: Rotary | None = None, dropout: float = 0.0, bias: bool = True, scale: bool = True,
-                 residual: bool = False) -> None:
+                 residual: bool = False, input_bias: bool = False, head_norm: str = "",
+                 eps: float | None = None) -> None:
         """
         Args:
             hidden_size: H.
@@ -35,6 +37,9 @@ class Attention(nn.Module):
             bias: whether the linear layers have biases.
             scale: whether scores (the position bias included, as in UER-py) are divided by sqrt(head_size).
             residual: whether scores are handed on to the next layer (He et al., 2020, RealFormer).
+            input_bias: whether query, key and value have biases where the other layers have none (Qwen2).
+            head_norm: kind of the norm over each head of queries and of keys (Henry et al., 2020; Qwen3); "" is none.
+            eps: what that norm adds to the variance; the kind's own where None.
         """
         super().__init__()
         assert head_size is not None or hidden_size % heads == 0
@@ -43,8 +48,10 @@ class Attention(nn.Module):
         self.heads = Heads(heads, kv_heads, head_size, 1.0 / math.sqrt(head_size) if scale else 1.0)
         self.rotary, self.dropout, self.residual = rotary, dropout, residual
         widths = (heads * head_size, kv_heads * head_size, kv_heads * head_size)
-        self.linear_layers = nn.ModuleList(Linear(hidden_size, width, bias) for width in widths)
+        self.linear_layers = nn.ModuleList(Linear(hidden_size, width, bias or input_bias) for width in widths)
         self.final_linear = Linear(heads * head_size, hidden_size, bias)
+        self.query_layer_norm = build_norm(head_norm, head_size, eps) if head_norm else None
+        self.key_layer_norm = build_norm(head_norm, head_size, eps) if head_norm else None
 
     def forward(self, query: Tensor, memory: Tensor | None, view: View, scores: Scores = None) -> tuple[Tensor, Scores]:
         """
@@ -59,23 +66,41 @@ class Attention(nn.Module):
             (Nq, H); and with `residual` this layer's scores, else None.
         """
         to_query, *to_key_value = self.linear_layers
-        if query is memory and view.cache is None and self.rotary is None:
-            projected, packed = None, _side_by_side(self.linear_layers, query)
+        if query is memory and view.cache is None:
+            projected, packed = None, self._placed(_side_by_side(self.linear_layers, query), view)
         else:
-            projected = to_query(query)
-            packed = view.remember(lambda: self._turned(_side_by_side(to_key_value, memory), view))
-            if self.rotary is not None:
-                projected = self.rotary(projected, view.positions()[0], self.heads.size)
+            projected = self._placed_query(to_query(query), view)
+            packed = view.remember(lambda: self._placed_keys(_side_by_side(to_key_value, memory), view))
         drop = self.dropout if self.training else 0.0
         output, scores = view.attend(projected, packed, self.heads, drop, residual=self.residual, scores=scores)
         return self.final_linear(output), scores
 
-    def _turned(self, packed: Tensor, view: View) -> Tensor:
-        """Keys and values (Nk, 2 * kv_heads * head_size) with the keys turned by their positions."""
-        if self.rotary is None:
+    def _placed(self, joined: Tensor, view: View) -> Tensor:
+        """Queries, keys and values side by side, (N, (heads + 2 * kv_heads) * head_size): `_placed_query` of the first,
+        `_placed_keys` of the others."""
+        if self.rotary is None and self.query_layer_norm is None:
+            return joined
+        query, packed = joined.tensor_split([self.heads.heads * self.heads.size], dim=-1)
+        return torch.cat([self._placed_query(query, view), self._placed_keys(packed, view)], dim=-1)
+
+    def _placed_query(self, query: Tensor, view: View) -> Tensor:
+        """Queries (Nq, heads * head_size), normalised and turned by their positions where the settings say so."""
+        query = self.normalised(query, self.query_layer_norm)
+        return query if self.rotary is None else turned(query, view.turns(self.rotary, self.heads.size)[0])
+
+    def _placed_keys(self, packed: Tensor, view: View) -> Tensor:
+        """Keys and values (Nk, 2 * kv_heads * head_size), the keys as `_placed_query`."""
+        if self.rotary is None and self.key_layer_norm is None:
             return packed
         keys, values = packed.chunk(2, dim=-1)
-        return torch.cat([self.rotary(keys, view.positions()[1], self.heads.size), values], dim=-1)
+        keys = self.normalised(keys, self.key_layer_norm)
+        if self.rotary is not None:
+            keys = turned(keys, view.turns(self.rotary, self.heads.size)[1])
+        return torch.cat([keys, values], dim=-1)
+
+    def normalised(self, vectors: Tensor, norm: nn.Module | None) -> Tensor:
+        """Queries or keys (N, heads * head_size), the norm, if there is one, applied to each head."""
+        return vectors if norm is None else norm(vectors.unflatten(-1, (-1, self.heads.size))).flatten(1)
 
 
 def _side_by_side(layers: Sequence[nn.Module], hidden: Tensor) -> Tensor:

@@ -12,27 +12,28 @@ class LayerNorm(nn.Module):
     loss. The standard form is what `transformers` computes, so an exported model gives the same logits.
     """
 
-    def __init__(self, size: int, eps: float = 1e-12) -> None:
+    def __init__(self, size: int, eps: float = 1e-12, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.gamma = nn.Parameter(torch.empty(size))
-        self.beta = nn.Parameter(torch.empty(size))
+        self.beta = nn.Parameter(torch.empty(size)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.gamma)
-        nn.init.zeros_(self.beta)
+        if self.beta is not None:
+            nn.init.zeros_(self.beta)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., size)"""
-        return F.layer_norm(hidden, self.gamma.shape, _as_wide(self.gamma, hidden), _as_wide(self.beta, hidden),
-                            self.eps)
+        beta = None if self.beta is None else _as_wide(self.beta, hidden)
+        return F.layer_norm(hidden, self.gamma.shape, _as_wide(self.gamma, hidden), beta, self.eps)
 
 
 class T5LayerNorm(nn.Module):
-    """Division by the root mean square: no mean, no bias (Raffel et al., 2020)."""
+    """Division by the root mean square: no mean, no bias (Zhang and Sennrich, 2019, RMSNorm; Raffel et al., 2020)."""
 
-    def __init__(self, size: int, eps: float = 1e-6) -> None:
+    def __init__(self, size: int, eps: float = 1e-6, bias: bool = False) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(size))
@@ -52,9 +53,17 @@ def _as_wide(weight: Tensor, hidden: Tensor) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, hidden.dtype))
 
 
-NORMS = {"normal": LayerNorm, "t5": T5LayerNorm}
+# TencentPretrain's name for LLaMA's norm is "rms"; it computes what T5's does, and its parameter has the same name.
+NORMS = {"normal": LayerNorm, "t5": T5LayerNorm, "rms": T5LayerNorm}
 
 
-def build_norm(kind: str, size: int, eps: float | None = None) -> nn.Module:
-    """A norm of this kind over `size` features; `eps` is added to the variance, the kind's own where None."""
-    return NORMS[kind](size) if eps is None else NORMS[kind](size, eps)
+def build_norm(kind: str, size: int, eps: float | None = None, bias: bool = True) -> nn.Module:
+    """A norm of this kind over `size` features.
+
+    Args:
+        kind: a key of `NORMS`.
+        size: features.
+        eps: what is added to the variance; the kind's own where None.
+        bias: whether a layer norm has a bias; the norm by the root mean square never has one.
+    """
+    return NORMS[kind](size, bias=bias) if eps is None else NORMS[kind](size, eps, bias)

@@ -8,6 +8,7 @@ from uer.layers.attention import Attention
 from uer.layers.dropout import Dropout
 from uer.layers.feed_forward import FEED_FORWARDS
 from uer.layers.norm import build_norm
+from uer.layers.rotary import Rotary
 from uer.layers.view import Scores, View
 
 
@@ -17,16 +18,29 @@ class TransformerLayer(nn.Module):
     def __init__(self, hidden_size: int, heads: int, feedforward_size: int, activation: Callable[[Tensor], Tensor],
                  dropout: float, *, pre_norm: bool = False, feed_forward: str = "dense", norm: str = "normal",
                  bias: bool = True, scale: bool = True, residual_attention: bool = False,
-                 head_size: int | None = None, eps: float | None = None) -> None:
+                 head_size: int | None = None, eps: float | None = None, norm_bias: bool = True,
+                 first_norm: bool = True, kv_heads: int | None = None, rotary: Rotary | None = None,
+                 input_bias: bool = False, head_norm: bool = False) -> None:
+        """
+        Args:
+            pre_norm: where the norms are.
+            norm, eps, norm_bias: `build_norm`'s.
+            first_norm: whether there is a norm before attention; in ModernBERT's first layer there is none.
+            head_norm: whether each head of queries and keys is normalised, by a norm of the same kind.
+
+        The others are `Attention`'s and the feed-forward part's.
+        """
         super().__init__()
+        assert first_norm or pre_norm
         self.pre_norm = pre_norm
         self.self_attn = Attention(hidden_size, heads, head_size=head_size, dropout=dropout, bias=bias, scale=scale,
-                                   residual=residual_attention)
+                                   residual=residual_attention, kv_heads=kv_heads, rotary=rotary,
+                                   input_bias=input_bias, head_norm=norm if head_norm else "", eps=eps)
         self.dropout_1 = Dropout(dropout)
         self.feed_forward = FEED_FORWARDS[feed_forward](hidden_size, feedforward_size, activation, bias)
         self.dropout_2 = Dropout(dropout)
-        self.layer_norm_1 = build_norm(norm, hidden_size, eps)
-        self.layer_norm_2 = build_norm(norm, hidden_size, eps)
+        self.layer_norm_1 = build_norm(norm, hidden_size, eps, norm_bias) if first_norm else nn.Identity()
+        self.layer_norm_2 = build_norm(norm, hidden_size, eps, norm_bias)
 
     def forward(self, hidden: Tensor, view: View, scores: Scores = None) -> tuple[Tensor, Scores]:
         """hidden (N, H) -> (N, H), or (K, H) for the view's wanted queries; `scores` are `Attention`'s."""

@@ -20,8 +20,8 @@ class MlmTarget(VocabularyTarget):
         super().__init__()
         size = config.emb_size if config.factorized_embedding_parameterization else config.hidden_size
         self.activation = choose(ACTIVATIONS, config.hidden_act, "hidden_act")
-        self.linear_1 = Linear(config.hidden_size, size)
-        self.layer_norm = build_norm("normal", size, config.layernorm_eps)
+        self.linear_1 = Linear(config.hidden_size, size, bias=config.prediction_head == "bert")
+        self.layer_norm = build_norm("normal", size, config.layernorm_eps, not config.remove_layernorm_bias)
         self.linear_2 = Linear(size, vocab_size)
 
     def projections(self, hidden: Tensor) -> list[Projection]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from uer.config import ModelConfig
+from uer.config import MODERN, ModelConfig
+from uer.convert.changes import DOES_NOT_FIT, Change
 from uer.convert.names import NameTable, tidy
 from uer.convert.settings import (
     Setting,
@@ -42,6 +43,8 @@ class Architecture:
         other_types: further values of model_type that this architecture has.
         prepare: Hugging Face's tidied weights, config.json's content, the path -> the weights that `names` describes.
         computed: UER's settings -> those of Hugging Face's tensors that no UER checkpoint has.
+        by_head: ending of a Hugging Face name -> the size of a head -> what becomes of the tensor that `names`
+            describes, once that size is known.
         complete: UER's weights, as `names` has them -> further ones that UER's model has.
         backbone: UER's weights -> those of the one encoder that is converted.
         told_beside: the folder of Hugging Face's model -> what its other files say, under UER's names.
@@ -70,6 +73,7 @@ class Architecture:
     other_types: tuple[str, ...] = ()
     prepare: Callable[[dict[str, Tensor], Mapping[str, Any], str], dict[str, Tensor]] = lambda weights, *_: weights
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
+    by_head: Mapping[str, Callable[[int], Change]] = field(default_factory=dict)
     complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda weights: {}
     backbone: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights
     told_beside: Callable[[Path], dict[str, Any]] = lambda folder: {}
@@ -94,7 +98,42 @@ class Architecture:
         Raises:
             UserError: they compute something that UER's model does not.
         """
-        return self.prepare(tidy(weights, self.names), content, path)
+        tidied = self.prepare(tidy(weights, self.names), content, path)
+        if not self.by_head or self.names.body[0].hugging_face not in tidied:
+            return tidied
+        size = self._head_size(tidied, content, path)
+        try:
+            return tidied | {name: change.to_uer((tidied[name],))[0] for name, change in self._by_head(tidied, size)}
+        except DOES_NOT_FIT as error:
+            raise UserError(f"{path}: its attention does not consist of heads of {size}: {error}") from None
+
+    def arranged(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+        """What `tidied` changes by the size of a head, as Hugging Face has it.
+
+        Args:
+            weights: under Hugging Face's names, as `names` describes them.
+            config: UER's settings.
+        """
+        size = config.attention_head_size or config.hidden_size // config.heads_num
+        return {name: change.to_hugging_face((weights[name],))[0].contiguous()
+                for name, change in self._by_head(weights, size)}
+
+    def _by_head(self, weights: Mapping[str, Tensor], size: int) -> list[tuple[str, Change]]:
+        return [(name, change(size)) for name in weights for ending, change in self.by_head.items()
+                if name.endswith(ending)]
+
+    def _head_size(self, weights: Mapping[str, Tensor], content: Mapping[str, Any], path: str) -> int:
+        """The size of a head, which the weights do not tell, from config.json."""
+        def told(setting: str) -> int | None:
+            rows = (row for row in self.settings if row.uer == setting)
+            return next(filter(None, (content.get(row.hugging_face) or row.default for row in rows)), None)
+
+        heads, size = told("heads_num"), told("attention_head_size")
+        hidden = weights[self.names.body[0].hugging_face].shape[-1]
+        if not size and (type(heads) is not int or heads < 1 or hidden % heads):
+            raise UserError(f"{path}: the number of heads is not known, or does not divide {hidden}; the order of "
+                            f"{self.title}'s weights depends on it, so config.json must be beside them")
+        return size or hidden // heads
 
     def targets(self, head: str) -> tuple[str, ...]:
         """The targets of a model with this head; for a head that is not pretrained, the fewest that pretrain one."""
@@ -131,7 +170,9 @@ class Architecture:
             labels: the labels' names, for a classification head.
         """
         known = {**asdict(config), "vocab_size": vocab_size, "pad_id": 0, **(special_ids or {}),
-                 "head_size": config.attention_head_size or config.hidden_size // config.heads_num}
+                 "head_size": config.attention_head_size or config.hidden_size // config.heads_num,
+                 "kv_heads": config.local_kv_heads_num or config.heads_num,
+                 "local_base": config.local_rotary_base or config.rotary_base}
         content = {"architectures": [self.classes[head]], "model_type": self.name,
                    **write_settings(self.settings, known, head)}
         if labels:
@@ -166,6 +207,7 @@ class Architecture:
             base = ModelConfig(**self._not_measured(measured, {**self.defaults, **(told or {})}, path))
         else:
             base = self.first_stream(base, path)
+            self._require_usual(base, path)
             require_agreement(self.settings, base, sizes, head, path, self.title)
         if "head_size" not in measured and measured["hidden_size"] % base.heads_num:
             raise UserError(f"{path}: hidden size {measured['hidden_size']} is not divisible by {base.heads_num} heads")
@@ -176,6 +218,15 @@ class Architecture:
         config = replace(base, **own, **values, target=self.targets(head), tie_weights=tied,
                          members={**base.members, **members})
         return _with_head_size(config, base, sizes, path)
+
+    def _require_usual(self, base: ModelConfig, path: str) -> None:
+        """Of the settings that models later than UER-py's have, those that this architecture does not know."""
+        known = {"layer_number_scale", *(row.uer for row in self.settings)}
+        usual = ModelConfig()
+        for name in MODERN:
+            if name not in known and getattr(base, name) != getattr(usual, name):
+                raise UserError(f"{path}: {name} is {getattr(base, name)} in the model's settings, but it is "
+                                f"{getattr(usual, name)} in Hugging Face's {self.title}")
 
     def _not_measured(self, measured: Mapping[str, int], told: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Settings that tensors do not tell; the number of heads is hidden / 64 where nothing else is known."""
@@ -199,13 +250,23 @@ def with_head_size(sizes: Mapping[str, int]) -> dict[str, int]:
 def _with_head_size(config: ModelConfig, base: ModelConfig, sizes: Mapping[str, int], path: str) -> ModelConfig:
     """The settings with the size of a head, where the weights have another than hidden / heads."""
     inner, heads = sizes.get("inner", config.hidden_size), config.heads_num
-    if inner % heads or (inner != config.hidden_size and "heads" not in sizes):
+    known = "heads" in sizes or base.attention_head_size is not None
+    if inner % heads or (inner != config.hidden_size and not known):
         raise UserError(f"{path}: {heads} heads of {config.hidden_size} / {heads} do not make the width {inner} of the "
                         "attention's linear layers")
     if base.attention_head_size not in (None, inner // heads):
         raise UserError(f"{path}: attention_head_size is {inner // heads}, but the model's settings say "
                         f"{base.attention_head_size}")
-    return config if inner == config.hidden_size else replace(config, attention_head_size=inner // heads)
+    config = replace(config, attention_head_size=None if inner == config.hidden_size else inner // heads)
+    return _with_kv_heads(config, base, sizes["kv"] // (inner // heads), path) if "kv" in sizes else config
+
+
+def _with_kv_heads(config: ModelConfig, base: ModelConfig, kv_heads: int, path: str) -> ModelConfig:
+    """The settings with the number of heads of keys and values, where it is another than that of queries."""
+    if base.local_kv_heads_num not in (None, kv_heads):
+        raise UserError(f"{path}: its weights have {kv_heads} heads of keys and values, but the model's settings say "
+                        f"local_kv_heads_num {base.local_kv_heads_num}")
+    return replace(config, local_kv_heads_num=None if kv_heads == config.heads_num else kv_heads)
 
 
 def target_of(rows: Tensor) -> Tensor:

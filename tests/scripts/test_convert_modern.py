@@ -1,0 +1,135 @@
+"""Tiny models of transformers with rotary positions, grouped queries or ALiBi, and ours: the same logits everywhere."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.scripts.test_convert_architectures import save_random
+from uer.checkpoint.files import load_into
+from uer.convert import ARCHITECTURES
+from uer.convert.hugging_face_files import read_hugging_face
+from uer.convert.open import open_hugging_face
+from uer.errors import UserError
+from uer.model import Model, build_model
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers = pytest.importorskip("transformers")
+
+LLAMA = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
+         "num_key_value_heads": 2, "intermediate_size": 53, "max_position_embeddings": 31}
+MODERNBERT = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6,
+              "intermediate_size": 53, "max_position_embeddings": 31, "local_attention": 6, "cls_token_id": 2,
+              "sep_token_id": 3, "rope_parameters": {
+                  "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                  "sliding_attention": {"rope_type": "default", "rope_theta": 70.0}}}
+# The case -> what the scripts' names have for it, transformers' class, its configuration.
+CASES: dict[str, tuple[str, str, dict]] = {
+    "llama": ("llama", "LlamaForCausalLM", {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    "llama with tied weights": ("llama", "LlamaForCausalLM", {**LLAMA, "num_key_value_heads": 6, "head_dim": 12,
+                                                              "tie_word_embeddings": True}),
+    "qwen2": ("qwen", "Qwen2ForCausalLM", LLAMA),
+    "modernbert": ("modernbert", "ModernBertForMaskedLM", MODERNBERT),
+    "modernbert with a layer of its own": ("modernbert", "ModernBertForMaskedLM", {
+        **MODERNBERT, "tie_word_embeddings": False, "global_attn_every_n_layers": 2, "hidden_activation": "silu",
+        "classifier_activation": "silu"}),
+    "bloom": ("bloom", "BloomForCausalLM", {"vocab_size": 97, "hidden_size": 48, "n_layer": 3, "n_head": 6}),
+    "qwen3": ("qwen", "Qwen3ForCausalLM", {**LLAMA, "head_dim": 10}),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, nn.Module, Path]:
+    """What the scripts call it, a random model of transformers, and its folder."""
+    script, kind, settings = CASES[request.param]
+    kind = getattr(transformers, kind)
+    model = kind(kind.config_class(**settings, bos_token_id=2, eos_token_id=3, pad_token_id=0))
+    return script, model.eval(), save_random(model, tmp_path_factory.mktemp("theirs") / "model")
+
+
+def ours_of(folder: Path, unpad: str) -> Model:
+    source = open_hugging_face(folder)
+    model = build_model(source.config, 97, unpad=unpad).eval()
+    assert not load_into(model, source.converted.weights, "x").missing
+    return model
+
+
+def rows(lengths: tuple[int, ...] = (17, 9, 14)) -> tuple[torch.Tensor, torch.Tensor]:
+    seg = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return torch.randint(5, 97, seg.shape, generator=torch.Generator().manual_seed(1)) * seg, seg
+
+
+@torch.no_grad()
+def logits_of(model: Model, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+    (target,) = model.target.values()
+    return target.logits(model.encode(src, seg))
+
+
+@pytest.mark.parametrize("unpad", ["on", "off"])
+def test_logits_are_those_of_transformers(case: tuple[str, nn.Module, Path], unpad: str) -> None:
+    _, theirs, folder = case
+    src, seg = rows()
+    found = logits_of(ours_of(folder, unpad), src, seg)[seg > 0]
+    with torch.no_grad():
+        expected = theirs(input_ids=src, attention_mask=seg).logits[seg > 0]
+    assert (found - expected).abs().max() <= 1e-5 * max(1.0, expected.abs().max())
+
+
+def test_there_and_back(case: tuple[str, nn.Module, Path], run_script: Callable[..., str], tmp_path: Path,
+                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a folder, from its weights file alone, and to a folder again: each checked, and the tensors are the same."""
+    name, _, folder = case
+    there, back = f"convert_{name}_from_huggingface_to_uer.py", f"convert_{name}_from_uer_to_huggingface.py"
+    for path in (folder, folder / "model.safetensors"):
+        printed = run_script(there, "--input_model_path", path, "--output_model_path", tmp_path / "uer.bin",
+                             "--output_config_path", tmp_path / "c.json", "--output_vocab_path", tmp_path / "v.txt")
+        assert "checked: on " in printed
+    options = ("--input_model_path", tmp_path / "uer.bin", "--config_path", tmp_path / "c.json", "--vocab_path",
+               tmp_path / "v.txt")
+    assert "checked: on " in run_script(back, *options, "--output_model_path", tmp_path / "back.bin")
+    first, no_check = read_hugging_face(folder), ()
+    if first.config["model_type"] == "qwen2":  # transformers 5 opens it with Qwen2's own tokenizer, whatever is there
+        with pytest.raises(UserError, match="its tokenizer gives other ids"):
+            run_script(back, *options, "--output_dir", tmp_path / "back")
+        no_check = ("--no_check",)
+    printed = run_script(back, *options, "--output_dir", tmp_path / "back", *no_check)
+    assert no_check or "checked: on " in printed
+    second = read_hugging_face(tmp_path / "back")
+    assert first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(tensor, second.weights[key]) for key, tensor in first.weights.items())
+    assert second.config["model_type"] == first.config["model_type"]
+
+
+def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
+    architecture = ARCHITECTURES["llama"]
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
+    weights = dict(model.state_dict())
+    with pytest.raises(UserError, match="the number of heads is not known"):
+        architecture.tidied(weights, {}, "x")
+    with pytest.raises(UserError, match="does not consist of heads of 14"):
+        architecture.tidied(weights, {"head_dim": 14}, "x")
+    with pytest.raises(UserError, match="x: rope_parameters is yarn"):
+        architecture.told({"rope_parameters": {"rope_type": "yarn"}}, "x")
+    config = replace(open_hugging_face(save_random(model, tmp_path / "m")).config, attention_window=4)
+    with pytest.raises(UserError, match="x: attention_window is 4 in the model's settings, but it is 0 in"):
+        architecture.model_config({"hidden": 48, "vocab": 97, "layers": 3, "feedforward": 53}, config, "lm", False, "x")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_classifier_there_and_back(run_script: Callable[..., str], tmp_path: Path, pooling: str) -> None:
+    config = transformers.ModernBertConfig(**MODERNBERT, num_labels=3, classifier_pooling=pooling, pad_token_id=0)
+    folder = save_random(transformers.ModernBertForSequenceClassification(config), tmp_path / "theirs")
+    options = ("--type", "text_classification", "--input_model_path")
+    printed = run_script("convert_modernbert_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
+                         tmp_path / "uer.bin")
+    assert "checked: on " in printed
+    printed = run_script("convert_modernbert_from_uer_to_huggingface.py", *options, tmp_path / "uer.bin",
+                         "--output_dir", tmp_path / "back")
+    assert "checked: on " in printed
+    first, second = read_hugging_face(folder), read_hugging_face(tmp_path / "back")
+    assert second.config["classifier_pooling"] == pooling and first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(tensor, second.weights[key]) for key, tensor in first.weights.items())
