@@ -157,9 +157,9 @@ def test_fine_tuning_starts_from_a_folder(folder, tmp_path):
 
 
 def test_folders_that_cannot_be_read(folder, tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(UserError, match="holds none of"):
         parse("--pretrained_model_path", tmp_path)
     shutil.copy(folder / "model.safetensors", tmp_path)
-    with pytest.raises(UserError, match="llama"):
+    with pytest.raises(UserError, match="mamba"):
         parse("--pretrained_model_path", tmp_path)

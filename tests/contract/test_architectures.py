@@ -158,9 +158,13 @@ def test_weights_come_back(architecture: Architecture, head: str) -> None:
     assert len(set(storages)) == len(storages) - once and all(map(Tensor.is_contiguous, back.weights.values()))
 
 
-@pytest.mark.parametrize("architecture", EVERY)
+@pytest.mark.parametrize("architecture", [each for each in EVERY if not each.values[0].by_head])
 def test_folders_of_every_age_are_read(architecture: Architecture, tmp_path: Path) -> None:
-    """Safetensors, torch's file of today, and the pickle of before 2020: the same bits, with copies and buffers."""
+    """Safetensors, torch's file of today, and the pickle of before 2020: the same bits, with copies and buffers.
+
+    Those whose rows are ordered by heads need whole heads, which these random sizes do not have:
+    tests/scripts/test_convert_modern.py converts them there and back.
+    """
     head, table = next(iter(architecture.outputs)), architecture.names
     config = settings_of(architecture, head)
     there = from_uer(random_weights(architecture, head), table, head, "x").weights

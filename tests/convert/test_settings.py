@@ -101,9 +101,14 @@ def test_the_epsilon_of_layer_norms_is_read_and_written(name: str, key: str, usu
             architecture.told({key: wrong}, "x")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+def activation_key(name: str) -> str:
+    """What config.json calls the activation function; empty where the architecture has only one."""
+    return next(row.hugging_face for row in ARCHITECTURES[name].settings if row.uer == "hidden_act")
+
+
+@pytest.mark.parametrize("name", filter(activation_key, ARCHITECTURES))
 def test_an_unknown_activation_function_is_refused_in_one_line(name: str) -> None:
-    key = next(row.hugging_face for row in ARCHITECTURES[name].settings if row.uer == "hidden_act")
+    key = activation_key(name)
     for unknown in ("gelu_10", "", ["gelu"], 3):
         with pytest.raises(UserError, match=r"^x: .* has no counterpart in UER; these have: [^\n]*gelu.*$") as found:
             ARCHITECTURES[name].told({key: unknown}, "x")
