@@ -42,7 +42,7 @@ from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
 from uer.layers.lora import is_adapter, merged
 from uer.lora import adapt, require_backbone
-from uer.model import Model, build_model, require_sides
+from uer.model import Model, build_model, require_sides, start_sinusoidal
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
@@ -59,6 +59,7 @@ from uer.training import preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
+from uer.training.output_layer import sample_softmax, start_at_frequencies
 from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
@@ -140,6 +141,7 @@ def tensor_parallel_problems(settings: Settings) -> list[str]:
     checks = {f"--optimizer {settings.optim.optimizer} needs whole matrices": settings.optim.optimizer != "adamw",
               "--weights_dtype bf16 needs whole layers": settings.train.weights_dtype != "fp32",
               "--compile on: the sums over ranks are not compiled": settings.train.compile == "on",
+              "--sampled_softmax chooses among all entries": settings.train.sampled_softmax > 0,
               "--teacher_model_path: a teacher's logits are whole": bool(settings.distillation.teacher_model_path)}
     return [problem for problem, found in checks.items() if found]
 
@@ -378,6 +380,10 @@ class Run:
         model = build_model(model_config, self.data.vocab_size, **self.layout,
                             activation_checkpointing=self.settings.parallel.activation_checkpointing,
                             deep_init=config.deep_init, initializer_range=config.initializer_range)
+        if config.position_init == "sinusoidal":
+            start_sinusoidal(model, config.initializer_range)
+        if config.output_bias_init == "frequencies":
+            start_at_frequencies(model, self.data)
         sides = example_batch(self.data.processor, rows=1).labels
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
@@ -392,6 +398,7 @@ class Run:
             if lora.use_lora:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)
+        sample_softmax(model, self.data, self.settings)
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model
