@@ -422,7 +422,7 @@ def optim_identity(optim: OptimConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(optim).items() if name not in later or value != later[name]}
 
 
-LEAST_SAMPLED = 64
+LEAST_SAMPLED = 16
 """The fewest entries of --sampled_softmax."""
 
 LATER_SETTINGS = {"mask_rate": 0.15, "mask_token_rate": 0.8}

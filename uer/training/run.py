@@ -26,6 +26,7 @@ from uer.config import (
 from uer.convert.open import load_uer_weights
 from uer.data.loader import EvaluationLoader, Loader
 from uer.data.row_fetcher import copied_bytes, open_fetchers
+from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.flops import (
@@ -46,6 +47,7 @@ from uer.model import Model, build_model, require_sides, start_sinusoidal
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
+from uer.output_layer import sample_softmax, start_at_frequencies
 from uer.pretraining_plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
@@ -59,7 +61,6 @@ from uer.training import preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
-from uer.training.output_layer import sample_softmax, start_at_frequencies
 from uer.training.report import Reporter
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
@@ -90,6 +91,8 @@ def run(settings: Settings) -> int:
         if settings.optim.optimizer != "adamw":
             raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
                             f"{settings.optim.optimizer}")
+    if settings.train.sampled_softmax and settings.distillation.teacher_model_path:
+        raise UserError("--sampled_softmax: the distribution of --teacher_model_path has all entries")
     if settings.lora.use_lora and (problems := lora_problems(settings)):
         raise UserError(f"--use_lora {problems[0]}")
     if settings.train.dry_run:
@@ -383,7 +386,7 @@ class Run:
         if config.position_init == "sinusoidal":
             start_sinusoidal(model, config.initializer_range)
         if config.output_bias_init == "frequencies":
-            start_at_frequencies(model, self.data)
+            start_at_frequencies(model, partial(token_counts, self.data.train))
         sides = example_batch(self.data.processor, rows=1).labels
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
@@ -398,7 +401,8 @@ class Run:
             if lora.use_lora:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)
-        sample_softmax(model, self.data, self.settings)
+        if config.sampled_softmax:
+            sample_softmax(model, config.sampled_softmax, partial(token_counts, self.data.train))
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model
