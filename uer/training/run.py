@@ -68,6 +68,8 @@ from uer.training.update import Parts, StepModule, Update
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
+ADAMW = ("adamw", "stableadamw")
+"""Optimizers that update shards and masters, and never need the host."""
 FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
 
 
@@ -77,18 +79,18 @@ def run(settings: Settings) -> int:
     Raises:
         UserError: an error that the user can correct, from any of the processes.
     """
-    if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
-        raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
-                        "cannot be split")
+    if settings.parallel.sharding == "fsdp" and settings.optim.optimizer not in ADAMW:
+        raise UserError(f"--sharding fsdp works with --optimizer {' and '.join(ADAMW)}, not "
+                        f"{settings.optim.optimizer}, whose state cannot be split")
     if settings.parallel.tensor_parallel_size > 1 and (problems := tensor_parallel_problems(settings)):
         raise UserError(f"--tensor_parallel_size: {'; '.join(problems)}")
     if settings.train.weights_dtype != "fp32":
         if settings.parallel.sharding == "fsdp":
             raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
                             "in bf16 itself")
-        if settings.optim.optimizer != "adamw":
-            raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
-                            f"{settings.optim.optimizer}")
+        if settings.optim.optimizer not in ADAMW:
+            raise UserError(f"--weights_dtype bf16 works with --optimizer {' and '.join(ADAMW)}, which keep float32 "
+                            f"masters, not {settings.optim.optimizer}")
     if settings.lora.use_lora and (problems := lora_problems(settings)):
         raise UserError(f"--use_lora {problems[0]}")
     if settings.train.dry_run:
@@ -147,7 +149,7 @@ def tensor_parallel_problems(settings: Settings) -> list[str]:
 def graph_problems(settings: Settings) -> list[str]:
     """Why an update of this run cannot be a CUDA graph, one line for each reason."""
     checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
-              f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer != "adamw",
+              f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer not in ADAMW,
               "--tensor_parallel_size adds up the ranks' results": settings.parallel.tensor_parallel_size > 1,
               "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
               "--gradient_compression bf16 belongs to DistributedDataParallel":
@@ -309,6 +311,8 @@ class Run:
                                                     dtype=precision.dtype)
         optimizer = build_optimizer(optim, model, capturable=graphed)
         optimizer.masters = masters
+        if self.settings.parallel.sharding == "fsdp":
+            optimizer.sum_ = world.sum_  # for StableAdamW, which measures whole gradients
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         reads_padding = model.encoder.reads_padding
         placement = world.check(lambda: self._placement(reads_padding))
