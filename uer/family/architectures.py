@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from uer.config import ModelConfig
+from uer.flops import parameter_count
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class FamilyArchitecture:
         return [f"architecture: {self.title}; {some.get(every, f'every {every}th layer')} attends to whole rows, the "
                 f"others to a window of {config.attention_window} tokens",
                 "attention is counted as if each row were one document: that of shorter documents takes less"]
+
+
+def described(config: ModelConfig, vocab_size: int) -> str:
+    """`ModernBERT 8/512, 36.4 M parameters`"""
+    title = next(known.title for known in ARCHITECTURES.values() if known.prediction_head == config.prediction_head)
+    parameters = parameter_count(config, vocab_size)
+    return f"{title} {config.layers_num}/{config.hidden_size}, {parameters / 1e6:.1f} M parameters"
 
 
 ARCHITECTURES = {
