@@ -58,7 +58,7 @@ def main() -> None:
     plan = make_plan(sizes, recipe, vocab_size, devices, machine, teaching, known)
     family = FamilyFolder(ROOT, config, machine, recipe, devices.kind, plan.per_model, vocab_size, teaching,
                           {cost.size.name: cost for cost in plan.costs}, devices.memory_bytes)
-    print("\n".join([*config.made.lines(sizes[0].config),
+    print("\n".join([*config.made.lines(sizes[0].config, machine.document_length),
                      *plan.lines([size.name for size in sizes if family.finished(size)]), *plan.start_lines()]),
           flush=True)
     if config.scaling:

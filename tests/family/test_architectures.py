@@ -77,6 +77,18 @@ def test_a_step_takes_less_time_with_local_attention(sizes):
     assert narrow.compute < 0.7 * wide.compute
 
 
+def test_attention_inside_of_documents_costs_less(sizes):
+    """In rows of 8,192 tokens each attends to the 400 of its document, unless attention is not kept inside of them."""
+    size, machine = sizes["L-2_H-128"], MachineConfig(document_length=400)
+    whole, inside = (cost_of(size, RECIPE, VOCAB, H100, config) for config in (MachineConfig(), machine))
+    # layer 1 and of layer 2, the last one, the 30% that are predicted, of 400 keys instead of 8,192
+    saved = 1.3 * 3 * 4 * (8192 - 400) * 128 * RECIPE.stages[1].tokens
+    assert whole.flops[1] - inside.flops[1] == pytest.approx(saved, rel=0.01) and inside.hours < whole.hours
+    rows = dataclasses.replace(RECIPE, document_attention=False)
+    assert cost_of(size, rows, VOCAB, H100, machine).flops == whole.flops
+    assert "inside of documents of 400 tokens" in ARCHITECTURES["modern"].lines(size.config, 400.0)[1]
+
+
 def test_the_plan_says_the_architecture(sizes):
     tiny, one = [sizes["L-2_H-128"]], named_devices("h100", 1)
     plan = make_plan(tiny, RECIPE, VOCAB, one, MachineConfig())

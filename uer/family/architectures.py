@@ -26,7 +26,7 @@ class FamilyArchitecture:
     name_prefix: str
     conversion: str
 
-    def lines(self, config: ModelConfig) -> list[str]:
+    def lines(self, config: ModelConfig, document_length: float = 0.0) -> list[str]:
         """What a plan says of the architecture, for one of its sizes; nothing of BERT, as ever.
 
         >>> ARCHITECTURES["modern"].lines(ModelConfig(attention_window=128, global_attention_every=3))[0]
@@ -38,7 +38,8 @@ class FamilyArchitecture:
         some = {0: "no layer", 1: "every layer", 2: "every second layer", 3: "every third layer"}
         return [f"architecture: {self.title}; {some.get(every, f'every {every}th layer')} attends to whole rows, the "
                 f"others to a window of {config.attention_window} tokens",
-                "attention is counted as if each row were one document: that of shorter documents takes less"]
+                f"attention is counted inside of documents of {document_length:g} tokens" if document_length else
+                "attention is counted as if each row were one document; for shorter ones give --document_length"]
 
 
 def described(config: ModelConfig, vocab_size: int) -> str:

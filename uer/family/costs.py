@@ -1,6 +1,7 @@
 """What one size costs: parameters, FLOPs, memory and hours, by formula.
 
-FLOPs of a stage = `uer.flops.flops_per_token` at the mean length of its rows, times its tokens; hours = its steps times
+FLOPs of a stage = `uer.flops.flops_per_token` at the mean length of its rows, or of its documents where attention stays
+inside of them and --document_length tells it, times its tokens; hours = its steps times
 the time of a step (`uer.family.scaling`). A teacher's forward passes take FLOPs and hours too.
 """
 
@@ -86,7 +87,8 @@ def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, confi
     rate = recipe.mask_rate
     stages = [fitted(stage, size.config, vocab_size, devices, config, teacher, rate) for stage in recipe.stages]
     splits = [stage.split(per_model) for stage in stages]
-    batches = [Batch(stage.rows / per_model, micro, stage.seq_length * known.fill_of(number), rate)
+    batches = [Batch(stage.rows / per_model, micro, stage.seq_length * known.fill_of(number), rate,
+                     config.document_length * recipe.document_attention)
                for number, (stage, (_, micro)) in enumerate(zip(stages, splits))]
     steps = [step_time(size, vocab_size, batch, per_model, devices, config.mfu, known.step_times) for batch in batches]
     answers = [forward_seconds(teacher.size, vocab_size, batch, devices, config.mfu) if teacher else 0.0
@@ -94,7 +96,7 @@ def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, confi
     own, taught = (sum(seconds * stage.total_steps for seconds, stage in zip(many, stages)) / 3600
                    for many in ([step.seconds for step in steps], answers))
     flops, teacher_flops = (
-        [count(model.config, vocab_size, batch.length, mask_rate=rate) * batch.tokens * per_model * stage.total_steps
+        [count(model.config, vocab_size, batch.attended, mask_rate=rate) * batch.tokens * per_model * stage.total_steps
          if model else 0.0 for batch, stage in zip(batches, stages)]
         for count, model in ((flops_per_token, size), (forward_flops_per_token, teacher and teacher.size)))
     memory = max(stage_memory(size.config, vocab_size, stage, per_model, teacher, rate) for stage in stages)

@@ -107,12 +107,19 @@ class Batch:
         micro_batches: how many.
         length: mean number of tokens of a row, padding left out.
         mask_rate: the fraction of its tokens that are predicted.
+        documents: mean number of tokens of the documents that attention stays inside of; 0 where it does not.
     """
 
     rows: float
     micro_batches: int
     length: float
     mask_rate: float = PREDICTED
+    documents: float = 0.0
+
+    @property
+    def attended(self) -> float:
+        """How many tokens a token attends to, where attention is not local."""
+        return min(self.length, self.documents or self.length)
 
     @property
     def tokens(self) -> float:
@@ -147,7 +154,7 @@ def step_time(size: Size, vocab_size: int, batch: Batch, ranks: int, devices: De
             of its time to that which the model gives for it.
     """
     config = size.config
-    flops = flops_per_token(config, vocab_size, batch.length, mask_rate=batch.mask_rate) * batch.tokens
+    flops = flops_per_token(config, vocab_size, batch.attended, mask_rate=batch.mask_rate) * batch.tokens
     if mfu or devices.kind == "cpu":
         return StepTime(flops / (devices.peak_flops * (mfu or CPU_EFFICIENCY)))
     alone = _alone(config, vocab_size, batch, devices)
@@ -177,8 +184,8 @@ def _alone(config: ModelConfig, vocab_size: int, batch: Batch, devices: Devices)
     TFLOP/s = 0.20 ms; 0.4 MFLOP of attention at 0.08 x 989 TFLOP/s = 0.04 ms; 78 kB a token at 0.875 x 4.8 TB/s = 0.15
     ms; with the update's 0.22 ms it is 0.85 ms.
     """
-    flops = flops_per_token(config, vocab_size, batch.length, mask_rate=batch.mask_rate)
-    attention = min(flops / 2, 12 * _keys(config, batch.length) * config.hidden_size)
+    flops = flops_per_token(config, vocab_size, batch.attended, mask_rate=batch.mask_rate)
+    attention = min(flops / 2, 12 * _keys(config, batch.attended) * config.hidden_size)
     width = max((width for width in EFFICIENCY if width <= config.hidden_size), default=min(EFFICIENCY))
     moved = LAYER_BYTES * config.layers_num * config.hidden_size + LOGIT_BYTES * batch.mask_rate * vocab_size
     bandwidth = MEMORY_EFFICIENCY * _specification(devices).memory_bandwidth
