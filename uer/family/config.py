@@ -139,8 +139,8 @@ class MachineConfig:
                                         '"precision": "bf16", "step_ms": 0.9, "device": "NVIDIA H100"}]', path="read")
     fill: tuple[float, ...] = flag((), "Part of the token slots that is no padding, one number or one for each stage\n"
                                        "(default: counted in the datasets of --output_dir; 1 before they exist).")
-    document_length: float = flag(0.0, "Mean number of tokens of the corpus's documents: attention inside of documents\n"
-                                       "is counted for so many (default: for whole rows, which is more).")
+    document_length: float = flag(0.0, "Mean number of tokens of the corpus's documents: attention inside of them is\n"
+                                       "counted for so many (default: for whole rows, which is more).")
     price_per_hour: float = flag(0.0, "Price of one device for one hour.")
     processes_num: int = flag(0, "Processes of preprocess.py; 0: one for each CPU core.")
     save_checkpoint_steps: int = flag(0, "Updates between checkpoints; 0: a tenth of the stage.")
