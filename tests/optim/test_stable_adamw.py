@@ -173,6 +173,22 @@ def test_parts_of_parameters_are_measured_together():
     torch.testing.assert_close(ranks[0][1], other)
 
 
+@pytest.mark.parametrize("scale", [None, 8.0])
+def test_both_ways_to_add_up_agree(scale, monkeypatch):
+    """GPUs take few kernels for all parameters, CPUs small pieces of each, here of 100 elements."""
+    monkeypatch.setattr(stable_adamw, "PIECE", 100)
+    params = parameters()
+    give_gradients(params, 3)
+    gradients, second = [p.grad for p in params], [p.detach().square() for p in params]
+    second[0].zero_()
+    gradients[0][0] = 0.0  # where nothing was ever learned
+    arguments = gradients, second, 0.98, 1e-12, None if scale is None else torch.tensor(scale)
+    pairs = [(g.double().square() / (scale or 1.0) ** 2, v.double()) for g, v in zip(gradients, second)]
+    expected = torch.stack([(squares / (0.98 * v + 0.02 * squares).clamp(min=1e-12)).sum() for squares, v in pairs])
+    for way in (stable_adamw.together, stable_adamw.in_pieces):
+        torch.testing.assert_close(way(*arguments).double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_host_never_waits_for_a_gpu(monkeypatch):
     """Of fake tensors nobody can read a value: an update that asked for one would raise. The kernel, which is AdamW's,
     has no fake; what it gets are a tensor of its own for each parameter's learning rate."""

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from uer.optim.adamw import AdamW, fused_update, of_the_kernel
 
+PIECE = 1 << 18
+
 
 class StableAdamW(AdamW):
     """StableAdamW. The state is that of `AdamW`, so that either goes on from the other's.
@@ -47,20 +49,50 @@ class StableAdamW(AdamW):
     def _excess(self, group: dict[str, Any], rows: list[tuple[Tensor, ...]], grad_scale: Tensor | None) -> Tensor:
         """max(1, rms) of N parameters, (N,) in float32, on their device. The host does not wait for it."""
         _, gradients, _, second = map(list, zip(*rows))
-        beta2, least = group["betas"][1], group["eps"] ** 2
-        squares = torch._foreach_mul(gradients, gradients)
-        if grad_scale is not None:
-            torch._foreach_div_(squares, grad_scale.square())
-        known = torch._foreach_mul(second, beta2)
-        torch._foreach_add_(known, squares, alpha=1.0 - beta2)
-        torch._foreach_clamp_min_(known, least)
-        torch._foreach_div_(squares, known)
-        sums = torch.stack(torch._foreach_norm(squares, 1)).float()  # (N,)
-        return self._means(sums, [gradient.numel() for gradient in gradients]).sqrt().clamp(min=1.0)
-
-    def _means(self, sums: Tensor, counts: list[int]) -> Tensor:
-        """sums / counts (N,), over all ranks where each has a part of every parameter."""
+        summed = together if gradients[0].device.type == "cuda" else in_pieces
+        sums = summed(gradients, second, group["betas"][1], group["eps"] ** 2, grad_scale).float()  # (N,)
+        counts = [gradient.numel() for gradient in gradients]
         if self.sum_ is None:
-            return torch.stack(torch._foreach_div(list(sums.unbind()), list(map(float, counts))))
-        sums, counted = self.sum_(torch.stack([sums, sums.new_tensor(counts)])).unbind()
-        return sums / counted
+            means = torch.stack(torch._foreach_div(list(sums.unbind()), list(map(float, counts))))
+        else:
+            sums, counted = self.sum_(torch.stack([sums, sums.new_tensor(counts)])).unbind()
+            means = sums / counted
+        return means.sqrt().clamp(min=1.0)
+
+
+def together(gradients: list[Tensor], second: list[Tensor], beta2: float, least: float,
+             grad_scale: Tensor | None) -> Tensor:
+    """The sums of g^2 / max(v, least) of N parameters, (N,), in few kernels.
+
+    Args:
+        gradients: N gradients, of any shapes, times `grad_scale` where it is given.
+        second: their second moments before this update.
+        beta2, least: as in the module's formulas.
+        grad_scale: 0-dim.
+    """
+    squares = torch._foreach_mul(gradients, gradients)
+    if grad_scale is not None:
+        torch._foreach_div_(squares, grad_scale.square())
+    known = torch._foreach_lerp(second, squares, 1.0 - beta2)
+    torch._foreach_clamp_min_(known, least)
+    torch._foreach_div_(squares, known)
+    return torch.stack(torch._foreach_norm(squares, 1))
+
+
+def in_pieces(gradients: list[Tensor], second: list[Tensor], beta2: float, least: float,
+              grad_scale: Tensor | None) -> Tensor:
+    """The same as `together` in pieces that stay in a CPU's cache, which takes a quarter of the time there. Unlike the
+    sums of `_foreach_norm` on a CPU, those of large parameters are exact to rounding."""
+    squares, known = gradients[0].new_empty(2, PIECE)
+    sums = []
+    for gradient, moment in zip(gradients, second):
+        found = []
+        for one, other in zip(gradient.flatten().split(PIECE), moment.flatten().split(PIECE)):
+            ratio, below = squares[:len(one)], known[:len(one)]
+            torch.mul(one, one, out=ratio)
+            if grad_scale is not None:
+                ratio.div_(grad_scale.square())
+            torch.lerp(other, ratio, 1.0 - beta2, out=below)
+            found.append(ratio.div_(below.clamp_min_(least)).sum())
+        sums.append(torch.stack(found).sum())
+    return torch.stack(sums)
