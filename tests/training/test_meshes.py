@@ -24,8 +24,10 @@ def assert_same_run(playground, name, first=0):
 
 
 def test_a_run_goes_from_mesh_to_mesh(playground):
-    """2 x 2 ranks are killed while they write; 1 x 4 ranks and one rank go on. (`test_resume.py` has 2 x 1.)"""
-    (playground.folder / "config.json").write_text(json.dumps({**MODEL, "heads_num": 4}))
+    """2 x 2 ranks are killed while they write; 1 x 4 ranks and one rank go on. (`test_resume.py` has 2 x 1.) The model
+    has rotary positions and grouped queries, besides what BERT has."""
+    grouped = {"heads_num": 8, "local_kv_heads_num": 4, "rotary_position_embedding": True}
+    (playground.folder / "config.json").write_text(json.dumps({**MODEL, **grouped}))
     playground.run("one", **SAME, batch_size=8)
     square = playground.start("square", **SAME, **FOUR, tensor_parallel_size=2, sharding="fsdp", batch_size=4,
                               kill={"call": "uer.checkpoint.state:StateFolder.complete", "count": 2})

@@ -28,8 +28,8 @@ def in_blocks(values: Tensor, block: int) -> Tensor:
 
 def with_neighbours(blocks: Tensor, causal: bool) -> Tensor:
     """(rows, blocks, block, ...) -> (rows, blocks, 3 * block, ...): the block before, the block itself and the block
-    after. Before the first and after the last one there are zeros. With `causal` (rows, blocks, 2 * block, ...): no query
-    may attend to the block after.
+    after. Before the first and after the last one there are zeros. With `causal` (rows, blocks, 2 * block, ...): no
+    query may attend to the block after.
 
         [[1, 2], [3, 4]]  ->  [[0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 0, 0]];  causal: [[0, 0, 1, 2], [1, 2, 3, 4]]
     """
