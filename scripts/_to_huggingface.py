@@ -211,6 +211,9 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
     head = head if head in HEAD_TASKS else resolve_head(head, weights, architecture, "uer", path)
     converted = names.from_uer(weights, architecture.names, head, path)
     require_known_names(converted.left_out, "uer", path)
+    if head in HEAD_TASKS and (own := [name for name in converted.left_out if name.startswith("output_layer")]):
+        raise UserError(f"{path}: {names.some(own)} {'is' if len(own) == 1 else 'are'} no part of "
+                        f"{architecture.classes[head]}: its head has other layers")
     stages = _stages(path)
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     tied = names.is_tied(converted.weights, architecture.names, head, "hugging_face")
@@ -312,7 +315,8 @@ def _config_json(source: Source, special_ids: Mapping[str, int]) -> dict[str, An
 
 
 def _check(source: Source, config: Mapping[str, Any], tokenizer: Tokenizer | None, theirs: Any) -> str:
-    src, seg = check.batch_of(source.architecture, source.vocab_size, source.config.max_seq_length, tokenizer)
+    src, seg = check.batch_of(source.architecture, source.head, source.vocab_size, source.config.max_seq_length,
+                              tokenizer, theirs)
     model = check.UerModel(source.path, source.architecture, source.head, source.config, source.weights,
                            source.converted.sizes, config)
     ours = check.our_logits(check.with_their_eps(model), src, seg)

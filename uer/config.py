@@ -275,8 +275,9 @@ class ModelConfig(Members):
                                              "remove_transformer_bias (Qwen2).")
     query_key_layernorm: bool = flag(False, "Normalise each head of queries and keys (Qwen3).")
     prediction_head: str = flag("bert", "First layer of the mlm target and of classifiers. modernbert: it has no\n"
-                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh.",
-                                choices=("bert", "modernbert"))
+                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh;\n"
+                                        "taggers have the same. linear: classifiers have one layer, without bias.",
+                                choices=("bert", "modernbert", "linear"))
     stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
                                  file_only=True)
     stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",

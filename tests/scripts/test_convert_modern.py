@@ -11,11 +11,17 @@ from torch import nn
 
 from tests.scripts.test_convert_architectures import save_random
 from uer.checkpoint.files import load_into
+from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES
 from uer.convert.hugging_face_files import read_hugging_face
 from uer.convert.open import open_hugging_face
 from uer.errors import UserError
+from uer.finetuning.labels import LabelSet
+from uer.finetuning.saved_model import save_finetuned
+from uer.finetuning.task import TextToRows
+from uer.finetuning.tasks.classification import Classification
 from uer.model import Model, build_model
+from uer.tokenizers import BertTokenizer, Vocab
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -119,17 +125,52 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
         architecture.model_config({"hidden": 48, "vocab": 97, "layers": 3, "feedforward": 53}, config, "lm", False, "x")
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_classifier_there_and_back(run_script: Callable[..., str], tmp_path: Path, pooling: str) -> None:
-    config = transformers.ModernBertConfig(**MODERNBERT, num_labels=3, classifier_pooling=pooling, pad_token_id=0)
-    folder = save_random(transformers.ModernBertForSequenceClassification(config), tmp_path / "theirs")
-    options = ("--type", "text_classification", "--input_model_path")
-    printed = run_script("convert_modernbert_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
+FINETUNED: dict[str, tuple[str, str, dict]] = {
+    "first": ("text_classification", "ModernBertForSequenceClassification", {"classifier_pooling": "cls"}),
+    "mean": ("text_classification", "ModernBertForSequenceClassification", {"classifier_pooling": "mean"}),
+    "tokens": ("token_classification", "ModernBertForTokenClassification", {}),
+    "answers": ("extractive_qa", "ModernBertForQuestionAnswering", {"num_labels": 2}),
+    "last": ("text_classification", "LlamaForSequenceClassification", {}),
+}
+
+
+@pytest.mark.parametrize("name", FINETUNED)
+def test_a_finetuned_model_there_and_back(run_script: Callable[..., str], tmp_path: Path, name: str) -> None:
+    head, kind, own = FINETUNED[name]
+    script, settings = ("llama", LLAMA) if kind.startswith("Llama") else ("modernbert", MODERNBERT)
+    kind = getattr(transformers, kind)
+    folder = save_random(kind(kind.config_class(**settings, **{"num_labels": 3, "pad_token_id": 0, **own})),
+                         tmp_path / "theirs")
+    options = ("--type", head, "--input_model_path")
+    printed = run_script(f"convert_{script}_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
                          tmp_path / "uer.bin")
     assert "checked: on " in printed
-    printed = run_script("convert_modernbert_from_uer_to_huggingface.py", *options, tmp_path / "uer.bin",
+    printed = run_script(f"convert_{script}_from_uer_to_huggingface.py", *options, tmp_path / "uer.bin",
                          "--output_dir", tmp_path / "back")
     assert "checked: on " in printed
     first, second = read_hugging_face(folder), read_hugging_face(tmp_path / "back")
-    assert second.config["classifier_pooling"] == pooling and first.weights.keys() == second.weights.keys()
+    assert first.weights.keys() == second.weights.keys() and second.config["architectures"] == [kind.__name__]
     assert all(torch.equal(tensor, second.weights[key]) for key, tensor in first.weights.items())
+    assert all(second.config[key] == first.config[key] for key in {"pad_token_id", *own} - {"num_labels"})
+
+
+def test_a_classifier_of_two_layers_is_not_llamas(run_script: Callable[..., str], tmp_path: Path) -> None:
+    config = ModelConfig(emb_size=24, hidden_size=24, feedforward_size=31, heads_num=2, layers_num=1, mask="causal",
+                         layernorm_positioning="pre", layernorm="rms", feed_forward="gated", embedding=("word",),
+                         remove_transformer_bias=True, remove_embedding_layernorm=True, hidden_act="silu",
+                         rotary_position_embedding=True, target=("lm",), members={"has_lmtarget_bias": False},
+                         pooling="last")
+    vocab = Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
+    task = Classification(LabelSet(("x", "y")))
+    save_finetuned(tmp_path / "m.bin", task.build(config, 6).state_dict(), task, config,
+                   TextToRows(BertTokenizer(vocab), 9), {})
+    arguments = ("convert_llama_from_uer_to_huggingface.py", "--type", "text_classification", "--input_model_path",
+                 tmp_path / "m.bin", "--output_dir", tmp_path / "hf")
+    with pytest.raises(UserError, match=r"output_layer_1\.weight.* are no part of LlamaForSequenceClassification"):
+        run_script(*arguments)
+    linear = replace(config, prediction_head="linear", pooling="first")
+    save_finetuned(tmp_path / "m.bin", task.build(linear, 6).state_dict(), task, linear,
+                   TextToRows(BertTokenizer(vocab), 9), {})
+    with pytest.raises(UserError, match="pooling is first in the model's settings, but it is last in"):
+        run_script(*arguments)
+    assert not (tmp_path / "hf").exists()

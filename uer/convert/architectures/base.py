@@ -57,6 +57,7 @@ class Architecture:
         segments: how many segments tell texts of a row apart, in both models.
         unused_positions: how many of the position embedding's rows Hugging Face's model never reads.
         padding_id: the token that Hugging Face's model takes for padding wherever it stands; None where the mask tells.
+        ids_tell_padding: the heads whose class takes config.json's pad_token_id so.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Architecture:
     segments: int = 2
     unused_positions: int = 0
     padding_id: int | None = None
+    ids_tell_padding: tuple[str, ...] = ()
 
     @property
     def has_decoder(self) -> bool:
