@@ -122,6 +122,20 @@ class BpeExportFlags(ExportFlags):
 
 
 @dataclass(frozen=True)
+class QwenExportFlags(ExportFlags):
+    """From UER to Hugging Face, of a model whose tokenizer may be Qwen's or GPT-2's byte-level BPE."""
+
+    merges_path: str | None = flag(None, "Merges file of a model of --tokenizer qwen or bpe; --vocab_path is its\n"
+                                         "vocabulary.", path="read")
+    tokenizer: str = flag("qwen", "With --merges_path: the tokenizer that the model was trained with.",
+                          choices=("qwen", "bpe"))
+
+    def tokenizer_config(self) -> TokenizerConfig:
+        usual = super().tokenizer_config()
+        return replace(usual, tokenizer=self.tokenizer, merges_path=self.merges_path) if self.merges_path else usual
+
+
+@dataclass(frozen=True)
 class SentencePieceExportFlags(ExportFlags):
     """From UER to Hugging Face, of a model whose tokenizer is a SentencePiece model."""
 
@@ -268,6 +282,10 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
     """Write the folder of the model that is called `name`; the paths of its files."""
     tokenizer = _tokenizer(source, required=True)
     assert tokenizer is not None
+    only = source.architecture.only_tokenizer
+    if with_check and only not in ("", tokenizer.kind):
+        raise UserError(f"{source.path}: transformers 5 opens every folder of {source.architecture.title} with its own "
+                        f"tokenizer, that of --tokenizer {only}; write the weights alone (--output_model_path)")
     vocab = tokenizer.vocab
     segments = "seg" in source.config.embedding
     facts = TokenizerFacts.of(tokenizer, segments)
