@@ -158,6 +158,8 @@ def test_plans_that_cannot_be():
         plan_lines(SMALL, train, ParallelConfig(world_size=3, tensor_parallel_size=2), rows_of(SMALL))
     with pytest.raises(UserError, match="no dataset says how batches of --target sp are made"):
         rows_of(dataclasses.replace(SMALL, target=("sp",)))
+    with pytest.raises(UserError, match="--data_processor mlm has labels for mlm, none for sp"):
+        assumed_rows(dataclasses.replace(SMALL, target=("mlm", "sp")), "mlm", VOCAB, SPECIAL)
 
 
 def test_7_billion_parameters_are_built_and_divided_without_memory():

@@ -20,6 +20,7 @@ from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
 from uer.registry import choose
 from uer.runtime.precision import TYPES, automatic
 from uer.text import count, hours
+from uer.training.preflight import check_targets
 
 FILLED = 0.9
 """The part of a GPU's memory that a batch may fill: blocks of unlike sizes leave gaps between them."""
@@ -41,13 +42,14 @@ def assumed_rows(config: ModelConfig, processor: str | None, vocab_size: int, sp
     """Full rows of the model's longest length, where there is no dataset.
 
     Raises:
-        UserError: the targets do not say which processor makes the batches.
+        UserError: the targets do not say which processor makes the batches, or it has no labels for one of them.
     """
     name = processor or DEFAULT_PROCESSORS.get(tuple(config.target))
     if name is None:
         raise UserError(f"--dry_run: no dataset says how batches of --target {' '.join(config.target)} are made; give "
                         "--data_processor or --dataset_path")
     kind = choose(PROCESSORS, name, "--data_processor", PLANNED)
+    check_targets(config.target, name, kind.labels)
     length = config.max_seq_length
     made = kind(length, kind.config_class(), {"src": VocabInfo("", vocab_size, special_ids)})
     return Rows(made, vocab_size, made.batch_lengths()["src"])
