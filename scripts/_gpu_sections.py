@@ -49,7 +49,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from uer.hardware import known_gpu
 from uer.layers.layout import packed_layout
-from uer.layers.view import Heads, Rule, View
+from uer.layers.masks import Rule
+from uer.layers.view import Heads, View
 from uer.training.trainer import Trainer
 from uer.training.update import Update
 

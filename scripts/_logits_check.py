@@ -80,12 +80,20 @@ def transformers() -> ModuleType:
     return package
 
 
-def batch_of(architecture: Architecture, vocab_size: int, max_length: int, tokenizer: Tokenizer | None
-             ) -> tuple[Tensor, Tensor]:
-    """`sample_batch` with what the architecture has: positions, segments, and padding tokens at padding only."""
+def batch_of(architecture: Architecture, head: str, vocab_size: int, max_length: int, tokenizer: Tokenizer | None,
+             theirs: nn.Module) -> tuple[Tensor, Tensor]:
+    """`sample_batch` with what the architecture has: positions, segments, and padding tokens at padding only.
+
+    Args:
+        theirs: transformers' model; where the head needs a padding token and its settings have none, it gets token 0.
+    """
     src, seg = sample_batch(vocab_size, max_length - architecture.unused_positions, tokenizer)
-    if architecture.padding_id is not None:
-        src = src.masked_fill((src == architecture.padding_id) & (seg > 0), architecture.padding_id + 1)
+    padding, real = architecture.padding_id, seg > 0
+    if head in architecture.ids_tell_padding:
+        padding = theirs.config.pad_token_id = theirs.config.pad_token_id or 0
+        src = src.masked_fill(~real, padding)
+    if padding is not None:
+        src = src.masked_fill((src == padding) & real, (padding + 1) % vocab_size)
     return src, seg.clamp(max=architecture.segments)
 
 

@@ -122,6 +122,20 @@ class BpeExportFlags(ExportFlags):
 
 
 @dataclass(frozen=True)
+class QwenExportFlags(ExportFlags):
+    """From UER to Hugging Face, of a model whose tokenizer may be Qwen's or GPT-2's byte-level BPE."""
+
+    merges_path: str | None = flag(None, "Merges file of a model of --tokenizer qwen or bpe; --vocab_path is its\n"
+                                         "vocabulary.", path="read")
+    tokenizer: str = flag("qwen", "With --merges_path: the tokenizer that the model was trained with.",
+                          choices=("qwen", "bpe"))
+
+    def tokenizer_config(self) -> TokenizerConfig:
+        usual = super().tokenizer_config()
+        return replace(usual, tokenizer=self.tokenizer, merges_path=self.merges_path) if self.merges_path else usual
+
+
+@dataclass(frozen=True)
 class SentencePieceExportFlags(ExportFlags):
     """From UER to Hugging Face, of a model whose tokenizer is a SentencePiece model."""
 
@@ -211,6 +225,9 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
     head = head if head in HEAD_TASKS else resolve_head(head, weights, architecture, "uer", path)
     converted = names.from_uer(weights, architecture.names, head, path)
     require_known_names(converted.left_out, "uer", path)
+    if head in HEAD_TASKS and (own := [name for name in converted.left_out if name.startswith("output_layer")]):
+        raise UserError(f"{path}: {names.some(own)} {'is' if len(own) == 1 else 'are'} no part of "
+                        f"{architecture.classes[head]}: its head has other layers")
     stages = _stages(path)
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     tied = names.is_tied(converted.weights, architecture.names, head, "hugging_face")
@@ -265,6 +282,10 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
     """Write the folder of the model that is called `name`; the paths of its files."""
     tokenizer = _tokenizer(source, required=True)
     assert tokenizer is not None
+    only = source.architecture.only_tokenizer
+    if with_check and only not in ("", tokenizer.kind):
+        raise UserError(f"{source.path}: transformers 5 opens every folder of {source.architecture.title} with its own "
+                        f"tokenizer, that of --tokenizer {only}; write the weights alone (--output_model_path)")
     vocab = tokenizer.vocab
     segments = "seg" in source.config.embedding
     facts = TokenizerFacts.of(tokenizer, segments)
@@ -312,7 +333,8 @@ def _config_json(source: Source, special_ids: Mapping[str, int]) -> dict[str, An
 
 
 def _check(source: Source, config: Mapping[str, Any], tokenizer: Tokenizer | None, theirs: Any) -> str:
-    src, seg = check.batch_of(source.architecture, source.vocab_size, source.config.max_seq_length, tokenizer)
+    src, seg = check.batch_of(source.architecture, source.head, source.vocab_size, source.config.max_seq_length,
+                              tokenizer, theirs)
     model = check.UerModel(source.path, source.architecture, source.head, source.config, source.weights,
                            source.converted.sizes, config)
     ours = check.our_logits(check.with_their_eps(model), src, seg)

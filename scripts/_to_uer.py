@@ -119,7 +119,7 @@ def _check(source: HuggingFaceSource) -> None:
         if not config.tie_weights or architecture.has_decoder:
             weights = with_copies(weights, architecture.names)
         theirs = check.open_weights(weights, content, architecture, source.head)
-    src, seg = check.batch_of(architecture, vocab_size, config.max_seq_length, None)
+    src, seg = check.batch_of(architecture, source.head, vocab_size, config.max_seq_length, None, theirs)
     ours = check.our_logits(check.UerModel(source.path, architecture, source.head, config, source.converted.weights,
                                            source.converted.sizes, content), src, seg)
     found, seg = check.their_logits(theirs, architecture, src, seg), check.predicted(architecture, seg)

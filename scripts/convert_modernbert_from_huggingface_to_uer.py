@@ -17,7 +17,8 @@ from uer.convert import ARCHITECTURES
 class Flags(FinetunedImportFlags):
     """The flags of this script."""
 
-    type: str = flag("mlm", "Pretrained model, or fine-tuned classifier.", choices=("mlm", "text_classification"))
+    type: str = flag("mlm", "Pretrained model, or what it was fine-tuned for.",
+                     choices=("mlm", "text_classification", "token_classification", "extractive_qa"))
 
 
 def main() -> None:

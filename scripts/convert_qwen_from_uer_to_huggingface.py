@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _to_huggingface import BpeExportFlags, export
+from _to_huggingface import QwenExportFlags, export
 
 from uer import cli
 from uer.convert import ARCHITECTURES
 
 
 def main() -> None:
-    (flags,) = cli.parse(__doc__, (BpeExportFlags,))
+    (flags,) = cli.parse(__doc__, (QwenExportFlags,))
     export({name: ARCHITECTURES[name] for name in ("qwen2", "qwen3")}, flags, None)
 
 

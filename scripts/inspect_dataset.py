@@ -56,7 +56,7 @@ class InspectConfig:
     dataset_path: tuple[str, ...] = flag(("dataset.pt",), "Datasets made by preprocess.py.", positional=True,
                                          path="read")
     vocab_path: str | None = flag(None, "Vocabulary file, to show tokens as text.", path="read")
-    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", path="read")
+    merges_path: str | None = flag(None, "Merges file of the bpe and qwen tokenizers.", path="read")
     spm_model_path: str | None = flag(None, "SentencePiece model file, in place of --vocab_path.", path="read")
     special_tokens_map: str | None = flag(None, "JSON file that names the special tokens.", path="read")
     tgt_vocab_path: str | None = flag(None, "Vocabulary file of a target side that has its own.", path="read")

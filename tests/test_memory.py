@@ -9,13 +9,15 @@ import torch.distributed as dist
 
 from uer.config import ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 from uer.errors import UserError
+from uer.family.devices import named_devices
+from uer.family.scaling import all_reduce_seconds
 from uer.flops import example_batch, parameter_count
 from uer.layers import attention, cross_entropy, dropout, view
-from uer.memory import largest_batch, memory_of
+from uer.memory import Exchange, Traffic, largest_batch, memory_of, traffic_of
 from uer.meta_device import Unfilled
 from uer.model import build_model
 from uer.optim import build_optimizer
-from uer.pretraining_plan import assumed_rows, plan_lines
+from uer.pretraining_plan import Communication, assumed_rows, exchange_seconds, plan_lines
 from uer.runtime.parallel import World
 from uer.tensor_parallel import split_model
 from uer.training.update import StepModule
@@ -103,7 +105,49 @@ def test_a_plan_for_7_billion():
     assert 31 / 8 + 1 < table["activations"] / states < 31 / 8 + 4
     # 6 FLOP for each parameter but the embedding, and attention's products.
     flops = 6 * (6_738_415_616 - 32000 * 4096) + 12 * 32 * 4096 * 2048
-    assert f"{flops / 1e9:.3g} GFLOP a token" in lines[-2] and " h at 40% of 16 x 989 TFLOP/s" in lines[-1]
+    assert f"{flops / 1e9:.3g} GFLOP a token" in lines[-3] and " h at 40% of 16 x 989 TFLOP/s" in lines[-1]
+    # Half of 842 million gradients go to the other node, at 40 GB/s, and as many weights in bf16, twice.
+    assert "gradients 1.69 GB in 0.042" in lines[-2] and "weights 1.69 GB in 0.042" in lines[-2]
+
+
+@pytest.mark.parametrize("mode, inside, number", [("off", 38, 44), ("full", 54, 60)])
+def test_what_ranks_exchange_counted_by_hand(mode, inside, number):
+    """SMALL in fp32 with 4 rows of 64 tokens, of which each is (H = 64) numbers: `one` tensor of all tokens.
+
+    A layer with divided tokens gathers and scatters it for attention and for the feed-forward part, 4 forward and 4
+    backward, and there are 3; the last layer has 4 sums, 8. Dividing the tokens and joining them 1 each, the sum of the
+    embedding and that of the output layer's gradient 2 each: 24 + 8 + 1 + 1 + 2 + 2 = 38. In the cross-entropy 3 sums
+    of a number for each token. Computed again, the layers of the first kind have 4 more, the last one 4.
+    """
+    one, row = 4 * 64 * 64 * 4, 4 * 64 * 4
+    parallel = ParallelConfig(world_size=4, tensor_parallel_size=2, sharding="fsdp", activation_checkpointing=mode)
+    found = traffic_of(SMALL, VOCAB, rows_of(SMALL).processor, 4, parallel, None)
+    assert found.activations == Exchange(inside * one + 6 * row, number)
+    half = sum(p.numel() for p in build_model(SMALL, VOCAB).parameters())
+    assert found.gradients.size / 4 == pytest.approx(half / 2, rel=0.02) and found.gradients.number == 5
+    outside = 800 * 64 * 2 / 2 + 64 * 64 + 64 * 2 * 2  # the parts of the vocabulary, positions, norms
+    assert found.weights.size / 4 == pytest.approx(2 * found.gradients.size / 4 - outside, rel=0.01)
+    alone = traffic_of(SMALL, VOCAB, rows_of(SMALL).processor, 4, ParallelConfig(world_size=4), None)
+    assert alone == Traffic(Exchange(8 * half, 2), Exchange(0, 0), Exchange(0, 0))
+
+
+def test_seconds_of_exchanges_by_hand():
+    h100 = named_devices("H100", 16)  # 360 GB/s in a node of 8, 40 GB/s to others
+    summed = Exchange(2 * 10**9, 2)  # an all-reduce of 1 GB
+    for ranks in (8, 16):
+        assert exchange_seconds(summed, ranks, 1, h100) == pytest.approx(all_reduce_seconds(1e9, ranks, h100))
+    # Each second rank of 2 nodes: 4 of a node add up 1 GB in a ring, and each sends a quarter to the other node.
+    inside, between = 2 * 3 / 4 * 1e9 / 360e9 + 6 * 2e-6, 2 / 2 * 0.25e9 / 40e9 + 2 * 5e-6
+    assert exchange_seconds(summed, 8, 2, h100) == pytest.approx(inside + between)
+    # One rank of each node: nothing within a node, and all of it to the other.
+    assert exchange_seconds(summed, 2, 8, h100) == pytest.approx(1e9 / 40e9 + 2 * 5e-6)
+    assert exchange_seconds(Exchange(10**9, 1), 2, 8, h100) == pytest.approx((1e9 / 40e9 + 2 * 5e-6) / 2)
+    assert exchange_seconds(summed, 1, 8, h100) == 0 and summed.sent(4) == 1.5e9
+
+
+def test_gradients_are_hidden_behind_what_is_computed():
+    found = Communication({}, {"gradients": 2.0, "weights": 1.0, "activations": 0.5})
+    assert found.exposed(10.0) == 0.5 and found.exposed(2.5) == 1.0
 
 
 def test_plans_that_cannot_be():
@@ -114,6 +158,8 @@ def test_plans_that_cannot_be():
         plan_lines(SMALL, train, ParallelConfig(world_size=3, tensor_parallel_size=2), rows_of(SMALL))
     with pytest.raises(UserError, match="no dataset says how batches of --target sp are made"):
         rows_of(dataclasses.replace(SMALL, target=("sp",)))
+    with pytest.raises(UserError, match="--data_processor mlm has labels for mlm, none for sp"):
+        assumed_rows(dataclasses.replace(SMALL, target=("mlm", "sp")), "mlm", VOCAB, SPECIAL)
 
 
 def test_7_billion_parameters_are_built_and_divided_without_memory():

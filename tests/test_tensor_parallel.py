@@ -75,16 +75,20 @@ def lm_batch():
     return dataclasses.replace(batch, labels={"lm": Labels(labels)})
 
 
-GATED = {"target": ("lm",), "mask": "causal", "layernorm_positioning": "pre", "layernorm": "t5",
-         "feed_forward": "gated", "remove_transformer_bias": True, "embedding": ("word",), "tie_weights": False,
-         "members": {"label_smoothing": 0.1}}
+CAUSAL = {"target": ("lm",), "mask": "causal", "layernorm_positioning": "pre", "embedding": ("word",)}
+LLAMA = {**CAUSAL, "layernorm": "t5", "feed_forward": "gated", "remove_transformer_bias": True, "tie_weights": False,
+         "rotary_position_embedding": True, "members": {"label_smoothing": 0.1}}
+GROUPED = {"heads_num": 8, "local_kv_heads_num": 4, "attention_head_size": 6, "feedforward_size": 44}
+QWEN = {**GROUPED, "query_key_layernorm": True, "query_key_value_bias": True}
 CASES = {
     "BERT": (lambda: make_model(**EVEN), make_batch),
     "ALBERT": (lambda: make_model(**EVEN, parameter_sharing=True, factorized_embedding_parameterization=True,
                                   emb_size=12), make_batch),
     "RealFormer, T5's positions": (lambda: make_model(**EVEN, has_residual_attention=True,
                                                       relative_position_embedding=True), make_batch),
-    "LLaMA, label smoothing": (lambda: make_model(**EVEN, **GATED), lm_batch),
+    "LLaMA, grouped queries, label smoothing": (lambda: make_model(**LLAMA, **GROUPED), lm_batch),
+    "Qwen": (lambda: make_model(**LLAMA, **QWEN), lm_batch),
+    "BLOOM": (lambda: make_model(**CAUSAL, **EVEN, alibi_position_embedding=True), lm_batch),
     "padding kept": (lambda: make_model("off", **EVEN), make_batch),
     "decoder": (lambda: make_both_sides(**EVEN, relative_position_embedding=True), make_pairs),
 }
@@ -178,6 +182,7 @@ def test_parts_are_those_of_chunk(size, parts):
 
 @pytest.mark.parametrize("settings, problem", [
     ({"encoder": "lstm"}, "the encoder 'lstm' cannot be divided"), ({"heads_num": 7}, "does not divide heads_num 7"),
+    ({"heads_num": 4, "local_kv_heads_num": 1}, "^--tensor_parallel_size 2 does not divide local_kv_heads_num 1$"),
     ({"heads_num": 2, "feedforward_size": 45}, "does not divide feedforward_size 45")])
 def test_what_cannot_be_divided_is_refused(settings, problem):
     model = build_model(dataclasses.replace(CONFIG, **settings), VOCAB)

@@ -118,7 +118,7 @@ class TokenizerConfig(Members):
     tokenizer: str = flag("bert", "Tokenizer that turns text into tokens.", family="tokenizer")
     vocab_path: str | None = flag(None, "Vocabulary file with one token per line. A known one, such as "
                                         "google_zh_vocab.txt, is downloaded if it is missing.", path="read")
-    merges_path: str | None = flag(None, "Merges file of the bpe tokenizer.", path="read")
+    merges_path: str | None = flag(None, "Merges file of the bpe and qwen tokenizers.", path="read")
     spm_model_path: str | None = flag(None, "SentencePiece model file of the xlmroberta tokenizer, or for bert in "
                                             "place of --vocab_path.", path="read")
     special_tokens_map: str | None = flag(None, "JSON file that names the special tokens of the vocabulary. Default: "
@@ -140,7 +140,7 @@ class TokenizerConfig(Members):
         return [f"--{prefix}spm_model_path is for --{prefix}tokenizer bert or xlmroberta, not "
                 f"{getattr(self, f'{prefix}tokenizer')}" for prefix in ("", "tgt_")
                 if getattr(self, f"{prefix}spm_model_path")
-                and getattr(self, f"{prefix}tokenizer") in ("bpe", "char", "space")]
+                and getattr(self, f"{prefix}tokenizer") in ("bpe", "char", "qwen", "space")]
 
     def of_side(self, side: str) -> "TokenizerConfig":
         """The settings of one side by the names of the source's: for "tgt", `vocab_path` is --tgt_vocab_path."""
@@ -275,8 +275,9 @@ class ModelConfig(Members):
                                              "remove_transformer_bias (Qwen2).")
     query_key_layernorm: bool = flag(False, "Normalise each head of queries and keys (Qwen3).")
     prediction_head: str = flag("bert", "First layer of the mlm target and of classifiers. modernbert: it has no\n"
-                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh.",
-                                choices=("bert", "modernbert"))
+                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh;\n"
+                                        "taggers have the same. linear: classifiers have one layer, without bias.",
+                                choices=("bert", "modernbert", "linear"))
     stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
                                  file_only=True)
     stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",

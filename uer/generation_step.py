@@ -26,11 +26,12 @@ from uer.layers.attention import Attention
 from uer.layers.dropout import Dropout
 from uer.layers.feed_forward import DenseFeedForward, GatedFeedForward
 from uer.layers.linear import Embedding, Linear
+from uer.layers.masks import HIDDEN
 from uer.layers.norm import LayerNorm, T5LayerNorm
 from uer.layers.relative_position import AlibiBias, RelativePositionBias
 from uer.layers.rotary import turned
 from uer.layers.transformer import DecoderLayer, TransformerLayer
-from uer.layers.view import HIDDEN, Cache
+from uer.layers.view import Cache
 
 PLAIN = {TransformerEncoder, TransformerDecoder, nn.ModuleList, TransformerLayer, DecoderLayer, Attention, Linear,
          Dropout, LayerNorm, T5LayerNorm, DenseFeedForward, GatedFeedForward, EmbeddingSum, WordEmbedding,

@@ -1,4 +1,5 @@
-"""The memory of training on each GPU, by part, without one: a model on the meta device counts what autograd would keep.
+"""The memory of training on each GPU, by part, without one: a model on the meta device counts what autograd would keep,
+and what the ranks would send one another.
 
 Models with one and with two layers are counted, as in `uer.flops`. Autocast and torch's fused attention, which the meta
 device has not, are put in their place: matrix products take and give bfloat16, norms and losses float32.
@@ -59,6 +60,38 @@ class Memory:
         return self.weights + self.gradients + self.moments + self.activations + max(self.logits, self.recomputed)
 
 
+class Exchange(NamedTuple):
+    """What the ranks of a group send one another. An all-gather or a reduce-scatter counts once; an all-reduce is both
+    and counts twice.
+
+    Attributes:
+        size: bytes of the whole tensors. Of them each of n ranks sends (n - 1) / n, whatever the operation's way.
+        number: operations.
+    """
+
+    size: int
+    number: int
+
+    def sent(self, ranks: int) -> float:
+        """Bytes that each rank sends."""
+        return self.size * (ranks - 1) / ranks
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the ranks send one another.
+
+    Attributes:
+        gradients: for an update, among the ranks that have the same part of the model and other batches.
+        weights: for a micro-batch, among the same ranks: what `fully_shard` gathers, each block twice, the rest once.
+        activations: for a micro-batch, among the ranks that compute one model together.
+    """
+
+    gradients: Exchange
+    weights: Exchange
+    activations: Exchange
+
+
 class _Counts(NamedTuple):
     """Of one model and some rows: numbers of parameters, and bytes."""
 
@@ -79,6 +112,14 @@ class _Counts(NamedTuple):
     """Bytes of the results of matrix products and attention in the layers."""
     entered: int
     """Bytes of the layers' inputs."""
+    exchanged: int
+    """`Exchange.size` of the ranks that compute the model together."""
+    exchanges: int
+    """`Exchange.number` of them."""
+    repeated: int
+    """Those bytes that the layers exchange in the forward pass."""
+    repeats: int
+    """The number of these operations."""
 
 
 def memory_of(config: ModelConfig, vocab_size: int, processor: Processor, rows: int, parallel: ParallelConfig,
@@ -93,20 +134,10 @@ def memory_of(config: ModelConfig, vocab_size: int, processor: Processor, rows: 
         parallel: the mesh and the other settings; `world_size` is the number of devices.
         dtype: of autocast; None without it.
     """
-    @functools.cache
-    def counted(encoder: int, decoder: int, rows: int) -> _Counts:
-        layers = replace(config, layers_num=encoder, decoder_layers_num=decoder) if config.decoder else replace(
-            config, layers_num=encoder)
-        return _count(layers, vocab_size, processor, rows, parallel.tensor_parallel_size, dtype)
-
-    def of_layers(layers: ModelConfig) -> _Counts:
-        """What a micro-batch needs: some bytes for each row, and some for the batch."""
-        one, two = (counted(layers.layers_num, layers.decoder_layers_num or 0, number) for number in (1, 2))
-        return _Counts(*(first + (rows - 1) * (second - first) for first, second in zip(one, two)))
-
+    of_layers = _counter_of_layers(config, vocab_size, processor, rows, parallel, dtype)
     found = _Counts(*(round(extrapolated_model(lambda layers, name=name: getattr(of_layers(layers), name), config))
                       for name in _Counts._fields))
-    one = of_layers(replace(config, layers_num=1, **({"decoder_layers_num": 1} if config.decoder else {})))
+    one = of_layers(_with_layers(config, 1))
     width, mode = 4 if dtype is None else dtype.itemsize, parallel.activation_checkpointing
     copies, parameters, gathered = 0 if dtype is None else width * found.matrices, found.parameters, 0
     if parallel.sharding == "fsdp":
@@ -117,6 +148,60 @@ def memory_of(config: ModelConfig, vocab_size: int, processor: Processor, rows: 
                                    found.entered + (found.kept if mode == SELECTIVE else 0))
     return Memory(4 * parameters + copies + gathered, 4 * parameters, MOMENTS * parameters, activations, found.logits,
                   0 if mode == OFF else one.layers)
+
+
+def traffic_of(config: ModelConfig, vocab_size: int, processor: Processor, rows: int, parallel: ParallelConfig,
+               dtype: torch.dtype | None) -> Traffic:
+    """What each rank of a mesh exchanges with the others; arguments as `memory_of`.
+
+    With activation checkpointing the layers' forward passes run again, and so do their exchanges.
+    """
+    of_layers = _counter_of_layers(config, vocab_size, processor, rows, parallel, dtype)
+    layers = config.layers_num + (config.decoder_layers_num if config.decoder else 0)
+    found, again = _exchanges(of_layers, config), parallel.activation_checkpointing != OFF
+    activations = Exchange(found.exchanged + again * found.repeated, found.exchanges + again * found.repeats)
+    if parallel.sharding == "none":
+        width = 2 if parallel.gradient_compression == "bf16" else 4
+        return Traffic(Exchange(2 * width * found.parameters, 2), Exchange(0, 0), activations)
+    width = 4 if dtype is None else dtype.itemsize
+    weights = 2 * width * (found.parameters - found.rest) + 4 * found.rest
+    return Traffic(Exchange(4 * found.parameters, layers + 1), Exchange(weights, 2 * layers + 1), activations)
+
+
+def _exchanges(of_layers: Callable[[ModelConfig], _Counts], config: ModelConfig) -> _Counts:
+    """The counts of the model, as far as they are proportional to the number of layers: parameters and exchanges.
+
+    An encoder with one layer has no layer whose input is divided by tokens, so that two and three are counted.
+    """
+    encoder = config.layers_num
+    two, three = (of_layers(_with_layers(config, number)) for number in (2, 3))
+    start, parts = two, [(encoder - 2, two, three)]
+    if encoder == 1:
+        start, parts = of_layers(_with_layers(config, 1)), []
+    if config.decoder:
+        parts.append((config.decoder_layers_num - 1, two, of_layers(_with_layers(config, 2, 2))))
+    return _Counts(*(first + sum(times * (more[at] - less[at]) for times, less, more in parts)
+                     for at, first in enumerate(start)))
+
+
+def _with_layers(config: ModelConfig, encoder: int, decoder: int = 1) -> ModelConfig:
+    return replace(config, layers_num=encoder, **({"decoder_layers_num": decoder} if config.decoder else {}))
+
+
+def _counter_of_layers(config: ModelConfig, vocab_size: int, processor: Processor, rows: int, parallel: ParallelConfig,
+                       dtype: torch.dtype | None) -> Callable[[ModelConfig], _Counts]:
+    """Counts a model that differs in its numbers of layers; arguments as `memory_of`."""
+    @functools.cache
+    def counted(encoder: int, decoder: int, rows: int) -> _Counts:
+        layers = _with_layers(config, encoder, decoder)
+        return _count(layers, vocab_size, processor, rows, parallel.tensor_parallel_size, dtype)
+
+    def of_layers(layers: ModelConfig) -> _Counts:
+        """What a micro-batch needs: some bytes for each row, and some for the batch."""
+        one, two = (counted(layers.layers_num, layers.decoder_layers_num or 0, number) for number in (1, 2))
+        return _Counts(*(first + (rows - 1) * (second - first) for first, second in zip(one, two)))
+
+    return of_layers
 
 
 def largest_batch(memory: Callable[[int], Memory], room: int) -> int:
@@ -134,11 +219,12 @@ def _count(config: ModelConfig, vocab_size: int, processor: Processor, rows: int
     tgt = processor.vocabs["tgt"].size if "tgt" in processor.vocabs else None
     with Unfilled():
         model = build_model(config, vocab_size, tgt_vocab_size=tgt, unpad="off")
+    ranks = _Alone(0, parts)
     if parts > 1:
-        split_model(model, _Alone(0, parts))
+        split_model(model, ranks)
     blocks = [block for block in model.modules() if isinstance(block, TransformerLayer)]
     in_blocks = {parameter for block in blocks for parameter in block.parameters()}
-    counter = _Counter(model, blocks, dtype)
+    counter = ranks.counter = _Counter(model, blocks, dtype)
     batch = example_batch(processor, rows).to("meta")
     with counter, torch.autograd.graph.saved_tensors_hooks(counter.note, lambda tensor: tensor):
         model(batch)
@@ -147,23 +233,62 @@ def _count(config: ModelConfig, vocab_size: int, processor: Processor, rows: int
                    max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
                    sum(size for parameter, size in sizes if parameter not in in_blocks),
                    counter.saved["outside"], counter.saved["layers"], counter.saved["logits"], counter.kept,
-                   counter.entered)
+                   counter.entered, *ranks.exchanged, *ranks.repeated)
 
 
 class _Alone(ModelRanks):
-    """A rank without others: shapes are those of one of many ranks."""
+    """A rank without others: shapes are those of one of many ranks. It counts what it would exchange with them.
+
+    Attributes:
+        counter: knows whether a layer computes.
+        exchanged: in the forward and the backward pass.
+        repeated: in the forward passes of layers.
+    """
+
+    counter: "_Counter"
+
+    def __init__(self, rank: int, size: int) -> None:
+        super().__init__(rank, size)
+        self.exchanged, self.repeated = Exchange(0, 0), Exchange(0, 0)
+
+    def _count(self, size: int, number: int, forward: bool = True) -> None:
+        self.exchanged = Exchange(self.exchanged.size + size * number, self.exchanged.number + number)
+        if forward and self.counter.part == "layers":
+            self.repeated = Exchange(self.repeated.size + size * number, self.repeated.number + number)
 
     def sum_(self, tensor: Tensor) -> Tensor:
+        self._count(tensor.nbytes, 2)
         return tensor
 
     def max_(self, tensor: Tensor) -> Tensor:
-        return tensor
+        return self.sum_(tensor)
 
     def gather_(self, part: Tensor) -> Tensor:
-        return part.new_empty(self.size * len(part), *part.shape[1:])
+        together = part.new_empty(self.size * len(part), *part.shape[1:])
+        self._count(together.nbytes, 1)
+        return together
 
     def reduce_scatter_(self, tensor: Tensor) -> Tensor:
+        self._count(tensor.nbytes, 1)
         return tensor.new_empty(len(tensor) // self.size, *tensor.shape[1:])
+
+    # What the backward passes, which do not run here, would exchange.
+
+    def copy(self, whole: Tensor) -> Tensor:
+        self._count(whole.nbytes, 2, forward=False)
+        return super().copy(whole)
+
+    def gather(self, part: Tensor, tokens: int) -> Tensor:
+        self._count(self.size * part.nbytes, 1, forward=False)
+        return super().gather(part, tokens)
+
+    def scatter_sum(self, part: Tensor) -> Tensor:
+        self._count(part.nbytes, 1, forward=False)
+        return super().scatter_sum(part)
+
+    def divide(self, whole: Tensor) -> Tensor:
+        self._count(whole.nbytes, 1, forward=False)
+        return super().divide(whole)
 
 
 class _Counter(TorchFunctionMode):

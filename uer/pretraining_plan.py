@@ -1,8 +1,10 @@
-"""What a pretraining run would need, on any devices: parameters, memory by part, operations, hours, the largest batch.
+"""What a pretraining run would need, on any devices: parameters, memory by part, operations, communication, hours, the
+largest batch.
 
 `pretrain.py ... --dry_run` prints it and trains nothing. Datasets and devices need not be there.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +12,15 @@ from uer.config import ModelConfig, ParallelConfig, TrainConfig
 from uer.data.processors import PLANNED, PROCESSORS, Processor
 from uer.data.schema import VocabInfo
 from uer.errors import UserError
+from uer.family.devices import Devices, named_devices
+from uer.family.scaling import LINK_EFFICIENCY, NETWORK_BANDWIDTH, NODE, all_reduce_seconds
 from uer.flops import flops_per_token, parameter_count
 from uer.hardware import GPUS, known_gpu
-from uer.memory import Memory, largest_batch, memory_of
+from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
 from uer.registry import choose
 from uer.runtime.precision import TYPES, automatic
 from uer.text import count, hours
+from uer.training.preflight import check_targets
 
 FILLED = 0.9
 """The part of a GPU's memory that a batch may fill: blocks of unlike sizes leave gaps between them."""
@@ -37,13 +42,14 @@ def assumed_rows(config: ModelConfig, processor: str | None, vocab_size: int, sp
     """Full rows of the model's longest length, where there is no dataset.
 
     Raises:
-        UserError: the targets do not say which processor makes the batches.
+        UserError: the targets do not say which processor makes the batches, or it has no labels for one of them.
     """
     name = processor or DEFAULT_PROCESSORS.get(tuple(config.target))
     if name is None:
         raise UserError(f"--dry_run: no dataset says how batches of --target {' '.join(config.target)} are made; give "
                         "--data_processor or --dataset_path")
     kind = choose(PROCESSORS, name, "--data_processor", PLANNED)
+    check_targets(config.target, name, kind.labels)
     length = config.max_seq_length
     made = kind(length, kind.config_class(), {"src": VocabInfo("", vocab_size, special_ids)})
     return Rows(made, vocab_size, made.batch_lengths()["src"])
@@ -93,7 +99,7 @@ def _memory_lines(memory: Any, train: TrainConfig, rows: Rows, gpu: Any) -> list
 
 def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows, precision: str,
                 gpu: Any) -> list[str]:
-    """Operations and hours."""
+    """Operations, communication and hours."""
     per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor)
     update = train.batch_size * train.accumulation_steps * (parallel.world_size // parallel.tensor_parallel_size)
     tokens = update * train.total_steps * rows.length
@@ -101,10 +107,76 @@ def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig
              f"of {update:,} rows, {per_token * tokens:.2e} FLOP in all"]
     peak = train.peak_flops or (gpu.peak_flops(precision) if gpu else 0.0)
     if peak:
-        needed = per_token * tokens / (parallel.world_size * peak * train.mfu) / 3600
-        lines.append(f"time: {hours(needed)} at {train.mfu:.0%} of {parallel.world_size} x {peak / 1e12:.4g} TFLOP/s "
-                     "(--mfu, assumed); nothing is added for checkpoints and slow networks")
+        needed = per_token * tokens / (parallel.world_size * peak * train.mfu)
+        at = (f"at {train.mfu:.0%} of {parallel.world_size} x {peak / 1e12:.4g} TFLOP/s (--mfu, assumed)")
+        if gpu and parallel.world_size > 1:
+            found = communication_of(model, train, parallel, rows, precision)
+            waiting = train.total_steps * found.exposed(needed / train.total_steps)
+            return [*lines, found.line(gpu.link_bandwidth), f"time: {hours((needed + waiting) / 3600)}: "
+                    f"{hours(needed / 3600)} {at}, and {hours(waiting / 3600)} of communication; nothing is added for "
+                    "checkpoints"]
+        lines.append(f"time: {hours(needed / 3600)} {at}; nothing is added for checkpoints"
+                     + " and communication" * (parallel.world_size > 1))
     return lines
+
+
+@dataclass(frozen=True)
+class Communication:
+    """What each rank sends in an update, and how long it takes.
+
+    Attributes:
+        sent: part -> bytes.
+        seconds: part -> seconds; the parts are those of `uer.memory.Traffic`.
+    """
+
+    sent: dict[str, float]
+    seconds: dict[str, float]
+
+    def exposed(self, computing: float) -> float:
+        """Seconds of an update in which a device waits. A layer needs its activations at once; gradients and weights
+        travel while another layer computes, so that only what takes longer than `computing` (seconds) is waited for."""
+        hidden = self.seconds["gradients"] + self.seconds["weights"]
+        return self.seconds["activations"] + max(0.0, hidden - computing)
+
+    def line(self, link: float) -> str:
+        """The line of the plan; `link` is the bandwidth within a node."""
+        parts = ", ".join(f"{part} {self.sent[part] / 1e9:.3g} GB in {self.seconds[part]:.3g} s" for part in self.sent
+                          if self.sent[part])
+        return (f"communication: in an update each device sends {parts}, at {LINK_EFFICIENCY:.0%} of {link / 1e9:g} "
+                f"GB/s to others of a node of {NODE} and of {NETWORK_BANDWIDTH / 1e9:g} GB/s to other nodes (assumed); "
+                "activations are waited for, the others travel while devices compute")
+
+
+def communication_of(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows, precision: str
+                     ) -> Communication:
+    """The communication of an update. Weights and activations are exchanged for each of its micro-batches."""
+    found = traffic_of(model, rows.vocab_size, rows.processor, train.batch_size, parallel, TYPES.get(precision))
+    size, times = parallel.tensor_parallel_size, train.accumulation_steps
+    devices, data_ranks = named_devices(train.device_name, parallel.world_size), parallel.world_size // size
+    parts = {"gradients": (found.gradients, 1, data_ranks, size), "weights": (found.weights, times, data_ranks, size),
+             "activations": (found.activations, times, size, 1)}
+    return Communication({name: count * exchange.sent(ranks) for name, (exchange, count, ranks, _) in parts.items()},
+                         {name: count * exchange_seconds(exchange, ranks, apart, devices)
+                          for name, (exchange, count, ranks, apart) in parts.items()})
+
+
+def exchange_seconds(exchange: Exchange, ranks: int, apart: int, devices: Devices) -> float:
+    """Seconds of the exchanges, one after another, by the links that `all_reduce_seconds` assumes.
+
+    Args:
+        exchange: what is exchanged; all operations are taken to be of one size.
+        ranks: of the group.
+        apart: the group has every `apart`-th rank, so that a node of 8 has 8 / apart of them, and one at least. With
+            2 x 8 ranks, those that have the same part of a model are on 2 nodes: all bytes pass the network.
+        devices: their kind.
+    """
+    if ranks == 1 or not exchange.number:
+        return 0.0
+    size, inside = exchange.size / exchange.number, min(ranks, max(1, NODE // apart))
+    share = size * NODE / inside  # such that each device's part between nodes is size / inside
+    between = (all_reduce_seconds(share, NODE * math.ceil(ranks / inside), devices)
+               - all_reduce_seconds(share, NODE, devices))
+    return exchange.number / 2 * (all_reduce_seconds(size, inside, devices) + between)
 
 
 def _gpu(name: str | None) -> Any:

@@ -1,11 +1,17 @@
 """Which weights of a model tensor parallelism divides, and the layers whose results the ranks put together.
 
-    query, key, value    by heads (rows of the weight): attention of a rank's heads alone
+    query, key, value    by heads (rows of the weight): attention of a rank's heads alone. With grouped queries each
+                         rank has the heads of keys and values that serve its heads of queries
     final_linear         by columns; the ranks' results are added up
     feed-forward         linear_1 and linear_gate by rows, linear_2 by columns
     word embedding       by entries of the vocabulary
     output layer         by entries of the vocabulary; its cross-entropy never has all logits on one rank
     everything else      whole on every rank: norms, positions, small heads
+
+The shapes on each of n = 2 ranks, for N tokens, H = 8, 4 heads of 2 with 2 heads of keys and values, feed-forward 12:
+
+    query (4, 8), key and value (2, 8) each  ->  2 heads of queries, 1 of keys and values  ->  final_linear (8, 4)
+    linear_1 (6, 8)  ->  (N, 6)  ->  linear_2 (8, 6)  ->  (N, 8), the sum over the ranks
 
 Four sums over the ranks a layer: after attention and after the feed-forward part, forward and backward. In all layers
 of an encoder but the last, which may compute some tokens only, norms, dropout and residual sums are divided by tokens.
@@ -27,7 +33,7 @@ from uer.errors import UserError
 from uer.layers.attention import Attention
 from uer.layers.cross_entropy import IGNORED
 from uer.layers.feed_forward import DenseFeedForward, GatedFeedForward
-from uer.layers.relative_position import RelativePositionBias
+from uer.layers.relative_position import AlibiBias, RelativePositionBias
 from uer.runtime.tensor_parallel import ModelRanks, mark_partial, split_parameters
 from uer.targets.base import VocabularyTarget
 
@@ -48,8 +54,6 @@ def split_model(model: nn.Module, ranks: ModelRanks) -> None:
     if not isinstance(model.encoder, TransformerEncoder):
         raise UserError(f"--tensor_parallel_size: the encoder '{model.config.encoder}' cannot be divided, only a "
                         "transformer; --sharding fsdp works with every encoder")
-    if getattr(model.config, "alibi_position_embedding", False):
-        raise UserError("--tensor_parallel_size: alibi_position_embedding has slopes for all heads")
     *layers, last = model.encoder.layers()
     layers = [] if last in layers else layers  # where all are one, the last cannot be told from the others
     spread, done = _SpreadRanks(ranks), {}
@@ -63,21 +67,22 @@ def split_model(model: nn.Module, ranks: ModelRanks) -> None:
 
 
 class _SpreadRanks:
-    """The ranks as attention and feed-forward part see them in a layer whose input is divided by tokens.
+    """The ranks as attention and feed-forward part see them in a layer whose input is divided by tokens: as
+    `ModelRanks`, but a tensor that is whole on every rank is (N, H) there and (N / size, H) here.
 
     Attributes:
-        tokens: of the batch, over all ranks.
+        tokens: N, of the batch, over all ranks.
     """
 
     def __init__(self, ranks: ModelRanks) -> None:
         self.ranks, self.rank, self.size, self.tokens = ranks, ranks.rank, ranks.size, 0
 
     def copy(self, rows: Tensor) -> Tensor:
-        """This rank's rows -> all rows."""
+        """This rank's rows (N / size, H) -> all rows (N, H)."""
         return self.ranks.gather(rows, self.tokens)
 
     def sum(self, part: Tensor) -> Tensor:
-        """This rank's rows of the sum."""
+        """(N, H) of each rank -> this rank's rows (N / size, H) of the sum."""
         return self.ranks.scatter_sum(part)
 
     def own_random(self, device: torch.device) -> Any:
@@ -111,18 +116,24 @@ Divide = Callable[[nn.Module, dict[str, int]], None]
 
 def _attention(module: Attention, ranks: Ranks, split: Divide) -> None:
     heads = module.heads
-    for name, number in (("heads_num", heads.heads), ("heads of keys and values", heads.kv_heads)):
+    for name, number in (("heads_num", heads.heads), ("local_kv_heads_num", heads.kv_heads)):
         _require_divisible(name, number, ranks)
-    _require_known(module, r"(linear_layers\.\d|final_linear)")
+    _require_known(module, r"(linear_layers\.\d|final_linear|query_layer_norm|key_layer_norm)")
     for layer in module.linear_layers:
         split(layer, ROWS)
+    for norm in filter(None, (module.query_layer_norm, module.key_layer_norm)):
+        mark_partial(norm)  # each rank normalises heads of its own
     _sum_results(module.final_linear, ranks, split)
     module.heads = heads._replace(heads=heads.heads // ranks.size, kv_heads=heads.kv_heads // ranks.size)
     module.forward = partial(_attend, module, ranks)
 
 
 def _attend(module: Attention, ranks: Ranks, query: Tensor, memory: Tensor, *arguments: Any) -> Any:
-    """`Attention.forward` with a part of the heads, each rank with dropout of its own."""
+    """`Attention.forward` with a part of the heads, each rank with dropout of its own.
+
+    Args:
+        query, memory: (Nq, H) and (Nk, H), or this rank's rows of them, as `ranks` has them.
+    """
     same, query = query is memory, ranks.copy(query)
     memory = query if same else ranks.copy(memory)
     with ranks.own_random(query.device):
@@ -149,6 +160,11 @@ def _summed_linear(layer: nn.Linear, ranks: Ranks, hidden: Tensor) -> Tensor:
     """(N, part of H) -> (N, H)"""
     product = ranks.sum(F.linear(hidden, layer.weight))
     return product if layer.bias is None else product + layer.bias
+
+
+def _alibi(module: AlibiBias, ranks: ModelRanks, split: Divide) -> None:
+    """(1, heads, queries, keys): each rank takes that of its heads."""
+    module.register_forward_hook(lambda module, inputs, bias: ranks.part(bias, 1))
 
 
 def _position_bias(module: RelativePositionBias, ranks: ModelRanks, split: Divide) -> None:
@@ -182,7 +198,8 @@ def _output_layer(module: VocabularyTarget, ranks: ModelRanks, split: Divide) ->
 
 _RULES: dict[type, Callable[[Any, Any, Divide], None]] = {
     Attention: _attention, DenseFeedForward: _feed_forward, GatedFeedForward: _feed_forward,
-    RelativePositionBias: _position_bias, WordEmbedding: _word_embedding, VocabularyTarget: _output_layer}
+    RelativePositionBias: _position_bias, AlibiBias: _alibi, WordEmbedding: _word_embedding,
+    VocabularyTarget: _output_layer}
 
 
 def _require_divisible(name: str, number: int, ranks: Ranks) -> None:
@@ -191,8 +208,8 @@ def _require_divisible(name: str, number: int, ranks: Ranks) -> None:
 
 
 def _require_entries(size: int, ranks: ModelRanks) -> int:
-    """The entries of a vocabulary, of which each rank must have one at least."""
-    if ranks.first(size) >= size or (ranks.size - 1) * -(-size // ranks.size) >= size:
+    """The entries of a vocabulary, of which each rank must have one at least: 5 entries on 4 ranks are 2, 2, 1, 0."""
+    if (ranks.size - 1) * -(-size // ranks.size) >= size:  # where the last rank's begin
         raise UserError(f"--tensor_parallel_size {ranks.size}: the vocabulary of {size} entries leaves a rank none")
     return size
 
@@ -213,12 +230,19 @@ def divided_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
         hidden: (K, E), the same on every rank.
         weight, bias: (v, E) and (v,), of this rank's entries.
         labels: (K,) numbers of the whole vocabulary.
+
+    Returns:
+        The sum of the losses, and how many labels have the largest logit; the same on every rank.
     """
     logits = F.linear(ranks.copy(hidden), weight, bias).float()
     return _DividedCrossEntropy.apply(logits, labels, label_smoothing, ranks, size)
 
 
 class _DividedCrossEntropy(torch.autograd.Function):
+    """See `divided_cross_entropy`. For a row with the logits [0, 1] on rank 0 and [2, 0] on rank 1, and the label 2:
+    the largest is 2 on both, the sums of exponentials are e^-2 + e^-1 and e^0 + e^-2, together 1.639, and the loss is
+    log(1.639) + 2 - 2 = 0.494."""
+
     @staticmethod
     def forward(context: Any, logits: Tensor, labels: Tensor, smoothing: float, ranks: ModelRanks,
                 size: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import re
 import runpy
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -38,6 +38,7 @@ from uer.data.store import open_dataset
 from uer.errors import UserError
 from uer.tokenizers import TOKENIZERS, Tokenizer, Vocab, build_tokenizer
 from uer.tokenizers.bpe import BYTE_CHARACTERS
+from uer.tokenizers.qwen import QwenTokenizer
 from uer.tokenizers.vocab import ROBERTA_SPECIAL_TOKENS
 from uer.training.inputs import Settings, open_data
 
@@ -74,14 +75,14 @@ def vocabulary(*entries: str) -> Callable[[Path], dict[str, object]]:
     return write
 
 
-def byte_level(folder: Path) -> dict[str, object]:
-    """Files of bpe: the bytes of ASCII and of some ideographs and signs, and merges that make these whole."""
+def byte_level(folder: Path, special: Iterable[str] = ROBERTA_SPECIAL_TOKENS.values()) -> dict[str, object]:
+    """Files of bpe and qwen: the bytes of ASCII and of some ideographs and signs, and merges that make these whole."""
     merges = ["a b", "c ab", "Ġ cab", "e d"]
     for char in dict.fromkeys(IDEOGRAPHS + SIGNS):
         pieces = [BYTE_CHARACTERS[byte] for byte in char.encode()]
         merges += ["".join(pieces[:end]) + " " + pieces[end] for end in range(1, len(pieces))]
     known = sorted({BYTE_CHARACTERS[byte] for byte in [*range(128), *(IDEOGRAPHS + SIGNS).encode()]})
-    entries = [*ROBERTA_SPECIAL_TOKENS.values(), *known, *(pair.replace(" ", "") for pair in dict.fromkeys(merges))]
+    entries = [*special, *known, *(pair.replace(" ", "") for pair in dict.fromkeys(merges))]
     (folder / "bpe.json").write_text(json.dumps({entry: index for index, entry in enumerate(dict.fromkeys(entries))}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{pair}\n" for pair in dict.fromkeys(merges)),
                                        encoding="utf-8")
@@ -117,6 +118,9 @@ CASES: dict[str, Case] = {
     "bpe": Case(byte_level, lambda draw: words(draw).replace(" ", ""),
                 ["a", "Ġ", "[", "M", "A", "S", "K", "]", "Ġ", "b"], spaces_are_tokens=True, line_feeds_are_tokens=True,
                 flags=("vocab_path", "merges_path")),
+    "qwen": Case(lambda folder: byte_level(folder, [*QwenTokenizer.default_special_tokens.values(), "<unk>"]),
+                 lambda draw: words(draw).replace(" ", ""), ["a", "Ġ", "[", "M", "A", "S", "K", "]", "Ġ", "b"],
+                 spaces_are_tokens=True, line_feeds_are_tokens=True, flags=("vocab_path", "merges_path")),
     "xlmroberta": Case(sentence_pieces, lambda draw: words(draw, ".,-!?()。"), ["▁", "a", "▁", "<unk>", "▁", "b"],
                        flags=("spm_model_path",)),
 }

@@ -8,9 +8,10 @@ from tests.tools.layouts import LAYOUTS, exact_layout
 from uer.layers import view as view_module
 from uer.layers.attention import Attention
 from uer.layers.layout import padded_layout, unpadded_layout
+from uer.layers.masks import MASKS, Rule
 from uer.layers.rotary import Rotary, turned
 from uer.layers.transformer import TransformerLayer
-from uer.layers.view import MASKS, Cache, Rule, View
+from uer.layers.view import Cache, View
 
 SEG = (torch.arange(9)[None] < torch.tensor([9, 4, 4, 1, 7])[:, None]).long()
 SEG[0, 5:] = 2

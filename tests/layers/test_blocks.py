@@ -6,7 +6,8 @@ import torch
 from uer.layers import view as module
 from uer.layers.blocks import block_window, in_blocks, with_neighbours
 from uer.layers.layout import padded_layout, unpadded_layout
-from uer.layers.view import Heads, Rule, View
+from uer.layers.masks import Rule
+from uer.layers.view import Heads, View
 
 LENGTHS = torch.tensor([13, 7, 13, 1])
 SEG = (torch.arange(13)[None] < LENGTHS[:, None]).long()

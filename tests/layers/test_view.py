@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from tests.tools.layouts import LAYOUTS, exact_layout
 from uer.layers import view as module
 from uer.layers.layout import packed_layout, padded_layout, unpadded_layout
-from uer.layers.view import MASKS, Cache, Heads, Rule, View
+from uer.layers.masks import MASKS, Rule
+from uer.layers.view import Cache, Heads, View
 
 HEADS = Heads(3, 3, 7, 0.4)
 SEG = torch.tensor([[1, 1, 2, 2, 0]])

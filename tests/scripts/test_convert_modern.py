@@ -11,11 +11,18 @@ from torch import nn
 
 from tests.scripts.test_convert_architectures import save_random
 from uer.checkpoint.files import load_into
+from uer.config import ModelConfig, TokenizerConfig
 from uer.convert import ARCHITECTURES
 from uer.convert.hugging_face_files import read_hugging_face
 from uer.convert.open import open_hugging_face
+from uer.convert.tokenizer_files import read_tokenizer, tokenizer_settings
 from uer.errors import UserError
+from uer.finetuning.labels import LabelSet
+from uer.finetuning.saved_model import save_finetuned
+from uer.finetuning.task import TextToRows
+from uer.finetuning.tasks.classification import Classification
 from uer.model import Model, build_model
+from uer.tokenizers import BertTokenizer, QwenTokenizer, Vocab, build_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -93,7 +100,7 @@ def test_there_and_back(case: tuple[str, nn.Module, Path], run_script: Callable[
     assert "checked: on " in run_script(back, *options, "--output_model_path", tmp_path / "back.bin")
     first, no_check = read_hugging_face(folder), ()
     if first.config["model_type"] == "qwen2":  # transformers 5 opens it with Qwen2's own tokenizer, whatever is there
-        with pytest.raises(UserError, match="its tokenizer gives other ids"):
+        with pytest.raises(UserError, match="opens every folder of Qwen2 with its own tokenizer, that of --tokenizer"):
             run_script(back, *options, "--output_dir", tmp_path / "back")
         no_check = ("--no_check",)
     printed = run_script(back, *options, "--output_dir", tmp_path / "back", *no_check)
@@ -102,6 +109,56 @@ def test_there_and_back(case: tuple[str, nn.Module, Path], run_script: Callable[
     assert first.weights.keys() == second.weights.keys()
     assert all(torch.equal(tensor, second.weights[key]) for key, tensor in first.weights.items())
     assert second.config["model_type"] == first.config["model_type"]
+
+
+@pytest.fixture(scope="module")
+def qwen_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny tokenizer of Qwen's kind: vocabulary, merges, roles."""
+    tokenizers, folder = pytest.importorskip("tokenizers"), tmp_path_factory.mktemp("qwen")
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
+    QwenTokenizer.set_rules(trained)
+    trained.train_from_iterator([TEXT] * 9, tokenizers.trainers.BpeTrainer(
+        vocab_size=330, show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[*QwenTokenizer.default_special_tokens.values()]))
+    trained.model.save(str(folder))
+    return folder
+
+
+TEXT = "Don't (see) 23 dogs。北京，是\u0065\u0301 \n\n  two\nlines.\n They'LL"
+
+
+@pytest.mark.parametrize("kind", ["Qwen2ForCausalLM", "Qwen3ForCausalLM"])
+def test_qwen_s_tokenizer_there_and_back(run_script: Callable[..., str], tmp_path: Path, qwen_tokenizer: Path,
+                                         kind: str) -> None:
+    """The folder of transformers has special tokens that vocab.json lacks; ours has all of them in it."""
+    files = {"vocab": str(qwen_tokenizer / "vocab.json"), "merges": str(qwen_tokenizer / "merges.txt")}
+    theirs = transformers.Qwen2Tokenizer(**files)
+    theirs.add_special_tokens({"additional_special_tokens": ["<|added|>"]})
+    kind = getattr(transformers, kind)
+    config = kind.config_class(**{**LLAMA, "vocab_size": len(theirs)}, head_dim=8)
+    folder = save_random(kind(config), tmp_path / "theirs")
+    (folder / "vocab.txt").unlink()
+    theirs.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):  # as in Qwen's own folders; transformers 5 writes tokenizer.json alone
+        (folder / name).write_bytes((qwen_tokenizer / name).read_bytes())
+    run_script("convert_qwen_from_huggingface_to_uer.py", "--input_model_path", folder, "--output_model_path",
+               tmp_path / "uer.bin", "--output_config_path", tmp_path / "c.json", "--output_vocab_path",
+               tmp_path / "v.txt")
+    flags = tokenizer_settings(folder)
+    assert flags["tokenizer"] == "qwen"
+    ours = build_tokenizer(TokenizerConfig(**{**flags, "vocab_path": str(tmp_path / "v.txt")}))
+    assert len(ours.vocab) == len(theirs) and ours.vocab.tokens[-1] == "<|added|>"
+    printed = run_script("convert_qwen_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "uer.bin",
+                         "--config_path", tmp_path / "c.json", "--vocab_path", tmp_path / "v.txt", "--merges_path",
+                         qwen_tokenizer / "merges.txt", "--output_dir", tmp_path / "back")
+    assert "checked: on " in printed
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert type(again).__name__ == "Qwen2Tokenizer" and len(again) == len(theirs)
+    expected = ours.encode(TEXT)
+    assert theirs(TEXT)["input_ids"] == expected == again(TEXT)["input_ids"]
+    assert read_tokenizer(tmp_path / "back").encode(TEXT) == expected
+    assert any(len(ours.surface(token)) > 3 for token in ours.tokenize(TEXT))
+    assert (again.pad_token, again.eos_token) == ("<|endoftext|>", "<|im_end|>")
 
 
 def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
@@ -119,17 +176,52 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
         architecture.model_config({"hidden": 48, "vocab": 97, "layers": 3, "feedforward": 53}, config, "lm", False, "x")
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_classifier_there_and_back(run_script: Callable[..., str], tmp_path: Path, pooling: str) -> None:
-    config = transformers.ModernBertConfig(**MODERNBERT, num_labels=3, classifier_pooling=pooling, pad_token_id=0)
-    folder = save_random(transformers.ModernBertForSequenceClassification(config), tmp_path / "theirs")
-    options = ("--type", "text_classification", "--input_model_path")
-    printed = run_script("convert_modernbert_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
+FINETUNED: dict[str, tuple[str, str, dict]] = {
+    "first": ("text_classification", "ModernBertForSequenceClassification", {"classifier_pooling": "cls"}),
+    "mean": ("text_classification", "ModernBertForSequenceClassification", {"classifier_pooling": "mean"}),
+    "tokens": ("token_classification", "ModernBertForTokenClassification", {}),
+    "answers": ("extractive_qa", "ModernBertForQuestionAnswering", {"num_labels": 2}),
+    "last": ("text_classification", "LlamaForSequenceClassification", {}),
+}
+
+
+@pytest.mark.parametrize("name", FINETUNED)
+def test_a_finetuned_model_there_and_back(run_script: Callable[..., str], tmp_path: Path, name: str) -> None:
+    head, kind, own = FINETUNED[name]
+    script, settings = ("llama", LLAMA) if kind.startswith("Llama") else ("modernbert", MODERNBERT)
+    kind = getattr(transformers, kind)
+    folder = save_random(kind(kind.config_class(**settings, **{"num_labels": 3, "pad_token_id": 0, **own})),
+                         tmp_path / "theirs")
+    options = ("--type", head, "--input_model_path")
+    printed = run_script(f"convert_{script}_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
                          tmp_path / "uer.bin")
     assert "checked: on " in printed
-    printed = run_script("convert_modernbert_from_uer_to_huggingface.py", *options, tmp_path / "uer.bin",
+    printed = run_script(f"convert_{script}_from_uer_to_huggingface.py", *options, tmp_path / "uer.bin",
                          "--output_dir", tmp_path / "back")
     assert "checked: on " in printed
     first, second = read_hugging_face(folder), read_hugging_face(tmp_path / "back")
-    assert second.config["classifier_pooling"] == pooling and first.weights.keys() == second.weights.keys()
+    assert first.weights.keys() == second.weights.keys() and second.config["architectures"] == [kind.__name__]
     assert all(torch.equal(tensor, second.weights[key]) for key, tensor in first.weights.items())
+    assert all(second.config[key] == first.config[key] for key in {"pad_token_id", *own} - {"num_labels"})
+
+
+def test_a_classifier_of_two_layers_is_not_llamas(run_script: Callable[..., str], tmp_path: Path) -> None:
+    config = ModelConfig(emb_size=24, hidden_size=24, feedforward_size=31, heads_num=2, layers_num=1, mask="causal",
+                         layernorm_positioning="pre", layernorm="rms", feed_forward="gated", embedding=("word",),
+                         remove_transformer_bias=True, remove_embedding_layernorm=True, hidden_act="silu",
+                         rotary_position_embedding=True, target=("lm",), members={"has_lmtarget_bias": False},
+                         pooling="last")
+    vocab = Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
+    task = Classification(LabelSet(("x", "y")))
+    save_finetuned(tmp_path / "m.bin", task.build(config, 6).state_dict(), task, config,
+                   TextToRows(BertTokenizer(vocab), 9), {})
+    arguments = ("convert_llama_from_uer_to_huggingface.py", "--type", "text_classification", "--input_model_path",
+                 tmp_path / "m.bin", "--output_dir", tmp_path / "hf")
+    with pytest.raises(UserError, match=r"output_layer_1\.weight.* are no part of LlamaForSequenceClassification"):
+        run_script(*arguments)
+    linear = replace(config, prediction_head="linear", pooling="first")
+    save_finetuned(tmp_path / "m.bin", task.build(linear, 6).state_dict(), task, linear,
+                   TextToRows(BertTokenizer(vocab), 9), {})
+    with pytest.raises(UserError, match="pooling is first in the model's settings, but it is last in"):
+        run_script(*arguments)
+    assert not (tmp_path / "hf").exists()

@@ -15,8 +15,10 @@ from uer.config import TokenizerConfig
 from uer.errors import UserError
 from uer.tokenizers import BpeTokenizer, Vocab, build_tokenizer
 from uer.tokenizers.bpe import BYTE_CHARACTERS, read_merges
+from uer.tokenizers.qwen import PATTERN as QWEN
 
 PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+PATTERNS = {"bpe": PATTERN, "qwen": regex.compile(QWEN)}
 TEXT = ["The cat didn't see 23 dogs, the dogs they've seen.", "北京是中国的首都。 北京 2021年10月1日", "naïve café 😀",
         "  two  spaces\tand a tab ", "print(\"hello\\n\")", "don't DON'T 's 'll it's1"]
 
@@ -36,7 +38,7 @@ def reference(text: str, tokenizer: BpeTokenizer) -> list[str]:
     """Pair by pair, as the first page about it describes."""
     ranks = {tuple(pair.split(" ")): rank for rank, pair in enumerate(tokenizer.merges)}
     found = []
-    for word in PATTERN.findall(text):
+    for word in PATTERNS[tokenizer.kind].findall(text):
         pieces = [BYTE_CHARACTERS[byte] for byte in word.encode()]
         while pairs := [(ranks[pair], at) for at, pair in enumerate(pairwise(pieces)) if pair in ranks]:
             at = min(pairs)[1]
@@ -45,8 +47,11 @@ def reference(text: str, tokenizer: BpeTokenizer) -> list[str]:
     return found
 
 
-def test_tokens_are_those_of_the_reference(files):
-    tokenizer, draw = build_tokenizer(TokenizerConfig(**files)), random.Random(3)
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_tokens_are_those_of_the_reference(files, kind):
+    roles = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
+    (Path(files["vocab_path"]).parent / "special_tokens_map.json").write_text(json.dumps(roles))
+    tokenizer, draw = build_tokenizer(TokenizerConfig(**{**files, "tokenizer": kind})), random.Random(3)
     alphabet = "".join(TEXT) + "\u3000\u00a0\u2028'ǅ²Ⅳ"
     texts = [*TEXT, "a\n\nb \n c\n", *("".join(draw.choices(alphabet, k=60)) for _ in range(100))]
     assert any(len(tokenizer.surface(token)) > 2 for token in tokenizer.tokenize(TEXT[0]))
@@ -143,3 +148,11 @@ def test_golden_tokens_of_gpt2_s_merges(golden, root):
         map(tokenizer.encode, figures["texts"]), figures["bpe"]))
     assert [len(tokenizer.encode(text)) for text in figures["texts"]] == list(map(len, figures["bpe"]))
     assert len(set(zip(ours, theirs))) == len(set(ours)) == len(set(theirs))
+
+
+def test_qwen_joins_signs_and_spaces_with_the_letters_behind_them():
+    """The example of `uer.tokenizers.qwen`: which parts of a text are joined."""
+    text = "don't (see) 23。北京"
+    assert PATTERNS["bpe"].findall(text) == ["don", "'t", " (", "see", ")", " 23", "。", "北京"]
+    assert PATTERNS["qwen"].findall(text) == ["don", "'t", " (", "see", ")", " ", "2", "3", "。北京"]
+    assert PATTERNS["qwen"].findall("(a. \n b.\n\nC") == ["(a", ".", " \n", " b", ".\n\n", "C"]

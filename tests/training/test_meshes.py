@@ -24,15 +24,18 @@ def assert_same_run(playground, name, first=0):
 
 
 def test_a_run_goes_from_mesh_to_mesh(playground):
-    """2 x 2 ranks are killed while they write; 1 x 4 ranks and one rank go on. (`test_resume.py` has 2 x 1.)"""
-    (playground.folder / "config.json").write_text(json.dumps({**MODEL, "heads_num": 4}))
+    """2 x 2 ranks are killed while they write; 1 x 4 and 4 x 1 ranks go on, and one rank reads their state. The model
+    has rotary positions and grouped queries, besides what BERT has."""
+    grouped = {"heads_num": 8, "local_kv_heads_num": 4, "rotary_position_embedding": True}
+    (playground.folder / "config.json").write_text(json.dumps({**MODEL, **grouped}))
     playground.run("one", **SAME, batch_size=8)
     square = playground.start("square", **SAME, **FOUR, tensor_parallel_size=2, sharding="fsdp", batch_size=4,
                               kill={"call": "uer.checkpoint.state:StateFolder.complete", "count": 2})
     assert square.wait() != 0
     state = playground.folder / "square.state-4"
     assert playground.losses("square") == pytest.approx(playground.losses("one"), abs=1e-5)
-    for number, flags in enumerate([{**FOUR, "tensor_parallel_size": 4, "batch_size": 8}, {"batch_size": 8}]):
+    for number, flags in enumerate([{**FOUR, "tensor_parallel_size": 4, "batch_size": 8},
+                                    {**FOUR, "sharding": "fsdp", "batch_size": 2}]):
         job = playground.run(f"on{number}", **SAME, **flags, resume=state)
         assert "resumed after step 4" in job.output
         assert_same_run(playground, f"on{number}", first=4)

@@ -57,8 +57,8 @@ class TokenizerFacts:
         special_tokens: role -> entry, as in special_tokens_map.json.
         do_lower_case: whether text is lower-cased and its accents stripped.
         segments: whether the model has segments.
-        kind: which tokenizer it is, by UER's name: "bert", "bpe" or "xlmroberta".
-        merges: those of "bpe".
+        kind: which tokenizer it is, by UER's name: "bert", "bpe", "qwen" or "xlmroberta".
+        merges: those of "bpe" and "qwen".
         spm_model: the content of the SentencePiece model of "xlmroberta".
     """
 
@@ -79,8 +79,8 @@ class TokenizerFacts:
 
     def write(self, folder: Path, max_length: int) -> None:
         """Write the tokenizer's files for sequences of up to so many tokens."""
-        if self.kind == "bpe":
-            write_byte_level(self.tokens, self.special_tokens, self.merges, max_length, folder)
+        if self.kind in ("bpe", "qwen"):
+            write_byte_level(self.tokens, self.special_tokens, self.merges, max_length, folder, self.kind)
         elif self.kind == "xlmroberta":
             write_sentence_piece(self.spm_model, self.special_tokens, max_length, folder)
         else:

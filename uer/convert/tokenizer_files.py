@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from uer.convert.hugging_face_files import read_json, write_json
-from uer.convert.other_tokenizers import MERGES_FILE, SPM_FILE, read_byte_level, read_sentence_piece
+from uer.convert.other_tokenizers import (
+    MERGES_FILE,
+    SPM_FILE,
+    byte_level_entries,
+    byte_level_kind,
+    read_byte_level,
+    read_sentence_piece,
+)
 from uer.errors import UserError
 from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.bert import CONTINUATION, MAX_WORD_CHARS, BertTokenizer
-from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json, read_vocab_json
+from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json
 
 
 def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int,
@@ -65,7 +72,7 @@ def read_tokens(folder: str | os.PathLike) -> list[str]:
     if path is None:
         raise UserError(f"{folder}: holds neither vocab.txt nor tokenizer.json")
     if path.name == "vocab.json":
-        return read_vocab_json(path)
+        return byte_level_entries(folder)
     if path.name == "tokenizer.json":
         return read_tokenizer_json(path)
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -83,7 +90,7 @@ def tokenizer_settings(folder: str | os.PathLike) -> dict[str, Any]:
     if model.is_file():
         return {"tokenizer": "xlmroberta", "spm_model_path": str(model)}
     if merges.is_file() and vocabulary:
-        return {"tokenizer": "bpe", "vocab_path": str(vocabulary), "merges_path": str(merges)}
+        return {"tokenizer": byte_level_kind(folder), "vocab_path": str(vocabulary), "merges_path": str(merges)}
     return {"vocab_path": str(vocabulary), "do_lower_case": lower_cases(folder)} if vocabulary else {}
 
 

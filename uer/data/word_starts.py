@@ -84,9 +84,9 @@ class WordFinder:
 def require_words(tokenizer: Tokenizer) -> None:
     """Raises UserError where tokens of this kind may reach across the words of Chinese."""
     if not tokenizer.finds_words:
-        raise UserError(f"--whole_word_masking does not work with the tokens of --tokenizer {tokenizer.kind}"
-                        f"{' and a SentencePiece model' * (tokenizer.kind != 'bpe')}, which may cross the words that "
-                        "jieba finds; take bert, char or space with a vocabulary")
+        model = " and a SentencePiece model" * (tokenizer.kind not in ("bpe", "qwen"))
+        raise UserError(f"--whole_word_masking does not work with the tokens of --tokenizer {tokenizer.kind}{model}, "
+                        "which may cross the words that jieba finds; take bert, char or space with a vocabulary")
 
 
 def import_jieba() -> ModuleType:

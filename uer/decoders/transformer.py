@@ -7,10 +7,11 @@ from uer.decoders.base import Decoder, DecoderCache
 from uer.layers import recompute
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import Layout, Queries
+from uer.layers.masks import MASKS, Rule
 from uer.layers.norm import build_norm
 from uer.layers.relative_position import RelativePositionBias
 from uer.layers.transformer import DecoderLayer
-from uer.layers.view import MASKS, Cache, Rule, View
+from uer.layers.view import Cache, View
 from uer.registry import choose
 
 NOT_OF_DECODERS = ("rotary_position_embedding", "alibi_position_embedding", "local_kv_heads_num", "attention_window",

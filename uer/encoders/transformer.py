@@ -10,11 +10,12 @@ from uer.layers import recompute
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import Layout, Queries
 from uer.layers.linear import Linear
+from uer.layers.masks import MASKS
 from uer.layers.norm import build_norm
 from uer.layers.relative_position import AlibiBias, RelativePositionBias
 from uer.layers.rotary import Rotary
 from uer.layers.transformer import TransformerLayer
-from uer.layers.view import MASKS, Cache, View
+from uer.layers.view import Cache, View
 from uer.registry import choose
 
 

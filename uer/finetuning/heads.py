@@ -61,38 +61,56 @@ class PooledModel(Backbone):
         return pool(self, batch, self.config.pooling)
 
 
+def _modern_layer(config: ModelConfig) -> tuple[nn.Module | None, nn.Module | None]:
+    """Linear layer and layer norm before the last layer of ModernBERT's heads; None where `prediction_head` is another.
+    """
+    if config.prediction_head != "modernbert":
+        return None, None
+    return (Linear(config.hidden_size, config.hidden_size, bias=False),
+            build_norm("normal", config.hidden_size, config.layernorm_eps, not config.remove_layernorm_bias))
+
+
 class Classifier(PooledModel):
     """Applies output_layer_1, tanh and output_layer_2 to each row's vector; also for regression and multi-label.
 
-    With ModernBERT's `prediction_head`, the model's activation and a layer norm stand in place of tanh.
+    With the `prediction_head` of ModernBERT, the model's activation and a layer norm stand in place of tanh; with a
+    linear one there is output_layer_2 alone, without bias, as in LLaMA's classifiers.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
         super().__init__(config, vocab_size)
-        modern = config.prediction_head == "modernbert"
-        self.output_layer_1 = Linear(config.hidden_size, config.hidden_size, bias=not modern)
-        self.output_layer_norm = (build_norm("normal", config.hidden_size, config.layernorm_eps,
-                                             not config.remove_layernorm_bias) if modern else None)
-        self.output_layer_2 = Linear(config.hidden_size, outputs_num)
+        self.output_layer_1, self.output_layer_norm = _modern_layer(config)
+        if config.prediction_head == "bert":
+            self.output_layer_1 = Linear(config.hidden_size, config.hidden_size)
+        self.output_layer_2 = Linear(config.hidden_size, outputs_num, bias=config.prediction_head != "linear")
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs); regression has one output."""
-        hidden = self.output_layer_1(self.pooled(batch))
-        if self.output_layer_norm is None:
-            return self.output_layer_2(torch.tanh(hidden))
-        return self.output_layer_2(self.output_layer_norm(ACTIVATIONS[self.config.hidden_act](hidden)))
+        hidden = self.pooled(batch)
+        if self.output_layer_norm is not None:
+            hidden = self.output_layer_norm(ACTIVATIONS[self.config.hidden_act](self.output_layer_1(hidden)))
+        elif self.output_layer_1 is not None:
+            hidden = torch.tanh(self.output_layer_1(hidden))
+        return self.output_layer_2(hidden)
 
 
 class Tagger(Backbone):
-    """Computes logits for every token: tags, or with 2 outputs the first and the last token of an answer."""
+    """Computes logits for every token: tags, or with 2 outputs the first and the last token of an answer.
+
+    With ModernBERT's `prediction_head`, a linear layer, the model's activation and a layer norm come before.
+    """
 
     def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
         super().__init__(config, vocab_size)
+        self.output_layer_1, self.output_layer_norm = _modern_layer(config)
         self.output_layer = Linear(config.hidden_size, outputs_num)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, S, outputs), also at padding."""
-        return self.output_layer(self.encode(batch.src, batch.seg))
+        hidden = self.encode(batch.src, batch.seg)
+        if self.output_layer_norm is not None:
+            hidden = self.output_layer_norm(ACTIVATIONS[self.config.hidden_act](self.output_layer_1(hidden)))
+        return self.output_layer(hidden)
 
 
 class CrfTagger(Tagger):

@@ -15,15 +15,24 @@ from torch.nn import functional as F
 
 
 def in_blocks(values: Tensor, block: int) -> Tensor:
-    """(rows, length, ...) -> (rows, blocks, block, ...), the last block filled up with zeros."""
+    """(rows, length, ...) -> (rows, blocks, block, ...), the last block filled up with zeros.
+
+    >>> in_blocks(torch.tensor([[1, 2, 3]]), 2)
+    tensor([[[1, 2],
+             [3, 0]]])
+    """
     missing = -values.shape[1] % block
     padded = F.pad(values, [0, 0] * (values.dim() - 2) + [0, missing]) if missing else values
     return padded.unflatten(1, (-1, block))
 
 
 def with_neighbours(blocks: Tensor, causal: bool) -> Tensor:
-    """(rows, blocks, block, ...) -> (rows, blocks, 3 * block, ...): the block before, each block, and the one after, of
-    which zeros stand beyond the ends; without the one after where nothing later is seen."""
+    """(rows, blocks, block, ...) -> (rows, blocks, 3 * block, ...): the block before, the block itself and the block
+    after. Before the first and after the last one there are zeros. With `causal` (rows, blocks, 2 * block, ...): no
+    query may attend to the block after.
+
+        [[1, 2], [3, 4]]  ->  [[0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 0, 0]];  causal: [[0, 0, 1, 2], [1, 2, 3, 4]]
+    """
     zeros = torch.zeros_like(blocks[:, :1])
     before = torch.cat([zeros, blocks[:, :-1]], 1)
     after = () if causal else (torch.cat([blocks[:, 1:], zeros], 1),)
@@ -31,7 +40,8 @@ def with_neighbours(blocks: Tensor, causal: bool) -> Tensor:
 
 
 def block_window(length: int, block: int, causal: bool, device: torch.device) -> Tensor:
-    """(blocks, block, keys) bool: which keys of `with_neighbours` lie in the row and within `block` of the query."""
+    """(blocks, block, keys) bool: which keys of `with_neighbours` lie in the row and at most `block` positions from the
+    query (with `causal`, not behind it). The table above shows `block_window(5, 2, False)`."""
     columns = torch.arange(-(-length // block) * block, device=device).view(-1, block)  # (blocks, block)
     keys = torch.arange((2 if causal else 3) * block, device=device) + columns[:, :1] - block  # (blocks, keys)
     distance = keys[:, None, :] - columns[:, :, None]

@@ -31,6 +31,7 @@ _KNOWN = {
     "pathlib": ("PosixPath", "WindowsPath"),
     "torch.serialization": ("_get_layout",),
 }
+"""What a directory consists of: module -> names."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -125,6 +126,7 @@ def _reader(folder: Path) -> Any:
 
 
 def _reason(error: BaseException) -> str:
+    """One line that says what went wrong; of a `CheckpointException`, on the first rank where something did."""
     for cause, _ in getattr(error, "failures", {}).values():
         return _reason(cause)
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -16,7 +16,7 @@ be three products instead of one, each with a sum of gradients of its own, every
 and our kernels for CPUs take no DTensors. DTensors describe the parts in checkpoints (`World.described`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -28,11 +28,15 @@ from torch.nn import functional as F
 # torch 2.13 renames them.
 _ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-_MIXED = 0x9E3779B97F4A7C15
+# Large odd numbers: neighbouring ranks and neighbouring draws get unlike seeds.
+_MIXED, _OF_RANK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
 
 
 class Split(NamedTuple):
-    """A parameter of which each rank has a part: as `torch.chunk` divides `size` entries of the axis `dim`."""
+    """A parameter of which each rank has a part: as `torch.chunk` divides `size` entries of the axis `dim`.
+
+    Of linear_2, (8, 12), each of 2 ranks has (8, 6): Split(dim=1, size=12).
+    """
 
     dim: int
     size: int
@@ -40,6 +44,13 @@ class Split(NamedTuple):
 
 class ModelRanks:
     """The ranks that compute one model together.
+
+    For 2 ranks and N = 3 tokens; a, b, c are rows of H numbers, a' those of the other rank, 0 a row of zeros:
+
+        divide        [a, b, c] on both            ->  [a, b] on rank 0, [c, 0] on rank 1
+        gather, join  [a, b] and [c, 0]            ->  [a, b, c] on both
+        scatter_sum   [a, b, c] and [a', b', c']   ->  [a + a', b + b'] and [c + c', 0]
+        sum           [a, b, c] and [a', b', c']   ->  [a + a', b + b', c + c'] on both
 
     Attributes:
         rank, size: this rank's number among them, and how many there are.
@@ -124,7 +135,7 @@ class ModelRanks:
                      torch.default_generator)
         if device.type == "cuda":  # a counter of blocks of numbers: nothing waits for the device
             seed, offset = generator.initial_seed(), generator.get_offset()
-            generator.manual_seed((seed ^ (offset + 1) * _MIXED + self.rank * 0xBF58476D1CE4E5B9) % 2**64)
+            generator.manual_seed((seed ^ (offset + 1) * _MIXED + self.rank * _OF_RANK) % 2**64)
         else:
             seed = int(torch.empty((), dtype=torch.int64).random_())
             state = generator.get_state()
@@ -146,6 +157,8 @@ def _ends(size: int, parts: int) -> list[int]:
 
 
 class _Copy(torch.autograd.Function):
+    """See `ModelRanks.copy`; Megatron's f."""
+
     @staticmethod
     def forward(context: Any, whole: Tensor, ranks: ModelRanks) -> Tensor:
         context.ranks = ranks
@@ -157,6 +170,8 @@ class _Copy(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
+    """See `ModelRanks.sum`; Megatron's g."""
+
     @staticmethod
     def forward(context: Any, part: Tensor, ranks: ModelRanks) -> Tensor:
         return ranks.sum_(part.clone(memory_format=torch.contiguous_format))
@@ -167,6 +182,8 @@ class _Sum(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
+    """See `ModelRanks.gather` (`summed`) and `join`: (N / size, H) -> (N, H)."""
+
     @staticmethod
     def forward(context: Any, part: Tensor, ranks: ModelRanks, tokens: int, summed: bool) -> Tensor:
         context.ranks, context.summed = ranks, summed
@@ -180,6 +197,8 @@ class _Gather(torch.autograd.Function):
 
 
 class _Divide(torch.autograd.Function):
+    """See `ModelRanks.scatter_sum` (`summed`) and `divide`: (N, H) -> (N / size, H)."""
+
     @staticmethod
     def forward(context: Any, tensor: Tensor, ranks: ModelRanks, summed: bool) -> Tensor:
         context.ranks, context.tokens = ranks, len(tensor)
@@ -216,8 +235,14 @@ def splits_of(module: nn.Module) -> dict[str, Split]:
             for name, split in vars(child).get("splits", {}).items()}
 
 
+def split_owners(module: nn.Module) -> dict[nn.Parameter, Split]:
+    """The parameters that `split_parameters` has divided."""
+    return {module.get_parameter(name): split for name, split in splits_of(module).items()}
+
+
 def mark_partial(module: nn.Module) -> None:
-    """Note that a rank's gradients of the parameters of `module` that are whole are of its own tokens only."""
+    """Note that a rank's gradients of the parameters of `module` that are whole are of its own tokens, or heads, only:
+    the gradient is the sum over the ranks."""
     for child in module.modules():
         vars(child)["partial"] = [name for name in child._parameters if name not in vars(child).get("splits", {})]
 
@@ -226,9 +251,3 @@ def partial_owners(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that `mark_partial` has noted, in the same order on every rank."""
     return [child._parameters[name] for child in module.modules() for name in vars(child).get("partial", [])
             if child._parameters[name] is not None]
-
-
-def split_owners(module: nn.Module) -> dict[nn.Parameter, Split]:
-    """The same by parameter."""
-    names: Callable[[str], nn.Parameter] = module.get_parameter
-    return {names(name): split for name, split in splits_of(module).items()}

@@ -20,7 +20,7 @@ class MlmTarget(VocabularyTarget):
         super().__init__()
         size = config.emb_size if config.factorized_embedding_parameterization else config.hidden_size
         self.activation = choose(ACTIVATIONS, config.hidden_act, "hidden_act")
-        self.linear_1 = Linear(config.hidden_size, size, bias=config.prediction_head == "bert")
+        self.linear_1 = Linear(config.hidden_size, size, bias=config.prediction_head != "modernbert")
         self.layer_norm = build_norm("normal", size, config.layernorm_eps, not config.remove_layernorm_bias)
         self.linear_2 = Linear(size, vocab_size)
 

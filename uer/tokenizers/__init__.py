@@ -8,6 +8,7 @@ from uer.tokenizers.base import Tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.bpe import BpeTokenizer
 from uer.tokenizers.char import CharTokenizer
+from uer.tokenizers.qwen import QwenTokenizer
 from uer.tokenizers.sentence_piece import XlmRobertaTokenizer
 from uer.tokenizers.space import SpaceTokenizer
 from uer.tokenizers.vocab import Vocab
@@ -16,13 +17,14 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "bert": BertTokenizer,
     "bpe": BpeTokenizer,
     "char": CharTokenizer,
+    "qwen": QwenTokenizer,
     "space": SpaceTokenizer,
     "xlmroberta": XlmRobertaTokenizer,
 }
 PLANNED: tuple[str, ...] = ()
 
-__all__ = ["PLANNED", "TOKENIZERS", "BertTokenizer", "BpeTokenizer", "CharTokenizer", "SpaceTokenizer", "Tokenizer",
-           "Vocab", "XlmRobertaTokenizer", "build_tokenizer", "build_tokenizers"]
+__all__ = ["PLANNED", "TOKENIZERS", "BertTokenizer", "BpeTokenizer", "CharTokenizer", "QwenTokenizer", "SpaceTokenizer",
+           "Tokenizer", "Vocab", "XlmRobertaTokenizer", "build_tokenizer", "build_tokenizers"]
 
 
 def build_tokenizer(config: TokenizerConfig, side: str = "src") -> Tokenizer:

@@ -56,10 +56,11 @@ class BpeTokenizer(Tokenizer):
     """
 
     kind = "bpe"
-    line_cuts = re.compile(LINE_CUTS)
+    line_cuts, text_cuts = re.compile(LINE_CUTS), TEXT_CUTS
     finds_words = False
     default_special_tokens: ClassVar[Mapping[str, str]] = {role: ROBERTA_SPECIAL_TOKENS[role] for role in (
         "pad_token", "cls_token", "sep_token")}
+    further_special_tokens: ClassVar[Mapping[str, str]] = ROBERTA_SPECIAL_TOKENS
 
     def __init__(self, vocab: Vocab, merges: Sequence[str], source: str = "merges"):
         """Raises UserError where merges and vocabulary do not fit together, or a byte has neither entry nor [UNK]."""
@@ -74,17 +75,25 @@ class BpeTokenizer(Tokenizer):
                             "instance, and no unk token for them")
         self._line_feed_id = vocab.ids[LINE_FEED]
         self._encoder = _encoder(vocab, self.merges, source)
+        self.set_rules(self._encoder)
         # without positions in the text, where the library's version has it
         self._encode_lines = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)
+
+    @staticmethod
+    def set_rules(encoder: Any) -> None:
+        """Tell the Rust tokenizer how it normalises text, and which parts of it are joined."""
+        from tokenizers import pre_tokenizers
+
+        encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
     @classmethod
     def from_config(cls, config: TokenizerConfig, side: str = "src") -> "BpeTokenizer":
         own, prefix = config.of_side(side), "" if side == "src" else f"{side}_"
         for name in ("vocab_path", "merges_path"):
             if not getattr(own, name):
-                raise UserError(f"--{prefix}{name} is required for --{prefix}tokenizer bpe")
+                raise UserError(f"--{prefix}{name} is required for --{prefix}tokenizer {cls.kind}")
         vocab = load_vocab(ensure_vocab(own.vocab_path), cls.default_special_tokens, own.special_tokens_map,
-                           ROBERTA_SPECIAL_TOKENS)
+                           cls.further_special_tokens)
         return cls(vocab, read_merges(ensure_vocab(own.merges_path)), own.merges_path)
 
     @property
@@ -139,13 +148,13 @@ class BpeTokenizer(Tokenizer):
         """Between letters, digits and signs, and before a space; but "'s" and the like are tokens."""
         if SPACES.match(before) or before == "'":
             return False
-        return SPACES.match(after) is not None or _class_of(before) != _class_of(after)
+        return SPACES.match(after) is not None or class_of(before) != class_of(after)
 
     def _blocks(self, text: str) -> Iterator[str]:
         """Blocks of about `block_chars`; longer only where a line has no position where it can be cut."""
         start = 0
         while start < len(text):
-            cut = TEXT_CUTS.search(text, start + self.block_chars)
+            cut = self.text_cuts.search(text, start + self.block_chars)
             stop = cut.start() if cut else len(text)
             yield text[start:stop]
             start = stop
@@ -166,18 +175,16 @@ def read_merges(path: Path) -> list[str]:
 
 
 def _encoder(vocab: Vocab, merges: Sequence[str], source: str) -> Any:
-    """The Rust tokenizer; threads are left to the processes of preprocess.py."""
+    """The Rust tokenizer, without rules; threads are left to the processes of preprocess.py."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer as RustTokenizer  # imported here, because only this tokenizer needs it
-    from tokenizers import models, pre_tokenizers
+    from tokenizers import models
     try:
         model = models.BPE(vocab.ids, [tuple(pair.split(" ")) for pair in merges],
                            unk_token=vocab.special_tokens.get("unk_token"))
     except Exception as error:  # the library has no class of its own for it
         raise UserError(f"{source}: does not fit the vocabulary {vocab.source}: {error}") from None
-    encoder = RustTokenizer(model)
-    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return encoder
+    return RustTokenizer(model)
 
 
 def _bytes_of(token: str) -> bytes:
@@ -187,7 +194,7 @@ def _bytes_of(token: str) -> bytes:
     return token.encode()
 
 
-def _class_of(char: str) -> str:
+def class_of(char: str) -> str:
     """How GPT-2's pattern classes a character that is no space: "L" letter, "N" digit, "" anything else."""
     category = unicodedata.category(char)[0]
     return category if category in "LN" else ""

@@ -54,10 +54,13 @@ class Architecture:
         arguments: what Hugging Face's class is opened with, so that it has no weights that were never trained.
         notes: beginning of a tensor's name -> what is said where it is left out.
         tokenizers: the kinds of tokenizers whose files a folder may have, by UER's names.
+        only_tokenizer: the one kind that transformers opens such a folder with, whatever its files say; "" where they
+            decide.
         segments: how many segments tell texts of a row apart, in both models.
         unused_positions: how many of the position embedding's rows Hugging Face's model never reads.
         pooler: whether transformers' `AutoModel` has a pooler.
         padding_id: the token that Hugging Face's model takes for padding wherever it stands; None where the mask tells.
+        ids_tell_padding: the heads whose class takes config.json's pad_token_id so.
     """
 
     name: str
@@ -84,10 +87,12 @@ class Architecture:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     tokenizers: tuple[str, ...] = ("bert",)
+    only_tokenizer: str = ""
     segments: int = 2
     unused_positions: int = 0
     padding_id: int | None = None
     pooler: bool = True
+    ids_tell_padding: tuple[str, ...] = ()
 
     @property
     def has_decoder(self) -> bool:

@@ -1,7 +1,8 @@
 """LLaMA and Llama 2 (Touvron et al., 2023): a causal encoder with rotary positions, RMSNorm and gated feed-forward.
 
 UER's names are those of TencentPretrain's checkpoints, whose rotary positions turn neighbouring features together;
-Hugging Face's turn features half a head apart, so the rows of queries and keys have another order there.
+Hugging Face's turn features half a head apart, so the rows of queries and keys have another order there. Its classifier
+takes the last token that is no padding, by one linear layer: UER's with `pooling` last and a linear `prediction_head`.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,13 +48,14 @@ def base_of(value: Any) -> float:
     return float(value)
 
 
-def names(layer: tuple[Row, ...]) -> NameTable:
-    """The table of a model with these layers."""
+def names(layer: tuple[Row, ...], **heads: tuple[Row, ...]) -> NameTable:
+    """The table of a model with these layers, and heads besides that of a language model."""
     return NameTable(
         body=(Row(WORD_EMBEDDING, "model.embed_tokens.weight", "vocab hidden"),
               Row("encoder.layer_norm.weight", "model.norm.weight", "hidden")),
         stacks={"encoder": Stack("encoder.transformer.{n}.", "model.layers.{n}.", layer)},
-        heads={"lm": (Row("target.lm.output_layer.weight", "lm_head.weight", "vocab hidden", tied_to=WORD_EMBEDDING),)},
+        heads={"lm": (Row("target.lm.output_layer.weight", "lm_head.weight", "vocab hidden", tied_to=WORD_EMBEDDING),),
+               **heads},
         prefixes={"uer": ("embedding.", "encoder."), "hugging_face": ("model.",)},
         buffers=(".rotary_emb.inv_freq",),
         base_prefix="model.",
@@ -102,13 +104,16 @@ def settings(*own: Setting, head_dim: int | None = None) -> tuple[Setting, ...]:
 LLAMA = Architecture(
     name="llama",
     title="LLaMA",
-    names=names(LAYER),
-    settings=settings(Setting("", "attention_bias", must=False), Setting("", "mlp_bias", must=False)),
-    classes={"lm": "LlamaForCausalLM"},
+    names=names(LAYER, text_classification=(Row("output_layer_2.weight", "score.weight", "labels hidden"),)),
+    settings=settings(Setting("", "attention_bias", must=False), Setting("", "mlp_bias", must=False),
+                      Setting("pooling", must="last", heads=("text_classification",)),
+                      Setting("prediction_head", must="linear", heads=("text_classification",))),
+    classes={"lm": "LlamaForCausalLM", "text_classification": "LlamaForSequenceClassification"},
     outputs={"lm": {"lm": "logits"}},
     inputs=inputs,
     generation={"bos_token_id": "cls_id", "eos_token_id": "sep_id", "pad_token_id": "pad_id"},
     defaults={"hidden_act": "silu"},
     by_head=BY_HEAD,
     tokenizers=("bert", "bpe"),
+    ids_tell_padding=("text_classification",),
 )

@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al., 2024): rotary positions, local attention in most layers, gated feed-forward, no biases.
 
-The heads: `mlm` (masked-language model) and `text_classification`. Hugging Face keeps query, key and value of a layer
-as one, and so the two layers that widen the hidden states; its rotary positions order the rows of queries and keys
-otherwise than UER's (`uer.convert.changes.Halves`).
+The heads: `mlm` (masked-language model) and the fine-tuned ones, each with the same layers before its last. Hugging
+Face keeps query, key and value of a layer as one, and so the two layers that widen the hidden states; its rotary
+positions order the rows of queries and keys otherwise than UER's (`uer.convert.changes.Halves`).
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,11 @@ from uer.convert.architectures.base import Architecture
 from uer.convert.architectures.gpt2 import QUERY_KEY_VALUE, inputs
 from uer.convert.architectures.llama import base_of
 from uer.convert.changes import Fused, Halves
-from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack
+from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, linear
 from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
+
+_HEAD = (Row("output_layer_1.weight", "head.dense.weight", "hidden hidden"),
+         Row("output_layer_norm.gamma", "head.norm.weight", "hidden"))
 
 _NAMES = NameTable(
     body=(
@@ -35,11 +38,11 @@ _NAMES = NameTable(
                 Row("target.mlm.layer_norm.gamma", "head.norm.weight", "hidden"),
                 Row("target.mlm.linear_2.weight", "decoder.weight", "vocab hidden", tied_to=WORD_EMBEDDING),
                 Row("target.mlm.linear_2.bias", "decoder.bias", "vocab")),
-        "text_classification": (Row("output_layer_1.weight", "head.dense.weight", "hidden hidden"),
-                                Row("output_layer_norm.gamma", "head.norm.weight", "hidden"),
-                                Row("output_layer_2.weight", "classifier.weight", "labels hidden"),
-                                Row("output_layer_2.bias", "classifier.bias", "labels")),
+        "text_classification": (*_HEAD, *linear("output_layer_2", "classifier", "labels hidden")),
+        "token_classification": (*_HEAD, *linear("output_layer", "classifier", "labels hidden")),
+        "extractive_qa": (*_HEAD, *linear("output_layer", "classifier", "two hidden")),
     },
+    fixed={"two": 2},
     prefixes={"uer": ("embedding.", "encoder."), "hugging_face": ("model.",)},
     buffers=("inv_freq",),
     base_prefix="model.",
@@ -131,7 +134,9 @@ MODERNBERT = Architecture(
     title="ModernBERT",
     names=_NAMES,
     settings=_SETTINGS,
-    classes={"mlm": "ModernBertForMaskedLM", "text_classification": "ModernBertForSequenceClassification"},
+    classes={"mlm": "ModernBertForMaskedLM", "text_classification": "ModernBertForSequenceClassification",
+             "token_classification": "ModernBertForTokenClassification",
+             "extractive_qa": "ModernBertForQuestionAnswering"},
     outputs={"mlm": {"mlm": "logits"}},
     inputs=inputs,
     pooler=False,

@@ -28,6 +28,9 @@ QWEN2 = replace(
     names=names((*LAYER, *_BIASES)),
     settings=settings(_NO_WINDOW, *uer_only(query_key_value_bias=True)),
     classes={"lm": "Qwen2ForCausalLM"},
+    tokenizers=("bert", "bpe", "qwen"),
+    only_tokenizer="qwen",  # in transformers 5
+    ids_tell_padding=(),
     by_head={**BY_HEAD, "self_attn.q_proj.bias": Halves, "self_attn.k_proj.bias": Halves},
 )
 QWEN3 = replace(
@@ -38,5 +41,7 @@ QWEN3 = replace(
     settings=settings(_NO_WINDOW, Setting("", "attention_bias", must=False),
                       *uer_only(query_key_layernorm=True), head_dim=128),
     classes={"lm": "Qwen3ForCausalLM"},
+    tokenizers=("bert", "bpe", "qwen"),
+    ids_tell_padding=(),
     by_head={**BY_HEAD, "self_attn.q_norm.weight": Halves, "self_attn.k_norm.weight": Halves},
 )
