@@ -1,10 +1,13 @@
 """Fixtures for the data that stands beside the project where it is developed; tests skip where it is absent."""
 
+import contextlib
 import gc
 import json
 import os
+import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
 sys.path.append(str(ROOT / "tests" / "stand_ins"))  # behind the installed packages, for those that are missing
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the many processes would compile all modules again
+sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # for torch, which is imported later: threads of two processes hinder another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -56,26 +61,45 @@ def pytest_collection_finish() -> None:
 
 
 class Server:
-    """`training/fork_server.py`: forks a process that has imported torch, for each run of pretrain.py."""
+    """`training/fork_server.py`: forks a process that has imported torch, for each run of pretrain.py.
+
+    The first process of a test run that needs it starts it; the others connect to the same one.
+    """
 
     def __init__(self, folder: Path) -> None:
-        program = ROOT / "tests" / "training" / "fork_server.py"
-        self.process = subprocess.Popen([sys.executable, str(program)], cwd=folder, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+        address, owner = f"\0{run or uuid.uuid4()}", os.getppid() if run else os.getpid()
+        with socket.socket(socket.AF_UNIX) as listener:
+            if _binds(listener, address):
+                listener.listen()
+                program = [str(ROOT / "tests" / "training" / "fork_server.py"), str(listener.fileno()), str(owner)]
+                subprocess.Popen([sys.executable, *program], cwd=folder, pass_fds=[listener.fileno()],
+                                 env={**os.environ, "OMP_NUM_THREADS": "1"})
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(address)
+            self.stream = connection.makefile("rw", encoding="utf-8")
 
     def ask(self, request: dict) -> Any:
         """Send a request and wait for its answer."""
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        print(json.dumps(request), file=self.stream, flush=True)
+        return json.loads(self.stream.readline())
+
+
+def _binds(listener: socket.socket, address: str) -> bool:
+    """Give the socket its address, which one process can do."""
+    try:
+        listener.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """One fork server for all tests of a process."""
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.process.stdin.close()
-    running.process.wait(60)
+    """The fork server, for all tests of a process."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.stream.close()
 
 
 SCRIPT = """
