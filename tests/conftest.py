@@ -116,12 +116,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.fixture(scope="session")
 def run_forked(server, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
     """`run_forked("scripts/x.py", "--flag", value)` runs a script as a user does, in a process of its own that need not
-    import torch again; the result has returncode, stdout and stderr."""
-    def run(script: str, *words: object) -> subprocess.CompletedProcess:
+    import torch again, and in the repository's root or `cwd`; the result has returncode, stdout and stderr."""
+    def run(script: str, *words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
         folder = tmp_path_factory.mktemp("forked")
         outputs = [str(folder / name) for name in ("stdout", "stderr")]
         argv = [str(ROOT / script), *map(str, words)]
-        pid = server.ask({"program": SCRIPT.format(outputs=outputs, folder=str(ROOT), argv=argv),
+        pid = server.ask({"program": SCRIPT.format(outputs=outputs, folder=str(cwd), argv=argv),
                           "log": str(folder / "log")})
         status = server.ask({"wait": pid, "seconds": 240})
         return subprocess.CompletedProcess(argv, status, *(Path(path).read_text(encoding="utf-8") for path in outputs))
