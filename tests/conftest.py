@@ -1,6 +1,5 @@
 """Fixtures for the data that stands beside the project where it is developed; tests skip where it is absent."""
 
-import contextlib
 import gc
 import json
 import os
@@ -20,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 sys.path.append(str(ROOT / "tests" / "stand_ins"))  # behind the installed packages, for those that are missing
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the many processes would compile all modules again
 sys.dont_write_bytecode = False
+os.fsync = lambda file: None  # no test cuts the power
 if "PYTEST_XDIST_WORKER" in os.environ:  # for torch, which is imported later: threads of two processes hinder another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

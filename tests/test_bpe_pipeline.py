@@ -32,8 +32,8 @@ def made(run_forked, shared_data, tmp_path_factory) -> Path:
     (folder / "config.json").write_text(json.dumps(MODEL))
     for processes in ("1", "2"):
         result = run_forked("preprocess.py", "--corpus_path", "corpus.txt", "--dataset_path",
-                            f"{processes}.pt", "--processes_num", processes, "--seq_length", "32", "--data_processor", "lm",
-                            *FLAGS, cwd=folder)
+                            f"{processes}.pt", "--processes_num", processes, "--seq_length", "32", "--data_processor",
+                            "lm", *FLAGS, cwd=folder)
         assert result.returncode == 0, result.stderr
     return folder
 
@@ -66,8 +66,8 @@ def test_the_lines_of_the_corpus_end_with_the_line_feed_s_token(made):
 
 def test_a_model_is_trained(run_forked, made):
     result = run_forked("pretrain.py", "--dataset_path", "2.pt", "--config_path", "config.json", "--target", "lm",
-                        "--output_model_path", "m.bin", "--total_steps", "4", "--report_steps", "2", "--batch_size", "4",
-                        *FLAGS, cwd=made)
+                        "--output_model_path", "m.bin", "--total_steps", "4", "--report_steps", "2", "--batch_size",
+                        "4", *FLAGS, cwd=made)
     assert result.returncode == 0, result.stderr
 
 
