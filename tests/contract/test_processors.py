@@ -108,7 +108,7 @@ def make(tmp_path, tokenizer):
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, tokenizer):
-    """`stored(name, settings)` -> the dataset that `make` gives for a case, made once for all tests, which only read it."""
+    """`stored(name, settings)` -> the dataset that `make` gives for a case, made once: tests only read it."""
     return each_once(maker(tmp_path_factory.mktemp("stored"), tokenizer))
 
 
