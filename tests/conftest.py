@@ -129,9 +129,11 @@ def run_forked(server, tmp_path_factory) -> Callable[..., subprocess.CompletedPr
     return run
 
 
-# Files that take long come first, so that the two processes of tests/run.sh end together.
-LONGEST_FIRST = ("test_pretrain.py", "test_pretrain_family.py", "test_runs.py", "test_convert_bert.py",
-                 "test_run_classifier.py", "test_resume.py", "test_build.py", "test_parallel_runs.py")
+# Files that take long come first, so that the two processes of tests/run.sh end together; the second of them needs no
+# fork server, which is starting then.
+LONGEST_FIRST = ("test_pretrain.py", "test_processors.py", "test_runs.py", "test_resume.py", "test_parallel_runs.py",
+                 "test_model.py", "test_pretrain_family.py", "test_meshes.py", "test_benchmark_training.py",
+                 "test_configs.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
