@@ -42,12 +42,19 @@ class Family:
 
 
 FAMILIES = {
+    "modernbert": Family("mlm", "modernbert/tiny_config.json",
+                         {"layers_num": 3, "feedforward_size": 352, "attention_window": 32},
+                         ("--dynamic_masking", "--full_sentences"), ("--document_attention",)),
+    "llama": Family("lm", "llama2/tiny_config.json", {"heads_num": 4, "feedforward_size": 344}),
+    "bloom": Family("lm", "bloom/tiny_config.json"),
     "gpt2": Family("lm", "gpt2/config.json", {"max_seq_length": 128}),
     "t5": Family("t5", "t5/small_config.json", WITH_DECODER, ("--dynamic_masking",)),
     "bart": Family("bart", "bart/base_config.json", {**WITH_DECODER, "emb_size": 128}, ("--dynamic_masking",)),
     "pegasus": Family("gsg", "pegasus/base_config.json", WITH_DECODER, ("--tgt_seq_length", "48")),
     "bert": Family("bert", "bert/base_config.json", {}, ("--dynamic_masking",)),
     "albert": Family("albert", "albert/base_config.json", {}, ("--dynamic_masking",)),
+    "sampled softmax": Family("mlm", "bert/tiny_config.json", {"target": ["mlm"]}, ("--dynamic_masking",),
+                              ("--sampled_softmax", "512", "--output_bias_init", "frequencies")),
     "lstm": Family("lm", "rnn/lstm_config.json"),
     "gatedcnn": Family("lm", "cnn/gatedcnn_9_config.json"),
 }

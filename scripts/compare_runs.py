@@ -85,17 +85,17 @@ def draw(groups: dict[str, list[Curve]], output_path: str) -> None:
     for panel in grid[:, 0]:
         panel.set_ylabel("held-out loss")
     _limit(grid[0, 0], groups)
-    grid[0, 0].legend(fontsize="small")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(groups)))
     with atomic_path(output_path) as temporary:
         figure.savefig(temporary, dpi=120, format=picture_format(output_path))
     pyplot.close(figure)
 
 
 def _limit(panel: Any, groups: dict[str, list[Curve]]) -> None:
-    """Show the losses without the first ones, which are large and say little."""
+    """Show the losses without the first ones, which are large and say little; but the ends of all runs."""
     losses = [loss for curves in groups.values() for curve in curves for loss in curve.losses]
-    lowest = min(losses)
-    panel.set_ylim(lowest - 0.1, min(max(losses), lowest + 3.0) + 0.1)
+    lowest, last = min(losses), max(curve.losses[-1] for curves in groups.values() for curve in curves)
+    panel.set_ylim(lowest - 0.1, max(last, min(max(losses), lowest + 3.0)) + 0.1)
 
 
 if __name__ == "__main__":

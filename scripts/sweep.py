@@ -38,7 +38,7 @@ from _ranges import outside
 from _runs import compared, read_curve, table
 
 from uer import cli
-from uer.config import REQUIRED, flag
+from uer.config import REQUIRED, TrainConfig, flag
 from uer.errors import UserError
 from uer.family.mps import Mps, available
 from uer.files import atomic_path
@@ -119,7 +119,9 @@ def read_sweep(config: SweepConfig) -> list[Trial]:
         taken = sorted(set(flags) & set(OWN))
         if taken:
             raise UserError(f"{config.sweep_path}: {name}: --{taken[0]} is set by this command")
-        flags.setdefault("save_checkpoint_steps", flags.get("total_steps", 100000))
+        steps = flags.get("total_steps", TrainConfig.total_steps)
+        flags.setdefault("save_checkpoint_steps", steps)
+        flags["report_steps"] = min(flags["report_steps"], steps)  # the table needs one report at least
         short = re.sub(r"[^\w.+-]+", "_", name)
         if folders.setdefault(short, name) != name:
             raise UserError(f"{config.sweep_path}: {name} and {folders[short]} have the same folder, {short}")

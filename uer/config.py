@@ -422,6 +422,9 @@ def optim_identity(optim: OptimConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(optim).items() if name not in later or value != later[name]}
 
 
+LEAST_SAMPLED = 16
+"""The fewest entries of --sampled_softmax."""
+
 LATER_SETTINGS = {"mask_rate": 0.15, "mask_token_rate": 0.8}
 """Settings that datasets of earlier versions do not name -> what they were then."""
 
@@ -457,6 +460,13 @@ class TrainConfig:
     deep_init: bool = flag(False, "Multiply the initial weights of the layers' output projections by "
                                   "1 / sqrt(2 * layers_num).")
     initializer_range: float = flag(0.02, "Standard deviation of the initial weights.")
+    position_init: str = flag("normal", "sinusoidal: the position embeddings start as sines and cosines, whose root\n"
+                                        "mean square is initializer_range.", choices=("normal", "sinusoidal"))
+    output_bias_init: str = flag("zeros", "frequencies: the bias of the output layer starts at the logarithms of the\n"
+                                          "tokens' frequencies in the data.", choices=("zeros", "frequencies"))
+    sampled_softmax: int = flag(0, "Compute N logits of each prediction while training: those of the tokens that are\n"
+                                   "most frequent in the data, of the labels, and of a sample of the others, which\n"
+                                   "stands for all. 0 computes all. The training loss is then an estimate.")
     resume: str = flag("auto", "auto: continue from the latest training state of --output_model_path; never: start "
                                "a new run; a path: continue from this training state.", identity=False)
     keep_checkpoints: int = flag(2, "How many training states to keep.", identity=False)
@@ -517,6 +527,8 @@ class TrainConfig:
                  "--dev_fraction and --dev_dataset_path exclude one another")
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
         _require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
+        _require(found, self.sampled_softmax == 0 or self.sampled_softmax >= LEAST_SAMPLED,
+                 f"--sampled_softmax must be 0 or at least {LEAST_SAMPLED}")
         _require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
         _require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
         _require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")

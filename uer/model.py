@@ -14,6 +14,7 @@ from uer.decoders import DECODERS, Decoder
 from uer.decoders import PLANNED as PLANNED_DECODERS
 from uer.embeddings import EMBEDDINGS, EmbeddingSum
 from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
+from uer.embeddings.position import PositionEmbedding
 from uer.encoders import ENCODERS
 from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
@@ -404,6 +405,19 @@ def build_model(config: ModelConfig, vocab_size: int, *, tgt_vocab_size: int | N
     if deep_init or initializer_range != INITIAL_STD:
         model.initialise(deep_init, initializer_range)
     return model
+
+
+def start_sinusoidal(model: Model, root_mean_square: float) -> None:
+    """Let the learned position embeddings of all sides start as sines and cosines.
+
+    Raises:
+        UserError: the model has none.
+    """
+    found = [module for module in model.modules() if isinstance(module, PositionEmbedding)]
+    if not found:
+        raise UserError("--position_init sinusoidal: the model has no learned position embeddings (--embedding pos)")
+    for module in found:
+        module.start_sinusoidal(root_mean_square)
 
 
 def _require_memory(build: Callable[[ModelConfig], Backbone], config: ModelConfig, vocab_size: int) -> None:

@@ -22,6 +22,12 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         self.embedding = Embedding(config.max_seq_length, config.emb_size)
 
+    @torch.no_grad()
+    def start_sinusoidal(self, root_mean_square: float) -> None:
+        """Let the rows start as those of `SinusoidalPositionEmbedding`, in which neighbours are alike; scaled."""
+        weight = self.embedding.weight
+        weight.copy_(sinusoids(*weight.shape, weight.device)).mul_(root_mean_square / weight.square().mean().sqrt())
+
     def forward(self, src: Tensor, layout: Layout) -> Tensor:
         """src (B, S) -> (N, E)"""
         if layout.index is not None or layout.starts is not None or not static_shapes(src):
@@ -41,12 +47,19 @@ class SinusoidalPositionEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        length, size = self.shape
-        position = torch.arange(length, device=self.table.device).float()[:, None]
-        frequency = torch.exp(torch.arange(0, size, 2, device=self.table.device) * (-math.log(10000.0) / size))
-        self.table[:, 0::2] = torch.sin(position * frequency)
-        self.table[:, 1::2] = torch.cos(position * frequency)[:, :size // 2]
+        self.table.copy_(sinusoids(*self.shape, self.table.device))
 
     def forward(self, src: Tensor, layout: Layout) -> Tensor:
         """src (B, S) -> (N, E)"""
         return self.table[layout.positions()]
+
+
+def sinusoids(length: int, size: int, device: torch.device) -> Tensor:
+    """(length, size): sin(position * frequency) in the even columns, cos in the odd ones; frequencies from 1 down to
+    nearly 1 / 10000."""
+    table = torch.empty(length, size, device=device)
+    position = torch.arange(length, device=device).float()[:, None]
+    frequency = torch.exp(torch.arange(0, size, 2, device=device) * (-math.log(10000.0) / size))
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency)[:, :size // 2]
+    return table

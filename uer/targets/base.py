@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.layers.cross_entropy import IGNORED, linear_cross_entropy
 from uer.layers.distillation import SoftTargets, linear_distillation
+from uer.layers.sampled_softmax import SampledCrossEntropy
 
 
 class Metric(NamedTuple):
@@ -114,6 +115,14 @@ class VocabularyTarget(Target):
     cross_entropy = staticmethod(linear_cross_entropy)
     """The loss of (hidden, weight, bias, labels, label smoothing); another where ranks divide the vocabulary."""
 
+    def sample_softmax(self, counts: Tensor, entries: int) -> None:
+        """Compute only `entries` logits of each prediction while training; see `uer.layers.sampled_softmax`.
+
+        Args:
+            counts: (V,) how frequent each entry of the vocabulary is in the training data.
+        """
+        self.sampled_cross_entropy = SampledCrossEntropy(counts, entries)
+
     @abstractmethod
     def projections(self, hidden: Tensor) -> list[Projection]:
         """The output layers for hidden states (..., H): one, or n."""
@@ -149,7 +158,8 @@ class VocabularyTarget(Target):
     def _trained(self, projection: Projection, labels: Tensor) -> LossOutput:
         """The loss of one output layer with the labels (K,)."""
         count = _count(labels)
-        loss, correct = self.cross_entropy(*projection[1:], labels, self.label_smoothing())
+        cross_entropy = getattr(self, "sampled_cross_entropy", self.cross_entropy)
+        loss, correct = cross_entropy(*projection[1:], labels, self.label_smoothing())
         return LossOutput(loss, {"loss": Metric(loss.detach(), count), "acc": Metric(correct, count)})
 
     def _distilled(self, projection: Projection, labels: Tensor, soft: SoftTargets) -> LossOutput:

@@ -26,6 +26,7 @@ from uer.config import (
 from uer.convert.open import load_uer_weights
 from uer.data.loader import EvaluationLoader, Loader
 from uer.data.row_fetcher import copied_bytes, open_fetchers
+from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.flops import (
@@ -42,10 +43,11 @@ from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
 from uer.layers.lora import is_adapter, merged
 from uer.lora import adapt, require_backbone
-from uer.model import Model, build_model, require_sides
+from uer.model import Model, build_model, require_sides, start_sinusoidal
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
+from uer.output_layer import sample_softmax, start_at_frequencies
 from uer.pretraining_plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
@@ -89,6 +91,8 @@ def run(settings: Settings) -> int:
         if settings.optim.optimizer != "adamw":
             raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
                             f"{settings.optim.optimizer}")
+    if settings.train.sampled_softmax and settings.distillation.teacher_model_path:
+        raise UserError("--sampled_softmax: the distribution of --teacher_model_path has all entries")
     if settings.lora.use_lora and (problems := lora_problems(settings)):
         raise UserError(f"--use_lora {problems[0]}")
     if settings.train.dry_run:
@@ -140,6 +144,7 @@ def tensor_parallel_problems(settings: Settings) -> list[str]:
     checks = {f"--optimizer {settings.optim.optimizer} needs whole matrices": settings.optim.optimizer != "adamw",
               "--weights_dtype bf16 needs whole layers": settings.train.weights_dtype != "fp32",
               "--compile on: the sums over ranks are not compiled": settings.train.compile == "on",
+              "--sampled_softmax chooses among all entries": settings.train.sampled_softmax > 0,
               "--teacher_model_path: a teacher's logits are whole": bool(settings.distillation.teacher_model_path)}
     return [problem for problem, found in checks.items() if found]
 
@@ -378,6 +383,10 @@ class Run:
         model = build_model(model_config, self.data.vocab_size, **self.layout,
                             activation_checkpointing=self.settings.parallel.activation_checkpointing,
                             deep_init=config.deep_init, initializer_range=config.initializer_range)
+        if config.position_init == "sinusoidal":
+            start_sinusoidal(model, config.initializer_range)
+        if config.output_bias_init == "frequencies":
+            start_at_frequencies(model, partial(token_counts, self.data.train))
         sides = example_batch(self.data.processor, rows=1).labels
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
@@ -392,6 +401,8 @@ class Run:
             if lora.use_lora:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)
+        if config.sampled_softmax:
+            sample_softmax(model, config.sampled_softmax, partial(token_counts, self.data.train))
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model

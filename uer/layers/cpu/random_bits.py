@@ -37,6 +37,11 @@ def masks_from(seed: int) -> Iterator[None]:
         _SOURCE.generator = before
 
 
+def uniform(count: int, device: torch.device) -> Tensor:
+    """(count,) random numbers in [0, 1): on a CPU from the generator of this thread's masks."""
+    return torch.rand(count, device=device, generator=_SOURCE.generator if device.type == "cpu" else None)
+
+
 class KeepMasks:
     """A stream of masks in which an element is 1 with probability 1 - `drop` (to within 2**-17) and else 0."""
 

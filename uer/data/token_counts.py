@@ -1,0 +1,26 @@
+"""How frequent each token of a vocabulary is in the training data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from uer.data.store import TokenDataset
+
+MOST_TOKENS = 1 << 26
+"""No more than so many tokens of a dataset are counted: a second or two."""
+BLOCK = 1 << 20
+
+
+def token_counts(datasets: Sequence[TokenDataset], side: str, vocab_size: int) -> np.ndarray:
+    """(vocab_size,) int64: how often each token occurs. Of a large dataset, blocks at equal distances are counted.
+
+    Args:
+        side: the column, "src" or "tgt".
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for dataset in datasets:
+        tokens = dataset.columns[side]
+        step = BLOCK * max(1, -(-len(tokens) // MOST_TOKENS))
+        for start in range(0, len(tokens), step):
+            counts += np.bincount(tokens[start:start + BLOCK], minlength=vocab_size)
+    return counts
