@@ -21,6 +21,7 @@ from uer.optim import (
     set_learning_rate,
 )
 from uer.optim.muon import orthogonal
+from uer.runtime.threads import Split, Workers
 
 
 def shapes():
@@ -303,3 +304,20 @@ def test_settings_of_earlier_versions_have_the_hash_of_earlier_versions():
     assert optim_identity(OptimConfig()) == {"learning_rate": 2e-5, "warmup": 0.1, "lr_decay": 0.5,
                                              "optimizer": "adamw", "scheduler": "linear"}
     assert optim_identity(OptimConfig(weight_decay=0.0))["weight_decay"] == 0.0
+
+
+def test_muon_gives_with_workers_what_one_thread_gives():
+    def trained(workers):
+        torch.manual_seed(5)
+        parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in [(8, 8)] * 3 + [(8, 24), (24, 8)]]
+        optimizer = Muon([{"params": parameters, "muon": True}], lr=0.1)
+        optimizer.workers = workers
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        return parameters
+
+    for ours, theirs in zip(trained(Workers(Split(2, 1), 2)), trained(None)):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.is_leaf and ours.grad_fn is None

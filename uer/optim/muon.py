@@ -13,6 +13,7 @@ True in the groups of the others (`uer.optim.groups`).
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,9 +34,14 @@ class Muon(AdamW):
     Args:
         params, lr, betas, eps, weight_decay, capturable: as `AdamW`.
         momentum: of the matrices.
+
+    Attributes:
+        workers: with `run(jobs)` and `split.parts`, such as `uer.runtime.threads.Workers`: they share the matrices of a
+            CPU, whose iterations take a small model as long as a third of its gradients. None: this thread alone.
     """
 
     matrices = True
+    workers: Any = None
 
     def __init__(self, params: Iterable[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
                  weight_decay: float = 0.0, capturable: bool = False, momentum: float = 0.95) -> None:
@@ -54,8 +60,20 @@ class Muon(AdamW):
                 raise UserError("--optimizer muon needs whole matrices: leave --sharding fsdp out")
             if parameter.grad is not None:
                 alike.setdefault((parameter.device, parameter.shape), []).append(parameter)
-        for parameters in alike.values():
-            self._update_matrices(group, parameters)
+        parts = self.workers.split.parts if self.workers else 1
+        jobs = [partial(self._update_shapes, group, [parameters[part::parts] for parameters in alike.values()])
+                for part in range(parts)]
+        if self.workers:
+            self.workers.run(jobs)
+        else:
+            jobs[0]()
+
+    @torch.no_grad()
+    def _update_shapes(self, group: dict[str, Any], shapes: list[list[torch.nn.Parameter]]) -> None:
+        """Update lists of matrices, each list of one shape. A worker's thread has gradients switched on of itself."""
+        for parameters in shapes:
+            if parameters:
+                self._update_matrices(group, parameters)
 
     def _update_matrices(self, group: dict[str, Any], parameters: list[torch.nn.Parameter]) -> None:
         """Update matrices of one shape together."""

@@ -49,6 +49,7 @@ class ThreadedUpdate(Update):
                  trim: bool) -> None:
         super().__init__(parts, config, world)
         self.workers, self.seeded, self.trim = workers, seeded, trim
+        parts.optimizer.workers = workers  # which Muon uses
         self._micro_batch = (0, 0)
 
     def seed(self, step: int, micro: int) -> None:
