@@ -11,7 +11,8 @@ SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 MODELS = ("uer.layers", "uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.model")
 BASICS = ("uer.config", "uer.errors", "uer.registry")
 TRAINING = ("uer.training", "uer.optim", "uer.finetuning")
-WIRING = ("uer.training.run", "uer.training.inputs")  # put a run together from the parts; no part imports them
+# These put a run together from the parts; no part imports them.
+WIRING = ("uer.training.run", "uer.training.inputs", "uer.training.loaders")
 
 # A part may import these of `uer`, and itself.
 ALLOWED = {"uer.layers": (), **{f"uer.{family}": ("uer.layers", *BASICS)
