@@ -14,7 +14,7 @@ from uer.finetuning.chart import draw, require_matplotlib
 from uer.finetuning.command import parse_with
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid import run_grid
-from uer.finetuning.scoreboard import best_cell, csv_text, make_rows, markdown, read_list
+from uer.finetuning.scoreboard import architectures, best_cell, csv_text, make_rows, markdown, read_list
 from uer.finetuning.tasks.classification import Classification
 from uer.paths import File
 
@@ -57,12 +57,13 @@ def main() -> None:
         cells[entry.model, entry.task] = best_cell(run_grid(command, grid, config.run))
     rows, tasks = make_rows(entries, cells), list(dict.fromkeys(entry.task for entry in entries))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("scoreboard.md", markdown(rows, tasks)), ("scoreboard.csv", csv_text(rows))):
+    table = markdown(rows, tasks, architectures(entries))
+    for name, text in (("scoreboard.md", table), ("scoreboard.csv", csv_text(rows))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if config.chart:
         draw(rows, tasks, folder / "scoreboard.png")
-    print(markdown(rows, tasks))
+    print(table)
 
 
 if __name__ == "__main__":

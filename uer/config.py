@@ -230,6 +230,10 @@ class TrainConfig:
     resume: str = flag("auto", "auto: continue from the latest training state of --output_model_path; never: start "
                                "a new run; a path: continue from this training state.", identity=False)
     keep_checkpoints: int = flag(2, "How many training states to keep.", identity=False)
+    decay_from: str | None = flag(None, "Training state of a run at its peak learning rate: go on from there with the\n"
+                                        "decay of --scheduler trapezoidal, in place of --total_steps, --scheduler,\n"
+                                        "--warmup and --lr_decay.", path="read", identity=False)
+    decay_steps: int = flag(0, "Updates of --decay_from until the learning rate is 0.", identity=False)
     max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 disables clipping.")
     max_skipped_updates: int = flag(10, "Stop after N consecutive updates with a non-finite loss or gradient.",
                                     identity=False)
@@ -286,6 +290,9 @@ class TrainConfig:
         _require(found, not (self.dev_fraction and self.dev_dataset_path),
                  "--dev_fraction and --dev_dataset_path exclude one another")
         _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
+        _require(found, self.decay_steps >= 0, "--decay_steps must not be negative")
+        _require(found, bool(self.decay_from) == bool(self.decay_steps), "--decay_from and --decay_steps go together")
+        _require(found, not self.decay_from or self.resume in ("auto", "never"), "--decay_from excludes --resume PATH")
         _require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
         _require(found, self.sampled_softmax == 0 or self.sampled_softmax >= LEAST_SAMPLED,
                  f"--sampled_softmax must be 0 or at least {LEAST_SAMPLED}")

@@ -29,7 +29,7 @@ BACKWARD = 2
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, length: float, processor: Processor | None = None,
-                    tgt_length: float | None = None) -> float:
+                    tgt_length: float | None = None, mask_rate: float = PREDICTED) -> float:
     """Floating-point operations of training on one token of a row of `length` tokens, forward and backward. Where there
     is a target side, the row's operations are divided by the tokens of both sides.
 
@@ -48,17 +48,19 @@ def flops_per_token(config: ModelConfig, vocab_size: int, length: float, process
         length: tokens of each row, rounded to a whole number; with --seq_length, the operations for one token slot.
         processor: makes the batches; when None that of mlm, for a model whose only target is mlm.
         tgt_length: tokens of each row's target side, where the dataset holds it; None: --tgt_seq_length.
+        mask_rate: without a processor, the fraction of the tokens that are predicted.
     """
-    return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, length, processor, tgt_length)
+    return (1 + BACKWARD) * forward_flops_per_token(config, vocab_size, length, processor, tgt_length, mask_rate)
 
 
 def forward_flops_per_token(config: ModelConfig, vocab_size: int, length: float,
-                            processor: Processor | None = None, tgt_length: float | None = None) -> float:
+                            processor: Processor | None = None, tgt_length: float | None = None,
+                            mask_rate: float = PREDICTED) -> float:
     """Floating-point operations of a forward pass for one token; arguments as `flops_per_token`."""
     length = max(1, round(length))
     if processor is None:
         mlm = replace(config, target=("mlm",))
-        return extrapolated_model(lambda layers: _mlm_flops(layers, vocab_size, length), mlm)
+        return extrapolated_model(lambda layers: _mlm_flops(layers, vocab_size, length, mask_rate), mlm)
     batch = example_batch(shorter(processor, length, tgt_length), rows=1)
     tgt_vocab_size = processor.vocabs["tgt"].size if "tgt" in processor.vocabs else None
     return extrapolated_model(lambda layers: _flops(layers, vocab_size, batch, tgt_vocab_size), config)
@@ -109,9 +111,9 @@ def _flops(config: ModelConfig, vocab_size: int, batch: Batch, tgt_vocab_size: i
 
 
 @functools.lru_cache(maxsize=256)
-def _mlm_flops(config: ModelConfig, vocab_size: int, seq_length: int) -> float:
+def _mlm_flops(config: ModelConfig, vocab_size: int, seq_length: int, mask_rate: float) -> float:
     """`_flops` of mlm's batches; a plan asks for the same few layers of models of all depths."""
-    return _flops(config, vocab_size, example_batch(_mlm(seq_length, vocab_size), rows=1))
+    return _flops(config, vocab_size, example_batch(_mlm(seq_length, vocab_size, mask_rate), rows=1))
 
 
 @functools.lru_cache(maxsize=256)
@@ -140,24 +142,27 @@ def example_batch(processor: Processor, rows: int) -> Batch:
     return processor.batch(Rows(columns, sizes, numbers, numbers))
 
 
-def _mlm(seq_length: int, vocab_size: int) -> Processor:
+def _mlm(seq_length: int, vocab_size: int, mask_rate: float) -> Processor:
     """The processor of masked language models, for a vocabulary of which only the size matters."""
     special_ids = {role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask"))}
-    return PROCESSORS["mlm"](seq_length, MlmConfig(), {"src": VocabInfo("", max(vocab_size, 6), special_ids)})
+    vocabs = {"src": VocabInfo("", max(vocab_size, 6), special_ids)}
+    return PROCESSORS["mlm"](seq_length, MlmConfig(mask_rate=mask_rate), vocabs)
 
 
-def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int, tgt_slots: int | None = None) -> int:
+def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int, tgt_slots: int | None = None,
+                     mask_rate: float = PREDICTED) -> int:
     """An estimate of the memory that a transformer's forward pass keeps for the backward pass, in fp32.
 
     For each token slot a layer keeps about 8 vectors of the hidden size (of which keys and values are narrower with
     grouped queries) and 2 of the feed-forward size, 4 with a gate (attention scores are not kept). The output layer
-    keeps the logits of 15% of the slots and their gradient. A decoder predicts at all of its slots.
+    keeps the logits of the slots that are predicted and their gradient. A decoder predicts at all of its slots.
 
     Args:
         config: the model.
         token_slots: of the source side.
         vocab_size: entries of the vocabulary that is predicted.
         tgt_slots: token slots of the target side; None: as many.
+        mask_rate: the fraction of the slots that are predicted.
     """
     grouped = (config.local_kv_heads_num or config.heads_num) / config.heads_num
     wide = 4 if config.feed_forward == "gated" else 2
@@ -166,7 +171,7 @@ def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int, tgt
         decoder = (layer + 4 * config.hidden_size) * config.decoder_layers_num
         tgt_slots = token_slots if tgt_slots is None else tgt_slots
         return round(4 * (token_slots * layer * config.layers_num + tgt_slots * (decoder + 2 * vocab_size)))
-    head = PREDICTED * (2 * vocab_size + 3 * config.emb_size)
+    head = mask_rate * (2 * vocab_size + 3 * config.emb_size)
     return round(4 * token_slots * (layer * config.layers_num + head))
 
 

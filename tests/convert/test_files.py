@@ -1,7 +1,7 @@
 """Files of both sides: shards, damage, folders that appear whole, the tokenizer's description, the model card."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from uer.tokenizers import BertTokenizer, Vocab
 
 SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
            "mask_token": "[MASK]"}
-BERT = ARCHITECTURES["bert"]
+BERT, MODERNBERT = ARCHITECTURES["bert"], ARCHITECTURES["modernbert"]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "北", "京", "token", "##s", "cafe", "，", "\u2028"]
 
 
@@ -161,6 +161,17 @@ def test_card_says_what_is_known_and_no_more() -> None:
     labelled = ModelCardFacts("c", BERT, "text_classification", config, 50, 9, False, False, "y.bin",
                               labels=("a|b", "c"))
     assert "language" not in model_card(labelled) and "| Labels | 2 (a\\|b, c) |" in model_card(labelled)
+
+
+def test_a_modernbert_s_card_tells_of_its_attention_and_of_no_pooler() -> None:
+    config = ModelConfig(layers_num=8, attention_window=128, global_attention_every=3, max_seq_length=8192)
+    facts = ModelCardFacts("m", MODERNBERT, "mlm", config, 21128, 9, True, True, "x.bin")
+    card = model_card(facts)
+    assert "A ModernBERT encoder" in card and "| Longest sequence | 8192 tokens |" in card
+    assert "| Attention | to a window of 128 tokens; in layers 1, 4, 7 to all tokens |" in card
+    assert "starts one at random" not in card and "`AutoModel` gives `last_hidden_state`" in card
+    bert = model_card(replace(facts, architecture=BERT, config=ModelConfig()))
+    assert "`AutoModel` starts one at random" in bert and "| Attention |" not in bert
 
 
 @pytest.mark.parametrize("head", list(BERT.classes))

@@ -8,7 +8,16 @@ import pytest
 
 from uer.errors import UserError
 from uer.finetuning.chart import draw
-from uer.finetuning.scoreboard import PUBLISHED, PUBLISHED_SCORES, best_cell, csv_text, make_rows, markdown, read_list
+from uer.finetuning.scoreboard import (
+    PUBLISHED,
+    PUBLISHED_SCORES,
+    architectures,
+    best_cell,
+    csv_text,
+    make_rows,
+    markdown,
+    read_list,
+)
 
 LIST = {"tasks": {"ocnli": {"train_path": "o/train.json", "dev_path": "o/dev.json"},
                   "tnews": {"train_path": "t/train.json", "dev_path": "t/dev.json", "test_path": "t/test.json"}},
@@ -40,6 +49,15 @@ def test_the_list_becomes_command_lines(tmp_path):
         assert words in line
     assert "--warmup 0.2" in " ".join(entries[2].argv())
     assert "pretrained" not in " ".join(entries[2].argv())
+
+
+def test_a_model_of_another_architecture_than_the_published_says_so(tmp_path, root):
+    (tmp_path / "v.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"的一是不了"]) + "\n")
+    models = [{"name": kind, "config_path": str(root / "models" / kind / "L-2_H-128_config.json"),
+               "vocab_path": str(tmp_path / "v.txt")} for kind in ("bert", "modernbert")]
+    lines = architectures(read(tmp_path, {**LIST, "models": models}))
+    assert lines == ["modernbert: ModernBERT 2/128, 0.4 M parameters."]
+    assert lines[0] in markdown([], [], lines) and "ModernBERT" not in markdown([], [])
 
 
 @pytest.mark.parametrize("change, message", [

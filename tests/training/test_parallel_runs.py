@@ -77,6 +77,17 @@ def test_same_curve(reference, name, flags):
     assert_same_run(reference, name)
 
 
+def test_stableadamw_measures_whole_gradients_of_parameters_in_parts(reference):
+    """Each rank has half of every parameter; that their gradients are measured together makes it the run of one."""
+    flags = {**SAME, "optimizer": "stableadamw", "dev_fraction": 0.0, "total_steps": 4, "save_checkpoint_steps": 4}
+    reference.run("stable", **flags, batch_size=8)
+    reference.run("stable_parts", **flags, batch_size=4, world_size=2, gpu_ranks=(0, 1), sharding="fsdp")
+    assert reference.losses("stable_parts") == pytest.approx(reference.losses("stable"), abs=2e-5)
+    ours = checkpoint.load_weights(reference.folder / "stable_parts-4")
+    for key, value in checkpoint.load_weights(reference.folder / "stable-4").items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=2e-5)
+
+
 @pytest.mark.parametrize("flags", [
     {"sharding": "fsdp", "activation_checkpointing": True, "accumulation_steps": 2},
     {"gradient_compression": "bf16"}, {"weights_dtype": "bf16"}], ids=lambda flags: " ".join(map(str, flags.values())))

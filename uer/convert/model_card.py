@@ -102,10 +102,19 @@ def _settings(facts: ModelCardFacts) -> list[str]:
             "Vocabulary": f"{facts.vocab_size:,} entries, {'lower-cased' if facts.do_lower_case else 'cased'}",
             "Longest sequence": f"{facts.longest or config.max_seq_length} tokens",
             "Parameters": f"{facts.parameters:,}"}
+    if config.attention_window:
+        rows["Attention"] = _attention(config)
     if facts.labels:
         shown = ", ".join(facts.labels[:12]) + (", ..." if len(facts.labels) > 12 else "")
         rows["Labels"] = f"{len(facts.labels)} ({shown})"
     return ["## Architecture", "", *_table(rows), ""]
+
+
+def _attention(config: ModelConfig) -> str:
+    """`to a window of 128 tokens; in layers 1, 4 to all tokens`"""
+    every = config.global_attention_every
+    whole = ", ".join(map(str, range(1, config.layers_num + 1, every))) if every else ""
+    return f"to a window of {config.attention_window} tokens" + (f"; in layers {whole} to all tokens" if every else "")
 
 
 def _training(facts: ModelCardFacts) -> list[str]:
@@ -145,7 +154,9 @@ def _usage(facts: ModelCardFacts) -> list[str]:
                   f'model = AutoModel.from_pretrained("{facts.name}")',
                   f'hidden = model(**tokenizer("{example}", return_tensors="pt")).last_hidden_state']
     lines += ["```", ""]
-    if facts.head == "mlm":
+    if facts.head == "mlm" and not facts.architecture.pooler:
+        lines += ["It has no pooler: `AutoModel` gives `last_hidden_state`, a vector for each token.", ""]
+    elif facts.head == "mlm":
         lines += ["It has no pooler: masked-language modelling trains none, so `AutoModel` starts one at random; use "
                   "`last_hidden_state`.", ""]
     return lines

@@ -36,6 +36,7 @@ _LABELS = {
     "max_grad_norm": "Gradient norm clipped at",
     "whole_word_masking": "Whole-word masking",
     "span_masking": "Span masking",
+    "mask_rate": "Fraction of the tokens predicted",
     "document_attention": "Attention inside documents",
     "precision": "Precision",
     "seed": "Seed",
@@ -45,6 +46,9 @@ _LABELS = {
     "soft_temperature": "Temperature of the distillation",
     "dataset": "Dataset fingerprint",
 }
+
+USUAL = {"mask_rate": 0.15}
+"""Values that a model card does not mention, beside "auto"."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Stage:
         rows = {"Checkpoint": self.checkpoint, "Steps": f"{self.step:,}"}
         for name, label in _LABELS.items():
             value = self.settings.get(name)
-            if (value and value != "auto") or (name == "seed" and value == 0):
+            if (value and value != USUAL.get(name, "auto")) or (name == "seed" and value == 0):
                 rows[label] = Path(value).name if name == "pretrained_model_path" else _show(value)
         return rows
 

@@ -1,5 +1,6 @@
 """A family of encoders of many sizes, pretrained on one corpus: what it costs, and running what is left to do.
 
+    architectures   BERT and ModernBERT: files, recipe, conversion
     sizes           names on the command line -> architectures
     recipe          the stages of pretraining and their settings
     teaching        which sizes learn from which teacher

@@ -100,7 +100,7 @@ class FamilyFolder:
 
     def model_folder(self, size: Size) -> Path:
         """The folder of the finished model."""
-        return self.folder / f"{self.config.name_prefix}_{size.name}"
+        return self.folder / f"{self.config.prefix}_{size.name}"
 
     def output_path(self, size: Size, number: int) -> Path:
         """`--output_model_path` of stage `number`, counted from 1."""
@@ -244,7 +244,7 @@ class FamilyFolder:
     def _convert(self, size: Size) -> Command:
         final = self.model_folder(size)
         unfinished, notes = self.folder / size.name / final.name, self.folder / size.name / "card_notes.md"
-        argv = [*self._script("scripts/convert_bert_from_uer_to_huggingface.py"),
+        argv = [*self._script(self.config.made.conversion),
                 "--input_model_path", str(self.weights_path(size, len(self.recipe.stages))),
                 "--output_dir", str(unfinished), "--config_path", size.config_path,
                 "--layers_num", str(size.config.layers_num), "--type", "mlm", "--card_notes_path", str(notes),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from uer.config import LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM, DistillationConfig, flag
+from uer.family.architectures import ARCHITECTURES, FamilyArchitecture
 from uer.paths import File, files_behind
 
 
@@ -14,13 +15,16 @@ class FamilyConfig:
 
     sizes: tuple[str, ...] = flag(("all",), "Sizes: all (24), tiny, mini, small, medium, base, 8/512, L-8_H-512, or\n"
                                             "the path of a JSON file like those in models/bert.")
+    architecture: str = flag("bert", "bert: the sizes of models/bert. modern: ModernBERT in the same sizes\n"
+                                     "(models/modernbert), trained by another recipe.", choices=tuple(ARCHITECTURES))
     corpus_path: tuple[str, ...] = flag((), "Text files, globs or folders; one document on each line.", path="read")
     vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary; a known one is downloaded when it is missing.",
                            path="read")
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
     output_dir: str = flag("family", "Everything is written here; the same command continues where it stopped.",
                            path="write_folder")
-    name_prefix: str = flag("chinese_roberta", "Folders of the finished models are called <name_prefix>_<size>.")
+    name_prefix: str | None = flag(None, "Folders of the finished models are called <name_prefix>_<size> (default:\n"
+                                         "chinese_roberta; modern: chinese_modernbert).")
     dry_run: bool = flag(False, "Print the plan and do nothing.")
     scaling: bool = flag(False, "With --dry_run: also print step times and hours for 1 to 1,024 GPUs.")
     show_commands: bool = flag(False, "Print the commands that are left to run, and do nothing. To train one model\n"
@@ -32,9 +36,19 @@ class FamilyConfig:
             found.append("--corpus_path is required (it is optional with --dry_run only)")
         if self.scaling and not self.dry_run:
             found.append("--scaling needs --dry_run")
-        if "/" in self.name_prefix or not self.name_prefix:
+        if "/" in self.prefix or not self.prefix:
             found.append("--name_prefix must be the beginning of a folder's name, without a slash")
         return found
+
+    @property
+    def made(self) -> FamilyArchitecture:
+        """The architecture of the models that are made."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the finished models' names."""
+        return self.made.name_prefix if self.name_prefix is None else self.name_prefix
 
     def reads(self) -> list[File]:
         """Input files: the corpus, and the sizes that are JSON files."""
@@ -44,7 +58,7 @@ class FamilyConfig:
     def writes(self) -> list[File]:
         """Files in the output folder that this command may overwrite."""
         made = (p for pattern in ("family.json", "datasets/*", "logs/*", "*/stage*", "*/curve*",
-                                  f"{self.name_prefix}_*/*") for p in Path(self.output_dir).glob(pattern))
+                                  f"{self.prefix}_*/*") for p in Path(self.output_dir).glob(pattern))
         return [File("--output_dir", str(path)) for path in made if path.is_file()]
 
 
@@ -58,8 +72,11 @@ class RecipeConfig:
                                          "whole_word_masking", "full_sentences", "document_attention", "seed",
                                          "optimizer", "mask_rate", "mask_token_rate")
 
-    recipe: str = flag("uer", "uer: the published one. modern: see uer/family/recipe.py.", choices=("uer", "modern"))
-    seq_length: tuple[int, ...] = flag((), "Sequence length of each stage (both recipes: 128 512).")
+    recipe: str | None = flag(None, "uer: the published one. modern, modernbert: see uer/family/recipe.py (default:\n"
+                                    "uer; with --architecture modern: modernbert).",
+                              choices=("uer", "modern", "modernbert"))
+    seq_length: tuple[int, ...] = flag((), "Sequence length of each stage (uer and modern: 128 512; modernbert: 1024\n"
+                                           "8192).")
     total_steps: tuple[int, ...] = flag((), "Updates of each stage (uer: 1000000 250000).")
     global_batch_size: tuple[int, ...] = flag((), "Sequences of an update on all devices, for each stage (uer: 512\n"
                                                   "128); with fewer devices, gradients are accumulated.")
@@ -70,7 +87,7 @@ class RecipeConfig:
     warmup: float | None = flag(None, "Part of a stage for the warmup, such as 0.1.")
     lr_decay: float | None = flag(None, "Part of a stage for the decay (schedulers tri_stage and trapezoidal).")
     dropout: float | None = flag(None, "Dropout probability.")
-    max_grad_norm: float | None = flag(None, "Clip the gradient to this norm; 0 (both recipes): no clipping.")
+    max_grad_norm: float | None = flag(None, "Clip the gradient to this norm; 0 (all recipes): no clipping.")
     whole_word_masking: bool | None = flag(None, "Mask whole words (segmented by jieba).")
     full_sentences: bool | None = flag(None, "Concatenate documents and cut sequences without padding.")
     document_attention: bool | None = flag(None, "Tokens attend to their own document only.")
@@ -122,6 +139,8 @@ class MachineConfig:
                                         '"precision": "bf16", "step_ms": 0.9, "device": "NVIDIA H100"}]', path="read")
     fill: tuple[float, ...] = flag((), "Part of the token slots that is no padding, one number or one for each stage\n"
                                        "(default: counted in the datasets of --output_dir; 1 before they exist).")
+    document_length: float = flag(0.0, "Mean number of tokens of the corpus's documents: attention inside of them is\n"
+                                       "counted for so many (default: for whole rows, which is more).")
     price_per_hour: float = flag(0.0, "Price of one device for one hour.")
     processes_num: int = flag(0, "Processes of preprocess.py; 0: one for each CPU core.")
     save_checkpoint_steps: int = flag(0, "Updates between checkpoints; 0: a tenth of the stage.")
@@ -137,7 +156,7 @@ class MachineConfig:
     def problems(self) -> list[str]:
         found = []
         for name in ("device_count", "gpus_per_model", "processes_num", "save_checkpoint_steps", "report_steps",
-                     "price_per_hour", "memory_gib"):
+                     "price_per_hour", "memory_gib", "document_length"):
             if getattr(self, name) < 0:
                 found.append(f"--{name} must not be negative")
         if self.torchrun:

@@ -1,6 +1,7 @@
 """What one size costs: parameters, FLOPs, memory and hours, by formula.
 
-FLOPs of a stage = `uer.flops.flops_per_token` at the mean length of its rows, times its tokens; hours = its steps times
+FLOPs of a stage = `uer.flops.flops_per_token` at the mean length of its rows, or of its documents where attention stays
+inside of them and --document_length tells it, times its tokens; hours = its steps times
 the time of a step (`uer.family.scaling`). A teacher's forward passes take FLOPs and hours too.
 """
 
@@ -16,7 +17,14 @@ from uer.family.recipe import Recipe, Stage
 from uer.family.scaling import Batch, StepTime, forward_seconds, step_time
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
-from uer.flops import activation_bytes, flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
+from uer.flops import (
+    PREDICTED,
+    activation_bytes,
+    flops_per_token,
+    forward_flops_per_token,
+    parameter_count,
+    teacher_bytes,
+)
 
 FULL_MFU = 0.30
 """With --mfu, a model that reaches this share of the peak is assumed to leave a GPU nothing to do for another one."""
@@ -76,9 +84,11 @@ def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, confi
     """
     per_model = devices_per_model(devices, config)
     teacher = teaching if teaching and teaching.teaches(size, vocab_size) else None
-    stages = [fitted(stage, size.config, vocab_size, devices, config, teacher) for stage in recipe.stages]
+    rate = recipe.mask_rate
+    stages = [fitted(stage, size.config, vocab_size, devices, config, teacher, rate) for stage in recipe.stages]
     splits = [stage.split(per_model) for stage in stages]
-    batches = [Batch(stage.rows / per_model, micro, stage.seq_length * known.fill_of(number))
+    batches = [Batch(stage.rows / per_model, micro, stage.seq_length * known.fill_of(number), rate,
+                     config.document_length * recipe.document_attention)
                for number, (stage, (_, micro)) in enumerate(zip(stages, splits))]
     steps = [step_time(size, vocab_size, batch, per_model, devices, config.mfu, known.step_times) for batch in batches]
     answers = [forward_seconds(teacher.size, vocab_size, batch, devices, config.mfu) if teacher else 0.0
@@ -86,10 +96,10 @@ def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, confi
     own, taught = (sum(seconds * stage.total_steps for seconds, stage in zip(many, stages)) / 3600
                    for many in ([step.seconds for step in steps], answers))
     flops, teacher_flops = (
-        [count(model.config, vocab_size, batch.length) * batch.tokens * per_model * stage.total_steps if model else 0.0
-         for batch, stage in zip(batches, stages)]
+        [count(model.config, vocab_size, batch.attended, mask_rate=rate) * batch.tokens * per_model * stage.total_steps
+         if model else 0.0 for batch, stage in zip(batches, stages)]
         for count, model in ((flops_per_token, size), (forward_flops_per_token, teacher and teacher.size)))
-    memory = max(stage_memory(size.config, vocab_size, stage, per_model, teacher) for stage in stages)
+    memory = max(stage_memory(size.config, vocab_size, stage, per_model, teacher, rate) for stage in stages)
     idle = sum(step.seconds * (1 - step.busy) * stage.total_steps for step, stage in zip(steps, stages)) / 3600
     busy = _busy(1 - idle / (own + taught), devices, config)
     return Cost(size, parameter_count(size.config, vocab_size), tuple(map(sum, zip(flops, teacher_flops))), memory,
@@ -105,15 +115,16 @@ def _busy(busy: float, devices: Devices, config: MachineConfig) -> float:
     return min(1.0, config.mfu / FULL_MFU) if config.mfu else busy
 
 
-def stage_memory(model: ModelConfig, vocab_size: int, stage: Stage, devices: int, teacher: Teaching | None) -> int:
+def stage_memory(model: ModelConfig, vocab_size: int, stage: Stage, devices: int, teacher: Teaching | None,
+                 mask_rate: float = PREDICTED) -> int:
     """Bytes on each device: weights, gradients and two moments in fp32, a micro-batch's activations, and a teacher."""
     tokens = stage.split(devices)[0] * stage.seq_length
-    return (16 * parameter_count(model, vocab_size) + activation_bytes(model, tokens, vocab_size)
+    return (16 * parameter_count(model, vocab_size) + activation_bytes(model, tokens, vocab_size, mask_rate=mask_rate)
             + (teacher_bytes(teacher.size.config, vocab_size, tokens) if teacher else 0))
 
 
 def fitted(stage: Stage, model: ModelConfig, vocab_size: int, devices: Devices, config: MachineConfig,
-           teacher: Teaching | None) -> Stage:
+           teacher: Teaching | None, mask_rate: float = PREDICTED) -> Stage:
     """The stage with the largest micro-batch that a GPU's memory allows, unless --batch_size says how large it is.
 
     Few large micro-batches take less time than many small ones; the result differs by rounding and dropout only. With
@@ -126,7 +137,8 @@ def fitted(stage: Stage, model: ModelConfig, vocab_size: int, devices: Devices, 
     room = FILLED * devices.memory_bytes / sharing - FIXED_BYTES
     sizes = [size for size in range(max(1, stage.rows // per_model), 0, -1) if stage.rows // per_model % size == 0]
     stages = [dataclasses.replace(stage, batch_size=size) for size in sizes]
-    return next((one for one in stages if stage_memory(model, vocab_size, one, per_model, teacher) <= room), stages[-1])
+    return next((one for one in stages
+                 if stage_memory(model, vocab_size, one, per_model, teacher, mask_rate) <= room), stages[-1])
 
 
 def devices_per_model(devices: Devices, config: MachineConfig) -> int:

@@ -15,6 +15,7 @@ from uer.family.recipe import Recipe
 from uer.family.scheduling import elapsed_hours, start_order
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
+from uer.flops import PREDICTED
 from uer.hardware import GPUS, known_gpu
 from uer.text import count, hours
 
@@ -63,6 +64,7 @@ class FamilyPlan:
                     if getattr(recipe, name)]
         lines.append(f"recipe {recipe.name}: {recipe.scheduler} schedule, warmup {recipe.warmup:g}, dropout "
                      f"{recipe.dropout:g}" + "".join(f", {name.replace('_', ' ')}" for name in switches)
+                     + (f", {recipe.mask_rate:.0%} of the tokens predicted" if recipe.mask_rate != PREDICTED else "")
                      + (f", gradient clipped at {recipe.max_grad_norm:g}" if recipe.max_grad_norm else ""))
         for number, stage in enumerate(recipe.stages):
             lines.append(f"stage {number + 1}: {stage.total_steps:,} steps of {stage.rows} x {stage.seq_length} tokens "

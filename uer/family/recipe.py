@@ -18,6 +18,22 @@ linear decay to 0; single tokens are masked, and every epoch has new masks.
 Sources are given by their arXiv numbers. `modern` trains on half as many sequences as `uer`: when documents are short,
 a sequence without padding holds about twice as many tokens. Its warmup takes 2,500 updates; a run of only a few
 thousand updates needs a larger part, such as `--warmup 0.1` (BENCHMARKS.md shows the effect of a warmup of 48 updates).
+
+`modernbert` is for ModernBERT (`--architecture modern`), which reads 8,192 tokens and knows no padding. It trains on as
+many tokens as `uer`, 82 billion, in updates of 524,288:
+
+| what                           | flag                               | source                                |
+|--------------------------------|------------------------------------|---------------------------------------|
+| 30% of the tokens predicted    | `--mask_rate 0.3`                  | Wettig et al., 2022, 2202.08005       |
+| rows of whole documents        | preprocess.py `--full_sentences`   | Warner et al., 2024, 2412.13663       |
+| attention inside each document | pretrain.py `--document_attention` | the same                              |
+| first 1,024 tokens, then 8,192 | two stages                         | the same                              |
+| warmup, constant, decay        | `--scheduler trapezoidal`          | the same; Hu et al., 2024, 2404.06395 |
+| no dropout                     | `--dropout 0`                      | as the files of models/modernbert     |
+
+The batch is ours, a ninth of Warner et al.'s 4,608 rows, and so is the peak learning rate, about a third (the square
+root) of their 8e-4, and half of that in the second stage. Each stage has a warmup and a decay of its own, so that its
+weights can be used as they are.
 """
 
 import dataclasses
@@ -99,6 +115,10 @@ RECIPES = {
     "modern": Recipe("modern", (Stage(128, 125_000, 2048, 64, 2e-4, True), Stage(512, 31_250, 512, 16, 1e-4, True)),
                      scheduler="trapezoidal", warmup=0.02, lr_decay=0.2, whole_word_masking=True, full_sentences=True,
                      document_attention=True),
+    "modernbert": Recipe("modernbert", (Stage(1024, 125_000, 512, 8, 3e-4, True),
+                                        Stage(8192, 31_250, 64, 1, 1.5e-4, True)),
+                         scheduler="trapezoidal", warmup=0.02, lr_decay=0.2, dropout=0.0, full_sentences=True,
+                         document_attention=True, mask_rate=0.3),
 }
 
 
@@ -106,13 +126,17 @@ RECIPES = {
 LATER_SETTINGS = {"optimizer": "adamw", "mask_rate": 0.15, "mask_token_rate": 0.8}
 
 
-def build_recipe(config: RecipeConfig) -> Recipe:
-    """The named recipe, with the settings of the command line in place of its own.
+BEFORE_ARCHITECTURES = {"architecture": "bert"}
+"""What families were that do not name their architecture; those of BERT never do."""
+
+
+def build_recipe(config: RecipeConfig, default: str = "uer") -> Recipe:
+    """The named recipe, or where none is named `default`, with the settings of the command line in place of its own.
 
     Raises:
         UserError: the lists of the command line do not have one number for each stage.
     """
-    base = RECIPES[config.recipe]
+    base = RECIPES[config.recipe or default]
     changes = {name: getattr(config, name) for name in RecipeConfig.SINGLE if getattr(config, name) is not None}
     return dataclasses.replace(base, stages=_stages(base, config), **changes)
 
@@ -155,7 +179,7 @@ def check_recipe_file(path: Path, settings: dict[str, Any]) -> None:
         with atomic_path(path) as temporary:
             temporary.write_text(json_text(now, indent=2) + "\n", encoding="utf-8")
         return
-    before = read_json_object(path)
+    before, now = {**BEFORE_ARCHITECTURES, **read_json_object(path)}, {**BEFORE_ARCHITECTURES, **now}
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(f"{path}: the family in this folder was started with other settings: {name} was "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.config import ModelConfig
+from uer.encoders.transformer import is_local
 from uer.errors import UserError
 from uer.family.devices import Devices
 from uer.family.sizes import Size
@@ -105,11 +106,20 @@ class Batch:
         rows: of all its micro-batches.
         micro_batches: how many.
         length: mean number of tokens of a row, padding left out.
+        mask_rate: the fraction of its tokens that are predicted.
+        documents: mean number of tokens of the documents that attention stays inside of; 0 where it does not.
     """
 
     rows: float
     micro_batches: int
     length: float
+    mask_rate: float = PREDICTED
+    documents: float = 0.0
+
+    @property
+    def attended(self) -> float:
+        """How many tokens a token attends to, where attention is not local."""
+        return min(self.length, self.documents or self.length)
 
     @property
     def tokens(self) -> float:
@@ -144,7 +154,7 @@ def step_time(size: Size, vocab_size: int, batch: Batch, ranks: int, devices: De
             of its time to that which the model gives for it.
     """
     config = size.config
-    flops = flops_per_token(config, vocab_size, batch.length) * batch.tokens
+    flops = flops_per_token(config, vocab_size, batch.attended, mask_rate=batch.mask_rate) * batch.tokens
     if mfu or devices.kind == "cpu":
         return StepTime(flops / (devices.peak_flops * (mfu or CPU_EFFICIENCY)))
     alone = _alone(config, vocab_size, batch, devices)
@@ -174,10 +184,10 @@ def _alone(config: ModelConfig, vocab_size: int, batch: Batch, devices: Devices)
     TFLOP/s = 0.20 ms; 0.4 MFLOP of attention at 0.08 x 989 TFLOP/s = 0.04 ms; 78 kB a token at 0.875 x 4.8 TB/s = 0.15
     ms; with the update's 0.22 ms it is 0.85 ms.
     """
-    flops = flops_per_token(config, vocab_size, batch.length)
-    attention = min(flops / 2, 12 * config.layers_num * batch.length * config.hidden_size)
+    flops = flops_per_token(config, vocab_size, batch.attended, mask_rate=batch.mask_rate)
+    attention = min(flops / 2, 12 * _keys(config, batch.attended) * config.hidden_size)
     width = max((width for width in EFFICIENCY if width <= config.hidden_size), default=min(EFFICIENCY))
-    moved = LAYER_BYTES * config.layers_num * config.hidden_size + LOGIT_BYTES * PREDICTED * vocab_size
+    moved = LAYER_BYTES * config.layers_num * config.hidden_size + LOGIT_BYTES * batch.mask_rate * vocab_size
     bandwidth = MEMORY_EFFICIENCY * _specification(devices).memory_bandwidth
     per_token = ((flops - attention) / (EFFICIENCY[width] * devices.peak_flops)
                  + attention / (ATTENTION_EFFICIENCY * devices.peak_flops)
@@ -185,6 +195,16 @@ def _alone(config: ModelConfig, vocab_size: int, batch: Batch, devices: Devices)
     launches = batch.micro_batches * LAUNCH_SECONDS * (LAUNCHES + LAUNCHES_PER_LAYER * config.layers_num)
     update = OPTIMIZER_BYTES * parameter_count(config, vocab_size) / bandwidth
     return StepTime(launches + batch.tokens * per_token, UPDATE_SECONDS + update, launches=launches + UPDATE_SECONDS)
+
+
+def _keys(config: ModelConfig, length: float) -> float:
+    """How many keys a query meets in all layers together: in a layer with local attention those of its own block and of
+    the blocks beside it, where a block is as long as one side of the window.
+
+        4 layers with a window of 128, every third of which is global, rows of 1,024: 2 x 1,024 + 2 x 3 x 64 = 2,432
+    """
+    local = sum(is_local(config, number) for number in range(config.layers_num))
+    return (config.layers_num - local) * length + local * min(length, 1.5 * config.attention_window)
 
 
 def _specification(devices: Devices) -> Any:

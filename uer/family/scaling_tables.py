@@ -85,5 +85,6 @@ def _best(plan: FamilyPlan, count: int) -> FamilyPlan:
 def _step(plan: FamilyPlan, size: Size, rows: int, ranks: int) -> StepTime:
     """An update of so many rows on each of the ranks, in one micro-batch."""
     stage: Stage = plan.recipe.stages[0]
-    return step_time(size, plan.vocab_size, Batch(rows, 1, stage.seq_length * plan.known.fill_of(0)), ranks,
-                     plan.devices, plan.config.mfu, plan.known.step_times)
+    batch = Batch(rows, 1, stage.seq_length * plan.known.fill_of(0), plan.recipe.mask_rate,
+                  plan.config.document_length * plan.recipe.document_attention)
+    return step_time(size, plan.vocab_size, batch, ranks, plan.devices, plan.config.mfu, plan.known.step_times)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uer.config import ModelConfig
 from uer.errors import UserError
+from uer.family.architectures import ARCHITECTURES
 
 LAYERS = (2, 4, 6, 8, 10, 12)
 HIDDEN = (128, 256, 512, 768)
@@ -54,6 +55,21 @@ def resolve(names: Sequence[str], config_folder: Path, read: Callable[[str], Mod
             raise UserError(f"--sizes: {sizes[name].config_path} and {path} would both be called {name}")
         sizes[name] = Size(name, str(path), replace(read(str(path)), target=("mlm",)))  # what the family trains
     return list(sizes.values())
+
+
+def check_architecture(sizes: Sequence[Size], name: str) -> None:
+    """See that all sizes have the architecture of the family.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+
+    Raises:
+        UserError: one has not, so that it could not be converted in the end; the message names it.
+    """
+    for size in sizes:
+        if size.config.prediction_head != ARCHITECTURES[name].prediction_head:
+            raise UserError(f"--architecture {name}: {size.config_path} is no {ARCHITECTURES[name].title} "
+                            f"(prediction_head {size.config.prediction_head})")
 
 
 def _config_paths(name: str, folder: Path) -> list[Path]:

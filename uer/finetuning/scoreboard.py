@@ -4,14 +4,19 @@ import csv
 import io
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from uer.config import ModelConfig
 from uer.errors import UserError
+from uer.family.architectures import described
 from uer.finetuning.grid_results import summarise
 from uer.finetuning.readers import read_json
+from uer.model_settings import model_settings
+from uer.tokenizers import Vocab
 
 # The published family: accuracy on dev, in percent, of the best of 18 settings at sequence length 128.
 TASKS = ("book_review", "chnsenticorp", "lcqmc", "tnews", "iflytek", "ocnli")
@@ -170,8 +175,23 @@ def published_row(name: str, tasks: list[str]) -> Row:
     return Row(name, "published", {task: Cell(figures[task]) for task in tasks if task in figures})
 
 
-def markdown(rows: list[Row], tasks: list[str]) -> str:
-    """The table, and under it what each of our figures rests on."""
+def architectures(entries: list[Entry]) -> list[str]:
+    """A line for each model that is no BERT, the architecture of the published ones: `tiny: ModernBERT 2/128, ...`"""
+    found = {}
+    for entry in entries:
+        config = model_settings(entry.flags["config_path"])
+        assert config is not None  # the list has to name one
+        if config.prediction_head != ModelConfig.prediction_head:
+            found[entry.model] = described(config, len(Vocab.load(entry.flags["vocab_path"])))
+    return [f"{model}: {words}." for model, words in found.items()]
+
+
+def markdown(rows: list[Row], tasks: list[str], models: Sequence[str] = ()) -> str:
+    """The table, and under it what each of our figures rests on.
+
+    Args:
+        models: lines of `architectures`.
+    """
     lines = [f"| model | | score | {' | '.join(tasks)} |", f"|---|---|---:|{'---:|' * len(tasks)}"]
     for row in rows:
         score = "" if row.score is None else f"{row.score:.1f}{'' if len(row.cells) == len(tasks) else '*'}"
@@ -180,7 +200,7 @@ def markdown(rows: list[Row], tasks: list[str]) -> str:
     lines += ["", "Accuracy on dev in percent, of the best setting of the grid (with several seeds their median, and "
               "the lowest to the highest). The score is the mean of the tasks shown, in published rows "
               "too; † marks a setting that came to predict one label only, * marks the mean of fewer.", "",
-              "## What the figures rest on", ""]
+              *(["  \n".join(models), ""] if models else []), "## What the figures rest on", ""]
     titles = ("model", "task", "best setting", "grid", "seeds", "trials", "collapsed", "test", "train data", "dev data",
               "weights")
     lines += [f"| {' | '.join(titles)} |", "|---|---|---|---|---|---:|---:|---:|---|---|---|"]

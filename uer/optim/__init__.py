@@ -7,11 +7,12 @@ from uer.optim.adafactor import Adafactor
 from uer.optim.adamw import AdamW
 from uer.optim.groups import check_ownership, parameter_groups
 from uer.optim.muon import Muon
+from uer.optim.stable_adamw import StableAdamW
 
-OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "muon": Muon}
+OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "muon": Muon, "stableadamw": StableAdamW}
 
-__all__ = ["OPTIMIZERS", "Adafactor", "AdamW", "Muon", "build_optimizer", "check_ownership", "parameter_groups",
-           "set_learning_rate"]
+__all__ = ["OPTIMIZERS", "Adafactor", "AdamW", "Muon", "StableAdamW", "build_optimizer", "check_ownership",
+           "parameter_groups", "set_learning_rate"]
 
 
 def build_optimizer(optim: OptimConfig, model: torch.nn.Module, capturable: bool = False) -> torch.optim.Optimizer:

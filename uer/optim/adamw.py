@@ -47,7 +47,8 @@ class AdamW(Optimizer):
     def _update_group(self, group: dict[str, Any]) -> None:
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for (device, _), rows in self._rows(group).items():
-            _fused_update(group, rows, self._infinity(device), grad_scale, found_inf)
+            learning_rate, decay = of_the_kernel(group["lr"], group["weight_decay"])
+            fused_update(group, rows, learning_rate, decay, self._infinity(device), grad_scale, found_inf)
 
     def _rows(self, group: dict[str, Any]) -> dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]]:
         """(parameter or its master, gradient, m, v) of each parameter of a group, by device and dtype."""
@@ -83,17 +84,22 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _fused_update(group: dict[str, Any], rows: list[tuple[Tensor, ...]], infinity: Tensor, grad_scale: Tensor | None,
-                  found_inf: Tensor | None) -> None:
-    parameters, gradients, first, second = map(list, zip(*rows))
-    learning_rate, decay = group["lr"], group["weight_decay"]
+def of_the_kernel(learning_rate: float | Tensor, decay: float) -> tuple[float | Tensor, float]:
+    """r' and w' of the module's formulas."""
     if not isinstance(learning_rate, Tensor):
         remaining = 1.0 - learning_rate * decay
-        learning_rate, decay = learning_rate * remaining, decay / remaining
-    elif decay:
+        return learning_rate * remaining, decay / remaining
+    if decay:
         # The kernel takes no tensor as weight decay, so p decays by r w (1 - r w) instead of r w: the difference is
         # 1e-12 of p at the learning rate 1e-4.
         learning_rate = learning_rate * (1.0 - learning_rate * decay)
+    return learning_rate, decay
+
+
+def fused_update(group: dict[str, Any], rows: list[tuple[Tensor, ...]], learning_rate: float | Tensor, decay: float,
+                 infinity: Tensor, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    """Update the parameters of `AdamW._rows` by torch's kernel, with its learning rate and weight decay."""
+    parameters, gradients, first, second = map(list, zip(*rows))
     beta1, beta2 = group["betas"]
     torch._fused_adamw_(parameters, gradients, first, second, [], [infinity] * len(rows), lr=learning_rate,
                         beta1=beta1, beta2=beta2, weight_decay=decay, eps=group["eps"], amsgrad=False, maximize=False,

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +53,7 @@ from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
 from uer.tensor_parallel import split_model
 from uer.tokenizers import build_tokenizers
-from uer.training import preflight
+from uer.training import decay, preflight
 from uer.training.compilation import compile_step, is_compiled
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
@@ -67,6 +68,8 @@ from uer.training.update import Parts, StepModule, Update
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
+ADAMW = ("adamw", "stableadamw")
+"""Optimizers that update shards and masters, and never need the host."""
 
 
 def run(settings: Settings) -> int:
@@ -75,18 +78,18 @@ def run(settings: Settings) -> int:
     Raises:
         UserError: an error that the user can correct, from any of the processes.
     """
-    if settings.parallel.sharding == "fsdp" and settings.optim.optimizer != "adamw":
-        raise UserError(f"--sharding fsdp works with --optimizer adamw, not {settings.optim.optimizer}, whose state "
-                        "cannot be split")
+    if settings.parallel.sharding == "fsdp" and settings.optim.optimizer not in ADAMW:
+        raise UserError(f"--sharding fsdp works with --optimizer {' and '.join(ADAMW)}, not "
+                        f"{settings.optim.optimizer}, whose state cannot be split")
     if settings.parallel.tensor_parallel_size > 1 and (problems := tensor_parallel_problems(settings)):
         raise UserError(f"--tensor_parallel_size: {'; '.join(problems)}")
     if settings.train.weights_dtype != "fp32":
         if settings.parallel.sharding == "fsdp":
             raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
                             "in bf16 itself")
-        if settings.optim.optimizer != "adamw":
-            raise UserError("--weights_dtype bf16 works with --optimizer adamw, which keeps float32 masters, not "
-                            f"{settings.optim.optimizer}")
+        if settings.optim.optimizer not in ADAMW:
+            raise UserError(f"--weights_dtype bf16 works with --optimizer {' and '.join(ADAMW)}, which keep float32 "
+                            f"masters, not {settings.optim.optimizer}")
     if settings.train.sampled_softmax and settings.distillation.teacher_model_path:
         raise UserError("--sampled_softmax: the distribution of --teacher_model_path has all entries")
     if settings.lora.use_lora and (problems := lora_problems(settings)):
@@ -132,7 +135,8 @@ def plan(settings: Settings) -> list[str]:
     else:
         vocab = build_tokenizers(settings.tokenizer, ["src"])["src"].vocab
         rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
-    return plan_lines(settings.model, settings.train, settings.parallel, rows)
+    train = replace(settings.train, total_steps=settings.train.decay_steps or settings.train.total_steps)
+    return plan_lines(settings.model, train, settings.parallel, rows)
 
 
 def tensor_parallel_problems(settings: Settings) -> list[str]:
@@ -148,7 +152,7 @@ def tensor_parallel_problems(settings: Settings) -> list[str]:
 def graph_problems(settings: Settings) -> list[str]:
     """Why an update of this run cannot be a CUDA graph, one line for each reason."""
     checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
-              f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer != "adamw",
+              f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer not in ADAMW,
               "--tensor_parallel_size adds up the ranks' results": settings.parallel.tensor_parallel_size > 1,
               "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
               "--gradient_compression bf16 belongs to DistributedDataParallel":
@@ -178,23 +182,52 @@ def _pretrain(world: World, settings: Settings) -> int:
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
     lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
     try:
-        return Run(settings, world, reporter, folder, data).train()
+        start = None
+        if settings.train.decay_from:
+            settings, start = _decayed(settings, world, folder, reporter)
+        return Run(settings, world, reporter, folder, data, start).train()
     finally:
         reporter.close()
         if lock:
             lock.release()
 
 
-class Run:
-    """One rank's part of a pretraining run."""
+def _decayed(settings: Settings, world: World, folder: StateFolder, reporter: Reporter) -> tuple[Settings, Any]:
+    """The settings of the decay of --decay_from, and on rank 0 the state that it goes on from."""
+    config = settings.train
 
-    def __init__(self, settings: Settings, world: World, reporter: Reporter, folder: StateFolder, data: Data) -> None:
+    def find() -> tuple[decay.Start, dict[str, Any]] | None:
+        if not world.is_main:
+            return None
+        folder.tidy()
+        start = decay.find_start(config, folder, reporter.say)
+        return start, decay.decay_schedule(start, config.decay_steps)
+
+    found = world.check(find)
+    schedule = world.broadcast(found[1] if found else {})
+    reporter.total_steps = schedule.pop("total_steps")
+    reporter.say(f"the learning rate is at its peak until step {reporter.total_steps - config.decay_steps} and falls "
+                 f"to 0 at step {reporter.total_steps}")
+    return replace(settings, train=replace(config, total_steps=reporter.total_steps),
+                   optim=replace(settings.optim, **schedule)), found[0] if found else None
+
+
+class Run:
+    """One rank's part of a pretraining run.
+
+    Args:
+        start: on rank 0, the state from which the decay of --decay_from goes on.
+    """
+
+    def __init__(self, settings: Settings, world: World, reporter: Reporter, folder: StateFolder, data: Data,
+                 start: decay.Start | None = None) -> None:
         self.settings = settings
         self.config = settings.train
         self.world = world
         self.reporter = reporter
         self.folder = folder
         self.data = data
+        self.start = start
         self.compiled = is_compiled(settings.train, world)
         self.threads = settings.train.threads or usable_cores()
         self.split: Split | None = None
@@ -261,9 +294,14 @@ class Run:
         if not self.world.is_main:
             return None
         self.folder.tidy()
-        found = self.folder.find(self.config.resume, self.reporter.say)
+        start, self.start = self.start, None
+        found = (start.state, start.path) if start else self.folder.find(self.config.resume, self.reporter.say)
         if found:
-            check_settings(found[0]["settings"], identity, found[1])
+            decays = start is not None and not start.resumed
+            same = {name: value for name, value in identity.items() if not (decays and name in decay.SCHEDULE)}
+            check_settings(found[0]["settings"], same, found[1])
+            if decays:
+                self._set_old_states_aside()
             if identity["lora"] and not any(map(is_adapter, found[0].get("model", {}))):
                 raise UserError(f"{found[1]}: belongs to a run without --use_lora")
         return found
@@ -310,6 +348,8 @@ class Run:
                                                     dtype=precision.dtype)
         optimizer = build_optimizer(optim, model, capturable=graphed)
         optimizer.masters = masters
+        if self.settings.parallel.sharding == "fsdp":
+            optimizer.sum_ = world.sum_  # for StableAdamW, which measures whole gradients
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         reads_padding = model.encoder.reads_padding
         loaders = Loaders(config, self.data, world, self.document_start, self.static, reads_padding,

@@ -56,6 +56,7 @@ class Architecture:
         tokenizers: the kinds of tokenizers whose files a folder may have, by UER's names.
         segments: how many segments tell texts of a row apart, in both models.
         unused_positions: how many of the position embedding's rows Hugging Face's model never reads.
+        pooler: whether transformers' `AutoModel` has a pooler.
         padding_id: the token that Hugging Face's model takes for padding wherever it stands; None where the mask tells.
     """
 
@@ -86,6 +87,7 @@ class Architecture:
     segments: int = 2
     unused_positions: int = 0
     padding_id: int | None = None
+    pooler: bool = True
 
     @property
     def has_decoder(self) -> bool:

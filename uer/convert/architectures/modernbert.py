@@ -134,6 +134,7 @@ MODERNBERT = Architecture(
     classes={"mlm": "ModernBertForMaskedLM", "text_classification": "ModernBertForSequenceClassification"},
     outputs={"mlm": {"mlm": "logits"}},
     inputs=inputs,
+    pooler=False,
     defaults={"rotary_base": 160000.0, "local_rotary_base": 10000.0, "attention_window": 128,
               "global_attention_every": 3, "layernorm_eps": 1e-5},
     by_head={"attn.Wqkv.weight": partial(Halves, fused=True)},
