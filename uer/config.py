@@ -27,9 +27,9 @@ from uer.config_fields import (
     Members,
     flag,
     members_of,
+    require,
+    require_seed,
 )
-from uer.config_fields import require as _require
-from uer.config_fields import require_seed as _require_seed
 from uer.model_config import DUAL, MODERN, STREAM_ONLY, ModelConfig, model_identity, model_values
 from uer.paths import File, existing
 
@@ -98,12 +98,12 @@ class MaskingConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, 0.0 < self.mask_rate <= 0.9, "--mask_rate must lie between 0 and 0.9, and not be 0")
-        _require(found, 0.0 <= self.mask_token_rate <= 1.0, "--mask_token_rate must lie between 0 and 1")
-        _require(found, not (self.whole_word_masking and self.span_masking),
-                 "--whole_word_masking and --span_masking exclude one another")
-        _require(found, 0.0 < self.span_geo_prob < 1.0, "--span_geo_prob must lie between 0 and 1")
-        _require(found, 1 <= self.span_max_length <= 255, "--span_max_length must lie between 1 and 255")
+        require(found, 0.0 < self.mask_rate <= 0.9, "--mask_rate must lie between 0 and 0.9, and not be 0")
+        require(found, 0.0 <= self.mask_token_rate <= 1.0, "--mask_token_rate must lie between 0 and 1")
+        require(found, not (self.whole_word_masking and self.span_masking),
+                "--whole_word_masking and --span_masking exclude one another")
+        require(found, 0.0 < self.span_geo_prob < 1.0, "--span_geo_prob must lie between 0 and 1")
+        require(found, 1 <= self.span_max_length <= 255, "--span_max_length must lie between 1 and 255")
         return found
 
 
@@ -134,11 +134,11 @@ class DatasetConfig(Members):
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, self.processes_num >= 1, "--processes_num must be at least 1")
-        _require(found, self.seq_length >= 4, "--seq_length must be at least 4")
-        _require(found, self.seq_length <= LONGEST_ROW, f"--seq_length must be at most {LONGEST_ROW:,}")
-        _require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
-        _require_seed(found, self.seed)
+        require(found, self.processes_num >= 1, "--processes_num must be at least 1")
+        require(found, self.seq_length >= 4, "--seq_length must be at least 4")
+        require(found, self.seq_length <= LONGEST_ROW, f"--seq_length must be at most {LONGEST_ROW:,}")
+        require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
+        require_seed(found, self.seed)
         return found
 
 
@@ -167,11 +167,11 @@ class OptimConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, 0 < self.learning_rate < math.inf, "--learning_rate must be positive")
-        _require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
-        _require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
-        _require(found, 0.0 <= self.weight_decay < math.inf, "--weight_decay must not be negative")
-        _require(found, 0.0 <= self.adam_beta2 < 1.0, "--adam_beta2 must lie in [0, 1)")
+        require(found, 0 < self.learning_rate < math.inf, "--learning_rate must be positive")
+        require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
+        require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
+        require(found, 0.0 <= self.weight_decay < math.inf, "--weight_decay must not be negative")
+        require(found, 0.0 <= self.adam_beta2 < 1.0, "--adam_beta2 must lie in [0, 1)")
         return found
 
 
@@ -278,30 +278,30 @@ class TrainConfig:
         found: list[str] = []
         for name in ("total_steps", "save_checkpoint_steps", "report_steps", "accumulation_steps", "batch_size",
                      "keep_checkpoints", "max_skipped_updates"):
-            _require(found, getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}")
+            require(found, getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}")
         rows = self.batch_size * self.accumulation_steps
-        _require(found, rows <= MOST_ROWS, f"--batch_size x --accumulation_steps must be at most {MOST_ROWS:,} rows of "
-                                           f"an update, not {rows:,}")
-        _require(found, not self.dataset_weights or len(self.dataset_weights) == len(self.dataset_path),
-                 "--dataset_weights needs one number for each --dataset_path")
-        _require(found, all(0 < weight < math.inf for weight in self.dataset_weights),
-                 "--dataset_weights must be positive")
-        _require(found, 0.0 <= self.dev_fraction < 1.0, "--dev_fraction must lie in [0, 1)")
-        _require(found, not (self.dev_fraction and self.dev_dataset_path),
-                 "--dev_fraction and --dev_dataset_path exclude one another")
-        _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
-        _require(found, self.decay_steps >= 0, "--decay_steps must not be negative")
-        _require(found, bool(self.decay_from) == bool(self.decay_steps), "--decay_from and --decay_steps go together")
-        _require(found, not self.decay_from or self.resume in ("auto", "never"), "--decay_from excludes --resume PATH")
-        _require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
-        _require(found, self.sampled_softmax == 0 or self.sampled_softmax >= LEAST_SAMPLED,
-                 f"--sampled_softmax must be 0 or at least {LEAST_SAMPLED}")
-        _require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
-        _require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
-        _require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")
-        _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
-        _require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
-        _require_seed(found, self.seed)
+        require(found, rows <= MOST_ROWS, f"--batch_size x --accumulation_steps must be at most {MOST_ROWS:,} rows of "
+                                          f"an update, not {rows:,}")
+        require(found, not self.dataset_weights or len(self.dataset_weights) == len(self.dataset_path),
+                "--dataset_weights needs one number for each --dataset_path")
+        require(found, all(0 < weight < math.inf for weight in self.dataset_weights),
+                "--dataset_weights must be positive")
+        require(found, 0.0 <= self.dev_fraction < 1.0, "--dev_fraction must lie in [0, 1)")
+        require(found, not (self.dev_fraction and self.dev_dataset_path),
+                "--dev_fraction and --dev_dataset_path exclude one another")
+        require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
+        require(found, self.decay_steps >= 0, "--decay_steps must not be negative")
+        require(found, bool(self.decay_from) == bool(self.decay_steps), "--decay_from and --decay_steps go together")
+        require(found, not self.decay_from or self.resume in ("auto", "never"), "--decay_from excludes --resume PATH")
+        require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
+        require(found, self.sampled_softmax == 0 or self.sampled_softmax >= LEAST_SAMPLED,
+                f"--sampled_softmax must be 0 or at least {LEAST_SAMPLED}")
+        require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
+        require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
+        require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")
+        require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
+        require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
+        require_seed(found, self.seed)
         return found
 
     def writes(self) -> list[File]:
@@ -339,11 +339,11 @@ class LoraConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, 1 <= self.lora_r <= LARGEST_WIDTH, f"--lora_r must lie between 1 and {LARGEST_WIDTH:,}")
-        _require(found, 0 < self.lora_alpha < math.inf, "--lora_alpha must be positive")
-        _require(found, 0.0 <= self.lora_dropout < 1.0, "--lora_dropout must lie in [0, 1)")
-        _require(found, bool(self.lora_target), "--lora_target names none")
-        _require(found, self.use_lora or self == LoraConfig(), "the --lora_ flags need --use_lora")
+        require(found, 1 <= self.lora_r <= LARGEST_WIDTH, f"--lora_r must lie between 1 and {LARGEST_WIDTH:,}")
+        require(found, 0 < self.lora_alpha < math.inf, "--lora_alpha must be positive")
+        require(found, 0.0 <= self.lora_dropout < 1.0, "--lora_dropout must lie in [0, 1)")
+        require(found, bool(self.lora_target), "--lora_target names none")
+        require(found, self.use_lora or self == LoraConfig(), "the --lora_ flags need --use_lora")
         return found
 
     def values(self) -> dict[str, Any]:
@@ -364,13 +364,13 @@ class DistillationConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, bool(self.teacher_model_path) == bool(self.teacher_config_path),
-                 "--teacher_model_path and --teacher_config_path need one another")
-        _require(found, 0.0 <= self.soft_alpha <= 1.0, "--soft_alpha must lie between 0 and 1")
-        _require(found, 0 < self.soft_temperature < math.inf, "--soft_temperature must be positive")
+        require(found, bool(self.teacher_model_path) == bool(self.teacher_config_path),
+                "--teacher_model_path and --teacher_config_path need one another")
+        require(found, 0.0 <= self.soft_alpha <= 1.0, "--soft_alpha must lie between 0 and 1")
+        require(found, 0 < self.soft_temperature < math.inf, "--soft_temperature must be positive")
         untouched = (DistillationConfig.soft_alpha, DistillationConfig.soft_temperature)
-        _require(found, bool(self.teacher_model_path) or (self.soft_alpha, self.soft_temperature) == untouched,
-                 "--soft_alpha and --soft_temperature need --teacher_model_path")
+        require(found, bool(self.teacher_model_path) or (self.soft_alpha, self.soft_temperature) == untouched,
+                "--soft_alpha and --soft_temperature need --teacher_model_path")
         return found
 
 
@@ -399,17 +399,17 @@ class ParallelConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, self.world_size >= 1, "--world_size must be at least 1")
-        _require(found, len(set(self.gpu_ranks)) == len(self.gpu_ranks), "--gpu_ranks names a rank twice")
+        require(found, self.world_size >= 1, "--world_size must be at least 1")
+        require(found, len(set(self.gpu_ranks)) == len(self.gpu_ranks), "--gpu_ranks names a rank twice")
         single = self.world_size == 1 and len(self.gpu_ranks) == 1  # then the number is the GPU's, as in UER-py
-        _require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
-                 f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
-        _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
-        _require(found, self.tensor_parallel_size >= 1, "--tensor_parallel_size must be at least 1")
-        _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
-        _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
-        _require(found, self.gradient_compression == "none" or self.sharding == "none",
-                 "--gradient_compression needs --sharding none")
+        require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
+                f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
+        require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
+        require(found, self.tensor_parallel_size >= 1, "--tensor_parallel_size must be at least 1")
+        require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
+        require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
+        require(found, self.gradient_compression == "none" or self.sharding == "none",
+                "--gradient_compression needs --sharding none")
         return found
 
 

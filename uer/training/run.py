@@ -60,6 +60,7 @@ from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
 from uer.training.loaders import Loaders
 from uer.training.report import Reporter
+from uer.training.run_problems import check_weights_dtype, graph_problems, require_possible
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
 from uer.training.trainer import Trainer
@@ -68,8 +69,6 @@ from uer.training.update import Parts, StepModule, Update
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
-ADAMW = ("adamw", "stableadamw")
-"""Optimizers that update shards and masters, and never need the host."""
 
 
 def run(settings: Settings) -> int:
@@ -78,22 +77,7 @@ def run(settings: Settings) -> int:
     Raises:
         UserError: an error that the user can correct, from any of the processes.
     """
-    if settings.parallel.sharding == "fsdp" and settings.optim.optimizer not in ADAMW:
-        raise UserError(f"--sharding fsdp works with --optimizer {' and '.join(ADAMW)}, not "
-                        f"{settings.optim.optimizer}, whose state cannot be split")
-    if settings.parallel.tensor_parallel_size > 1 and (problems := tensor_parallel_problems(settings)):
-        raise UserError(f"--tensor_parallel_size: {'; '.join(problems)}")
-    if settings.train.weights_dtype != "fp32":
-        if settings.parallel.sharding == "fsdp":
-            raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
-                            "in bf16 itself")
-        if settings.optim.optimizer not in ADAMW:
-            raise UserError(f"--weights_dtype bf16 works with --optimizer {' and '.join(ADAMW)}, which keep float32 "
-                            f"masters, not {settings.optim.optimizer}")
-    if settings.train.sampled_softmax and settings.distillation.teacher_model_path:
-        raise UserError("--sampled_softmax: the distribution of --teacher_model_path has all entries")
-    if settings.lora.use_lora and (problems := lora_problems(settings)):
-        raise UserError(f"--use_lora {problems[0]}")
+    require_possible(settings)
     if settings.train.dry_run:
         print("\n".join(plan(settings)), flush=True)
         return 0
@@ -117,16 +101,6 @@ def not_captured(error: CaptureError) -> UserError:
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
 
 
-def lora_problems(settings: Settings) -> list[str]:
-    """Why a run cannot train adapters, one line for each reason."""
-    checks = {"needs --pretrained_model_path: a model of random weights is not worth freezing":
-                  not settings.train.pretrained_model_path,
-              "needs --tensor_parallel_size 1": settings.parallel.tensor_parallel_size > 1,
-              "needs --sharding none: frozen weights are whole on each rank": settings.parallel.sharding != "none",
-              "needs --weights_dtype fp32": settings.train.weights_dtype != "fp32"}
-    return [problem for problem, found in checks.items() if found]
-
-
 def plan(settings: Settings) -> list[str]:
     """The lines of --dry_run, with the datasets where they exist, else with full rows of the model's longest length."""
     if all(map(os.path.exists, settings.train.dataset_path)):
@@ -137,29 +111,6 @@ def plan(settings: Settings) -> list[str]:
         rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
     train = replace(settings.train, total_steps=settings.train.decay_steps or settings.train.total_steps)
     return plan_lines(settings.model, train, settings.parallel, rows)
-
-
-def tensor_parallel_problems(settings: Settings) -> list[str]:
-    """Why this run's model cannot be divided among ranks, one line for each reason."""
-    checks = {f"--optimizer {settings.optim.optimizer} needs whole matrices": settings.optim.optimizer != "adamw",
-              "--weights_dtype bf16 needs whole layers": settings.train.weights_dtype != "fp32",
-              "--compile on: the sums over ranks are not compiled": settings.train.compile == "on",
-              "--sampled_softmax chooses among all entries": settings.train.sampled_softmax > 0,
-              "--teacher_model_path: a teacher's logits are whole": bool(settings.distillation.teacher_model_path)}
-    return [problem for problem, found in checks.items() if found]
-
-
-def graph_problems(settings: Settings) -> list[str]:
-    """Why an update of this run cannot be a CUDA graph, one line for each reason."""
-    checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
-              f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer not in ADAMW,
-              "--tensor_parallel_size adds up the ranks' results": settings.parallel.tensor_parallel_size > 1,
-              "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
-              "--gradient_compression bf16 belongs to DistributedDataParallel":
-                  settings.parallel.gradient_compression != "none",
-              "--activation_checkpointing keeps the state of random generators":
-                  settings.parallel.activation_checkpointing != "off"}
-    return [problem for problem, found in checks.items() if found]
 
 
 def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
@@ -491,12 +442,3 @@ class Run:
         notes = [*parts.model.warnings(), *masking_notes(self.settings.masking, self.data)]
         for line in [*teacher_line, *plan.lines(), *notes]:
             self.reporter.say(line)
-
-
-def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:
-    """
-    Raises:
-        UserError: weights of this type need autocast of the same type.
-    """
-    if weights_dtype not in ("fp32", precision.name):
-        raise UserError(f"--weights_dtype {weights_dtype} needs --precision {weights_dtype}, not {precision.name}")
