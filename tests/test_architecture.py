@@ -11,7 +11,8 @@ SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 MODELS = ("uer.layers", "uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.model")
 BASICS = ("uer.config", "uer.errors", "uer.registry")
 TRAINING = ("uer.training", "uer.optim", "uer.finetuning")
-WIRING = ("uer.training.run", "uer.training.inputs")  # put a run together from the parts; no part imports them
+# These put a run together from the parts; no part imports them.
+WIRING = ("uer.training.run", "uer.training.inputs", "uer.training.loaders", "uer.training.run_problems")
 
 # A part may import these of `uer`, and itself.
 ALLOWED = {"uer.layers": (), **{f"uer.{family}": ("uer.layers", *BASICS)
@@ -44,10 +45,16 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports(tree: ast.AST, top_level_only: bool = False) -> list[tuple[str, str]]:
+@cache
+def _nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(_tree(path)))
+
+
+@cache
+def imports(path: Path, top_level_only: bool = False) -> list[tuple[str, str]]:
     """(module, name) of each import; name is "" where the module itself is imported."""
     found = []
-    nodes = _import_time_nodes(tree) if top_level_only else ast.walk(tree)
+    nodes = _import_time_nodes(_tree(path)) if top_level_only else _nodes(path)
     for node in nodes:
         if isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names]
@@ -70,7 +77,7 @@ def _import_time_nodes(tree: ast.AST):
 def imported_modules(path: Path, top_level_only: bool = False) -> set[str]:
     """Full names: `from uer.layers import norm` gives uer.layers.norm as well as uer.layers."""
     names = set()
-    for module, name in imports(_tree(path), top_level_only):
+    for module, name in imports(path, top_level_only):
         names |= {module, f"{module}.{name}"} if name else {module}
     return names
 
@@ -112,13 +119,13 @@ def test_habits_of_every_file():
 
 def bad_habits(path: Path) -> list[str]:
     """What this file does although no file may do it, or only one other."""
-    tree, name, modules = _tree(path), module_name(path), imported_modules(path)
+    name, modules = module_name(path), imported_modules(path)
     distributed = any(is_part(module, "torch.distributed") for module in modules) or any(
         isinstance(node, ast.Attribute) and node.attr == "distributed" and ast.unparse(node) == "torch.distributed"
-        for node in ast.walk(tree))
+        for node in _nodes(path))
     checks = {
-        "a relative import hides what is imported": any(module.startswith(".") for module, _ in imports(tree)),
-        "a star import": any(imported == "*" for _, imported in imports(tree)),
+        "a relative import hides what is imported": any(module.startswith(".") for module, _ in imports(path)),
+        "a star import": any(imported == "*" for _, imported in imports(path)),
         "only uer/cli.py reads arguments":
             name != "uer.cli" and any(is_part(module, "argparse") for module in modules),
         "only uer/runtime uses torch.distributed": not is_part(name, "uer.runtime") and distributed}

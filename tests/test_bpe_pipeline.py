@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +19,8 @@ MODEL = {"emb_size": 16, "hidden_size": 16, "feedforward_size": 32, "heads_num":
          "mask": "causal", "target": ["lm"]}
 
 
-def run(root: Path, folder: Path, script: str, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(root / script), *flags], cwd=folder, capture_output=True, text=True,
-                          check=False)
-
-
 @pytest.fixture(scope="module")
-def made(root, shared_data, tmp_path_factory) -> Path:
+def made(run_forked, shared_data, tmp_path_factory) -> Path:
     """A folder with a corpus, a trained vocabulary and datasets of 1 and 2 processes."""
     folder = tmp_path_factory.mktemp("bpe")
     lines = (shared_data / "corpora" / "CLUECorpusSmall_sampled.txt").read_text(encoding="utf-8").split("\n")[:300]
@@ -38,9 +31,9 @@ def made(root, shared_data, tmp_path_factory) -> Path:
     trainer.save_model(str(folder))
     (folder / "config.json").write_text(json.dumps(MODEL))
     for processes in ("1", "2"):
-        result = run(root, folder, "preprocess.py", "--corpus_path", "corpus.txt", "--dataset_path",
-                     f"{processes}.pt", "--processes_num", processes, "--seq_length", "32", "--data_processor", "lm",
-                     *FLAGS)
+        result = run_forked("preprocess.py", "--corpus_path", "corpus.txt", "--dataset_path",
+                            f"{processes}.pt", "--processes_num", processes, "--seq_length", "32", "--data_processor",
+                            "lm", *FLAGS, cwd=folder)
         assert result.returncode == 0, result.stderr
     return folder
 
@@ -71,10 +64,10 @@ def test_the_lines_of_the_corpus_end_with_the_line_feed_s_token(made):
     assert [dataset.sequence(row, "src").tolist() for row in range(len(dataset))] == expected
 
 
-def test_a_model_is_trained(root, made):
-    result = run(root, made, "pretrain.py", "--dataset_path", "2.pt", "--config_path", "config.json", "--target", "lm",
-                 "--output_model_path", "m.bin", "--total_steps", "4", "--report_steps", "2", "--batch_size", "4",
-                 *FLAGS)
+def test_a_model_is_trained(run_forked, made):
+    result = run_forked("pretrain.py", "--dataset_path", "2.pt", "--config_path", "config.json", "--target", "lm",
+                        "--output_model_path", "m.bin", "--total_steps", "4", "--report_steps", "2", "--batch_size",
+                        "4", *FLAGS, cwd=made)
     assert result.returncode == 0, result.stderr
 
 

@@ -62,10 +62,10 @@ def test_it_starts_without_torch(command, tmp_path):
     (("--user_dict", "none.dict", "--whole_word_masking"), "--user_dict none.dict: No such file"),
     (("--seq_length", "3"), "--seq_length must be at least 4"),
 ])
-def test_bad_input_is_one_line_and_status_2(flags, message, command, tmp_path):
+def test_bad_input_is_one_line_and_status_2(flags, message, command, run_forked, tmp_path):
     if "--whole_word_masking" in flags:
         pytest.importorskip("jieba")
-    done = _run(command(*flags), tmp_path)
+    done = run_forked("preprocess.py", *command(*flags)[2:], cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr

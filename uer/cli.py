@@ -6,6 +6,7 @@ A value on the command line has precedence over the JSON file of `--config_path`
 import argparse
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import os
@@ -151,8 +152,14 @@ def _declared(sections: Sequence[type],
         for field in settings_of(section):
             if shown.get(field.name) is field and field.name not in found:
                 found[field.name] = (field, next(known for known in reversed(section.__mro__)
-                                                 if field.name in inspect.get_annotations(known)))
+                                                 if field.name in _own(known)))
     return list(found.values())
+
+
+@functools.cache
+def _own(section: type) -> dict[str, Any]:
+    """The fields that a class declares itself."""
+    return inspect.get_annotations(section)
 
 
 def _parse_flags(parser: _Parser, fields: dict[str, dataclasses.Field], argv: Sequence[str] | None) -> dict[str, Any]:

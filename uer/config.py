@@ -2,7 +2,8 @@
 
 A field's name is the flag's name (UER-py's, letter for letter) and the key in a JSON config file; its annotation is the
 flag's kind, its default the flag's default, its metadata the help text. `uer.cli` makes the flags from these fields.
-Encoders, targets and processors receive the config class that they need; layers receive plain numbers.
+Encoders, targets and processors receive the config class that they need; layers receive plain numbers. All parts import
+these classes from here; `uer.model_config` holds the model's, `uer.config_fields` what the fields are made of.
 
 The first line of a class's docstring is the heading of its flags in --help. Each class may define `problems()`: it
 checks the fields against one another and returns a line for each contradiction, which names the flags. The command line
@@ -11,104 +12,35 @@ collects these lines from all classes and raises them as one error.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_origin
+from typing import Any
 
+from uer.config_fields import (
+    LARGEST_SEED,
+    LARGEST_WIDTH,
+    LONGEST_ROW,
+    MOST_ROWS,
+    MOST_THREADS,
+    PATHS,
+    REQUIRED,
+    Members,
+    flag,
+    members_of,
+    require,
+    require_seed,
+)
+from uer.model_config import DUAL, MODERN, STREAM_ONLY, ModelConfig, model_identity, model_values
 from uer.paths import File, existing
 
-
-def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
-         planned: bool = False, path: str = "", identity: bool = True, file_only: bool = False,
-         alone: str | None = None) -> Any:
-    """A dataclass field that is also a command-line flag.
-
-    Args:
-        default: the value when neither the command line nor a JSON file gives one; `REQUIRED` makes the flag mandatory.
-        help: the help text.
-        choices: the valid values, where they are a plain list.
-        family: where the valid values are the keys of a family's table, its name in `uer.sections.FAMILIES`.
-        positional: the values may also be given without the flag (one field of a command; a tuple).
-        planned: a setting of UER-py that no part of this toolkit reads yet; the help text says so.
-        path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
-        identity: whether the result of a run depends on it, so that a training state continues only a run with the
-            same value.
-        file_only: a key of the config file without a flag. Its value may be a dictionary, so a hash leaves it out.
-        alone: the value of the flag where none follows it.
-    """
-    assert path in ("", *PATHS)
-    return field(default=default, hash=False if file_only else None, metadata={
-        "help": help, "choices": choices, "family": family, "positional": positional, "planned": planned, "path": path,
-        "identity": identity, "file_only": file_only, "alone": alone})
-
-
-class Members:
-    """A section whose chosen members (an encoder, a target, a processor) have settings of their own.
-
-    A member's class declares them as `config_class`, a dataclass of `flag` fields. They are flags and keys like all
-    others; the section keeps their values in its field `members`, which `members_of` makes. `member_defaults` are
-    defaults that differ from those of the fields.
-    """
-
-    member_defaults: ClassVar[Mapping[str, Any]] = {}
-
-    def of(self, config_class: type) -> Any:
-        """The settings of one member: its `config_class`, filled with what was given."""
-        if config_class is type(None):
-            return None
-        names = {known.name for known in fields(config_class)}
-        return config_class(**{name: value for name, value in self.members.items() if name in names})
-
-    def values(self) -> dict[str, Any]:
-        """All settings in one dictionary, as a JSON config file has them."""
-        own = {known.name: getattr(self, known.name) for known in fields(self) if "help" in known.metadata}
-        return {**own, **self.members}
-
-
-def members_of(*families: str) -> Any:
-    """The field `members` of a section: which families of `uer.sections.FAMILIES` its members are chosen from."""
-    return field(default_factory=dict, hash=False, metadata={"families": families})
-
-
-REQUIRED = object()
-# What a command does with a path: reads the file or folder; writes a file, or appends to it; writes a folder, a model
-# (a file, or files in a folder), or files whose names begin with it; or it is a name in folders that another flag has.
-# `uer.cli` lets nothing be written that is read.
-PATHS = ("read", "write", "append", "write_folder", "write_model", "write_prefix", "name")
-
-
-# Larger sizes are typing errors: the largest dense models have 126 layers, widths of 53,248 and rows of a million
-# tokens, and the largest batches have 65,536 rows. Whether a model fits this machine is checked when it is built.
-MOST_LAYERS = 10_000
-LARGEST_WIDTH = 1 << 20
-LONGEST_ROW = 1 << 22
-MOST_ROWS = 1 << 20
-MOST_THREADS = 1 << 12
-
-DUAL = "dual"
-"""The encoder and the embedding that consist of two, each with settings of its own."""
-STREAM_ONLY = ("vocab_size",)
-"""Keys of UER-py's `stream_0` and `stream_1` that nothing depends on: the vocabulary's file tells its size."""
+__all__ = [  # the public names of this module and of those two
+    "DUAL", "LARGEST_SEED", "LEAST_PEAK_FLOPS", "LONGEST_ROW", "MODERN", "MOST_THREADS", "PATHS", "PEAK_FLOPS_PROBLEM",
+    "REQUIRED", "STREAM_ONLY", "DatasetConfig", "DistillationConfig", "LabelsConfig", "LogConfig", "LoraConfig",
+    "MaskingConfig", "Members", "ModelConfig", "OptimConfig", "ParallelConfig", "TokenizerConfig", "TrainConfig",
+    "flag", "members_of", "model_identity", "model_values", "optim_identity", "recorded"]
 
 LEAST_PEAK_FLOPS = 1e9  # a smaller value was probably meant in TFLOPS
-MODERN = ("rotary_position_embedding", "rotary_base", "local_rotary_base", "alibi_position_embedding",
-          "layer_number_scale", "local_kv_heads_num", "attention_window", "global_attention_every",
-          "remove_layernorm_bias", "remove_first_layernorm", "query_key_value_bias", "query_key_layernorm",
-          "prediction_head")
-"""Settings of models later than UER-py's; one that is left out has its default."""
-
 PEAK_FLOPS_PROBLEM = "--peak_flops counts operations a second of one device, such as 125e12"
-LARGEST_SEED = (1 << 63) - 1  # the largest int64: the order and the masks are computed in int64
-
-
-def _require(problems: list[str], holds: bool, message: str) -> None:
-    if not holds:
-        problems.append(message)
-
-
-def _require_seed(problems: list[str], seed: int) -> None:
-    _require(problems, 0 <= seed <= LARGEST_SEED, "--seed must lie between 0 and 2^63 - 1")
 
 
 @dataclass(frozen=True)
@@ -166,12 +98,12 @@ class MaskingConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, 0.0 < self.mask_rate <= 0.9, "--mask_rate must lie between 0 and 0.9, and not be 0")
-        _require(found, 0.0 <= self.mask_token_rate <= 1.0, "--mask_token_rate must lie between 0 and 1")
-        _require(found, not (self.whole_word_masking and self.span_masking),
-                 "--whole_word_masking and --span_masking exclude one another")
-        _require(found, 0.0 < self.span_geo_prob < 1.0, "--span_geo_prob must lie between 0 and 1")
-        _require(found, 1 <= self.span_max_length <= 255, "--span_max_length must lie between 1 and 255")
+        require(found, 0.0 < self.mask_rate <= 0.9, "--mask_rate must lie between 0 and 0.9, and not be 0")
+        require(found, 0.0 <= self.mask_token_rate <= 1.0, "--mask_token_rate must lie between 0 and 1")
+        require(found, not (self.whole_word_masking and self.span_masking),
+                "--whole_word_masking and --span_masking exclude one another")
+        require(found, 0.0 < self.span_geo_prob < 1.0, "--span_geo_prob must lie between 0 and 1")
+        require(found, 1 <= self.span_max_length <= 255, "--span_max_length must lie between 1 and 255")
         return found
 
 
@@ -202,185 +134,12 @@ class DatasetConfig(Members):
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, self.processes_num >= 1, "--processes_num must be at least 1")
-        _require(found, self.seq_length >= 4, "--seq_length must be at least 4")
-        _require(found, self.seq_length <= LONGEST_ROW, f"--seq_length must be at most {LONGEST_ROW:,}")
-        _require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
-        _require_seed(found, self.seed)
+        require(found, self.processes_num >= 1, "--processes_num must be at least 1")
+        require(found, self.seq_length >= 4, "--seq_length must be at least 4")
+        require(found, self.seq_length <= LONGEST_ROW, f"--seq_length must be at most {LONGEST_ROW:,}")
+        require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
+        require_seed(found, self.seed)
         return found
-
-
-@dataclass(frozen=True)
-class ModelConfig(Members):
-    """Model (usually set by a JSON file of models/, given as --config_path)."""
-
-    emb_size: int = flag(768, "Size of the embeddings.")
-    hidden_size: int = flag(768, "Size of the hidden states.")
-    feedforward_size: int = flag(3072, "Inner size of the feed-forward layers.")
-    heads_num: int = flag(12, "Number of attention heads.")
-    attention_head_size: int | None = flag(None, "Size of a head (default: hidden_size / heads_num).")
-    layers_num: int = flag(12, "Number of encoder layers.")
-    decoder_layers_num: int = flag(12, "Number of decoder layers (--decoder).")
-    hidden_act: str = flag("gelu", "Activation function of the feed-forward layers.", family="hidden_act")
-    dropout: float = flag(0.1, "Dropout probability.")
-    embedding: tuple[str, ...] = flag(("word",), "Embeddings, which are added up.", family="embedding")
-    tgt_embedding: tuple[str, ...] = flag(("word",), "Embeddings of the target side (--decoder).",
-                                            family="embedding")
-    max_seq_length: int = flag(512, "Number of positions of the position embedding: the maximum sequence length.")
-    relative_position_embedding: bool = flag(False, "Add T5's relative position bias to the attention scores.")
-    share_embedding: bool = flag(False, "Use the same word embedding for source and target.")
-    remove_embedding_layernorm: bool = flag(False, "Omit the layer norm after the embedding.")
-    factorized_embedding_parameterization: bool = flag(False, "Project the embeddings from emb_size to hidden_size "
-                                                              "(ALBERT).")
-    encoder: str = flag("transformer", "Encoder.", family="encoder")
-    decoder: str | None = flag(None, "Decoder, which attends to the encoder's output.", family="decoder")
-    mask: str = flag("fully_visible", "Attention mask: all positions, earlier positions only (causal), or the whole "
-                                      "prefix and earlier positions (causal_with_prefix).",
-                     choices=("fully_visible", "causal", "causal_with_prefix"))
-    layernorm_positioning: str = flag("post", "Layer norm before (pre) or after (post) each sub-layer.",
-                                      choices=("pre", "post"))
-    feed_forward: str = flag("dense", "Kind of feed-forward layer.", choices=("dense", "gated"))
-    relative_attention_buckets_num: int = flag(32, "Number of buckets of the relative position bias.")
-    remove_attention_scale: bool = flag(False, "Do not divide the attention scores by sqrt(head size).")
-    remove_transformer_bias: bool = flag(False, "Omit the biases of the transformer's linear layers.")
-    layernorm: str = flag("normal", "Kind of layer norm; t5 and rms are RMSNorm.", choices=("normal", "t5", "rms"))
-    layernorm_eps: float | None = flag(None, "Number that layer norms add to the variance (default: 1e-12; 1e-6 for\n"
-                                             "t5 and rms). Hugging Face's BART and Pegasus have 1e-5.")
-    parameter_sharing: bool = flag(False, "Use the same parameters in all layers (ALBERT).")
-    has_residual_attention: bool = flag(False, "Add the attention scores of the previous layer (RealFormer).")
-    target: tuple[str, ...] = flag(("mlm",), "Pretraining targets.", family="target")
-    tie_weights: bool = flag(False, "Use the weight of the word embedding in the output layer too.")
-    pooling: str = flag("first", "How the hidden states of a sequence become one vector.",
-                        choices=("mean", "max", "first", "last"))
-    prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it\n"
-                                       "too, the prefixes of --data_processor prefixlm have no loss.")
-    rotary_position_embedding: bool = flag(False, "Turn queries and keys by angles that grow with the position\n"
-                                                  "(RoPE; LLaMA, ModernBERT). Encoders and language models only.")
-    rotary_base: float = flag(10000.0, "Base of the rotary position embedding's wave lengths.")
-    local_rotary_base: float | None = flag(None, "Base of the layers with local attention (default: rotary_base).")
-    alibi_position_embedding: bool = flag(False, "Subtract from the attention scores what grows linearly with the\n"
-                                                 "distance (ALiBi; BLOOM).")
-    layer_number_scale: bool = flag(False, "Accepted for BLOOM's settings in TencentPretrain: there it divides scores\n"
-                                           "in half precision and multiplies them again, which changes no result.")
-    local_kv_heads_num: int | None = flag(None, "Number of key and value heads, each of which serves several query\n"
-                                                "heads (grouped queries, Llama 2 70B; default: heads_num).")
-    attention_window: int = flag(0, "Local attention: a token attends to those at most half so many positions away\n"
-                                    "(ModernBERT: 128). 0: to all.")
-    global_attention_every: int = flag(0, "Of the layers with attention_window, every so many-th, beginning with the\n"
-                                          "first, attends to all tokens (ModernBERT: 3). 0: none.")
-    remove_layernorm_bias: bool = flag(False, "Omit the biases of the layer norms.")
-    remove_first_layernorm: bool = flag(False, "Omit the layer norm before the attention of the first layer\n"
-                                               "(ModernBERT); needs layernorm_positioning pre.")
-    query_key_value_bias: bool = flag(False, "Keep the biases of queries, keys and values in spite of\n"
-                                             "remove_transformer_bias (Qwen2).")
-    query_key_layernorm: bool = flag(False, "Normalise each head of queries and keys (Qwen3).")
-    prediction_head: str = flag("bert", "First layer of the mlm target and of classifiers. modernbert: it has no\n"
-                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh;\n"
-                                        "taggers have the same. linear: classifiers have one layer, without bias.",
-                                choices=("bert", "modernbert", "linear"))
-    stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",
-                                 file_only=True)
-    stream_1: dict | None = flag(None, "Settings that differ in the second encoder of the dual encoder.",
-                                 file_only=True)
-    members: dict[str, Any] = members_of("embedding", "encoder", "decoder", "target")
-
-    def stream(self, number: int) -> "ModelConfig":
-        """The settings of one encoder of the dual encoder: these, overridden by `stream_0` or `stream_1`.
-
-        Of every other encoder they are these settings themselves.
-        """
-        own = (self.stream_0, self.stream_1)[number]
-        if self.encoder != DUAL or own is None:
-            return self
-        known = {known.name: known.type for known in fields(self)}
-        values = {name: (value,) if isinstance(value, str) and get_origin(known.get(name)) is tuple else
-                  tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-        members = {name: value for name, value in values.items() if name not in known and name not in STREAM_ONLY}
-        return replace(self, **{"stream_0": None, "stream_1": None, "members": {**self.members, **members},
-                                **{name: value for name, value in values.items() if name in known}})
-
-    @property
-    def longest_row(self) -> int:
-        """How many tokens a row may have: only position embeddings set a limit."""
-        streams = (self.stream(0), self.stream(1))
-        return min(each._longest(each.embedding) for each in streams)
-
-    @property
-    def longest_tgt_row(self) -> int:
-        """The same of the target side."""
-        return self._longest(self.tgt_embedding)
-
-    def _longest(self, embedding: tuple[str, ...]) -> int:
-        return self.max_seq_length if {"pos", "sinusoidalpos"}.intersection(embedding) else LONGEST_ROW
-
-    def problems(self) -> list[str]:
-        found: list[str] = []
-        most = {"emb_size": LARGEST_WIDTH, "hidden_size": LARGEST_WIDTH, "feedforward_size": LARGEST_WIDTH,
-                "heads_num": LARGEST_WIDTH, "layers_num": MOST_LAYERS, "decoder_layers_num": MOST_LAYERS,
-                "max_seq_length": LONGEST_ROW}
-        for name, largest in most.items():
-            _require(found, 1 <= getattr(self, name) <= largest,
-                     f"{name} must lie between 1 and {largest:,}, not {getattr(self, name)}")
-        size = self.attention_head_size
-        _require(found, size is None or 1 <= size <= LARGEST_WIDTH,
-                 f"attention_head_size must lie between 1 and {LARGEST_WIDTH:,}, not {size}")
-        _require(found, self.layernorm_eps is None or 0.0 < self.layernorm_eps < 1.0,
-                 f"layernorm_eps must lie between 0 and 1, not {self.layernorm_eps}")
-        found += self._problems_of_attention()
-        _require(found, 0.0 <= self.dropout < 1.0, f"dropout must lie in [0, 1), not {self.dropout}")
-        for name in ("embedding", "tgt_embedding", "target"):
-            _require(found, len(set(getattr(self, name))) == len(getattr(self, name)), f"{name} names one twice")
-        _require(found, bool(self.embedding), "embedding names none")
-        words = {"word", DUAL}.intersection(self.embedding)  # the streams of "dual" have embeddings of their own
-        _require(found, bool(words) or not self.tie_weights, "tie_weights needs the embedding 'word'")
-        _require(found, self.embedding == (DUAL,) if self.encoder == DUAL else DUAL not in self.embedding,
-                 "encoder 'dual' and embedding 'dual' need one another, and no other embedding")
-        # A quarter of the buckets is for small distances, one bucket each: at least one, and fewer than 128, the
-        # distance from which on all share the last bucket (MAX_DISTANCE in `uer.layers.relative_position`).
-        _require(found, 4 <= self.relative_attention_buckets_num < 512 or not self.relative_position_embedding,
-                 "relative_attention_buckets_num must lie between 4 and 511")
-        return found
-
-
-    def _problems_of_attention(self) -> list[str]:
-        found: list[str] = []
-        groups = self.local_kv_heads_num
-        _require(found, groups is None or (groups >= 1 and self.heads_num % groups == 0),
-                 f"heads_num {self.heads_num} is no multiple of local_kv_heads_num {groups}")
-        _require(found, min(self.rotary_base, self.local_rotary_base or 2.0) > 1.0,
-                 "rotary_base and local_rotary_base must be above 1")
-        _require(found, 0 <= self.attention_window <= LONGEST_ROW,
-                 f"attention_window must lie between 0 and {LONGEST_ROW:,}")
-        _require(found, 0 <= self.global_attention_every <= MOST_LAYERS,
-                 f"global_attention_every must lie between 0 and {MOST_LAYERS:,}")
-        _require(found, bool(self.attention_window) or self.local_rotary_base is None,
-                 "local_rotary_base needs attention_window")
-        _require(found, not self.alibi_position_embedding or not self.relative_position_embedding,
-                 "alibi_position_embedding and relative_position_embedding exclude one another")
-        _require(found, not self.remove_first_layernorm or self.layernorm_positioning == "pre",
-                 "remove_first_layernorm needs layernorm_positioning pre")
-        return found
-
-
-def model_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's settings from a file of ours, as they are written today.
-
-    Earlier versions named the decoder "transformer" where no model had one; they did not know `stream_0`.
-    """
-    absent = () if "stream_0" in settings else ("decoder",)
-    return {name: value for name, value in settings.items() if name not in absent}
-
-
-def model_identity(model: ModelConfig) -> dict[str, Any]:
-    """A model's settings as hashes of finished work have them: trials of earlier versions are found again.
-
-    It has the settings of the first version, and of those that came later what is not the default.
-    """
-    at_first = {"decoder": "transformer", "bidirectional": False, "has_lmtarget_bias": False}
-    later = {"attention_head_size", "stream_0", "stream_1", "decoder", "layernorm_eps"}
-    modern = {known.name: known.default for known in fields(model) if known.name in MODERN}
-    values = {name: value for name, value in model.values().items() if name not in modern or value != modern[name]}
-    return {**at_first, **{name: value for name, value in values.items() if name not in later or value is not None}}
 
 
 @dataclass(frozen=True)
@@ -408,11 +167,11 @@ class OptimConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, 0 < self.learning_rate < math.inf, "--learning_rate must be positive")
-        _require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
-        _require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
-        _require(found, 0.0 <= self.weight_decay < math.inf, "--weight_decay must not be negative")
-        _require(found, 0.0 <= self.adam_beta2 < 1.0, "--adam_beta2 must lie in [0, 1)")
+        require(found, 0 < self.learning_rate < math.inf, "--learning_rate must be positive")
+        require(found, 0.0 <= self.warmup <= 1.0, "--warmup must lie between 0 and 1")
+        require(found, 0.0 <= self.lr_decay <= 1.0, "--lr_decay must lie between 0 and 1")
+        require(found, 0.0 <= self.weight_decay < math.inf, "--weight_decay must not be negative")
+        require(found, 0.0 <= self.adam_beta2 < 1.0, "--adam_beta2 must lie in [0, 1)")
         return found
 
 
@@ -519,30 +278,30 @@ class TrainConfig:
         found: list[str] = []
         for name in ("total_steps", "save_checkpoint_steps", "report_steps", "accumulation_steps", "batch_size",
                      "keep_checkpoints", "max_skipped_updates"):
-            _require(found, getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}")
+            require(found, getattr(self, name) >= 1, f"--{name} must be at least 1, not {getattr(self, name)}")
         rows = self.batch_size * self.accumulation_steps
-        _require(found, rows <= MOST_ROWS, f"--batch_size x --accumulation_steps must be at most {MOST_ROWS:,} rows of "
-                                           f"an update, not {rows:,}")
-        _require(found, not self.dataset_weights or len(self.dataset_weights) == len(self.dataset_path),
-                 "--dataset_weights needs one number for each --dataset_path")
-        _require(found, all(0 < weight < math.inf for weight in self.dataset_weights),
-                 "--dataset_weights must be positive")
-        _require(found, 0.0 <= self.dev_fraction < 1.0, "--dev_fraction must lie in [0, 1)")
-        _require(found, not (self.dev_fraction and self.dev_dataset_path),
-                 "--dev_fraction and --dev_dataset_path exclude one another")
-        _require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
-        _require(found, self.decay_steps >= 0, "--decay_steps must not be negative")
-        _require(found, bool(self.decay_from) == bool(self.decay_steps), "--decay_from and --decay_steps go together")
-        _require(found, not self.decay_from or self.resume in ("auto", "never"), "--decay_from excludes --resume PATH")
-        _require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
-        _require(found, self.sampled_softmax == 0 or self.sampled_softmax >= LEAST_SAMPLED,
-                 f"--sampled_softmax must be 0 or at least {LEAST_SAMPLED}")
-        _require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
-        _require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
-        _require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")
-        _require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
-        _require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
-        _require_seed(found, self.seed)
+        require(found, rows <= MOST_ROWS, f"--batch_size x --accumulation_steps must be at most {MOST_ROWS:,} rows of "
+                                          f"an update, not {rows:,}")
+        require(found, not self.dataset_weights or len(self.dataset_weights) == len(self.dataset_path),
+                "--dataset_weights needs one number for each --dataset_path")
+        require(found, all(0 < weight < math.inf for weight in self.dataset_weights),
+                "--dataset_weights must be positive")
+        require(found, 0.0 <= self.dev_fraction < 1.0, "--dev_fraction must lie in [0, 1)")
+        require(found, not (self.dev_fraction and self.dev_dataset_path),
+                "--dev_fraction and --dev_dataset_path exclude one another")
+        require(found, self.max_grad_norm >= 0, "--max_grad_norm must not be negative")
+        require(found, self.decay_steps >= 0, "--decay_steps must not be negative")
+        require(found, bool(self.decay_from) == bool(self.decay_steps), "--decay_from and --decay_steps go together")
+        require(found, not self.decay_from or self.resume in ("auto", "never"), "--decay_from excludes --resume PATH")
+        require(found, 0.0 < self.initializer_range < math.inf, "--initializer_range must be positive")
+        require(found, self.sampled_softmax == 0 or self.sampled_softmax >= LEAST_SAMPLED,
+                f"--sampled_softmax must be 0 or at least {LEAST_SAMPLED}")
+        require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
+        require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
+        require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")
+        require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
+        require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
+        require_seed(found, self.seed)
         return found
 
     def writes(self) -> list[File]:
@@ -580,11 +339,11 @@ class LoraConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, 1 <= self.lora_r <= LARGEST_WIDTH, f"--lora_r must lie between 1 and {LARGEST_WIDTH:,}")
-        _require(found, 0 < self.lora_alpha < math.inf, "--lora_alpha must be positive")
-        _require(found, 0.0 <= self.lora_dropout < 1.0, "--lora_dropout must lie in [0, 1)")
-        _require(found, bool(self.lora_target), "--lora_target names none")
-        _require(found, self.use_lora or self == LoraConfig(), "the --lora_ flags need --use_lora")
+        require(found, 1 <= self.lora_r <= LARGEST_WIDTH, f"--lora_r must lie between 1 and {LARGEST_WIDTH:,}")
+        require(found, 0 < self.lora_alpha < math.inf, "--lora_alpha must be positive")
+        require(found, 0.0 <= self.lora_dropout < 1.0, "--lora_dropout must lie in [0, 1)")
+        require(found, bool(self.lora_target), "--lora_target names none")
+        require(found, self.use_lora or self == LoraConfig(), "the --lora_ flags need --use_lora")
         return found
 
     def values(self) -> dict[str, Any]:
@@ -605,13 +364,13 @@ class DistillationConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, bool(self.teacher_model_path) == bool(self.teacher_config_path),
-                 "--teacher_model_path and --teacher_config_path need one another")
-        _require(found, 0.0 <= self.soft_alpha <= 1.0, "--soft_alpha must lie between 0 and 1")
-        _require(found, 0 < self.soft_temperature < math.inf, "--soft_temperature must be positive")
+        require(found, bool(self.teacher_model_path) == bool(self.teacher_config_path),
+                "--teacher_model_path and --teacher_config_path need one another")
+        require(found, 0.0 <= self.soft_alpha <= 1.0, "--soft_alpha must lie between 0 and 1")
+        require(found, 0 < self.soft_temperature < math.inf, "--soft_temperature must be positive")
         untouched = (DistillationConfig.soft_alpha, DistillationConfig.soft_temperature)
-        _require(found, bool(self.teacher_model_path) or (self.soft_alpha, self.soft_temperature) == untouched,
-                 "--soft_alpha and --soft_temperature need --teacher_model_path")
+        require(found, bool(self.teacher_model_path) or (self.soft_alpha, self.soft_temperature) == untouched,
+                "--soft_alpha and --soft_temperature need --teacher_model_path")
         return found
 
 
@@ -640,17 +399,17 @@ class ParallelConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        _require(found, self.world_size >= 1, "--world_size must be at least 1")
-        _require(found, len(set(self.gpu_ranks)) == len(self.gpu_ranks), "--gpu_ranks names a rank twice")
+        require(found, self.world_size >= 1, "--world_size must be at least 1")
+        require(found, len(set(self.gpu_ranks)) == len(self.gpu_ranks), "--gpu_ranks names a rank twice")
         single = self.world_size == 1 and len(self.gpu_ranks) == 1  # then the number is the GPU's, as in UER-py
-        _require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
-                 f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
-        _require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
-        _require(found, self.tensor_parallel_size >= 1, "--tensor_parallel_size must be at least 1")
-        _require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
-        _require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
-        _require(found, self.gradient_compression == "none" or self.sharding == "none",
-                 "--gradient_compression needs --sharding none")
+        require(found, single or all(0 <= rank < self.world_size for rank in self.gpu_ranks),
+                f"--gpu_ranks must lie between 0 and world_size - 1 = {self.world_size - 1}")
+        require(found, all(rank >= 0 for rank in self.gpu_ranks), "--gpu_ranks must not be negative")
+        require(found, self.tensor_parallel_size >= 1, "--tensor_parallel_size must be at least 1")
+        require(found, self.collective_timeout >= 1, "--collective_timeout must be at least 1")
+        require(found, not (self.cpu_offload and self.sharding == "none"), "--cpu_offload needs --sharding fsdp")
+        require(found, self.gradient_compression == "none" or self.sharding == "none",
+                "--gradient_compression needs --sharding none")
         return found
 
 

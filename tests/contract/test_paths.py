@@ -7,6 +7,7 @@ import dataclasses
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,20 @@ def sections_of(script: str, monkeypatch: pytest.MonkeyPatch) -> tuple[type, ...
 @pytest.fixture(autouse=True)
 def _scripts_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+
+
+@pytest.fixture(autouse=True)
+def _one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script's parser is made once for all command lines of a test."""
+    parsers, make = {}, cli._parser
+
+    def parser(description: str, sections: list[type], *rest: Any) -> Any:
+        key = tuple(sections)
+        if key not in parsers:
+            parsers[key] = make(description, sections, *rest)
+        return parsers[key]
+
+    monkeypatch.setattr(cli, "_parser", parser)
 
 
 def flags_of(sections: tuple[type, ...]) -> list[dataclasses.Field]:

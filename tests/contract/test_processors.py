@@ -107,16 +107,27 @@ def make(tmp_path, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def whole_bytes(tmp_path_factory, tokenizer):
-    """The bytes of a case's dataset, made by one process from shards of `SHARD_BYTES`; each case is made once."""
-    make, known = maker(tmp_path_factory.mktemp("whole"), tokenizer), {}
+def stored(tmp_path_factory, tokenizer):
+    """`stored(name, settings)` -> the dataset that `make` gives for a case, made once: tests only read it."""
+    return each_once(maker(tmp_path_factory.mktemp("stored"), tokenizer))
 
-    def bytes_of(name: str, settings: dict) -> bytes:
-        key = name, repr(settings)
+
+def each_once(make, **options):
+    """Calls `make` once for each name, settings and further options; later calls get the same dataset."""
+    known = {}
+
+    def made(name: str, settings: dict, **more):
+        key = name, repr(settings), repr(more)
         if key not in known:
-            known[key] = make(name, settings, shard_bytes=SHARD_BYTES).path.read_bytes()
+            known[key] = make(name, settings, path=f"{len(known)}.pt", **options, **more)
         return known[key]
-    return bytes_of
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tokenizer):
+    """The same made by one process from shards of `SHARD_BYTES`."""
+    return each_once(maker(tmp_path_factory.mktemp("whole"), tokenizer), shard_bytes=SHARD_BYTES)
 
 
 def test_every_entry_has_a_case():
@@ -124,8 +135,8 @@ def test_every_entry_has_a_case():
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_what_is_declared_is_what_is_stored(make, name, settings):
-    dataset = make(name, settings)
+def test_what_is_declared_is_what_is_stored(stored, name, settings):
+    dataset = stored(name, settings)
     processor = open_processor([dataset], MaskingConfig())
     schema, info = processor.schema(), dataset.info
     assert schema_problem(schema) is None and schema == info.schema and processor.lengths() == info.lengths
@@ -137,13 +148,13 @@ def test_what_is_declared_is_what_is_stored(make, name, settings):
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_the_bytes_do_not_depend_on_the_number_of_processes(make, whole_bytes, name, settings):
+def test_the_bytes_do_not_depend_on_the_number_of_processes(make, whole, name, settings):
     dataset = make(name, settings, processes_num=3, shard_bytes=SHARD_BYTES)
-    assert dataset.path.read_bytes() == whole_bytes(name, settings)
+    assert dataset.path.read_bytes() == whole(name, settings).path.read_bytes()
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_a_killed_run_goes_on_to_the_same_bytes(make, whole_bytes, tmp_path, name, settings):
+def test_a_killed_run_goes_on_to_the_same_bytes(make, whole, tmp_path, name, settings):
     child = os.fork()
     if not child:  # a process of its own, which kills itself before its fourth shard
         left, work_on = [1, 2, 3], build.build_shard
@@ -161,14 +172,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(make, whole_bytes, tmp_path, nam
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert not (tmp_path / "killed.pt").exists() and list(tmp_path.glob("killed.pt.work-*"))
     killed = make(name, settings, path="killed.pt", shard_bytes=SHARD_BYTES)
-    assert killed.path.read_bytes() == whole_bytes(name, settings)
+    assert killed.path.read_bytes() == whole(name, settings).path.read_bytes()
     assert not list(tmp_path.glob("killed.pt.work-*"))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_shard_cuts_no_document(make, name):
+def test_a_shard_cuts_no_document(make, stored, name):
     """Small shards hold the same documents as a large one, in plain and in compressed files."""
-    whole, cut = (make(name, {}, path=f"{size}.pt", shard_bytes=size).info.counts for size in (1 << 20, 100))
+    whole, cut = (dataset.info.counts for dataset in (stored(name, {}), make(name, {}, shard_bytes=100)))
     assert whole["documents"] == cut["documents"] > 60 and whole["lines"] == cut["lines"]
     assert whole["blank_lines"] == cut["blank_lines"]
 
@@ -197,8 +208,8 @@ def traced_peak(settings, corpus, folder) -> int:
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_a_batch_is_padded_on_the_right_and_labelled_inside(make, name, settings):
-    dataset = make(name, settings)
+def test_a_batch_is_padded_on_the_right_and_labelled_inside(stored, name, settings):
+    dataset = stored(name, settings)
     processor = open_processor([dataset], MaskingConfig())
     batch = whole_batch(dataset)
     assert set(batch.labels) == set(processor.labels)
@@ -216,9 +227,9 @@ def test_a_batch_is_padded_on_the_right_and_labelled_inside(make, name, settings
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
+def test_batches_are_cut_emptied_and_divided_as_a_whole(stored, name, settings):
     """Trimming, filler rows, slices and counts treat every kind of labels as what it is."""
-    batch = whole_batch(make(name, settings)).rows(0, 7)
+    batch = whole_batch(stored(name, settings)).rows(0, 7)
     trimmed = batch.trimmed()
     sides = {"src": batch.src, **({"tgt": batch.tgt} if batch.tgt else {})}
     longest = {name: int((side.seg > 0).sum(1).max()) for name, side in sides.items()}
@@ -244,9 +255,9 @@ def test_batches_are_cut_emptied_and_divided_as_a_whole(make, name, settings):
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_what_a_sample_is_depends_on_nothing_but_its_number(make, name, settings):
+def test_what_a_sample_is_depends_on_nothing_but_its_number(stored, name, settings):
     """One rank, two ranks, micro-batches, a later start: the same rows with the same labels."""
-    dataset = make(name, settings)
+    dataset = stored(name, settings)
 
     def rows(**options):
         loader = Loader([dataset], open_processor([dataset], MaskingConfig()), **options)
@@ -266,8 +277,8 @@ def test_what_a_sample_is_depends_on_nothing_but_its_number(make, name, settings
 
 
 @pytest.mark.parametrize("name, settings", EVERY)
-def test_an_epoch_holds_every_instance_and_draws_anew(make, name, settings):
-    dataset = make(name, settings)
+def test_an_epoch_holds_every_instance_and_draws_anew(stored, name, settings):
+    dataset = stored(name, settings)
     loader = Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=10)
     versions = 1 if dataset.info.dynamic_masking else dataset.info.dup_factor
     assert loader.samples_per_epoch == versions * len(dataset)
@@ -301,8 +312,8 @@ def texts(name: str, batch) -> Counter:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
-    datasets = [make(name, {}, documents=count, path=f"{count}.pt") for count in (120, 80)]
+def test_an_epoch_of_two_datasets_holds_the_texts_of_both(stored, name):
+    datasets = [stored(name, {}, documents=count) for count in (120, 80)]
     versions = datasets[0].info.dup_factor
     samples = versions * sum(map(len, datasets))
     loader = Loader(datasets, open_processor(datasets, MaskingConfig()), batch_size=samples)
@@ -311,9 +322,9 @@ def test_an_epoch_of_two_datasets_holds_the_texts_of_both(make, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_weights_mix_the_rows_of_two_datasets(make, name):
+def test_weights_mix_the_rows_of_two_datasets(stored, name):
     """Of 4 rows 3 are the first dataset's, which is the smaller one, so that its rows come again."""
-    datasets = [make(name, {}, documents=count, path=f"{count}.pt") for count in (20, 120)]
+    datasets = [stored(name, {}, documents=count) for count in (20, 120)]
     processor = open_processor(datasets, MaskingConfig())
     mixed = Loader(datasets, processor, batch_size=600, weights=[3, 1]).step(0)[0]
     found = texts(name, mixed)
@@ -324,8 +335,8 @@ def test_weights_mix_the_rows_of_two_datasets(make, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_packed_batches_get_a_size_that_holds_them(make, name):
-    dataset = make(name, {})
+def test_packed_batches_get_a_size_that_holds_them(stored, name):
+    dataset = stored(name, {})
     plain, packed = (Loader([dataset], open_processor([dataset], MaskingConfig()), batch_size=10, pack=pack)
                      for pack in (False, True))
     taken = []

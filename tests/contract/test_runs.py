@@ -1,11 +1,10 @@
-"""Whole runs of pretrain.py with every processor, target and encoder: killed and resumed, on two ranks, evaluated.
+"""Whole runs of pretrain.py with every processor, target and encoder: resumed, on two ranks, evaluated.
 
 A new entry of a table needs a place in RUNS below; all tests then run it.
 """
 
 import json
 import random
-import signal
 
 import pytest
 import torch
@@ -57,7 +56,7 @@ RUNS = {
     "bart": ("bart", ["lm"], "transformer", {**DECODER, "share_embedding": True, "has_lmtarget_bias": True}),
 }
 TGT_LENGTH = {name: {"tgt_seq_length": 16} for name in ("mt", "gsg")}
-STEPS = {"total_steps": 6, "save_checkpoint_steps": 3, "report_steps": 2, "data_processor": None}
+STEPS = {"total_steps": 4, "save_checkpoint_steps": 2, "report_steps": 2, "data_processor": None}
 TWO_RANKS = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
 
 
@@ -102,15 +101,14 @@ def test_a_decoder_is_missed(playground):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_killed_run_ends_with_the_same_bits(playground, name):
-    """Killed while it writes its last weights, it goes on from the state before; dropout and masks are the same."""
-    playground.run(f"{name}-whole", **flags_of(playground, name, dev_fraction=0.03))
+def test_a_resumed_run_ends_with_the_same_bits(playground, name):
+    """From the state in its middle; dropout and masks are the same. `tests/training/test_resume.py` kills runs."""
     flags = flags_of(playground, name, dev_fraction=0.03)
-    job = playground.start(f"{name}-killed", kill={"rename_to": f"{name}-killed-6"}, **flags)
-    assert job.wait() == 128 + signal.SIGKILL, job.output
-    assert "resumed after step 3" in playground.run(f"{name}-killed", **flags).output
-    whole, killed = ((playground.folder / f"{name}-{part}-6").read_bytes() for part in ("whole", "killed"))
-    assert whole == killed
+    playground.run(f"{name}-whole", **flags)
+    state = playground.folder / f"{name}-whole.state-2"
+    assert "resumed after step 2" in playground.run(f"{name}-resumed", **flags, resume=state).output
+    whole, resumed = ((playground.folder / f"{name}-{part}-4").read_bytes() for part in ("whole", "resumed"))
+    assert whole == resumed
     losses = playground.losses(f"{name}-whole")
     assert losses[-1] < losses[0], "nothing was learned"
     columns = playground.figures(f"{name}-whole", "eval")[-1]
@@ -124,10 +122,10 @@ def test_a_killed_run_ends_with_the_same_bits(playground, name):
 @pytest.mark.parametrize("name", ["bert", "lm", "cls", "mt", "t5"])
 def test_two_ranks_learn_the_same(playground, name):
     """To rounding, without dropout."""
-    flags = flags_of(playground, name, dropout=0.0, save_checkpoint_steps=6)
+    flags = flags_of(playground, name, dropout=0.0, save_checkpoint_steps=4)
     playground.run(f"{name}-one", **flags)
     playground.run(f"{name}-two", **{**flags, **TWO_RANKS})
     assert playground.losses(f"{name}-two") == pytest.approx(playground.losses(f"{name}-one"), rel=1e-4)
-    one, two = (checkpoint.load_weights(playground.folder / f"{name}-{part}-6") for part in ("one", "two"))
+    one, two = (checkpoint.load_weights(playground.folder / f"{name}-{part}-4") for part in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=1e-3, atol=1e-4)

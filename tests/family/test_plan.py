@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from uer import cli
@@ -23,6 +22,7 @@ from uer.family.sizes import resolve
 from uer.family.teaching import Teaching
 from uer.flops import parameter_count
 from uer.hardware import known_gpu
+from uer.meta_device import Unfilled
 from uer.model import build_model
 from uer.text import hours
 
@@ -78,7 +78,7 @@ def test_hours_follow_from_flops(sizes):
 
 def test_all_24_configurations_are_what_they_are_called(sizes):
     for size in sizes:
-        with torch.device("meta"):
+        with Unfilled():
             ours = build_model(replace(size.config, target=("mlm",)), VOCAB)
             theirs = BertForMaskedLM(BertConfig(**ARCHITECTURES["bert"].config_json(size.config, VOCAB, "mlm")))
         layers, hidden = (int(part.split("-")[1]) for part in size.name.split("_"))

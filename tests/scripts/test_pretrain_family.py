@@ -37,8 +37,8 @@ def inputs(tmp_path_factory):
 def command(inputs, output, *more):
     return [sys.executable, str(ROOT / "scripts" / "pretrain_family.py"), "--sizes", str(inputs / "nano_config.json"),
             "--corpus_path", str(inputs / "corpus.txt"), "--vocab_path", str(inputs / "vocab.txt"),
-            "--output_dir", str(output), "--seq_length", "32", "64", "--total_steps", "20", "150",
-            "--global_batch_size", "8", "4", "--batch_size", "4", "4", "--save_checkpoint_steps", "50",
+            "--output_dir", str(output), "--seq_length", "32", "64", "--total_steps", "20", "80",
+            "--global_batch_size", "8", "4", "--batch_size", "4", "4", "--save_checkpoint_steps", "40",
             "--report_steps", "10", "--report_seconds", "0.5", "--device", "cpu", "--name_prefix", "test", "--no_check",
             "--full_sentences", "true", "--document_attention", "true", "--scheduler", "trapezoidal", *more]
 
@@ -123,8 +123,8 @@ def check_folder(folder):
     assert read(folder / "vocab.txt").split() == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]
     card = read(folder / "README.md")
     assert "# test_nano" in card and "Corpus: `corpus.txt`." in card and "| 32 | 300 | 0 |" in card
-    assert "Stage 1, 20 steps of 8 x 32 tokens:" in card and "Stage 2, 150 steps of 4 x 64 tokens:" in card
-    assert "| 20 | " in card and "| 150 | " in card  # the last points of both curves
+    assert "Stage 1, 20 steps of 8 x 32 tokens:" in card and "Stage 2, 80 steps of 4 x 64 tokens:" in card
+    assert "| 20 | " in card and "| 80 | " in card  # the last points of both curves
     assert "--accumulation_steps 2" in card and "| Attention inside documents | yes |" in card
     assert str(ROOT) not in card
 

@@ -1,5 +1,6 @@
 """Runs pretrain.py many times with one import of torch: this process forks a child for each run.
 
+Each connection to its socket is served by a process of its own, so that all processes of a test run share the import.
 One JSON line in, one out.
 
 - {"argv": [...], "env": {...}, "log": PATH} starts a run of pretrain.py and answers its process id. A variable whose
@@ -21,7 +22,9 @@ import json
 import os
 import resource
 import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +36,7 @@ from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+os.fsync = lambda file: None  # as in conftest.py
 
 
 def import_everything() -> dict[str, Any]:
@@ -182,8 +186,28 @@ def main() -> None:
     # torch's modules, and so copy their memory: 0.3 s for each run.
     gc.collect()
     gc.freeze()
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line), imports)), flush=True)
+    listener, owner = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    while is_alive(owner):
+        if select.select([listener], [], [], 0.5)[0]:
+            connection, _ = listener.accept()
+            if not os.fork():
+                listener.close()
+                serve(connection.makefile("rw", encoding="utf-8"), imports)
+                os._exit(0)
+            connection.close()
+
+
+def serve(stream: IO[str], imports: dict[str, Any]) -> None:
+    for line in stream:
+        print(json.dumps(answer(json.loads(line), imports)), file=stream, flush=True)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

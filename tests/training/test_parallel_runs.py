@@ -14,8 +14,8 @@ from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.runtime import launch, parallel
 
-SAME = {"dropout": 0.0, "total_steps": 6, "save_checkpoint_steps": 6, "report_steps": 2, "dev_fraction": 0.2,
-        "eval_steps": 3}
+SAME = {"dropout": 0.0, "total_steps": 4, "save_checkpoint_steps": 4, "report_steps": 2, "dev_fraction": 0.2,
+        "eval_steps": 2}
 
 
 def free_port() -> int:
@@ -56,12 +56,12 @@ def assert_same_run(playground, name):
     """The same losses, the same evaluations and the same weights as those of one rank."""
     assert playground.losses(name) == pytest.approx(playground.losses("reference"), abs=2e-5)
     evaluations = [playground.figures(run, "eval") for run in (name, "reference")]
-    assert [[line["step"] for line in lines] for lines in evaluations] == [[3, 6], [3, 6]]
+    assert [[line["step"] for line in lines] for lines in evaluations] == [[2, 4], [2, 4]]
     for key in ("loss", "acc", "perplexity"):
         ours, theirs = ([line[key] for line in lines] for lines in evaluations)
         assert ours == pytest.approx(theirs, rel=1e-4)
-    ours = checkpoint.load_weights(playground.folder / f"{name}-6")
-    for key, value in checkpoint.load_weights(playground.folder / "reference-6").items():
+    ours = checkpoint.load_weights(playground.folder / f"{name}-4")
+    for key, value in checkpoint.load_weights(playground.folder / "reference-4").items():
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=2e-5)
 
 
@@ -100,7 +100,7 @@ def test_bf16_between_ranks_trains_as_the_same_computation_in_one(reference, nam
         reference.run("bf16", **same, batch_size=8)
     reference.run(name, **same, **split, **flags)
     assert reference.losses(name) == pytest.approx(reference.losses("bf16"), abs=2e-3)
-    ours, bf16, fp32 = (checkpoint.load_weights(reference.folder / f"{run}-6") for run in (name, "bf16", "reference"))
+    ours, bf16, fp32 = (checkpoint.load_weights(reference.folder / f"{run}-4") for run in (name, "bf16", "reference"))
     assert {value.dtype for value in ours.values()} == {torch.float32}
     assert 0 < distance(ours, bf16) < 2 * distance(bf16, fp32)
 

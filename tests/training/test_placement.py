@@ -13,6 +13,7 @@ from uer.data.row_fetcher import copied_bytes
 from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
+from uer.training import loaders
 from uer.training import run as run_module
 from uer.training.cuda_graph import CaptureError
 
@@ -28,12 +29,12 @@ def test_the_budget_counts_training_and_evaluation_data(tmp_path, monkeypatch, f
     data = SimpleNamespace(train=train, dev=dev, processor=SimpleNamespace(schema=lambda: {"src": Column()}))
     needed = copied_bytes(train + dev, ["src"])
     assert needed == 2 * copied_bytes(train, ["src"])
-    free = needed / run_module.FRACTION_FOR_DATA + (1 if fits else -1)
+    free = needed / loaders.FRACTION_FOR_DATA + (1 if fits else -1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
-    monkeypatch.setattr(run_module, "open_fetchers", lambda datasets, columns, device: (datasets, columns, str(device)))
-    run = SimpleNamespace(world=SimpleNamespace(device=torch.device("cuda")), data=data, static=True,
-                          config=SimpleNamespace(dataset_device="auto"))
-    opened = run_module.Run._placement(run, reads_padding=False)["fetchers"]
+    monkeypatch.setattr(loaders, "open_fetchers", lambda datasets, columns, device: (datasets, columns, str(device)))
+    made = loaders.Loaders(SimpleNamespace(dataset_device="auto"), data, SimpleNamespace(device=torch.device("cuda")),
+                           None, static=True, reads_padding=False, both_sides=False)
+    opened = made._placement["fetchers"]
     assert opened == (train + dev, ["src"], "cuda" if fits else "cpu")
 
 

@@ -68,8 +68,9 @@ def test_killed_in_every_phase_leaves_no_trace(playground):
              playground.figures("killed") + playground.figures("killed", "eval")}
     assert again == whole
     assert not list(playground.folder.glob("*.tmp"))
-    for step in range(5, 61, 5):
-        assert read_settings(playground.folder / f"killed-{step}") == read_settings(playground.folder / f"whole-{step}")
+    for step in range(3, 31, 3):
+        settings = [read_settings(playground.folder / f"{name}-{step}") for name in ("killed", "whole")]
+        assert settings[0] == settings[1] != {}
     assert len(list(playground.folder.glob("killed.state-*"))) == len(list(playground.folder.glob("whole.state-*")))
 
 
@@ -160,15 +161,15 @@ def test_a_state_is_plain_tensors_and_json(finished_run):
 
 def test_going_on_with_other_ranks(playground):
     """1 rank -> 2 -> 1 with micro-batches -> 2 that share the parameters -> 1; each ends where the first one ends."""
-    flags = {"total_steps": 10, "keep_checkpoints": 5, "report_steps": 2, "dropout": 0.0}
+    flags = {"total_steps": 5, "keep_checkpoints": 5, "report_steps": 1, "dropout": 0.0}
     two = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
-    playground.run("ranks-0", **flags, save_checkpoint_steps=2, batch_size=4)
-    whole = checkpoint.load_weights(playground.folder / "ranks-0-10")
+    playground.run("ranks-0", **flags, save_checkpoint_steps=1, batch_size=4)
+    whole = checkpoint.load_weights(playground.folder / "ranks-0-5")
     layouts = [two, {"batch_size": 2, "accumulation_steps": 2}, {**two, "sharding": "fsdp"}, {"batch_size": 4}]
     for number, layout in enumerate(layouts, start=1):
-        state = playground.folder / f"ranks-{number - 1}.state-{2 * number}"
-        job = playground.run(f"ranks-{number}", **flags, **layout, save_checkpoint_steps=2 * number + 2, resume=state)
-        assert f"resumed after step {2 * number}" in job.output
-        weights = checkpoint.load_weights(playground.folder / f"ranks-{number}-10")
+        state = playground.folder / f"ranks-{number - 1}.state-{number}"
+        job = playground.run(f"ranks-{number}", **flags, **layout, save_checkpoint_steps=number + 1, resume=state)
+        assert f"resumed after step {number}" in job.output
+        weights = checkpoint.load_weights(playground.folder / f"ranks-{number}-5")
         for name in whole:
             torch.testing.assert_close(whole[name], weights[name], rtol=1e-3, atol=2e-5)

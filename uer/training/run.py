@@ -21,12 +21,7 @@ from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
 from uer.checkpoint.state import StateFolder, check_settings, read_weights
-from uer.config import (
-    TrainConfig,
-)
 from uer.convert.open import load_uer_weights
-from uer.data.loader import EvaluationLoader, Loader
-from uer.data.row_fetcher import copied_bytes, open_fetchers
 from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
@@ -59,10 +54,13 @@ from uer.sizes import check_sizes
 from uer.tensor_parallel import split_model
 from uer.tokenizers import build_tokenizers
 from uer.training import decay, preflight
+from uer.training.compilation import compile_step, is_compiled
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
+from uer.training.loaders import Loaders
 from uer.training.report import Reporter
+from uer.training.run_problems import check_weights_dtype, graph_problems, require_possible
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
 from uer.training.trainer import Trainer
@@ -71,9 +69,6 @@ from uer.training.update import Parts, StepModule, Update
 SMALL_MODEL = 50_000_000
 """Parameters. With more, several ranks average gradients during the backward pass (DistributedDataParallel), which pays
 more than a CUDA graph, after which they are averaged."""
-ADAMW = ("adamw", "stableadamw")
-"""Optimizers that update shards and masters, and never need the host."""
-FRACTION_FOR_DATA = 0.3  # of the GPU's free memory: a dataset below this size is copied to the GPU
 
 
 def run(settings: Settings) -> int:
@@ -82,22 +77,7 @@ def run(settings: Settings) -> int:
     Raises:
         UserError: an error that the user can correct, from any of the processes.
     """
-    if settings.parallel.sharding == "fsdp" and settings.optim.optimizer not in ADAMW:
-        raise UserError(f"--sharding fsdp works with --optimizer {' and '.join(ADAMW)}, not "
-                        f"{settings.optim.optimizer}, whose state cannot be split")
-    if settings.parallel.tensor_parallel_size > 1 and (problems := tensor_parallel_problems(settings)):
-        raise UserError(f"--tensor_parallel_size: {'; '.join(problems)}")
-    if settings.train.weights_dtype != "fp32":
-        if settings.parallel.sharding == "fsdp":
-            raise UserError("--weights_dtype bf16 needs --sharding none; fsdp keeps float32 weights and gathers them "
-                            "in bf16 itself")
-        if settings.optim.optimizer not in ADAMW:
-            raise UserError(f"--weights_dtype bf16 works with --optimizer {' and '.join(ADAMW)}, which keep float32 "
-                            f"masters, not {settings.optim.optimizer}")
-    if settings.train.sampled_softmax and settings.distillation.teacher_model_path:
-        raise UserError("--sampled_softmax: the distribution of --teacher_model_path has all entries")
-    if settings.lora.use_lora and (problems := lora_problems(settings)):
-        raise UserError(f"--use_lora {problems[0]}")
+    require_possible(settings)
     if settings.train.dry_run:
         print("\n".join(plan(settings)), flush=True)
         return 0
@@ -121,16 +101,6 @@ def not_captured(error: CaptureError) -> UserError:
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
 
 
-def lora_problems(settings: Settings) -> list[str]:
-    """Why a run cannot train adapters, one line for each reason."""
-    checks = {"needs --pretrained_model_path: a model of random weights is not worth freezing":
-                  not settings.train.pretrained_model_path,
-              "needs --tensor_parallel_size 1": settings.parallel.tensor_parallel_size > 1,
-              "needs --sharding none: frozen weights are whole on each rank": settings.parallel.sharding != "none",
-              "needs --weights_dtype fp32": settings.train.weights_dtype != "fp32"}
-    return [problem for problem, found in checks.items() if found]
-
-
 def plan(settings: Settings) -> list[str]:
     """The lines of --dry_run, with the datasets where they exist, else with full rows of the model's longest length."""
     if all(map(os.path.exists, settings.train.dataset_path)):
@@ -141,29 +111,6 @@ def plan(settings: Settings) -> list[str]:
         rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
     train = replace(settings.train, total_steps=settings.train.decay_steps or settings.train.total_steps)
     return plan_lines(settings.model, train, settings.parallel, rows)
-
-
-def tensor_parallel_problems(settings: Settings) -> list[str]:
-    """Why this run's model cannot be divided among ranks, one line for each reason."""
-    checks = {f"--optimizer {settings.optim.optimizer} needs whole matrices": settings.optim.optimizer != "adamw",
-              "--weights_dtype bf16 needs whole layers": settings.train.weights_dtype != "fp32",
-              "--compile on: the sums over ranks are not compiled": settings.train.compile == "on",
-              "--sampled_softmax chooses among all entries": settings.train.sampled_softmax > 0,
-              "--teacher_model_path: a teacher's logits are whole": bool(settings.distillation.teacher_model_path)}
-    return [problem for problem, found in checks.items() if found]
-
-
-def graph_problems(settings: Settings) -> list[str]:
-    """Why an update of this run cannot be a CUDA graph, one line for each reason."""
-    checks = {"this run has no GPU": not torch.cuda.is_available() or settings.parallel.device == "cpu",
-              f"--optimizer {settings.optim.optimizer} needs the host": settings.optim.optimizer not in ADAMW,
-              "--tensor_parallel_size adds up the ranks' results": settings.parallel.tensor_parallel_size > 1,
-              "--sharding fsdp launches its own kernels": settings.parallel.sharding != "none",
-              "--gradient_compression bf16 belongs to DistributedDataParallel":
-                  settings.parallel.gradient_compression != "none",
-              "--activation_checkpointing keeps the state of random generators":
-                  settings.parallel.activation_checkpointing != "off"}
-    return [problem for problem, found in checks.items() if found]
 
 
 def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
@@ -356,12 +303,12 @@ class Run:
             optimizer.sum_ = world.sum_  # for StableAdamW, which measures whole gradients
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         reads_padding = model.encoder.reads_padding
-        placement = world.check(lambda: self._placement(reads_padding))
-        loader, held_out = world.check(lambda: (self._build_loader(placement, reads_padding),
-                                                self._build_dev_loader(placement)))
+        loaders = Loaders(config, self.data, world, self.document_start, self.static, reads_padding,
+                          both_sides=bool(self.settings.model.decoder))
+        loader, held_out = world.check(lambda: (loaders.training(), loaders.held_out()))
         self._set_flops(precision, teacher)
         update = (partial(GraphedUpdate, compiled=self.compiled) if graphed else
-                  self._cpu_update(model, began.get("threads"), placement["trim"]))
+                  self._cpu_update(model, began.get("threads"), loaders.trim))
         kept = {"precision": precision.name, **({"threads": self.split.values()} if self.split else {})}
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
@@ -460,41 +407,6 @@ class Run:
 
         return export
 
-    def _build_loader(self, placement: dict[str, Any], reads_padding: bool) -> Loader:
-        config, world = self.config, self.world
-        # A `Packing` is the size of the source side alone, so the batches of a model with a decoder keep their padding.
-        pack = self.static and config.unpad != "off" and not reads_padding and not self.settings.model.decoder
-        return Loader(self.data.train, self.data.processor, batch_size=config.batch_size,
-                      accumulation_steps=config.accumulation_steps, rank=world.data_rank,
-                      world_size=world.data_world_size, seed=config.seed, weights=config.dataset_weights,
-                      dev_fraction=config.dev_fraction,
-                      pack=pack, document_start=self.document_start, **placement)
-
-    def _build_dev_loader(self, placement: dict[str, Any]) -> EvaluationLoader | None:
-        config, world = self.config, self.world
-        if not self.data.dev and not config.dev_fraction:
-            return None
-        return EvaluationLoader(self.data.dev or self.data.train, self.data.dev_processor, batch_size=config.batch_size,
-                                rank=world.data_rank, world_size=world.data_world_size,
-                                dev_fraction=config.dev_fraction, **placement)
-
-    def _placement(self, reads_padding: bool) -> dict[str, Any]:
-        """The arguments of the loaders that say where the datasets are and where batches are made. Both loaders share
-        one copy of the datasets.
-
-        Padding is trimmed if shapes need not be static, but not for an encoder that reads padding: its hidden states
-        would depend on the longest row of the batch.
-        """
-        device, wanted = self.world.device, self.config.dataset_device
-        read = self.data.train + self.data.dev, list(self.data.processor.schema())
-        on_gpu = device.type == "cuda"
-        if wanted == "cuda" and not on_gpu:
-            raise UserError("--dataset_device cuda: this run has no GPU")
-        fits = on_gpu and copied_bytes(*read) < FRACTION_FOR_DATA * torch.cuda.mem_get_info(device)[0]
-        on_device = on_gpu and (wanted == "cuda" or (wanted == "auto" and fits))
-        return {"device": device, "fetchers": open_fetchers(*read, device if on_device else "cpu"),
-                "trim": not self.static and not reads_padding}
-
     def _set_old_states_aside(self) -> None:
         """Rename the training states of an earlier run with the same --output_model_path."""
         steps = self.folder.set_aside()
@@ -530,28 +442,3 @@ class Run:
         notes = [*parts.model.warnings(), *masking_notes(self.settings.masking, self.data)]
         for line in [*teacher_line, *plan.lines(), *notes]:
             self.reporter.say(line)
-
-
-def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:
-    """
-    Raises:
-        UserError: weights of this type need autocast of the same type.
-    """
-    if weights_dtype not in ("fp32", precision.name):
-        raise UserError(f"--weights_dtype {weights_dtype} needs --precision {weights_dtype}, not {precision.name}")
-
-
-def compile_step(forward: torch.nn.Module, combo_kernels: bool = False) -> None:
-    """Compile a step: for one size of batch, and when others come, once more for all sizes.
-
-    Args:
-        combo_kernels: let torch's compiler combine kernels that do not depend on one another.
-    """
-    forward.compile(options={"combo_kernels": True} if combo_kernels else None)
-
-
-def is_compiled(config: TrainConfig, world: World) -> bool:
-    """Whether torch.compile is used, which needs static shapes: with --compile on, and on GPUs with --compile auto, but
-    not where ranks compute layers together."""
-    automatic = world.device.type == "cuda" and world.config.tensor_parallel_size == 1
-    return config.compile == "on" or (config.compile == "auto" and automatic)
