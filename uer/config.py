@@ -163,7 +163,8 @@ class OptimConfig:
     optimizer: str = flag("adamw", "Optimizer.", family="optimizer")
     scheduler: str = flag("linear", "Learning-rate schedule.", family="scheduler")
     weight_decay: float = flag(0.01, "Weight decay of all parameters but biases and layer norms.")
-    adam_beta2: float = flag(0.999, "Decay rate of AdamW's second moment (adamw, and what muon leaves to it).")
+    adam_beta2: float = flag(0.999, "Decay rate of the second moment (adamw, stableadamw, and what muon leaves to "
+                                    "AdamW).")
 
     def problems(self) -> list[str]:
         found: list[str] = []

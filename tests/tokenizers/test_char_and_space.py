@@ -61,7 +61,7 @@ def test_build_tokenizer_picks_by_name(tmp_path):
     for name in ("bert", "char", "space"):
         tokenizer = build_tokenizer(TokenizerConfig(tokenizer=name, vocab_path=str(path)))
         assert tokenizer.settings["kind"] == name
-    with pytest.raises(UserError, match=r"--tokenizer: 'byte' is unknown; choose from: bert, bpe, char, space"):
+    with pytest.raises(UserError, match=r"--tokenizer: 'byte' is unknown; choose from: bert, bpe, char, qwen, space"):
         build_tokenizer(TokenizerConfig(tokenizer="byte", vocab_path=str(path)))
     with pytest.raises(UserError, match="--vocab_path is required"):
         build_tokenizer(TokenizerConfig())
