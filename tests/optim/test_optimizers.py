@@ -15,6 +15,7 @@ from uer.optim import (
     Adafactor,
     AdamW,
     Muon,
+    StableAdamW,
     build_optimizer,
     check_ownership,
     parameter_groups,
@@ -189,12 +190,13 @@ def test_groups_own_every_parameter_once():
 
 
 @pytest.mark.gpu
-def test_adamw_is_the_same_on_cuda_and_in_a_graph():
+@pytest.mark.parametrize("kind", [AdamW, StableAdamW])
+def test_it_is_the_same_on_cuda_and_in_a_graph(kind):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     host = parameters()
     device = [nn.Parameter(p.detach().cuda()) for p in host]
-    optimizers = [AdamW([{"params": params, "weight_decay": 0.01}], lr=1e-2, capturable=params is device)
+    optimizers = [kind([{"params": params, "weight_decay": 0.01}], lr=1e-2, capturable=params is device)
                   for params in (host, device)]
     give_gradients(host, 0)
     for one, two in zip(host, device):
@@ -205,7 +207,10 @@ def test_adamw_is_the_same_on_cuda_and_in_a_graph():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         optimizers[1].step()
-    for rate in (1e-3, 1e-4):
+    for step, rate in ((3, 1e-3), (4, 1e-4)):
+        give_gradients(host, step)
+        for one, two in zip(host, device):
+            two.grad.copy_(one.grad)
         for optimizer in optimizers:
             set_learning_rate(optimizer, rate)
         optimizers[0].step()
