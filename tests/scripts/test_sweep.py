@@ -119,6 +119,13 @@ def test_the_command_is_one_of_pretrain(tmp_path):
     assert settings[0].dataset_path == ("a.pt", "b.pt") and settings[0].document_attention and settings[0].seed == 9
 
 
+def test_a_run_shorter_than_the_interval_of_reports_has_a_report(tmp_path):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps({"common": {"report_steps": 200}, "runs": {"short": {"total_steps": 7}, "long": {}}}))
+    trials = sweep.read_sweep(sweep.SweepConfig(str(path), str(tmp_path / "out")))
+    assert [trial.flags["report_steps"] for trial in trials] == [7, 200]
+
+
 @pytest.mark.parametrize(("content", "message"), [
     ({"runs": {}}, "needs the keys"), ({"runs": {"a": {"seed": 3}}}, "--seed is set by this command"),
     ({"runs": {"a b": {}, "a/b": {}}}, "the same folder"), ({"run": {"a": {}}}, "needs the keys")])
