@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -370,10 +370,11 @@ class Run:
         model = build_model(model_config, self.data.vocab_size, **self.layout,
                             activation_checkpointing=self.settings.parallel.activation_checkpointing,
                             deep_init=config.deep_init, initializer_range=config.initializer_range)
+        counts = cache(partial(token_counts, self.data.train))
         if config.position_init == "sinusoidal":
             start_sinusoidal(model, config.initializer_range)
         if config.output_bias_init == "frequencies":
-            start_at_frequencies(model, partial(token_counts, self.data.train))
+            start_at_frequencies(model, counts)
         sides = example_batch(self.data.processor, rows=1).labels
         require_sides(model, {name: labels.side for name, labels in sides.items()})
         path = config.pretrained_model_path
@@ -389,7 +390,7 @@ class Run:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)
         if config.sampled_softmax:
-            sample_softmax(model, config.sampled_softmax, partial(token_counts, self.data.train))
+            sample_softmax(model, config.sampled_softmax, counts)
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model
