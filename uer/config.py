@@ -267,6 +267,9 @@ class TrainConfig:
                                 "--batch_size) and do nothing. The datasets need not exist.", identity=False)
     device_name: str | None = flag(None, "With --dry_run: plan for this GPU, such as H100.", identity=False)
     mfu: float = flag(0.4, "With --dry_run: the part of the devices' peak that training reaches.", identity=False)
+    loss_law: str | None = flag(None, "With --dry_run: file of scripts/fit_loss_law.py, which tells the loss to\n"
+                                      "expect (default: a shipped law, where one is of such a model).", path="read",
+                                identity=False)
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
     eval_masking: str = flag("as_training", "Masks of the held-out data. tokens: 15% of the single tokens, whatever\n"
@@ -299,7 +302,8 @@ class TrainConfig:
                 f"--sampled_softmax must be 0 or at least {LEAST_SAMPLED}")
         require(found, 0 <= self.threads <= MOST_THREADS, f"--threads must lie between 0 and {MOST_THREADS:,}")
         require(found, 0 < self.mfu <= 1, "--mfu must lie between 0 and 1, and not be 0")
-        require(found, self.dry_run or not self.device_name, "--device_name needs --dry_run")
+        for name in ("device_name", "loss_law"):
+            require(found, self.dry_run or not getattr(self, name), f"--{name} needs --dry_run")
         require(found, self.eval_steps >= 0, "--eval_steps must not be negative")
         require(found, self.peak_flops == 0 or self.peak_flops >= LEAST_PEAK_FLOPS, PEAK_FLOPS_PROBLEM)
         require_seed(found, self.seed)

@@ -1,5 +1,5 @@
 """What a pretraining run would need, on any devices: parameters, memory by part, operations, communication, hours, the
-largest batch.
+largest batch, the loss to expect.
 
 `pretrain.py ... --dry_run` prints it and trains nothing. Datasets and devices need not be there.
 """
@@ -16,6 +16,7 @@ from uer.family.devices import Devices, named_devices
 from uer.family.scaling import LINK_EFFICIENCY, NETWORK_BANDWIDTH, NODE, all_reduce_seconds
 from uer.flops import flops_per_token, parameter_count
 from uer.hardware import GPUS, known_gpu
+from uer.loss_law import law_of, layer_parameters, read_law
 from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
 from uer.registry import choose
 from uer.runtime.precision import TYPES, automatic
@@ -77,7 +78,7 @@ def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig,
             f"{parallel.tensor_parallel_size}; sharding {parallel.sharding}, activation checkpointing "
             f"{parallel.activation_checkpointing}, {precision}",
             *_memory_lines(memory, train, rows, gpu),
-            *_time_lines(model, train, parallel, rows, precision, gpu)]
+            *_time_lines(model, train, parallel, rows, precision, gpu), *_loss_lines(model, train, parallel, rows)]
 
 
 def _memory_lines(memory: Any, train: TrainConfig, rows: Rows, gpu: Any) -> list[str]:
@@ -101,7 +102,7 @@ def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig
                 gpu: Any) -> list[str]:
     """Operations, communication and hours."""
     per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor)
-    update = train.batch_size * train.accumulation_steps * (parallel.world_size // parallel.tensor_parallel_size)
+    update = rows_of_update(train, parallel)
     tokens = update * train.total_steps * rows.length
     lines = [f"compute: {per_token / 1e9:.3g} GFLOP a token, {count(tokens)} tokens in {train.total_steps:,} updates "
              f"of {update:,} rows, {per_token * tokens:.2e} FLOP in all"]
@@ -118,6 +119,24 @@ def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig
         lines.append(f"time: {hours(needed / 3600)} {at}; nothing is added for checkpoints"
                      + " and communication" * (parallel.world_size > 1))
     return lines
+
+
+def _loss_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows) -> list[str]:
+    """The loss to expect of a run that starts with random weights, where a law is of its model or named."""
+    if train.pretrained_model_path or train.decay_from:
+        return []
+    found = ((train.loss_law, read_law(train.loss_law, "--loss_law")) if train.loss_law else
+             law_of(model, rows.vocab_size))
+    if found is None:
+        return []
+    path, law = found
+    tokens = rows_of_update(train, parallel) * train.total_steps * rows.length
+    return [law.line(path, layer_parameters(model, rows.vocab_size), tokens)]
+
+
+def rows_of_update(train: TrainConfig, parallel: ParallelConfig) -> int:
+    """Rows of all data-parallel ranks' micro-batches."""
+    return train.batch_size * train.accumulation_steps * (parallel.world_size // parallel.tensor_parallel_size)
 
 
 @dataclass(frozen=True)
