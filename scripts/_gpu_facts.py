@@ -68,7 +68,7 @@ def shown(figures: dict[str, Any]) -> str:
     """The figures of a fact for people.
 
     >>> shown({"step_ms": 1.23456, "at": ["a.py:3"]})
-    'step_ms=1.235 at=[\\'a.py:3\\']'
+    "step_ms=1.235 at=['a.py:3']"
     """
     return " ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
                     for name, value in figures.items())

@@ -150,7 +150,7 @@ def reports_of(lines: list[Line]) -> list[Report]:
 def seconds_per_update(reports: list[Report]) -> float:
     """The median over the pairs of neighbouring reports.
 
-    >>> seconds_per_update([Report(6, 0.0, 9.0), Report(12, 0.0, 12.0), Report(18, 0.0, 15.6), Report(24, 0.0, 18.6)])
+    >>> seconds_per_update([Report(6, 0.0, 9.0), Report(12, 0.0, 12.0), Report(18, 0.0, 16.5), Report(24, 0.0, 19.5)])
     0.5
     """
     return statistics.median((later.seconds - earlier.seconds) / (later.step - earlier.step)

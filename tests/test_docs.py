@@ -8,6 +8,8 @@ import doctest
 import importlib
 import json
 import re
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +28,9 @@ from uer.finetuning.tasks.classification import Classification
 from uer.model import build_model
 from uer.tokenizers import BertTokenizer, Vocab
 
-PAGES = ("README.md", "README_ZH.md", "docs/preprocessing.md", "docs/training.md", "docs/family.md", "docs/scaling.md",
-         "docs/scripts.md", "docs/differences.md", "docs/extending.md", "docs/glossary.md", "docs/python.md",
-         "docs/models.md", "docs/gpt2.md", "docs/t5.md",
-         "models/README.md", "corpora/README.md", "finetune/README.md")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.md", "*/*.md") for path in ROOT.glob(pattern)
+               if path.name != "BENCHMARKS.md")
 CONFIG = ModelConfig(emb_size=128, hidden_size=128, feedforward_size=512, heads_num=2, layers_num=2,
                      embedding=("word", "pos", "seg"), tie_weights=True)
 
@@ -129,13 +130,26 @@ def test_the_python_of_the_readme_runs(folder, root):
     assert names["vectors"].shape == (2, CONFIG.hidden_size) and len(names["words"]) == 3
 
 
-@pytest.mark.parametrize("folder", ["uer/finetuning", "uer/data", "uer/training", "uer/runtime"])
-def test_the_examples_in_docstrings_are_right(root, folder):
+def test_the_page_of_scripts_has_every_script(root):
+    page = (root / "docs/scripts.md").read_text(encoding="utf-8")
+    named = set()
+    for pattern in re.findall(r"scripts/([\w{},]+)\.py", page):  # convert_{bert,albert}_x stands for two
+        parts = [part.strip("{}").split(",") for part in re.split(r"(\{.*?\})", pattern)]
+        named |= {"".join(choice) for choice in product(*parts)}
+    named |= {re.sub("from_uer_to_huggingface", "from_huggingface_to_uer", name) for name in named}  # "the ways back"
+    named |= {re.sub("from_original_tf_to_uer", "from_uer_to_original_tf", name) for name in named}
+    scripts = {path.stem for path in (root / "scripts").glob("[!_]*.py")}
+    assert named >= scripts, scripts - named
+
+
+def test_the_examples_in_docstrings_are_right(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "scripts"))
     attempted = 0
-    for path in sorted((root / folder).rglob("*.py")):
+    for path in (*sorted((root / "uer").rglob("*.py")), *sorted((root / "scripts").glob("*.py"))):
         if ">>>" in path.read_text(encoding="utf-8"):
-            module = importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
+            name = path.relative_to(root).with_suffix("")
+            module = importlib.import_module(name.stem if name.parts[0] == "scripts" else ".".join(name.parts))
             found = doctest.testmod(module, extraglobs={"np": np, "torch": torch})
             assert not found.failed, path
             attempted += found.attempted
-    assert attempted
+    assert attempted >= 80
