@@ -23,13 +23,14 @@ import pytest
 import torch
 
 from uer import cli, json_files
+from uer.backbone import Backbone
 from uer.checkpoint.files import load_weights, save_weights
 from uer.config import ModelConfig
 from uer.data.schema import SENTENCES, Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
 from uer.flops import parameter_count
-from uer.model import Backbone, build_model
+from uer.model import build_model
 from uer.runtime import lock
 from uer.tokenizers import Vocab
 
