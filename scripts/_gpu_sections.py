@@ -1,20 +1,13 @@
 """The sections of `check_gpu.py`. Not a command. Each takes a `Job` and records facts."""
 
-import itertools
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from _checks import (
@@ -22,106 +15,25 @@ from _checks import (
     SWITCHED_OFF,
     WAYS,
     Curves,
-    dropped_fraction,
     furthest,
     hidden_waits,
     kill_and_resume,
     losses,
-    packed_attention,
     pretrain,
     reports,
     tolerance,
     worst_difference,
 )
-from _gpu_facts import Facts
 from _gpu_families import FAMILIES, prepare
-from _random_run import (
-    ROOT,
-    RandomRows,
-    executed_flops,
-    host_seconds,
-    open_trainer,
-    real_tokens,
-    synchronise,
-)
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from _gpu_job import Job, first_line, run, usable
+from _gpu_kernels import attention, embedding_backward
+from _random_run import ROOT, RandomRows, executed_flops, host_seconds, open_trainer, real_tokens
 
 from uer.hardware import known_gpu
-from uer.layers.layout import packed_layout
-from uer.layers.masks import Rule
-from uer.layers.view import Heads, View
-from uer.training.trainer import Trainer
 from uer.training.update import Update
 
 SIZES = ("tiny", "mini", "small", "medium", "base")
 STEP_TIMES = "step_times.json"
-DROPOUT = 0.1
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a section works with.
-
-    Attributes:
-        facts: records what is found.
-        device: "cuda" or "cpu".
-        quick: the least that shows that the section runs.
-        folder: for temporary files.
-    """
-
-    facts: Facts
-    device: str
-    quick: bool
-    folder: Path
-
-    @property
-    def cuda(self) -> bool:
-        return self.device == "cuda"
-
-    @property
-    def rows(self) -> int:
-        """Of an update."""
-        return 4 if self.quick else 64
-
-    def new_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
-    def trainer(self, size: str, *flags: str, rows: int = 0, fill: float = 1.0) -> Trainer:
-        """pretrain.py's trainer with its own choices, but for `flags`."""
-        rows = rows or self.rows
-        written = RandomRows(20 * rows, SEQ_LENGTH, fill).write(self.new_folder(), size)
-        return open_trainer(written, ["--device", self.device, "--batch_size", str(rows)], flags)
-
-    def step_seconds(self, trainer: Trainer, seconds: float = 1.5) -> float:
-        """Seconds of an update: the median of three measurements of about `seconds` each. Before that,
-        in the warm-up, a graph is captured for every size of batch."""
-        run(trainer, 2 if self.quick else 30)
-        updates = 1 if self.quick else max(4, round(seconds / run(trainer, 4)))
-        return statistics.median(run(trainer, updates) for _ in range(1 if self.quick else 3))
-
-
-def run(trainer: Trainer, updates: int) -> float:
-    """Seconds of an update, on average over some."""
-    synchronise(trainer.world.device)
-    begin = time.perf_counter()
-    for _ in range(updates):
-        trainer.run_update()
-    synchronise(trainer.world.device)
-    return (time.perf_counter() - begin) / updates
-
-
-def kernel_ms(work: Callable[[], Any], device: str, repeats: int = 20) -> float:
-    """Milliseconds of a piece of work on the device: the median of several."""
-    found = []
-    for number in range(repeats + 3):
-        synchronise(torch.device(device))
-        begin = time.perf_counter()
-        work()
-        synchronise(torch.device(device))
-        if number >= 3:
-            found.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(found)
 
 
 def environment(job: Job) -> None:
@@ -141,90 +53,6 @@ def environment(job: Job) -> None:
                               capture_output=True, text=True, timeout=20, check=False)
         facts.info("driver", version=done.stdout.split("\n")[0].strip())
     facts.check(torch.cuda.is_bf16_supported(), "bf16", otherwise="--precision fp16")
-
-
-def attention(job: Job) -> None:
-    """Which kernel runs, which dropout it really applies, how fast it is with and without a mask, and rows that lie end
-    to end."""
-    dtype = torch.bfloat16
-    shapes = [(2, 2, 64, 32)] if job.quick else [(64, 12, 128, 64), (16, 12, 512, 64), (64, 2, 128, 64)]
-    backends = (None, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION)
-    for shape, backend, masked in itertools.product(shapes, backends if job.cuda else (None,), (True, False)):
-        if job.facts.out_of_time(f"{shape} {backend}", 3.0):
-            return
-        rows, _, length, _ = shape
-        mask = torch.zeros(rows, 1, 1, length, device=job.device, dtype=dtype) if masked else None
-        name = f"{'x'.join(map(str, shape))} {backend.name if backend else 'chosen by torch'}" + " masked" * masked
-        try:
-            with sdpa_kernel(backend) if backend else nullcontext():
-                dropped = dropped_fraction(job.device, dtype, mask, shape)
-                milliseconds = kernel_ms(attention_work(shape, mask, job.device), job.device, 2 if job.quick else 20)
-        except RuntimeError as error:
-            job.facts.info(name, refused=str(error).splitlines()[0][:90])
-            continue
-        figures = {"dropped": dropped, "wanted": DROPOUT, "forward_backward_ms": milliseconds}
-        if backend is None:  # the others are not what training runs
-            job.facts.check(abs(dropped - DROPOUT) < 0.02, name, **figures)
-        else:
-            job.facts.info(name, **figures)
-    if job.cuda:
-        variable_length(job)
-
-
-def attention_work(shape: tuple[int, ...], mask: Any, device: str) -> Callable[[], Any]:
-    """A forward and backward pass of attention."""
-    rows, heads, length, size = shape
-    query, key, value = (torch.randn(rows, length, heads, size, device=device, dtype=torch.bfloat16).transpose(1, 2)
-                         .requires_grad_() for _ in range(3))
-
-    def work() -> None:
-        output = F.scaled_dot_product_attention(query, key, value, mask, DROPOUT)
-        output.backward(output.detach())
-
-    return work
-
-
-def variable_length(job: Job, rows: int = 64, length: int = 64, heads: int = 12) -> None:
-    """The flash kernel on rows end to end: its time, and whether it equals attention of each row by itself."""
-    packed = torch.randn(rows * length, 3, heads, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    bounds = torch.arange(0, rows * length + 1, length, device="cuda", dtype=torch.int32)
-    query, key, value = (part.view(rows, length, heads, 64).transpose(1, 2) for part in packed.detach().unbind(1))
-    expected = F.scaled_dot_product_attention(query.float(), key.float(), value.float()).transpose(1, 2)
-    with torch.no_grad():
-        output = packed_attention(packed, bounds, length, 0.0)
-    worst = float((output.view(rows, length, heads, 64).float() - expected).abs().max())
-
-    def work() -> None:
-        found = packed_attention(packed, bounds, length, DROPOUT)
-        found.backward(found.detach())
-
-    job.facts.check(worst < 0.05, "rows end to end", worst=worst, forward_backward_ms=kernel_ms(work, "cuda"),
-                    otherwise="--unpad off")
-    fillers(job)
-
-
-def fillers(job: Job, length: int = 128) -> None:
-    """Sequences of fillers, some of them without keys: what the kernel computes for them is finite, whatever was in
-    memory before, and so is every gradient."""
-    wrong = 0
-    for seed in range(3):
-        real = torch.randint(5, length, (20,), generator=torch.Generator().manual_seed(seed))
-        seg = (torch.arange(length) < real[:, None]).long().cuda()
-        layout = packed_layout(seg, int(real.sum()) + (3, 200, 700)[seed], 600, 20)
-        wanted = layout.queries(torch.zeros(20, 9, device="cuda").long(), torch.rand(20, 9, device="cuda") < 0.5)
-        tokens = torch.randn(len(layout.index), 6 * 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        heads = Heads(2, 2, 64, 0.125)
-        for narrowed in (False, True):
-            torch.full((1 << 26,), torch.nan, device="cuda")  # its memory is used next
-            view = View(Rule(), layout)
-            if narrowed:
-                query, packed = view.narrowed(wanted).select(tokens[:, :128]), tokens[:, 128:]
-                output, _ = view.narrowed(wanted).attend(query, packed, heads, DROPOUT)
-            else:
-                output, _ = view.attend(None, tokens, heads, DROPOUT)
-            gradient, = torch.autograd.grad(output.float().square().sum(), tokens)
-            wrong += int((~output.isfinite()).sum() + (~gradient.isfinite()).sum())
-    job.facts.check(wrong == 0, "fillers are finite", wrong=wrong, otherwise="--unpad off")
 
 
 OTHERWISE = {"bf16": "--precision fp32", "compiled": "--compile off", "graph": "--cuda_graph off",
@@ -265,18 +93,6 @@ def curves(job: Job) -> None:
             worst = worst_difference(left, right)
             job.facts.check(worst < 0.01, f"{name}: with a graph and without", worst=worst,
                             otherwise="--cuda_graph off")
-
-
-def usable() -> bool:
-    """Whether the GPU still computes in this process."""
-    try:
-        return float(torch.ones(3, device="cuda").sum()) == 3.0
-    except RuntimeError:
-        return False
-
-
-def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
 
 
 def speed(job: Job) -> None:
@@ -375,20 +191,6 @@ def variants(job: Job) -> None:
         if found.get(f"{size}, combo_kernels", float("inf")) < 0.97 * found.get(size, 0.0):
             job.facts.info(f"{size} is faster with combo_kernels", use="--combo_kernels on")
     embedding_backward(job)
-
-
-def embedding_backward(job: Job, tokens: int = 8192, width: int = 128) -> None:
-    """Gradients of tables with many and with few rows: on a GPU, atomic additions to one row wait for one another."""
-    for name, rows in {"word": 21128, "position": 128, "segment": 2}.items():
-        table = torch.randn(rows, width, device=job.device, requires_grad=True)
-        ids = torch.randint(0, rows, (tokens,), device=job.device)
-        pull = torch.randn(tokens, width, device=job.device)
-
-        def work(table: Any = table, ids: Any = ids, pull: Any = pull) -> None:
-            F.embedding(ids, table).backward(pull)
-
-        job.facts.info(f"embedding of {rows} rows ({name}), forward and backward",
-                       ms=kernel_ms(work, job.device, 2 if job.quick else 20))
 
 
 def resume(job: Job) -> None:

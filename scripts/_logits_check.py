@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uer.backbone import Backbone
 from uer.checkpoint.files import load_into
 from uer.config import ModelConfig
 from uer.convert import Architecture
@@ -24,7 +25,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch
 from uer.finetuning.hugging_face import task_of_head
 from uer.layers.layout import padded_layout
-from uer.model import Backbone, Model, build_model
+from uer.model import Model, build_model
 from uer.tokenizers import Tokenizer
 
 TOLERANCE = 1e-5

@@ -82,7 +82,8 @@ def main() -> None:
 def run_sections(names: list[str], facts: Facts, config: CheckConfig) -> int:
     """Run sections in this process; returns its exit status."""
     import torch
-    from _gpu_sections import SECTIONS, Job, first_line, usable  # torch takes seconds
+    from _gpu_job import Job, first_line, usable  # torch takes seconds
+    from _gpu_sections import SECTIONS
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU on this machine")

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("uer", "scripts", "finetune", "inference", "corpora")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(ROOT.glob("*.py"))
 
-MODELS = ("uer.layers", "uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.model")
+MODELS = ("uer.layers", "uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.backbone", "uer.model")
 BASICS = ("uer.config", "uer.errors", "uer.registry")
 TRAINING = ("uer.training", "uer.optim", "uer.finetuning")
 # These put a run together from the parts; no part imports them.
@@ -21,8 +21,8 @@ ALLOWED = {"uer.layers": (), **{f"uer.{family}": ("uer.layers", *BASICS)
 FORBIDDEN = {
     "uer.data": (*MODELS, *TRAINING, "uer.convert"),
     "uer.tokenizers": (*MODELS, *TRAINING, "uer.convert", "uer.data", "torch"),
-    "uer.training": ("uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.layers", "uer.model",
-                     "uer.data.processors", *WIRING),
+    "uer.training": ("uer.embeddings", "uer.encoders", "uer.decoders", "uer.targets", "uer.layers", "uer.backbone",
+                     "uer.model", "uer.data.processors", *WIRING),
     "uer.runtime": (*MODELS, *TRAINING, "uer.data", "uer.convert", "uer.checkpoint", "uer.tokenizers"),
     "uer.checkpoint": (*MODELS, *TRAINING, "uer.data", "uer.convert", "uer.tokenizers"),
     "uer.convert": (*MODELS, *TRAINING),

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_faults import SPECIAL, TINY, run
 from tests.tools.configs import model_config
+from tests.tools.faults import SPECIAL, TINY, run
 from uer.config import ModelConfig, model_identity
 from uer.convert.provenance import Stage
 from uer.data.store import open_dataset

@@ -1,320 +1,46 @@
-"""Bad input and faults that once crashed, hung or passed unseen, by the names they were found under.
+"""Faults that once crashed, hung or passed unseen; each docstring begins with the names they were found under.
 
-Each case of `REFUSED` is a command that ends with status 2 and one line that names what is wrong. The others, which are
-more than one refused command, are tests of their own below; their docstrings begin with the case's name.
+Those that are one refused command are in test_refused_commands.py.
 """
 
-import contextlib
-import dataclasses
-import io
 import json
 import os
-import pickle
-import re
-import runpy
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from uer import cli, json_files
-from uer.checkpoint.files import load_weights, save_weights
+from tests.tools.faults import (
+    CONVERT,
+    EMBED,
+    FEATURES,
+    FINETUNE,
+    PREPROCESS,
+    PRETRAIN,
+    ROOT,
+    Done,
+    run,
+    write_inputs,
+)
+from uer import json_files
+from uer.backbone import Backbone
+from uer.checkpoint.files import load_weights
 from uer.config import ModelConfig
-from uer.data.schema import SENTENCES, Column, VocabInfo
-from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
+from uer.data.schema import SENTENCES
+from uer.data.store import open_dataset
 from uer.errors import UserError
 from uer.flops import parameter_count
-from uer.model import Backbone, build_model
 from uer.runtime import lock
-from uer.tokenizers import Vocab
-
-ROOT = Path(__file__).resolve().parent.parent
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TINY = {"emb_size": 8, "hidden_size": 8, "feedforward_size": 16, "heads_num": 2, "layers_num": 1, "max_seq_length": 16,
-        "embedding": ["word", "pos", "seg"], "tie_weights": True, "target": ["mlm"]}
-STREAM = {**TINY, "encoder": "transformer"}
-MASKING = {"whole_word_masking": False, "span_masking": False, "span_geo_prob": 0.2, "span_max_length": 10}
-SQUAD_FILE = {"data": [{"paragraphs": [{"context": "一丁七万丈三", "qas": [
-    {"id": "1", "question": "一丁", "answers": [{"text": "七", "answer_start": 2}]}]}]}]}
-BOARD = {"tasks": {"a": {"train_path": "train.tsv", "dev_path": "train.tsv"}}, "grid": {"epochs_num_list": ["x"]},
-         "models": [{"name": "m", "config_path": "c.json", "vocab_path": "vocab.txt"}]}
-WORD = "embedding.word.embedding.weight"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Iterator[Path]:
-    """A folder with a vocabulary, a dataset, settings, texts and checkpoints, good and bad."""
-    folder = tmp_path_factory.mktemp("faults")
-    (folder / "vocab.txt").write_text("\n".join(SPECIAL + [chr(0x4E00 + n) for n in range(20)]) + "\n")
-    (folder / "text.txt").write_text("一丁七\n万丈三\n", encoding="utf-8")
-    (folder / "train.tsv").write_text("label\ttext_a\n" + "0\t一丁\n1\t七万\n" * 4, encoding="utf-8")
-    vocab = Vocab.load(folder / "vocab.txt")
-    write_dataset(folder / "d.pt", vocab)
-    write_dataset(folder / "no_specials.pt", vocab, {})
-    for name, length in (("lengths", b"7"), ("long", b"99999999")):
-        content = (folder / "d.pt").read_bytes()
-        size = int.from_bytes(content[:8], "little")
-        header = content[8:8 + size].replace(b'"seq_length": "8"', b'"seq_length": "%s"' % length)
-        (folder / f"{name}.pt").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size:])
-    write_dataset(folder / "bad_specials.pt", vocab, {**vocab.special_ids, "mask": 25})
-    write_settings(folder)
-    write_checkpoints(folder, len(vocab))
-    os.mkfifo(folder / "fifo")
-    (folder / "empty.txt").touch()
-    (folder / "binary").write_bytes(bytes(range(256)))
-    header = b"[" * 100_000
-    (folder / "deep.pt").write_bytes(len(header).to_bytes(8, "little") + header)
-    (folder / "user.txt").write_text("一丁 3\n", encoding="utf-8")
-    (folder / "squad.json").write_text(json.dumps(SQUAD_FILE), encoding="utf-8")
-    (folder / "board.json").write_text(json.dumps(BOARD))
-    (folder / "deep.jsonl").write_text("[" * 100_000 + "\n{}\n")
-    hf = folder / "hf_deep"
-    hf.mkdir()
-    (hf / "config.json").write_text("[" * 100_000)
-    torch.save({"a": torch.ones(1)}, hf / "pytorch_model.bin")
-    (folder / "x.index.json").write_text(json.dumps({"weight_map": {"a": "x.index.json"}}))
-    shared = folder / "shared_roles"
-    shared.mkdir()
-    (shared / "vocab.txt").write_text((folder / "vocab.txt").read_text())
-    (shared / "special_tokens_map.json").write_text('{"pad_token": "[UNK]"}')
-    deep = folder / "deep_roles"
-    deep.mkdir()
-    (deep / "vocab.txt").write_text((folder / "vocab.txt").read_text())
-    (deep / "special_tokens_map.json").write_text("[" * 100_000)
-    yield folder
-
-
-def write_dataset(path: Path, vocab: Vocab, special_ids: dict[str, int] | None = None) -> None:
-    offsets = np.arange(0, 41, 5)
-    tokens = np.tile([vocab.cls_id, 5, 6, 7, vocab.sep_id], 8)
-    known = VocabInfo(vocab.fingerprint, len(vocab), vocab.special_ids if special_ids is None else special_ids,
-                      {"kind": "char", "do_lower_case": "false"})
-    info = DatasetInfo(FORMAT_VERSION, "mlm", 8, {"src": Column()}, {"src": 8}, {"src": known}, MASKING, True)
-    save_dataset(path, info, {"src": tokens}, {"src": offsets})
-
-
-def write_settings(folder: Path) -> None:
-    for name, changes in (("c", {}), ("layers", {"layers_num": 10**8}), ("overflow", {"feedforward_size": 2**63 - 1}),
-                          ("positions", {"max_seq_length": 2**40}), ("dict", {"embedding": {"word": 1}}),
-                          ("decoder", {"decoder": "transformer"}), ("dual", {"embedding": "dual"}),
-                          ("pairs", {"embedding": "dual", "encoder": "dual", "stream_0": STREAM, "stream_1": STREAM})):
-        (folder / f"{name}.json").write_text(json.dumps({**TINY, **changes}))
-    (folder / "deep.json").write_text("[" * 100_000)
-    (folder / "half.json").write_text('{\n"mask": "\\ud800"}')
-
-
-def write_checkpoints(folder: Path, vocab_size: int) -> None:
-    config = ModelConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in TINY.items()})
-    weights = build_model(config, vocab_size).state_dict()
-    save_weights(weights, folder / "good.bin")
-    odd = {"sparse": torch.eye(vocab_size).to_sparse(), "meta": torch.empty(3, device="meta"),
-           "huge": torch.zeros(1).expand(10**7, 10**6), "int": torch.ones(vocab_size, 8, dtype=torch.int64),
-           "complex": torch.ones(vocab_size, 8, dtype=torch.complex64)}
-    nan = weights[WORD].clone()
-    nan[3, 1] = float("nan")
-    odd["nan"] = nan
-    for name, tensor in odd.items():
-        torch.save({**weights, WORD: tensor}, folder / f"{name}.bin")
-    save_weights(weights, folder / "m-2")
-    torch.save({**weights, "encoder.transformer.99999999.layer_norm_1.gamma": torch.ones(8)}, folder / "layers.bin")
-    with zipfile.ZipFile(folder / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a/data.pkl", pickle.dumps({}))
-        archive.writestr("a/data/0", bytes(20_000_000))
-
-
-@dataclasses.dataclass
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-def run(script: str, *argv: object) -> Done:
-    """A script in this process, as the command line runs it."""
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
-    before, environment = (sys.argv, list(sys.path)), dict(os.environ)
-    sys.argv, sys.path = [script, *map(str, argv)], [str((ROOT / script).parent), *sys.path]
-    status = 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main = runpy.run_path(str(ROOT / script), run_name="script")["main"]
-            cli.run(main)
-    except SystemExit as leaving:
-        status = leaving.code or 0
-    finally:
-        sys.argv, sys.path = before
-        os.environ.clear()
-        os.environ.update(environment)  # benchmarks set threads for themselves
-    texts = []
-    for stream in (out, err):
-        stream.flush()
-        texts.append(stream.buffer.getvalue().decode())
-    return Done(status, *texts)
-
-
-PRETRAIN = ("pretrain.py --dataset_path d.pt --vocab_path vocab.txt --tokenizer char --config_path c.json "
-            "--data_processor mlm --target mlm --total_steps 2 --batch_size 2 --output_model_path out/m")
-FINETUNE = ("finetune/run_classifier.py --vocab_path vocab.txt --tokenizer char --config_path c.json --train_path "
-            "train.tsv --dev_path train.tsv --seq_length 8 --epochs_num 1 --output_model_path out/f.bin")
-AVERAGE = "scripts/average_models.py --output_model_path out/a --model_list_path"
-CONVERT = ("scripts/convert_bert_from_uer_to_huggingface.py --type mlm --no_check --config_path c.json "
-           "--output_model_path out/h --input_model_path")
-EMBED = "scripts/extract_embeddings.py --vocab_path vocab.txt --word_embedding_path out/e.txt --load_model_path"
-FEATURES = ("scripts/extract_features.py --vocab_path vocab.txt --tokenizer char --config_path c.json --test_path "
-            "text.txt --prediction_path out/p.npy --load_model_path")
-CLOZE = ("scripts/cloze_test.py --vocab_path vocab.txt --tokenizer char --config_path c.json --text 一[MASK] "
-         "--load_model_path")
-FAMILY = "scripts/pretrain_family.py --dry_run --vocab_path vocab.txt"
-BACK = ("scripts/convert_bert_from_huggingface_to_uer.py --type mlm --no_check --output_model_path out/u "
-        "--input_model_path")
-PREPROCESS = "preprocess.py --corpus_path text.txt --data_processor mlm --tokenizer char --dataset_path out/d.pt"
-
-SQUAD = FINETUNE.replace("run_classifier", "run_cmrc").replace("train.tsv", "squad.json")
-
-# name of the case -> (command, words of its one line).
-REFUSED: dict[str, tuple[str, str]] = {
-    "v_same_specials": (f"{PREPROCESS} --vocab_path shared_roles/vocab.txt", "pad_token and unk_token"),
-    "v_map_deep": (f"{PREPROCESS} --vocab_path deep_roles/vocab.txt", "special_tokens_map.json: JSON nested"),
-    "pt_out_is_folder": (f"{PRETRAIN} --output_model_path hf_deep", "--output_model_path hf_deep: is a folder"),
-    "pt_accumulation": (f"{PRETRAIN} --accumulation_steps 100000000", "--accumulation_steps must be at most"),
-    "pp_seq_length": (f"{PREPROCESS} --vocab_path vocab.txt --seq_length 1000000000", "--seq_length must be at most"),
-    "pp_pair_length": (f"{PREPROCESS} --vocab_path vocab.txt --data_processor bert --seq_length 4",
-                       "--seq_length must be at least 5 with --data_processor bert"),
-    "cfg_decoder": (f"{PRETRAIN} --config_path decoder.json", "decoder"),
-    "cfg_dual": (f"{PRETRAIN} --config_path dual.json", "encoder 'dual' and embedding 'dual' need one another"),
-    "cfg_pairs": (f"{PRETRAIN} --config_path pairs.json", "encodes pairs of texts, .* nothing pretrains it"),
-    "ds_long": (f"{PRETRAIN} --dataset_path long.pt", "long.pt: .*seq_length is 99999999"),
-    "ds_lengths": (f"{PRETRAIN} --dataset_path lengths.pt", "lengths.pt: .*damaged .*seq_length is 7"),
-    "fam_length_late": (f"{FAMILY} --sizes tiny --seq_length 16 1024", "--seq_length 1024: L-2_H-128 has 512"),
-    "fam_mfu0": (f"{FAMILY} --mfu 0", "--mfu must lie"),
-    "fam_sizes_flag": (f"{FAMILY} --sizes nope.json", "--sizes nope.json: No such file"),
-    "cfg_layers": (f"{PRETRAIN} --config_path layers.json", "layers_num must lie"),
-    "cfg_overflow": (f"{PRETRAIN} --config_path overflow.json", "feedforward_size must lie"),
-    "cfg_positions": (f"{PRETRAIN} --config_path positions.json", "max_seq_length must lie"),
-    "cfg_flag": (f"{PRETRAIN} --max_seq_length 10000000000", "max_seq_length must lie"),
-    "cfg_embedding": (f"{PRETRAIN} --config_path dict.json", "'embedding' must be str or a list"),
-    "cfg_deep": (f"{PRETRAIN} --config_path deep.json", "deep.json: JSON nested too deeply"),
-    "cfg_half_pair": (f"{PRETRAIN} --config_path half.json", "half.json:2: .*surrogate"),
-    "cfg_devzero": (f"{PRETRAIN} --config_path /dev/zero", "/dev/zero: is a device"),
-    "cfg_fifo": (f"{PRETRAIN} --config_path fifo", "fifo: is a named pipe"),
-    "ds_fifo": (f"{PRETRAIN} --dataset_path fifo", "fifo: is a named pipe"),
-    "ds_no_specials": (f"{PRETRAIN} --dataset_path no_specials.pt", "no_specials.pt: .*special id 'pad'"),
-    "ds_deep_header": (f"{PRETRAIN} --dataset_path deep.pt", "deep.pt: "),
-    "ds_bad_specials": (f"{PRETRAIN} --dataset_path bad_specials.pt", "bad_specials.pt: .*special id 'mask' is 25"),
-    "ft_fifo": (f"{FINETUNE} --train_path fifo", "fifo: is a named pipe"),
-    "ef_fifo": (f"{FEATURES} good.bin --test_path fifo", "fifo: is a named pipe"),
-    "cv_manylayers": (f"{CONVERT} layers.bin", "layers.bin: .*are missing"),
-    "hf_deep": (f"{BACK} hf_deep", "config.json: JSON nested too deeply"),
-    "hf_index_itself": (f"{BACK} x.index.json", "x.index.json: .*is an index itself"),
-    "plot_deep": ("scripts/plot_training.py --metrics_path deep.jsonl", "deep.jsonl, line 1"),
-    "plot_binary": ("scripts/plot_training.py --metrics_path binary", "binary"),
-    "benchmark_rounds": ("scripts/benchmark_loader.py --rounds 0 --batch_size 0", "--batch_size .*--rounds"),
-    "benchmark_rows": ("scripts/benchmark_loader.py --small_rows -1", "--small_rows"),
-    "benchmark_lengths": ("scripts/benchmark_training.py --seq_lengths 0", "--seq_lengths"),
-    "benchmark_fills": ("scripts/benchmark_training.py --fills 2 --seconds -1", "--seconds .*--fills"),
-    "benchmark_precisions": ("scripts/benchmark_training.py --precisions fp8", "--precisions: 'fp8'"),
-    "benchmark_threads": ("scripts/benchmark_finetune.py --train_path train.tsv --config_path c.json --threads -1",
-                          "--threads"),
-    "benchmark_corpus": ("scripts/benchmark_preprocess.py --corpus_path empty.txt", "empty.txt: the corpus is empty"),
-    "ft_seed": (f"{FINETUNE} --seed -1", "--seed"),
-    "ft_seeds": (f"{FINETUNE} --seeds 1 -1", "--seed"),
-    "cmrc_seq5": (f"{SQUAD} --seq_length 5", "--seq_length 5"),
-    "cmrc_seq4": (f"{SQUAD} --seq_length 4", "--seq_length 4"),
-    "cmrc_shape": (f"{SQUAD} --train_path c.json", "c.json: .*data"),
-    "c3_shape": (f"{FINETUNE.replace('run_classifier', 'run_c3')} --train_path squad.json --dev_path squad.json",
-                 "squad.json: "),
-    "simcse_dev": (FINETUNE.replace("run_classifier", "run_simcse"), "train.tsv.*text_b"),
-    "sb_grid": ("scripts/scoreboard.py --scoreboard_path board.json --output_dir out/board", "board.json"),
-}
-# Outputs that are inputs; see also tests/contract/test_paths.py, which goes over all pairs of flags.
-OVERWRITTEN: dict[str, tuple[str, str]] = {
-    "ft_over_vocab": (f"{FINETUNE} --output_model_path vocab.txt", "vocab.txt"),
-    "ft_over_config": (f"{FINETUNE} --output_model_path c.bin", "c.json"),
-    "pp_over_vocab": (f"{PREPROCESS} --vocab_path vocab.txt --dataset_path vocab.txt", "vocab.txt"),
-    "pp_over_userdict": (f"{PREPROCESS} --vocab_path vocab.txt --whole_word_masking --user_dict user.txt "
-                         "--dataset_path user.txt", "user.txt"),
-    "pp_over_corpus": (f"{PREPROCESS} --vocab_path vocab.txt --dataset_path text.txt", "text.txt"),
-    "bv_over_corpus": ("scripts/build_vocab.py --corpus_path text.txt --output_path text.txt", "text.txt"),
-    "pt_over_pretrained": (f"{PRETRAIN} --output_model_path m --pretrained_model_path m-2", "m-2"),
-    "pt_over_teacher": (f"{PRETRAIN} --output_model_path m --teacher_model_path m-2 --teacher_config_path c.json",
-                        "m-2"),
-    "pt_log_over_dataset": (f"{PRETRAIN} --log_path d.pt", "d.pt"),
-    "pt_metrics_over_dataset": (f"{PRETRAIN} --metrics_path d.pt", "d.pt"),
-    "pt_log_over_vocab": (f"{PRETRAIN} --log_path vocab.txt", "vocab.txt"),
-    "cv_over_input": (f"{CONVERT} good.bin --output_model_path good.bin", "good.bin"),
-    "cv_over_vocab": (f"{CONVERT} good.bin --vocab_path vocab.txt --output_model_path vocab.txt", "vocab.txt"),
-    "ev_over_model": ("scripts/extend_vocab.py --vocab_path vocab.txt --add_tokens x --output_vocab_path out/v "
-                      "--pretrained_model_path good.bin --output_model_path good.bin", "good.bin"),
-    "ev_same_outputs": ("scripts/extend_vocab.py --vocab_path vocab.txt --add_tokens x --output_vocab_path out/o "
-                        "--pretrained_model_path good.bin --output_model_path out/o", "same file, out/o"),
-    "ee_over_model": (f"{EMBED} good.bin --word_embedding_path good.bin", "good.bin"),
-    "ee_over_vocab": (f"{EMBED} good.bin --word_embedding_path vocab.txt", "vocab.txt"),
-    "ef_over_text": (f"{FEATURES} good.bin --prediction_path text.txt", "text.txt"),
-    "cl_over_text": (f"{CLOZE} good.bin --test_path text.txt --prediction_path text.txt", "text.txt"),
-    "mg_over_input": ("scripts/merge_datasets.py d.pt d.pt --output_path d.pt", "d.pt"),
-    "ml_over_train": ("scripts/make_teacher_logits.py --teacher_model_path good.bin --input_path train.tsv "
-                      "--output_path train.tsv", "train.tsv"),
-    "ml_over_teacher": ("scripts/make_teacher_logits.py --teacher_model_path good.bin --input_path train.tsv "
-                        "--output_path good.bin", "good.bin"),
-    "inf_over_settings": ("inference/run_classifier_infer.py --load_model_path c.bin --test_path text.txt "
-                          "--prediction_path c.json", "c.json"),
-    "pp_device": (f"{PREPROCESS} --vocab_path vocab.txt --dataset_path /dev/null", "/dev/null: is not a regular file"),
-}
-REFUSED |= OVERWRITTEN
-# Cases that are more than a refused command, and stand with what they are about.
-ELSEWHERE = {
-    "avg_nan": "tests/test_faults.py::test_refused_in_one_line",  # as ck_nan_average_models
-    "cv_tmp_folder": "tests/test_files.py::test_the_users_own_files_beside_it_stay",
-    "ft_nan_saved": "tests/finetuning/test_resume.py::test_weights_that_are_not_finite_are_never_used_or_saved",
-    "ft_nan_pretrained": "tests/finetuning/test_resume.py::test_weights_that_are_not_finite_are_never_used_or_saved",
-    "grid_ties": "tests/finetuning/test_resume.py::"
-                 "test_ties_are_decided_by_the_settings_in_whatever_order_trials_finish",
-    "rank_stopped": "tests/training/test_parallel_runs.py::test_a_stopped_rank_is_named",
-}
-
-
-@pytest.mark.parametrize("case", ELSEWHERE)
-def test_cases_of_other_files_are_there(case):
-    path, _, name = ELSEWHERE[case].partition("::")
-    assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
-for case, words in {"sparse": "sparse tensor", "meta": "meta tensor", "huge": "stored numbers do not make",
-                    "int": "int64", "complex": "complex64", "nan": "not finite", "bomb": "would unpack"}.items():
-    for command in (AVERAGE, CONVERT, EMBED, FEATURES, CLOZE, f"{PRETRAIN} --pretrained_model_path",
-                    f"{FINETUNE} --pretrained_model_path"):
-        what = command.split()[0].rpartition("/")[2].removesuffix(".py")
-        REFUSED[f"ck_{case}_{what}"] = (f"{command} {case}.bin", f"{case}.bin: .*{words}")
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused_in_one_line(case, place, monkeypatch):
-    monkeypatch.chdir(place)
-    command, words = REFUSED[case]
-    before = contents(place)
-    done = run(*command.split())
-    assert done.status == 2, done.err
-    assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
-    assert re.search(words, done.err), done.err
-    assert contents(place) == before
-
-
-def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file in the folder that a command was given; its outputs are in `out`."""
-    return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()
-            if path.name != "out"}
-
-
-def test_the_good_ones_are_not_refused(place, monkeypatch):
-    """What the table refuses is refused for its fault alone."""
-    monkeypatch.chdir(place)
-    for command in (f"{AVERAGE} good.bin good.bin", f"{EMBED} good.bin", f"{FEATURES} good.bin", f"{CLOZE} good.bin",
-                    f"{PRETRAIN} --pretrained_model_path good.bin", f"{PREPROCESS} --vocab_path vocab.txt"):
-        done = run(*command.split())
-        assert done.status == 0, (command, done.err)
+def place(tmp_path_factory) -> Path:
+    """A folder with inputs, good and bad."""
+    return write_inputs(tmp_path_factory.mktemp("faults"))
 
 
 def test_finished_runs_have_their_weights(place, monkeypatch, tmp_path):

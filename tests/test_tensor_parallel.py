@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_model import CONFIG, VOCAB, make_batch, make_both_sides, make_model, make_pairs
+from tests.test_model import CONFIG, VOCAB, make_batch, make_model
+from tests.test_model_with_decoder import make_both_sides, make_pairs
 from uer.data.batch import Labels
 from uer.errors import UserError
 from uer.layers.cross_entropy import linear_cross_entropy

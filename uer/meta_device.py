@@ -1,13 +1,18 @@
 """Models on torch's meta device: shapes without values, to count what a model would have and do."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from uer.config import ModelConfig
+from uer.errors import UserError
+
+SURELY_SMALL = 1 << 28
+"""A model with fewer parameters, in a rough estimate, fits any machine; it is not counted exactly."""
 
 Number = TypeVar("Number", int, float)
 
@@ -68,3 +73,41 @@ def extrapolated_model(count: Callable[[ModelConfig], Number], config: ModelConf
     if not config.decoder:
         return found
     return found + extrapolated(lambda decoder: of_layers(1, decoder), config.decoder_layers_num) - of_layers(1)
+
+
+class Counted(Protocol):
+    """A model whose parameters can be counted."""
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+
+
+def require_memory(build: Callable[[ModelConfig], Counted], config: ModelConfig, vocab_size: int) -> None:
+    """
+    Args:
+        build: makes the model of a configuration.
+
+    Raises:
+        UserError: this machine has less memory than the weights need. Without this check it would swap for minutes.
+    """
+    # A quick lower estimate first: counting the parameters exactly builds a few models on the meta device.
+    layers = config.layers_num + (config.decoder_layers_num if config.decoder else 0)
+    matrices = layers * config.hidden_size * (config.hidden_size + config.feedforward_size)
+    if matrices + (vocab_size + config.max_seq_length) * config.emb_size < SURELY_SMALL or _on_meta_device():
+        return
+
+    def numbers(smaller: ModelConfig) -> int:
+        with Unfilled():
+            return build(smaller).num_parameters()
+
+    count = extrapolated_model(numbers, config)  # parameters; 4 bytes each in fp32
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * count > present:
+        raise UserError(f"a model of {count:,} parameters (layers_num {config.layers_num}, hidden_size "
+                        f"{config.hidden_size}, feedforward_size {config.feedforward_size}, max_seq_length "
+                        f"{config.max_seq_length}, vocabulary {vocab_size:,}) needs {4 * count / 2**30:,.0f} GiB for "
+                        f"its weights; this machine has {present / 2**30:,.0f} GiB")
+
+
+def _on_meta_device() -> bool:
+    return torch.empty(0).device.type == "meta"

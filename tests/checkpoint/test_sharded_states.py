@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.test_model import make_batch, make_both_sides, make_model, make_pairs
+from tests.test_model import make_batch, make_model
+from tests.test_model_with_decoder import make_both_sides, make_pairs
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.state import StateFolder, read_state, read_weights
 from uer.config import ParallelConfig

@@ -8,11 +8,11 @@ from torch import nn
 
 from tests.tools.configs import model_config
 from tests.tools.layouts import exact_layout
+from uer.backbone import Backbone
 from uer.config import OptimConfig
 from uer.embeddings import EMBEDDINGS
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.layout import padded_layout
-from uer.model import Backbone
 from uer.optim import OPTIMIZERS, parameter_groups, set_learning_rate
 from uer.optim.schedules import SCHEDULES
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-import uer.model
+import uer.backbone
 import uer.target_inputs
 from tests.tools.configs import model_config
 from uer.data.batch import IGNORED, Batch, Labels, Packing, Side
@@ -123,7 +123,7 @@ def test_static_shapes_change_nothing(targets, monkeypatch):
     instead of left out."""
     batch, model = batch_for(*targets), model_for(*targets, unpad="off")
     expected = model(batch)
-    for module in (layout, uer.model, uer.target_inputs):
+    for module in (layout, uer.backbone, uer.target_inputs):
         monkeypatch.setattr(module, "static_shapes", lambda tensor: True)
     inputs = model.target_inputs(batch)
     for name in targets:
@@ -146,7 +146,7 @@ def test_packed_rows_change_nothing(targets, static, monkeypatch):
     expected.loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
-    for module in (layout, uer.model, uer.target_inputs):
+    for module in (layout, uer.backbone, uer.target_inputs):
         monkeypatch.setattr(module, "static_shapes", lambda tensor: static)
     tokens, predictions, sequences = measured(batch, ROWS, None)[0].tolist()
     found = model(replace(batch, packing=Packing(tokens + 3, predictions + 2, sequences)))

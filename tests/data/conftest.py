@@ -1,16 +1,21 @@
-"""A small vocabulary, so that tests of the data path need no data folder."""
+"""A small vocabulary and random corpora, so that tests of the data path need no data folder."""
 
+import random
 import string
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from uer.tokenizers import BertTokenizer, Vocab
+from uer.config import DatasetConfig
+from uer.data.build import build_dataset
+from uer.data.summary import Summary
+from uer.tokenizers import BertTokenizer, Tokenizer, Vocab
 
 ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *string.digits, *string.punctuation,
            *(f"##{char}" for char in string.ascii_lowercase), *map(chr, range(0x4E00, 0x4F00)),
            *"中国语言模型使用首都北京，。"]
+SHARD_BYTES = 3000
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +50,23 @@ def one_dictionary() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jieba.Tokenizer, "initialize", initialize)
         yield
+
+
+def random_text(documents: int, seed: int = 1) -> str:
+    chance = random.Random(seed)
+    alphabet = [chr(code) for code in range(0x4E00, 0x4F20)] + [" ", "a", "b", "，"]
+    return "".join("".join(chance.choices(alphabet, k=chance.choice([0, 3, 40, 200]))) + "\n" for _ in range(documents))
+
+
+def make(folder: Path, tokenizer: Tokenizer, *corpus: Path, shard_bytes=SHARD_BYTES, name="d.pt", notes=None,
+         full_sentences=False, **flags) -> Summary:
+    notes = [] if notes is None else notes
+    dataset = DatasetConfig(corpus_path=tuple(map(str, corpus)), dataset_path=str(folder / name), data_processor="mlm",
+                            members={"full_sentences": full_sentences}, **{"seq_length": 16, **flags})
+    return build_dataset(dataset, {"src": tokenizer}, note=notes.append, shard_bytes=shard_bytes)
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    (tmp_path / "corpus.txt").write_text(random_text(400), encoding="utf-8")
+    return tmp_path / "corpus.txt"

@@ -11,7 +11,6 @@ from uer.config import MaskingConfig
 from uer.data import loader as loader_module
 from uer.data import row_fetcher
 from uer.data.batch import IGNORED
-from uer.data.hashing import hash_words
 from uer.data.loader import EvaluationLoader, Loader, open_processor
 from uer.data.masking import budget
 from uer.data.processors.mlm import MlmConfig
@@ -224,11 +223,6 @@ def test_without_weights_an_epoch_is_every_sample_of_every_dataset(tmp_path):
         assert 1 <= sum(i >= 1000 for i in seen[:16]) <= 15
 
 
-def test_rare_datasets_keep_a_slot():
-    assert loader_module.mixture_slots([3, 1]) == [0, 7500, 10_000]
-    assert loader_module.mixture_slots([1e-9, 1, 1e-9]) == [0, 1, 9999, 10_000]
-
-
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5])
 @pytest.mark.parametrize("static", [False, True])
 def test_held_out_instances_are_evaluated_and_never_trained_on(tmp_path, fraction, static):
@@ -360,28 +354,9 @@ def test_same_bits_on_cuda(tmp_path, dataset_device, masking):
         assert_same(host.step(step), [batch.to("cpu") for batch in device.step(step)])
 
 
-# The worked examples of the docstrings in uer/data/loader.py.
-
-def test_the_example_of_dealing(tmp_path, monkeypatch):
-    loader = build([write(tmp_path / "a.pt"), write(tmp_path / "b.pt", seed=1)], batch_size=8)
-    loader._bounds = [0, 3, 4]
-    orders = torch.tensor([[2, 3, 0, 1], [0, 1, 3, 2]])
-    monkeypatch.setattr(loader_module, "permute", lambda index, length, seed, epoch: orders[epoch, index])
-    dataset, number = loader._deal(torch.arange(8))
-    assert dataset.tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
-    assert number.tolist() == [2, 0, 0, 1, 3, 4, 1, 5]
-
+# The worked example of the docstring in uer/data/loader.py.
 
 def test_the_example_of_samples(tmp_path):
     loader = build([write(tmp_path / "a.pt")], batch_size=2, accumulation_steps=2, world_size=2, rank=1)
     assert [batch.samples.tolist() for batch in loader.step(0)] == [[2, 3], [6, 7]]
     assert [batch.samples.tolist() for batch in loader.step(1)] == [[10, 11], [14, 15]]
-
-
-def test_the_example_of_versions(tmp_path, monkeypatch):
-    dataset = write(tmp_path / "a.pt", 5, dynamic_masking=False, dup_factor=2)
-    part = loader_module._TrainPart(dataset, 0, 7, 0.0)
-    monkeypatch.setattr(loader_module, "permute", lambda index, length, seed, epoch: torch.where(
-        (index == 3) & (epoch == 1), 7, 0))
-    stored, key = part.instances(torch.tensor([13]))
-    assert stored.item() == 2 and key.item() == hash_words(7, loader_module.MASKS, 1, 2)

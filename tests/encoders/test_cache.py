@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from uer.backbone import Backbone
 from uer.config import ModelConfig
 from uer.layers.layout import padded_layout
 from uer.layers.view import Cache
-from uer.model import Backbone
 
 CONFIG = ModelConfig(emb_size=24, hidden_size=24, feedforward_size=34, heads_num=3, layers_num=3, dropout=0.0,
                      max_seq_length=13, embedding=("word", "pos"), mask="causal", layernorm_positioning="pre")

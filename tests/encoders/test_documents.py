@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from uer.backbone import Backbone
 from uer.config import ModelConfig
 from uer.data.batch import Batch, Labels, Side
 from uer.layers.layout import document_starts
-from uer.model import Backbone, build_model
+from uer.model import build_model
 
 VOCAB, CLS, SEP = 37, 3, 4
 CONFIG = ModelConfig(emb_size=24, hidden_size=24, feedforward_size=34, heads_num=3, layers_num=3, dropout=0.0,

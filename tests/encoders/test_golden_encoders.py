@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tools.configs import model_config
+from uer.backbone import Backbone
 from uer.encoders import ENCODERS
-from uer.model import Backbone
 
 MODELS = (
     "bert_mlm_sp", "bert_relative_position_scaled_mlm", "bert_residual_attention_mlm", "albert_mlm_sp",

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.tools.configs import model_config
+from uer.backbone import Backbone
 from uer.errors import UserError
-from uer.model import Backbone
 
 CONFIG = {"emb_size": 13, "hidden_size": 32, "layers_num": 2, "dropout": 0.0, "max_seq_length": 9, "encoder": "lstm"}
 SEG = (torch.arange(7)[None] < torch.tensor([7, 3, 1])[:, None]).long()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from uer.backbone import Backbone
 from uer.config import ModelConfig
 from uer.errors import UserError
-from uer.model import Backbone
 
 VOCAB = 37
 CONFIG = ModelConfig(emb_size=21, hidden_size=21, feedforward_size=34, heads_num=3, layers_num=2, dropout=0.0,

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from uer.backbone import Backbone
 from uer.checkpoint.files import load_into, load_weights
 from uer.convert import ARCHITECTURES
 from uer.convert.hugging_face_files import read_hugging_face
 from uer.convert.names import tidy
 from uer.convert.open import load_uer_weights, open_hugging_face
 from uer.errors import UserError
-from uer.model import Backbone
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")

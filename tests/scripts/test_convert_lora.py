@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.scripts.test_convert_finetuned import CONFIG, TOKENS
 from tests.tools.configs import model_config
+from uer.backbone import Backbone
 from uer.checkpoint.files import load_into, load_weights, save_weights, trained_state
 from uer.checkpoint.settings import read_settings, write_settings
 from uer.config import LoraConfig
@@ -26,7 +27,7 @@ from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
 from uer.layers.lora import is_adapter, merged
 from uer.lora import adapt
-from uer.model import Backbone, build_model
+from uer.model import build_model
 from uer.tokenizers import BertTokenizer, Vocab
 
 Run = Callable[..., str]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import uer.model
+import uer.backbone
 import uer.target_inputs
 from tests.tools.configs import model_config
 from uer.data.batch import IGNORED, Batch, Labels, Packing, Side
@@ -72,7 +72,7 @@ def test_layouts_change_nothing(batch, pooling, targets, monkeypatch):
         model = model_of(pooling, *targets)
         model.unpad = unpad
         with monkeypatch.context() as patch:
-            for module in (layout, uer.model, uer.target_inputs):
+            for module in (layout, uer.backbone, uer.target_inputs):
                 patch.setattr(module, "static_shapes", lambda tensor, static=static: static)
             output = model(part)
         output.loss.backward()

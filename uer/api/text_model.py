@@ -11,13 +11,14 @@ from torch import Tensor
 
 from uer.api.cloze import guess, make_cloze
 from uer.api.rows import pooled_rows
+from uer.backbone import Backbone
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, collate, evaluation_batches
 from uer.finetuning.heads import pool
 from uer.finetuning.inputs import Prediction, require_text
 from uer.finetuning.task import Task, TextToRows
-from uer.model import Backbone, Model
+from uer.model import Model
 from uer.tokenizers import Tokenizer
 
 POOLINGS = ("first", "mean", "max", "last")

@@ -6,13 +6,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from uer.backbone import Backbone
 from uer.checkpoint.files import load_into
 from uer.config import ModelConfig, TokenizerConfig
 from uer.convert import names
 from uer.convert.open import USUAL
 from uer.errors import UserError
 from uer.finetuning.heads import SentenceEncoder
-from uer.model import Backbone, build_model
+from uer.model import build_model
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 DEFAULT_VOCAB = "models/google_zh_vocab.txt"

@@ -16,7 +16,6 @@ The micro-batches of several updates (a group) are made as one large batch, whic
 groups is computed together: tensor operations of the size of one micro-batch would mostly be overhead.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,10 +27,10 @@ from torch import Tensor
 from uer.config import MaskingConfig
 from uer.data.batch import Batch, Packing, Rows
 from uer.data.hashing import hash_words
-from uer.data.order import permute
 from uer.data.packing import SAMPLED, Needs, choose_sizes, measured, smallest
 from uer.data.processors import PLANNED, PROCESSORS, Processor
 from uer.data.row_fetcher import RowFetcher, open_fetchers, widened
+from uer.data.samples import DEV_MASKS, TrainPart, cumulative, deal, held_out_instances, mixture_slots, split_order
 from uer.data.schema import INSTANCE, Column
 from uer.data.store import DatasetInfo, TokenDataset
 from uer.errors import UserError
@@ -39,11 +38,6 @@ from uer.registry import choose
 
 POSITIONS_AT_ONCE = 1 << 16
 SAMPLES_ORDERED_AT_ONCE = 1 << 14
-MIXTURE_SLOTS = 10_000
-"""With --dataset_weights: samples of a round. In each round every dataset has its fraction, rounded to 1 / 10,000."""
-
-# The purposes of the hashes: each purpose gives other random numbers.
-ORDER, MASKS, MIXTURE, DEV_SPLIT, DEV_MASKS = range(1, 6)
 
 
 class Loader:
@@ -85,8 +79,8 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.seed, self.trim = seed, trim
         self.samples_per_step = batch_size * world_size * accumulation_steps
-        self._parts = [_TrainPart(dataset, number, seed, dev_fraction) for number, dataset in enumerate(datasets)]
-        self._bounds = mixture_slots(weights) if weights else _cumulative([part.samples for part in self._parts])
+        self._parts = [TrainPart(dataset, number, seed, dev_fraction) for number, dataset in enumerate(datasets)]
+        self._bounds = mixture_slots(weights) if weights else cumulative([part.samples for part in self._parts])
         self.samples_per_epoch = sum(part.samples for part in self._parts)
         self.tokens_per_epoch = sum(part.tokens for part in self._parts)
         rows = batch_size * accumulation_steps
@@ -152,7 +146,7 @@ class Loader:
             self._groups_ordered * self._steps_made * self.accumulation_steps, device=device)
         starts = (micro * self.world_size + self.rank) * self.batch_size  # (micro-batches,)
         samples = (starts[:, None] + torch.arange(self.batch_size, device=device)).view(-1)
-        dataset, number = self._deal(samples)
+        dataset, number = deal(samples, self._bounds, self.seed)
         # Every dataset computes instances for all rows, of which its own are kept: shapes do not depend on the values.
         stored, keys = torch.zeros_like(samples), torch.zeros_like(samples)
         for index, part in enumerate(self._parts):
@@ -160,26 +154,6 @@ class Loader:
             part_stored, part_keys = part.instances(torch.where(mine, number, 0))
             stored, keys = torch.where(mine, part_stored, stored), torch.where(mine, part_keys, keys)
         return dataset, stored, keys, samples
-
-    def _deal(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample numbers (R,) -> the dataset of each (R,), and its number among the samples of this dataset (R,).
-
-        Samples are dealt in rounds. A round has slots in a shuffled order; the slots from bounds[d] to
-        bounds[d + 1] - 1 belong to dataset d. With bounds 0 3 4 and the slots in the orders 2 3 0 1, then 0 1 3 2:
-
-            samples    0 1 2 3    4 5 6 7
-            slot       2 3 0 1    0 1 3 2
-            dataset    0 1 0 0    0 0 1 0
-            number     2 0 0 1    3 4 1 5      rounds * (slots of the dataset) + slot - begin
-        """
-        if len(self._parts) == 1:
-            return torch.zeros_like(samples), samples
-        rounds, index = samples // self._bounds[-1], samples % self._bounds[-1]
-        slot = permute(index, self._bounds[-1], hash_words(self.seed, MIXTURE), rounds)
-        bounds = torch.tensor(self._bounds, device=samples.device)  # (datasets + 1,)
-        dataset = torch.bucketize(slot, bounds[1:], right=True)
-        begin, slots = bounds[dataset], bounds[dataset + 1] - bounds[dataset]
-        return dataset, rounds * slots + slot - begin
 
 
 @dataclass(frozen=True)
@@ -208,7 +182,8 @@ class EvaluationLoader:
                  fetchers: Mapping[Path, RowFetcher] | None = None, trim: bool = False) -> None:
         self._rows = _RowMaker(datasets, processor, device, dataset_device, fetchers)
         self._lengths = [len(dataset) for dataset in datasets]
-        self._held_out = [_held_out(dataset, dev_fraction) if dev_fraction else len(dataset) for dataset in datasets]
+        self._held_out = [held_out_instances(dataset, dev_fraction) if dev_fraction else len(dataset)
+                          for dataset in datasets]
         self.instances = sum(self._held_out)
         self.batch_size, self.rank, self.world_size, self.trim = batch_size, rank, world_size, trim
 
@@ -231,94 +206,11 @@ class EvaluationLoader:
         for index, (length, held_out) in enumerate(zip(self._lengths, self._held_out)):
             mine = (numbers >= begin) & (numbers < begin + held_out)
             own_numbers = torch.where(mine, numbers - begin, 0)
-            stored = torch.where(mine, _split_order(own_numbers, length), stored)
+            stored = torch.where(mine, split_order(own_numbers, length), stored)
             dataset = torch.where(mine, index, dataset)
             begin += held_out
         batch = self._rows.batch(dataset, stored, hash_words(DEV_MASKS, dataset, stored), samples)
         return batch.without(filling.to(batch.samples.device))
-
-
-@dataclass(frozen=True)
-class _TrainPart:
-    """The training samples of one dataset: their order and their keys.
-
-    A sample is one of `versions` versions of an instance that is not held out; static masks differ between versions.
-    """
-
-    dataset: TokenDataset
-    number: int
-    seed: int
-    dev_fraction: float
-
-    @property
-    def stored(self) -> int:
-        """Instances that are not held out."""
-        return len(self.dataset) - _held_out(self.dataset, self.dev_fraction)
-
-    @property
-    def versions(self) -> int:
-        """Versions of each instance in an epoch."""
-        return 1 if self.dataset.info.dynamic_masking else self.dataset.info.dup_factor
-
-    @property
-    def samples(self) -> int:
-        """Samples of an epoch."""
-        return self.stored * self.versions
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an epoch; held-out instances are counted with the average length."""
-        return self.dataset.tokens_num * self.samples // len(self.dataset)
-
-    def instances(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of this dataset's samples (R,) -> the stored instances (R,), and the keys of their masks (R,).
-
-        With 5 instances in 2 versions, sample 13 is number 3 of epoch 1. If the order of this epoch puts 7 there, the
-        sample is version 1 (7 // 5) of instance 2 (7 % 5).
-        """
-        epoch, index = numbers // self.samples, numbers % self.samples
-        shuffled = permute(index, self.samples, hash_words(self.seed, ORDER, self.number), epoch)
-        version, stored = shuffled // self.stored, shuffled % self.stored
-        if self.dev_fraction:
-            held_out = len(self.dataset) - self.stored
-            stored = _split_order(stored + held_out, len(self.dataset))
-        if self.dataset.info.dynamic_masking:
-            return stored, hash_words(self.seed, MASKS, self.number, epoch, stored)
-        return stored, hash_words(self.dataset.info.seed, MASKS, version, stored)
-
-
-def _held_out(dataset: TokenDataset, fraction: float) -> int:
-    """How many instances are held out: at least one, unless `fraction` is 0."""
-    if not fraction:
-        return 0
-    held_out = max(1, round(fraction * len(dataset)))
-    if held_out >= len(dataset):
-        raise UserError(f"{dataset.path}: --dev_fraction {fraction} leaves none of its {len(dataset)} instances")
-    return held_out
-
-
-def _split_order(index: Tensor, length: int) -> Tensor:
-    """The instance at each index of a fixed order, whose first instances are held out. It does not depend on --seed, so
-    that a run with another seed holds out the same instances."""
-    return permute(index, length, DEV_SPLIT, 0)
-
-
-def _cumulative(amounts: Sequence[int]) -> list[int]:
-    """Where the parts of these sizes begin, and the end: [3, 4] -> [0, 3, 7]."""
-    return [0, *itertools.accumulate(amounts)]
-
-
-def mixture_slots(weights: Sequence[float]) -> list[int]:
-    """Where the slots of each dataset begin in a round, and the end of the round. Every dataset has at least one slot.
-
-    >>> mixture_slots([3, 1]), mixture_slots([1e-9, 1])
-    ([0, 7500, 10000], [0, 1, 10000])
-    """
-    bounds = [0]
-    for number, reached in enumerate(itertools.accumulate(weights), start=1):
-        wanted = round(MIXTURE_SLOTS * reached / sum(weights))
-        bounds.append(min(max(wanted, bounds[-1] + 1), MIXTURE_SLOTS - len(weights) + number))
-    return bounds
 
 
 class _RowMaker:

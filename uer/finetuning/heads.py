@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from uer.backbone import Backbone
 from uer.config import ModelConfig
 from uer.finetuning.batches import Batch
 from uer.layers import pooling
@@ -11,7 +12,7 @@ from uer.layers.crf import ConditionalRandomField, Scores
 from uer.layers.dropout import Dropout
 from uer.layers.linear import Linear
 from uer.layers.norm import build_norm
-from uer.model import Backbone, Model
+from uer.model import Model
 
 BACKBONE = ("embedding", "encoder")
 
@@ -70,6 +71,14 @@ def _modern_layer(config: ModelConfig) -> tuple[nn.Module | None, nn.Module | No
             build_norm("normal", config.hidden_size, config.layernorm_eps, not config.remove_layernorm_bias))
 
 
+def _after_modern_layer(model: "Classifier | Tagger", hidden: Tensor) -> Tensor:
+    """Hidden states (..., H) after the linear layer, the activation and the layer norm of ModernBERT's heads, (..., H);
+    the same hidden states where the model has another head."""
+    if model.output_layer_norm is None:
+        return hidden
+    return model.output_layer_norm(ACTIVATIONS[model.config.hidden_act](model.output_layer_1(hidden)))
+
+
 class Classifier(PooledModel):
     """Applies output_layer_1, tanh and output_layer_2 to each row's vector; also for regression and multi-label.
 
@@ -86,10 +95,8 @@ class Classifier(PooledModel):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs); regression has one output."""
-        hidden = self.pooled(batch)
-        if self.output_layer_norm is not None:
-            hidden = self.output_layer_norm(ACTIVATIONS[self.config.hidden_act](self.output_layer_1(hidden)))
-        elif self.output_layer_1 is not None:
+        hidden = _after_modern_layer(self, self.pooled(batch))
+        if self.config.prediction_head == "bert":
             hidden = torch.tanh(self.output_layer_1(hidden))
         return self.output_layer_2(hidden)
 
@@ -107,10 +114,7 @@ class Tagger(Backbone):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, S, outputs), also at padding."""
-        hidden = self.encode(batch.src, batch.seg)
-        if self.output_layer_norm is not None:
-            hidden = self.output_layer_norm(ACTIVATIONS[self.config.hidden_act](self.output_layer_1(hidden)))
-        return self.output_layer(hidden)
+        return self.output_layer(_after_modern_layer(self, self.encode(batch.src, batch.seg)))
 
 
 class CrfTagger(Tagger):

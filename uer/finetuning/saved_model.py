@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from uer import sections
+from uer.backbone import Backbone
 from uer.checkpoint.files import load_into, save_weights
 from uer.config import ModelConfig, model_values
 from uer.convert.hugging_face_files import weights_files
@@ -32,7 +33,6 @@ from uer.finetuning.task import Task, TextToRows
 from uer.json_files import json_text, read_json_object
 from uer.layers.lora import is_adapter, merged
 from uer.lora import recorded_alpha
-from uer.model import Backbone
 from uer.registry import choose
 from uer.sizes import check_sizes
 from uer.tokenizers import TOKENIZERS
