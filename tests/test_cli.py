@@ -122,9 +122,8 @@ def test_contradictions_are_gathered_and_raised_once(tmp_path):
         assert part in str(error.value)
 
 
-def test_a_name_that_is_not_built_yet_is_refused(monkeypatch):
-    monkeypatch.setattr("uer.encoders.PLANNED", ("mamba",))
-    with pytest.raises(UserError, match="--encoder: 'mamba' is not built yet; choose from: transformer"):
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="--encoder: 'mamba' is unknown; choose from: transformer"):
         cli.parse("A test.", (ModelConfig,), ["--encoder", "mamba"])
 
 
@@ -187,23 +186,8 @@ def test_a_mistyped_flag_waits_for_no_torch():
     assert done.stdout == "False\n", done.stderr
 
 
-def test_what_is_not_built_stands_at_the_end_of_the_help(capsys):
-    @dataclasses.dataclass(frozen=True)
-    class Later:
-        """Later."""
-
-        wings_num: int = config.flag(0, "Number of wings.", planned=True)
-
-    with pytest.raises(SystemExit):
-        cli.parse("A test.", (ModelConfig, TrainConfig, Later), ["--help"])
-    built, _, planned = capsys.readouterr().out.partition("\nNot built yet")
-    assert "--layers_num" in built and "--total_steps" in built and "--wings_num" not in built
-    assert "--wings_num" in planned and "--layers_num" not in planned
-    assert cli.parse("A test.", (Later,), ["--wings_num", "2"])[0].wings_num == 2
-
-
 def test_every_setting_is_read_or_says_that_it_is_not(root):
-    """A field that the sources never name is either planned, or accepted for the sake of UER-py's commands."""
+    """A field that the sources never name is accepted for the sake of UER-py's commands."""
     paths = [*root.glob("*.py"), *(root / "uer").rglob("*.py")]
     words = {word for path in paths if path.name not in ("config.py", "model_config.py")
              for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
@@ -213,7 +197,7 @@ def test_every_setting_is_read_or_says_that_it_is_not(root):
             if "help" not in field.metadata:
                 assert field.name == "members"
                 continue
-            unread = field.metadata["planned"] or field.metadata["help"].startswith("Accepted for")
+            unread = field.metadata["help"].startswith("Accepted for")
             read = field.name.removeprefix("tgt_") if section is config.TokenizerConfig else field.name  # `of_side`
             assert unread or read in words, field.name
 

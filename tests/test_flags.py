@@ -15,6 +15,7 @@ from uer.config import (
     TokenizerConfig,
     TrainConfig,
 )
+from uer.data.processors.gsg import GsgConfig
 from uer.finetuning.config import AdversarialConfig, ClassifierConfig, FinetuneConfig, GridConfig, InferConfig
 from uer.sections import member_classes
 
@@ -57,7 +58,7 @@ INFER = {"load_model_path": REQUIRED, "test_path": REQUIRED, "prediction_path": 
          "batch_size": 64, "seq_length": None, "labels_num": None, "output_logits": False, "output_prob": False}
 
 CHOICES = {
-    (DatasetConfig, "sentence_selection_strategy"): ("lead", "random"),
+    (GsgConfig, "sentence_selection_strategy"): ("lead", "random"),
     (ModelConfig, "mask"): ("fully_visible", "causal", "causal_with_prefix"),
     (ModelConfig, "layernorm_positioning"): ("pre", "post"),
     (ModelConfig, "feed_forward"): ("dense", "gated"),

@@ -13,8 +13,3 @@ def test_returns_the_entry():
 def test_unknown_name_lists_the_valid_ones():
     with pytest.raises(UserError, match=r"--flag: 'third' is unknown; choose from: first, second"):
         choose(TABLE, "third", "--flag")
-
-
-def test_planned_name_is_said_to_be_not_built():
-    with pytest.raises(UserError, match=r"'lstm' is not built yet"):
-        choose(TABLE, "lstm", "--flag", ("lstm",))

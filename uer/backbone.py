@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from uer.config import ModelConfig
 from uer.embeddings import EMBEDDINGS, EmbeddingSum
-from uer.embeddings import PLANNED as PLANNED_EMBEDDINGS
 from uer.encoders import ENCODERS
-from uer.encoders import PLANNED as PLANNED_ENCODERS
 from uer.errors import UserError
 from uer.layers.layout import (
     Layout,
@@ -69,7 +67,7 @@ class Backbone(nn.Module):
         self.document_start = document_start
         assert unpad in ("auto", "on", "off")
         self.unpad = unpad
-        encoder = choose(ENCODERS, config.encoder, "--encoder", PLANNED_ENCODERS)
+        encoder = choose(ENCODERS, config.encoder, "--encoder")
         if problems := encoder.problems(config):
             raise UserError("; ".join(problems))
         if encoder.streams > 1 and not self.takes_streams:
@@ -163,5 +161,5 @@ def embedding_sum(config: ModelConfig, names: Sequence[str], vocab_size: int) ->
     Raises:
         UserError: a name is unknown.
     """
-    parts = {name: choose(EMBEDDINGS, name, "--embedding", PLANNED_EMBEDDINGS)(config, vocab_size) for name in names}
+    parts = {name: choose(EMBEDDINGS, name, "--embedding")(config, vocab_size) for name in names}
     return EmbeddingSum(parts, config)

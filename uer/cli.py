@@ -123,24 +123,17 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(description: str, sections: Sequence[type], fields: dict[str, dataclasses.Field],
             helping: bool) -> _Parser:
-    """A parser with a group of flags for each section, and the planned flags at the end. The usage line shows the flags
-    that are required."""
+    """A parser with a group of flags for each section. The usage line shows the flags that are required."""
     required = [f"--{name} {_metavar(field)}" for name, field in fields.items() if field.default is REQUIRED]
     parser = _Parser(description=description, usage=" ".join(["%(prog)s", *required, "[flags]"]), allow_abbrev=False,
                      argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter)
     groups: dict[type, Any] = {}
     shown = {name: field for name, field in fields.items() if not field.metadata["file_only"]}
     for field, section in _declared(sections, shown):
-        if not field.metadata["planned"]:
-            if section not in groups:
-                title = (section.__doc__ or section.__name__).partition("\n")[0].rstrip(".")
-                groups[section] = parser.add_argument_group(title)
-            _add_flag(groups[section], field, helping)
-    planned = [field for field in shown.values() if field.metadata["planned"]]
-    if planned:
-        group = parser.add_argument_group("Not built yet: accepted for UER-py's commands, without effect")
-        for field in planned:
-            _add_flag(group, field, helping)
+        if section not in groups:
+            title = (section.__doc__ or section.__name__).partition("\n")[0].rstrip(".")
+            groups[section] = parser.add_argument_group(title)
+        _add_flag(groups[section], field, helping)
     return parser
 
 
@@ -185,7 +178,7 @@ def _add_flag(parser: argparse._ArgumentGroup, field: dataclasses.Field, helping
     kind, many = kind_of(field)
     help_text = field.metadata["help"].replace("%", "%%") + " (The flag may be omitted.)" * field.metadata["positional"]
     if helping and field.metadata["family"]:
-        help_text += f" One of: {', '.join(family_members(field.metadata['family'])[0]) or 'none is built yet'}."
+        help_text += f" One of: {', '.join(family_members(field.metadata['family']))}."
     if field.default is REQUIRED:
         help_text += " (required)"
     elif field.default not in (None, ()):

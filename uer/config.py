@@ -122,8 +122,6 @@ class DatasetConfig(Members):
                               "(masks, pairs).")
     seed: int = flag(7, "Random seed of static masks and of sentence pairs.")
     dynamic_masking: bool = flag(False, "Draw new masks in every epoch of the training; dup_factor is then 1.")
-    sentence_selection_strategy: str = flag("lead", "Which sentences gsg predicts.", choices=("lead", "random"),
-                                            planned=True)
     text_field: str | None = flag(None, "Read the corpus as JSON lines, with the text in this field.")
     encoding_errors: str = flag("replace", "What to do with a line that is not valid UTF-8: report skips the line, "
                                 "replace substitutes U+FFFD for the invalid bytes, stop ends the run.",

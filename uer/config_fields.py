@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 
 def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str = "", positional: bool = False,
-         planned: bool = False, path: str = "", identity: bool = True, file_only: bool = False,
-         alone: str | None = None) -> Any:
+         path: str = "", identity: bool = True, file_only: bool = False, alone: str | None = None) -> Any:
     """A dataclass field that is also a command-line flag.
 
     Args:
@@ -16,7 +15,6 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
         choices: the valid values, where they are a plain list.
         family: where the valid values are the keys of a family's table, its name in `uer.sections.FAMILIES`.
         positional: the values may also be given without the flag (one field of a command; a tuple).
-        planned: a setting of UER-py that no part of this toolkit reads yet; the help text says so.
         path: what the command does with the path that the flag names, one of `PATHS`; "" where it names no path.
         identity: whether the result of a run depends on it, so that a training state continues only a run with the
             same value.
@@ -25,7 +23,7 @@ def flag(default: Any, help: str, *, choices: tuple[str, ...] = (), family: str 
     """
     assert path in ("", *PATHS)
     return field(default=default, hash=False if file_only else None, metadata={
-        "help": help, "choices": choices, "family": family, "positional": positional, "planned": planned, "path": path,
+        "help": help, "choices": choices, "family": family, "positional": positional, "path": path,
         "identity": identity, "file_only": file_only, "alone": alone})
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from uer.backbone import Backbone, Packing, embedding_sum
 from uer.config import ModelConfig
 from uer.decoders import DECODERS, Decoder
-from uer.decoders import PLANNED as PLANNED_DECODERS
 from uer.embeddings import EmbeddingSum
 from uer.embeddings.position import PositionEmbedding
 from uer.encoders import ENCODERS
@@ -23,7 +22,6 @@ from uer.layers.recompute import OFF
 from uer.meta_device import require_memory
 from uer.registry import choose
 from uer.target_inputs import Labels, TargetInput, inputs_from_all, inputs_of
-from uer.targets import PLANNED as PLANNED_TARGETS
 from uer.targets import TARGETS, Metric, Target
 
 WORD_EMBEDDING = "embedding.word.embedding.weight"
@@ -77,7 +75,7 @@ class Model(Backbone):
         super().__init__(config, vocab_size, unpad=unpad, document_start=document_start)
         if not config.target:
             raise UserError("--target: at least one is needed")
-        kinds = {name: choose(TARGETS, name, "--target", PLANNED_TARGETS) for name in config.target}
+        kinds = {name: choose(TARGETS, name, "--target") for name in config.target}
         self.tgt_vocab_size = tgt_vocab_size or vocab_size
         self.tgt_embedding, self.decoder = self._target_side(config, kinds)
         self.target = nn.ModuleDict({
@@ -98,7 +96,7 @@ class Model(Backbone):
         """The target side's embedding and the decoder; None without a decoder."""
         if not config.decoder:
             return None, None
-        kind = choose(DECODERS, config.decoder, "--decoder", PLANNED_DECODERS)
+        kind = choose(DECODERS, config.decoder, "--decoder")
         problems = kind.problems(config)
         if not any(self.side(name, target) == "tgt" for name, target in kinds.items()):
             problems.append(f"--decoder {config.decoder}: --target {' '.join(kinds)} does not read it; a decoder "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uer.config import ModelConfig, ParallelConfig, TrainConfig
-from uer.data.processors import PLANNED, PROCESSORS, Processor
+from uer.data.processors import PROCESSORS, Processor
 from uer.data.schema import VocabInfo
 from uer.errors import UserError
 from uer.family.devices import Devices, named_devices
@@ -49,7 +49,7 @@ def assumed_rows(config: ModelConfig, processor: str | None, vocab_size: int, sp
     if name is None:
         raise UserError(f"--dry_run: no dataset says how batches of --target {' '.join(config.target)} are made; give "
                         "--data_processor or --dataset_path")
-    kind = choose(PROCESSORS, name, "--data_processor", PLANNED)
+    kind = choose(PROCESSORS, name, "--data_processor")
     check_targets(config.target, name, kind.labels)
     length = config.max_seq_length
     made = kind(length, kind.config_class(), {"src": VocabInfo("", vocab_size, special_ids)})

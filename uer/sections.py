@@ -19,18 +19,18 @@ from uer.errors import UserError
 from uer.json_files import read_json_object
 from uer.registry import choose
 
-# For each `family` of a field: the module, its table of valid values, and its list of names that are planned.
+# For each `family` of a field: the module, and its table of valid values.
 FAMILIES = {
-    "tokenizer": ("uer.tokenizers", "TOKENIZERS", "PLANNED"),
-    "tgt_tokenizer": ("uer.tokenizers", "TOKENIZERS", "PLANNED"),
-    "data_processor": ("uer.data.processors", "PROCESSORS", "PLANNED"),
-    "hidden_act": ("uer.layers.activations", "ACTIVATIONS", ""),
-    "embedding": ("uer.embeddings", "EMBEDDINGS", "PLANNED"),
-    "encoder": ("uer.encoders", "ENCODERS", "PLANNED"),
-    "decoder": ("uer.decoders", "DECODERS", "PLANNED"),
-    "target": ("uer.targets", "TARGETS", "PLANNED"),
-    "optimizer": ("uer.optim", "OPTIMIZERS", ""),
-    "scheduler": ("uer.optim.schedules", "SCHEDULES", ""),
+    "tokenizer": ("uer.tokenizers", "TOKENIZERS"),
+    "tgt_tokenizer": ("uer.tokenizers", "TOKENIZERS"),
+    "data_processor": ("uer.data.processors", "PROCESSORS"),
+    "hidden_act": ("uer.layers.activations", "ACTIVATIONS"),
+    "embedding": ("uer.embeddings", "EMBEDDINGS"),
+    "encoder": ("uer.encoders", "ENCODERS"),
+    "decoder": ("uer.decoders", "DECODERS"),
+    "target": ("uer.targets", "TARGETS"),
+    "optimizer": ("uer.optim", "OPTIMIZERS"),
+    "scheduler": ("uer.optim.schedules", "SCHEDULES"),
 }
 
 LARGEST_INT_BITS = 63
@@ -52,7 +52,7 @@ def member_classes(section: type) -> list[type]:
     """The `config_class` of every encoder, target and so on that the section can choose, each once."""
     found: dict[type, None] = {}
     for family in families_of(section):
-        for member in family_members(family)[0].values():
+        for member in family_members(family).values():
             found[getattr(member, "config_class", type(None))] = None
     return [known for known in found if known is not type(None)]
 
@@ -66,13 +66,9 @@ def fields_by_name(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
     fields: dict[str, dataclasses.Field] = {}
     for section in sections:
         for field in settings_of(section):
-            # Classes that inherit from one that several members share have its very fields. A flag that is not built
-            # yet is replaced by that of the first member that declares it.
+            # Classes that inherit from one that several members share have its very fields.
             known = fields.setdefault(field.name, field)
-            if known.metadata["planned"]:
-                fields[field.name] = field
-            else:
-                assert known is field, f"two sections share the flag --{field.name}"
+            assert known is field, f"two sections share the flag --{field.name}"
     return fields
 
 
@@ -90,10 +86,10 @@ def build_section(section: type, values: Mapping[str, Any]) -> Any:
 
 
 def _chosen(built: Any) -> list[type]:
-    """The members that a built section has chosen, without those that are not built yet."""
+    """The members that a built section has chosen, without those that are unknown."""
     found = []
     for family in families_of(type(built)):
-        names, table = getattr(built, family), family_members(family)[0]
+        names, table = getattr(built, family), family_members(family)
         found += [table[name] for name in (names if isinstance(names, tuple) else (names,)) if name in table]
     return found
 
@@ -159,7 +155,7 @@ def file_values(fields: Mapping[str, dataclasses.Field], path: str, flag: str) -
 
 
 def check_values(fields: dict[str, dataclasses.Field], values: dict[str, Any], from_flags: set[str]) -> None:
-    """Every value is one of its field's choices; says 'not built yet' of the names that UER-py knows.
+    """Every value is one of its field's choices.
 
     A family's names are checked here only where the command line gives them: a config file serves several commands, and
     one that uses the named part checks it when it builds it.
@@ -169,9 +165,8 @@ def check_values(fields: dict[str, dataclasses.Field], values: dict[str, Any], f
         source = f"--{name}" if name in from_flags else f"{name} in --config_path"
         items = value if isinstance(value, tuple) else (value,)
         if metadata["family"] and name in from_flags:
-            table, planned = family_members(metadata["family"])
             for item in items:
-                choose(table, item, source, planned)
+                choose(family_members(metadata["family"]), item, source)
         elif metadata["choices"]:
             table = dict.fromkeys(metadata["choices"])
             for item in items:
@@ -232,7 +227,7 @@ def kind_of(field: dataclasses.Field) -> tuple[type, bool]:
     return annotation, False
 
 
-def family_members(family: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    module_name, table, planned = FAMILIES[family]
-    module = importlib.import_module(module_name)
-    return getattr(module, table), tuple(getattr(module, planned)) if planned else ()
+def family_members(family: str) -> dict[str, Any]:
+    """The table of a family: name -> member."""
+    module_name, table = FAMILIES[family]
+    return getattr(importlib.import_module(module_name), table)

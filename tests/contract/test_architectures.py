@@ -17,7 +17,7 @@ from uer.convert.hugging_face_files import HuggingFaceModel, read_hugging_face, 
 from uer.convert.names import Row, Side, fits, from_hugging_face, from_uer, measure, tidy
 from uer.convert.open import convert_hugging_face
 from uer.errors import UserError
-from uer.targets import PLANNED, TARGETS
+from uer.targets import TARGETS
 
 EVERY = [pytest.param(architecture, id=name) for name, architecture in ARCHITECTURES.items()]
 HEADS = [pytest.param(architecture, head, id=f"{name}-{head}") for name, architecture in ARCHITECTURES.items()
@@ -104,7 +104,7 @@ def without_lost_rows(change: Change, tensor: Tensor) -> Tensor:
 def test_an_entry_says_all_that_a_conversion_needs(name: str, architecture: Architecture) -> None:
     assert architecture.name == MODEL_TYPES.get(name, name)
     assert architecture.names.heads.keys() == architecture.classes.keys() >= architecture.outputs.keys()
-    known = {*TARGETS, *PLANNED, *ENCODED.get(name, ())}
+    known = {*TARGETS, *ENCODED.get(name, ())}
     assert all(target in known for outputs in architecture.outputs.values() for target in outputs)
     src, seg = torch.tensor([[5, 6, 0], [7, 8, 9]]), torch.tensor([[1, 1, 0], [1, 2, 2]])
     inputs = architecture.inputs(src, seg)

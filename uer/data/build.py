@@ -25,7 +25,7 @@ from uer.data import store
 from uer.data.corpus import CorpusFile, find_files, unchanged
 from uer.data.estimate import forecast, require_space
 from uer.data.line_cleaner import DamagedLine
-from uer.data.processors import PLANNED, PROCESSORS, Processor
+from uer.data.processors import PROCESSORS, Processor
 from uer.data.schema import INSTANCE, VocabInfo
 from uer.data.shard_plan import ShardPlan, lines_before, usual_shard_bytes
 from uer.data.shards import Account, BuildSettings, Shard, build_shard, read_account
@@ -129,7 +129,7 @@ def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) 
     Raises:
         UserError: the flags do not fit together, or the processor is not built.
     """
-    kind = choose(PROCESSORS, dataset.data_processor, "--data_processor", PLANNED)
+    kind = choose(PROCESSORS, dataset.data_processor, "--data_processor")
     vocabs = {name: VocabInfo(tokenizer.vocab.fingerprint, len(tokenizer.vocab), tokenizer.vocab.special_ids,
                               dict(tokenizer.settings)) for name, tokenizer in tokenizers.items()}
     processor = kind(dataset.seq_length, dataset.of(kind.config_class), vocabs)

@@ -28,7 +28,7 @@ from uer.config import MaskingConfig
 from uer.data.batch import Batch, Packing, Rows
 from uer.data.hashing import hash_words
 from uer.data.packing import SAMPLED, Needs, choose_sizes, measured, smallest
-from uer.data.processors import PLANNED, PROCESSORS, Processor
+from uer.data.processors import PROCESSORS, Processor
 from uer.data.row_fetcher import RowFetcher, open_fetchers, widened
 from uer.data.samples import DEV_MASKS, TrainPart, cumulative, deal, held_out_instances, mixture_slots, split_order
 from uer.data.schema import INSTANCE, Column
@@ -275,7 +275,7 @@ def open_processor(datasets: Sequence[TokenDataset], masking: MaskingConfig) -> 
             batch is made of.
     """
     info = _common_info(datasets)
-    kind = choose(PROCESSORS, info.processor, f"{datasets[0].path}: processor", PLANNED)
+    kind = choose(PROCESSORS, info.processor, f"{datasets[0].path}: processor")
     configs = [_processor_config(dataset, kind, masking) for dataset in datasets]
     for dataset, config in zip(datasets, configs):
         if masking_of(config) != masking_of(configs[0]):

@@ -6,6 +6,5 @@ from uer.decoders.transformer import TransformerDecoder
 DECODERS: dict[str, type[Decoder]] = {
     "transformer": TransformerDecoder,
 }
-PLANNED = ()
 
-__all__ = ["DECODERS", "PLANNED", "Decoder", "DecoderCache"]
+__all__ = ["DECODERS", "Decoder", "DecoderCache"]

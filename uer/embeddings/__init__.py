@@ -13,6 +13,5 @@ EMBEDDINGS = {
     "sinusoidalpos": SinusoidalPositionEmbedding,
     "dual": DualEmbedding,
 }
-PLANNED = ()
 
-__all__ = ["EMBEDDINGS", "PLANNED", "EmbeddingSum"]
+__all__ = ["EMBEDDINGS", "EmbeddingSum"]

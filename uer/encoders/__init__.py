@@ -17,6 +17,5 @@ ENCODERS: dict[str, type[Encoder]] = {
     "gatedcnn": GatedCnnEncoder,
     "dual": DualEncoder,
 }
-PLANNED = ()
 
-__all__ = ["ENCODERS", "PLANNED", "Encoder"]
+__all__ = ["ENCODERS", "Encoder"]

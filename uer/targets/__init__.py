@@ -14,6 +14,5 @@ TARGETS: dict[str, type[Target]] = {
     "bilm": BilmTarget,
     "cls": ClsTarget,
 }
-PLANNED = ()
 
-__all__ = ["PLANNED", "TARGETS", "LossOutput", "Metric", "Target"]
+__all__ = ["TARGETS", "LossOutput", "Metric", "Target"]

@@ -21,9 +21,8 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "space": SpaceTokenizer,
     "xlmroberta": XlmRobertaTokenizer,
 }
-PLANNED: tuple[str, ...] = ()
 
-__all__ = ["PLANNED", "TOKENIZERS", "BertTokenizer", "BpeTokenizer", "CharTokenizer", "QwenTokenizer", "SpaceTokenizer",
+__all__ = ["TOKENIZERS", "BertTokenizer", "BpeTokenizer", "CharTokenizer", "QwenTokenizer", "SpaceTokenizer",
            "Tokenizer", "Vocab", "XlmRobertaTokenizer", "build_tokenizer", "build_tokenizers"]
 
 
@@ -38,7 +37,7 @@ def build_tokenizer(config: TokenizerConfig, side: str = "src") -> Tokenizer:
         UserError: an unknown kind, no `--vocab_path`, or a file that cannot be read or fetched.
     """
     flag = "--tokenizer" if side == "src" else f"--{side}_tokenizer"
-    return choose(TOKENIZERS, config.of_side(side).tokenizer, flag, PLANNED).from_config(config, side)
+    return choose(TOKENIZERS, config.of_side(side).tokenizer, flag).from_config(config, side)
 
 
 def build_tokenizers(config: TokenizerConfig, sides: Iterable[str]) -> dict[str, Tokenizer]:

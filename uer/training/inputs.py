@@ -19,7 +19,6 @@ from uer.config import (
 )
 from uer.convert.hugging_face_files import weights_files
 from uer.data.loader import masking_of, open_processor
-from uer.data.processors import PLANNED as PLANNED_PROCESSORS
 from uer.data.processors import PROCESSORS, Processor
 from uer.data.store import TokenDataset, open_dataset
 from uer.distillation import Teacher
@@ -91,7 +90,7 @@ def open_data(settings: Settings) -> Data:
     """
     config = settings.train
     if config.data_processor:
-        choose(PROCESSORS, config.data_processor, "--data_processor", PLANNED_PROCESSORS)
+        choose(PROCESSORS, config.data_processor, "--data_processor")
     preflight.check_output(config.output_model_path, 0)
     train = [open_dataset(path) for path in config.dataset_path]
     dev = [open_dataset(config.dev_dataset_path)] if config.dev_dataset_path else []

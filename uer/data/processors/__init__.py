@@ -31,4 +31,3 @@ PROCESSORS: dict[str, type[Processor]] = {
     "bart": BartProcessor,
     "cls_mlm": ClsMlmProcessor,
 }
-PLANNED: tuple[str, ...] = ()
