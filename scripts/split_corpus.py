@@ -3,8 +3,9 @@
     python3 scripts/split_corpus.py --corpus_path corpus.txt --train_path train.txt --heldout_path heldout.txt
 
 The corpus may be compressed (.gz, .xz, .bz2, .zst); the parts are plain text. A document is a line, or with --documents
-paragraphs the lines up to a blank one (the corpora of bert, albert, bart and gsg). Whether it is held out depends on its text and --seed alone: copies of one document are on the same side, and a
-corpus that grows later keeps its division. The order of the documents stays.
+paragraphs the lines up to a blank one (the corpora of bert, albert, bart and gsg). Whether it is held out depends on
+its text and --seed alone: copies of one document are on the same side, and a corpus that grows later keeps its
+division. The order of the documents stays.
 """
 
 import hashlib

@@ -1,14 +1,17 @@
 """Sweeps and comparisons of runs, by hand-worked curves."""
 
 import json
+import math
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
+import compare_runs
 import sweep
 from _runs import compared, read_curve, table
 
@@ -57,6 +60,23 @@ def test_compare_runs_prints_and_draws(tmp_path, run_script):
     assert "| b | 1 | 3.000 | 20.1 | -1.000 |" in printed and picture.read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="same number of seeds"):
         run_script("compare_runs.py", "--runs", runs[0], f"{runs[1]},{runs[1].partition('=')[2]}")
+    with pytest.raises(UserError, match="would be overwritten"):
+        run_script("compare_runs.py", "--runs", *runs, "--json_path", tmp_path / "b.jsonl")
+
+
+def test_losses_that_are_not_finite_do_not_limit_the_picture(tmp_path):
+    limits, panel = [], SimpleNamespace(set_ylim=lambda *limit: limits.append(limit))
+    diverged, other = (read_curve(write_run(tmp_path / f"{number}.jsonl", losses))
+                       for number, losses in enumerate([[5.0, math.nan], [4.0, 3.0]]))
+    compare_runs._limit(panel, {"a": [diverged], "b": [other]})
+    compare_runs._limit(panel, {"a": [read_curve(write_run(tmp_path / "c.jsonl", [math.inf]))]})
+    assert limits == [(2.9, 5.1)]
+
+
+def test_operations_that_were_not_counted_are_no_number(tmp_path):
+    path = write_run(tmp_path / "a.jsonl", [4.0])
+    (tmp_path / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text().replace("6000000.0", "0.0"))
+    assert "| 0.00 | - | 2 | 2 |" in table(compared({"a": [read_curve(path)]}))[2]
 
 
 STAND_IN = """
