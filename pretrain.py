@@ -24,11 +24,13 @@ from uer.config import (
     TrainConfig,
 )
 
+SECTIONS = (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig, ParallelConfig, LogConfig,
+            DistillationConfig, LoraConfig)
+
 
 def main() -> None:
     """Read the flags and train."""
-    sections = model_settings.parse(__doc__, (TrainConfig, ModelConfig, OptimConfig, TokenizerConfig, MaskingConfig,
-                                              ParallelConfig, LogConfig, DistillationConfig, LoraConfig))
+    sections = model_settings.parse(__doc__, SECTIONS)
 
     # Importing torch takes seconds; an error in a flag is shown before.
     from uer.training.inputs import Settings

@@ -58,7 +58,7 @@ def read_curve(path: str) -> Curve:
         if record["kind"] == "train":
             tokens = record.get("interval_real_tokens", math.nan)
             used["tokens"] += tokens
-            used["flops"] += tokens * record.get("flops_per_token", math.nan)
+            used["flops"] += tokens * (record.get("flops_per_token") or math.nan)  # 0: not counted
             used["seconds"] += record.get("interval_seconds", math.nan)
         elif record["kind"] == "eval" and "loss" in record:
             used["updates"] = record["step"]
@@ -119,8 +119,9 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     for number, row in enumerate(rows):
         perplexity = math.exp(min(statistics.mean(row["losses"]), 700.0))
         reached = "-" if row["seconds_to_first"] is None else f"{row['seconds_to_first']:.0f}"
+        flops = "-" if math.isnan(row["flops"]) else f"{row['flops'] / 1e12:.1f}"
         difference = with_error(row["differences"], sign=True) if number else ""
         lines.append(f"| {row['name']} | {len(row['losses'])} | {with_error(row['losses'])} | {perplexity:.1f} | "
-                     f"{difference} | {row['updates']:.0f} | {row['tokens'] / 1e6:.2f} | {row['flops'] / 1e12:.1f} | "
+                     f"{difference} | {row['updates']:.0f} | {row['tokens'] / 1e6:.2f} | {flops} | "
                      f"{row['seconds']:.0f} | {reached} |")
     return lines

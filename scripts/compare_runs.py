@@ -11,6 +11,7 @@ runs with the same position in their lists (so give the seeds in the same order)
 """
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from uer import cli
 from uer.config import REQUIRED, flag
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.paths import File
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class CompareRunsConfig:
         if self.output_path and picture_format(self.output_path) not in FORMATS:
             found.append(f"--output_path {self.output_path}: the name must end in .{', .'.join(FORMATS)}")
         return found
+
+    def reads(self) -> list[File]:
+        """The metrics files."""
+        return [File("--runs", path) for run in self.runs for path in run.partition("=")[2].split(",")]
 
 
 def main() -> None:
@@ -93,8 +99,11 @@ def draw(groups: dict[str, list[Curve]], output_path: str) -> None:
 
 def _limit(panel: Any, groups: dict[str, list[Curve]]) -> None:
     """Show the losses without the first ones, which are large and say little; but the ends of all runs."""
-    losses = [loss for curves in groups.values() for curve in curves for loss in curve.losses]
-    lowest, last = min(losses), max(curve.losses[-1] for curves in groups.values() for curve in curves)
+    curves = [curve for curves in groups.values() for curve in curves]
+    losses = [loss for curve in curves for loss in curve.losses if math.isfinite(loss)]
+    if not losses:
+        return
+    lowest, last = min(losses), max([curve.losses[-1] for curve in curves if math.isfinite(curve.losses[-1])] or losses)
     panel.set_ylim(lowest - 0.1, max(last, min(max(losses), lowest + 3.0)) + 0.1)
 
 

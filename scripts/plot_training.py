@@ -30,6 +30,7 @@ PANELS = {"loss": "loss (mean of the interval)", "accuracy": "accuracy", "f1": "
           "perplexity": "perplexity"}
 # Metrics that a run with several targets has for each of them, such as loss_mlm and loss_sp.
 TARGET_PANELS = {"loss": "loss", "acc": "accuracy", "perplexity": "perplexity"}
+NUMBERS = {"loss", "interval_real_tokens", "interval_seconds", "flops_per_token"}
 OTHER_NAMES = {"acc": "accuracy", "train_loss": "loss"}
 STYLES = {"train": {"linestyle": "-"}, "eval": {"linestyle": "--"}, "test": {"linestyle": "none", "marker": "x"}}
 WORDS = {"train": "", "eval": " held out", "test": " test"}
@@ -109,6 +110,8 @@ def _records(line: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         KeyError, TypeError, ValueError: the line is none of these.
     """
+    if not isinstance(line, dict) or not all(isinstance(line[name], (int, float)) for name in NUMBERS & line.keys()):
+        raise TypeError("not the numbers of a report")
     metrics = {OTHER_NAMES.get(name, name): value for name, value in line.items()}
     settings = {name: line[name] for name in SETTINGS if name in line}
     if "kind" in line:

@@ -2,9 +2,10 @@
 
     python3 scripts/split_corpus.py --corpus_path corpus.txt --train_path train.txt --heldout_path heldout.txt
 
-A document is a line, or with --documents paragraphs the lines up to a blank one (the corpora of bert, albert, bart and
-gsg). Whether it is held out depends on its text and --seed alone: copies of one document are on the same side, and a
-corpus that grows later keeps its division. The order of the documents stays.
+The corpus may be compressed (.gz, .xz, .bz2, .zst); the parts are plain text. A document is a line, or with --documents
+paragraphs the lines up to a blank one (the corpora of bert, albert, bart and gsg). Whether it is held out depends on
+its text and --seed alone: copies of one document are on the same side, and a corpus that grows later keeps its
+division. The order of the documents stays.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.data.corpus import find_files
+from uer.data.corpus import SUFFIXES, CorpusFile, find_files, read_blocks
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
@@ -35,7 +36,10 @@ class SplitConfig:
     seed: int = flag(7, "Another number holds out other documents.")
 
     def problems(self) -> list[str]:
-        return [] if 0.0 < self.fraction < 1.0 else ["--fraction must lie between 0 and 1"]
+        found = [] if 0.0 < self.fraction < 1.0 else ["--fraction must lie between 0 and 1"]
+        return found + [f"--{name} {getattr(self, name)}: plain text is written, not {SUFFIXES[suffix]} data"
+                        for name in ("train_path", "heldout_path")
+                        if (suffix := Path(getattr(self, name)).suffix.lower()) in SUFFIXES]
 
     def reads(self) -> list[File]:
         """The corpus's files."""
@@ -51,7 +55,7 @@ def main() -> None:
         with open(train, "wb") as first, open(heldout, "wb") as second:
             outputs = (first, second)
             for file in files:
-                for document in documents(Path(file.path), config.documents == "paragraphs"):
+                for document in documents(file, config.documents == "paragraphs"):
                     side = int(is_held_out(document, config.fraction, config.seed))
                     outputs[side].write(document)
                     counts[side] += 1
@@ -62,20 +66,31 @@ def main() -> None:
         print(f"{path}: {count:,} documents, {size / 1e6:.2f} MB")
 
 
-def documents(path: Path, paragraphs: bool) -> Iterator[bytes]:
+def documents(file: CorpusFile, paragraphs: bool) -> Iterator[bytes]:
     """The documents of a file with their line ends; blank lines between lines are left out."""
     parts: list[bytes] = []
-    with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                line += b"\n"
-            if line.strip():
-                parts.append(line)
-            if parts and not (paragraphs and line.strip()):
-                yield b"".join([*parts, b"\n"] if paragraphs else parts)
-                parts = []
+    for line in lines(file):
+        if line.strip():
+            parts.append(line)
+        if parts and not (paragraphs and line.strip()):
+            yield b"".join([*parts, b"\n"] if paragraphs else parts)
+            parts = []
     if parts:
         yield b"".join([*parts, b"\n"])
+
+
+def lines(file: CorpusFile) -> Iterator[bytes]:
+    """The lines of a file, decompressed; each with its line end, the last one too."""
+    begun: list[bytes] = []
+    for block, _ in read_blocks(file):
+        end, *others = block.split(b"\n")
+        begun.append(end)
+        if others:
+            yield b"".join(begun) + b"\n"
+            yield from (line + b"\n" for line in others[:-1])
+            begun = others[-1:]
+    if last := b"".join(begun):
+        yield last + b"\n"
 
 
 def is_held_out(document: bytes, fraction: float, seed: int) -> bool:

@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _ranges import outside
 from _runs import compared, read_curve, table
 
-from uer import cli
+from pretrain import SECTIONS
+from uer import cli, model_settings
 from uer.config import REQUIRED, TrainConfig, flag
 from uer.errors import UserError
 from uer.family.mps import Mps, available
@@ -45,7 +46,7 @@ from uer.files import atomic_path
 from uer.json_files import json_text, read_json_object
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = ("output_model_path", "metrics_path", "seed", "threads", "log_path")
+OWN = ("output_model_path", "metrics_path", "seed", "threads", "log_path", "dry_run")
 DEFAULTS = {"report_steps": 50}
 COMMAND, METRICS, LOG, DONE = "command.json", "metrics.jsonl", "log.txt", "done"
 
@@ -94,6 +95,8 @@ def main() -> None:
     config, = cli.parse(__doc__, (SweepConfig,))
     trials = read_sweep(config)
     missing = [trial for trial in trials if not trial.finished and (not config.only or trial.name in config.only)]
+    for trial in missing:
+        _check_flags(trial, config.sweep_path)
     print(f"{len(trials)} runs, {len(missing)} to make", flush=True)
     failed = run_all(missing, config.processes or len(os.sched_getaffinity(0)), config.keep_weights,
                      Path(config.output_dir))
@@ -108,10 +111,7 @@ def read_sweep(config: SweepConfig) -> list[Trial]:
     Raises:
         UserError: the file has other keys, or a run's settings differ from those it was begun with.
     """
-    content = read_json_object(config.sweep_path)
-    runs, seeds, common = content.get("runs"), content.get("seeds", [7]), content.get("common", {})
-    if set(content) - {"common", "seeds", "runs"} or not isinstance(runs, dict) or not runs:
-        raise UserError(f"{config.sweep_path}: needs the keys \"common\", \"seeds\" and \"runs\", and no others")
+    runs, seeds, common = _read_file(config.sweep_path)
     folders: dict[str, str] = {}
     trials = []
     for name, changes in runs.items():
@@ -121,7 +121,8 @@ def read_sweep(config: SweepConfig) -> list[Trial]:
             raise UserError(f"{config.sweep_path}: {name}: --{taken[0]} is set by this command")
         steps = flags.get("total_steps", TrainConfig.total_steps)
         flags.setdefault("save_checkpoint_steps", steps)
-        flags["report_steps"] = min(flags["report_steps"], steps)  # the table needs one report at least
+        if isinstance(steps, int) and isinstance(flags["report_steps"], int):
+            flags["report_steps"] = min(flags["report_steps"], steps)  # the table needs one report at least
         short = re.sub(r"[^\w.+-]+", "_", name)
         if folders.setdefault(short, name) != name:
             raise UserError(f"{config.sweep_path}: {name} and {folders[short]} have the same folder, {short}")
@@ -132,6 +133,33 @@ def read_sweep(config: SweepConfig) -> list[Trial]:
     for trial in trials:
         _check_settings(trial)
     return trials
+
+
+def _read_file(path: str) -> tuple[dict[str, Any], list[int], dict[str, Any]]:
+    """The file's `runs`, `seeds` and `common`."""
+    content = read_json_object(path)
+    runs, seeds, common = content.get("runs"), content.get("seeds", [7]), content.get("common", {})
+    if set(content) - {"common", "seeds", "runs"} or not isinstance(runs, dict) or not runs:
+        raise UserError(f"{path}: needs the keys \"common\", \"seeds\" and \"runs\", and no others")
+    for name, flags in {"\"common\"": common, **runs}.items():
+        if not isinstance(flags, dict):
+            raise UserError(f"{path}: {name}: must be an object of flags, not {json_text(flags)}")
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{path}: \"seeds\": must be a list of whole numbers, not {json_text(seeds)}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: \"seeds\": names a seed twice")
+    return runs, seeds, common
+
+
+def _check_flags(trial: Trial, path: str) -> None:
+    """Refuse before anything runs what pretrain.py would refuse, and runs without held-out losses."""
+    try:
+        train = model_settings.parse("", SECTIONS, trial.command()[2:])[0]
+    except UserError as error:
+        raise UserError(f"{path}: {trial.name}: {error}") from None
+    if not train.dev_dataset_path and not train.dev_fraction:
+        raise UserError(f"{path}: {trial.name}: --dev_dataset_path or --dev_fraction is needed: the table ranks the "
+                        "runs by their held-out loss")
 
 
 def _check_settings(trial: Trial) -> None:

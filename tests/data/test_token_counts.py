@@ -12,6 +12,7 @@ def test_every_token_is_counted(path):  # noqa: F811
     dataset = open_dataset(path)
     counts = token_counts([dataset, dataset], "src", 300)
     assert counts.sum() == 22 and np.array_equal(np.flatnonzero(counts), TOKENS)
+    assert np.array_equal(token_counts([dataset, dataset], "tgt", 300), counts)  # as of t5 and bart
 
 
 def test_of_a_large_dataset_blocks_at_equal_distances_are_counted(path, monkeypatch):  # noqa: F811

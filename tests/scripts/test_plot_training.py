@@ -61,7 +61,8 @@ def test_what_does_not_go_into_one_picture_or_is_no_metrics_file(tmp_path, monke
     pytest.importorskip("matplotlib")
     with pytest.raises(UserError, match="do not go into one picture"):
         plot_training.draw({path: plot_training.read_metrics(path) for path in paths}, str(tmp_path / "p.png"))
-    for number, content in enumerate((b"\xff\xfe\n{}\n", b"[" * 100_000 + b"\n{}\n", b"{}\n{}\n")):
+    for number, content in enumerate((b"\xff\xfe\n{}\n", b"[" * 100_000 + b"\n{}\n", b"{}\n{}\n", b"[1]\n{}\n",
+                                      b'{"kind": "eval", "step": 1, "loss": "x"}\n{}\n')):
         (tmp_path / f"bad{number}").write_bytes(content)
         with pytest.raises(UserError, match=f"bad{number}, line 1"):
             plot_training.read_metrics(str(tmp_path / f"bad{number}"))

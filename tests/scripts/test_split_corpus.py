@@ -1,5 +1,7 @@
 """A corpus divided by the text of its documents."""
 
+import gzip
+
 import pytest
 
 from uer.errors import UserError
@@ -24,3 +26,21 @@ def test_an_empty_part_is_refused(tmp_path, run_script):
     with pytest.raises(UserError, match="would be empty"):
         run_script("split_corpus.py", "--corpus_path", corpus, "--train_path", tmp_path / "a", "--heldout_path",
                    tmp_path / "b")
+
+
+def test_a_compressed_corpus_is_divided_as_the_plain_one(tmp_path, run_script):
+    text = b"".join(b"document %d%s\n" % (number, b" word" * 200) for number in range(2000))  # several blocks
+    (tmp_path / "plain.txt").write_bytes(text)
+    (tmp_path / "packed.txt.gz").write_bytes(gzip.compress(text, 1))
+    for name in ("plain.txt", "packed.txt.gz"):
+        run_script("split_corpus.py", "--corpus_path", tmp_path / name, "--train_path", tmp_path / f"train_{name[:5]}",
+                   "--heldout_path", tmp_path / f"heldout_{name[:5]}")
+    for part in ("train", "heldout"):
+        assert (tmp_path / f"{part}_plain").read_bytes() == (tmp_path / f"{part}_packe").read_bytes()
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(text)[:-100])
+    with pytest.raises(UserError, match="damaged gzip data"):
+        run_script("split_corpus.py", "--corpus_path", tmp_path / "cut.txt.gz", "--train_path", tmp_path / "a",
+                   "--heldout_path", tmp_path / "b")
+    with pytest.raises(UserError, match="plain text is written, not gzip data"):
+        run_script("split_corpus.py", "--corpus_path", tmp_path / "plain.txt", "--train_path", tmp_path / "a.gz",
+                   "--heldout_path", tmp_path / "b")

@@ -1,14 +1,17 @@
 """Sweeps and comparisons of runs, by hand-worked curves."""
 
 import json
+import math
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
+import compare_runs
 import sweep
 from _runs import compared, read_curve, table
 
@@ -57,12 +60,30 @@ def test_compare_runs_prints_and_draws(tmp_path, run_script):
     assert "| b | 1 | 3.000 | 20.1 | -1.000 |" in printed and picture.read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="same number of seeds"):
         run_script("compare_runs.py", "--runs", runs[0], f"{runs[1]},{runs[1].partition('=')[2]}")
+    with pytest.raises(UserError, match="would be overwritten"):
+        run_script("compare_runs.py", "--runs", *runs, "--json_path", tmp_path / "b.jsonl")
 
 
+def test_losses_that_are_not_finite_do_not_limit_the_picture(tmp_path):
+    limits, panel = [], SimpleNamespace(set_ylim=lambda *limit: limits.append(limit))
+    diverged, other = (read_curve(write_run(tmp_path / f"{number}.jsonl", losses))
+                       for number, losses in enumerate([[5.0, math.nan], [4.0, 3.0]]))
+    compare_runs._limit(panel, {"a": [diverged], "b": [other]})
+    compare_runs._limit(panel, {"a": [read_curve(write_run(tmp_path / "c.jsonl", [math.inf]))]})
+    assert limits == [(2.9, 5.1)]
+
+
+def test_operations_that_were_not_counted_are_no_number(tmp_path):
+    path = write_run(tmp_path / "a.jsonl", [4.0])
+    (tmp_path / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text().replace("6000000.0", "0.0"))
+    assert "| 0.00 | - | 2 | 2 |" in table(compared({"a": [read_curve(path)]}))[2]
+
+
+COMMON = {"learning_rate": 3.0, "dev_fraction": 0.1, "vocab_path": "v.txt"}
 STAND_IN = """
 import json, sys
 flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-assert "--bad" not in sys.argv
+assert "--unpad" not in sys.argv
 open(flags["--output_model_path"] + "-1", "w").write("weights")
 with open(flags["--metrics_path"], "a") as file:
     for kind in ("train", "eval"):
@@ -91,7 +112,7 @@ def run_sweep(tmp_path, monkeypatch, capsys):
 
 
 def test_a_sweep_leaves_finished_runs_out(tmp_path, run_sweep):
-    content = {"common": {"learning_rate": 3.0}, "seeds": [7], "runs": {"base": {}, "a, b": {"learning_rate": 2.0}}}
+    content = {"common": COMMON, "seeds": [7], "runs": {"base": {}, "a, b": {"learning_rate": 2.0}}}
     printed = run_sweep(content)
     assert "2 runs, 2 to make" in printed and "| a, b | 1 | 2.000 |" in printed
     assert {path.name for path in (tmp_path / "out" / "base-seed7").iterdir()} == {
@@ -104,7 +125,7 @@ def test_a_sweep_leaves_finished_runs_out(tmp_path, run_sweep):
 
 
 def test_a_failed_run_is_named_and_the_others_are_made(tmp_path, run_sweep):
-    content = {"common": {"learning_rate": 3.0}, "runs": {"wrong": {"bad": True}, "right": {}}}
+    content = {"common": COMMON, "runs": {"wrong": {"unpad": "off"}, "right": {}}}
     with pytest.raises(UserError, match="1 runs failed: wrong-seed7"):
         run_sweep(content)
     assert "| right | 1 | 3.000 |" in run_sweep.printed
@@ -128,7 +149,14 @@ def test_a_run_shorter_than_the_interval_of_reports_has_a_report(tmp_path):
 
 @pytest.mark.parametrize(("content", "message"), [
     ({"runs": {}}, "needs the keys"), ({"runs": {"a": {"seed": 3}}}, "--seed is set by this command"),
-    ({"runs": {"a b": {}, "a/b": {}}}, "the same folder"), ({"run": {"a": {}}}, "needs the keys")])
+    ({"runs": {"a b": {}, "a/b": {}}}, "the same folder"), ({"run": {"a": {}}}, "needs the keys"),
+    ({"runs": {"a": 3}}, "a: must be an object of flags, not 3"), ({"common": [], "runs": {"a": {}}}, "must be an"),
+    ({"seeds": 7, "runs": {"a": {}}}, "a list of whole numbers, not 7"), ({"seeds": [], "runs": {"a": {}}}, "a list"),
+    ({"seeds": [7, 7], "runs": {"a": {}}}, "names a seed twice"),
+    ({"common": COMMON, "runs": {"a": {}, "b": {"learnig_rate": 1}}}, "b: unknown argument .* mean --learning_rate"),
+    ({"common": COMMON, "runs": {"a": {"total_steps": "many"}}}, "a: .*many"),
+    ({"common": COMMON, "runs": {"a": {"dev_fraction": 0}}}, "a: --dev_dataset_path or --dev_fraction is needed"),
+    ({"common": COMMON, "runs": {"a": {"dry_run": True}}}, "--dry_run is set by this command")])
 def test_a_wrong_sweep_is_refused(tmp_path, run_script, content, message):
     path = tmp_path / "sweep.json"
     path.write_text(json.dumps(content))

@@ -74,6 +74,8 @@ def test_killed_it_goes_on_without_the_state_that_it_came_from(constant, decayed
     job = playground.start("killed", kill={"rename_to": "killed.state-16"}, **flags)
     assert job.wait() == 128 + signal.SIGKILL, job.output
     state.unlink()  # the run has gone on and keeps the newest only
+    other = {**flags, "decay_from": playground.folder / "m.state-12"}
+    assert "belongs to a decay from step 10, not 12" in playground.fail("killed", **other)
     assert "belongs to a run that decays in 10 steps, not 6" in playground.fail("killed", **{**flags, "decay_steps": 6})
     again = playground.run("killed", **flags)
     assert "resumed after step 14" in again.output
@@ -121,6 +123,14 @@ def test_the_learning_rate_falls_from_the_state_on(scheduler):
     warming = 1e-3 if scheduler == "constant" else 0.5e-3
     assert found == pytest.approx([0 if scheduler != "constant" else 1e-3, warming, 1e-3, 1e-3, 1e-3, 0.5e-3, 0],
                                   abs=1e-10)
+
+
+def test_a_decay_that_goes_on_came_from_the_named_state():
+    begun = replace(state(32000, total_steps=33000, lr_decay=1 / 11), resumed=True)
+    for named in (None, 30000):
+        assert decay_schedule(replace(begun, named=named), 3000)["total_steps"] == 33000
+    with pytest.raises(UserError, match="belongs to a decay from step 30000, not 31000"):
+        decay_schedule(replace(begun, named=31000), 3000)
 
 
 @pytest.mark.parametrize(("step", "scheduler", "there"), [

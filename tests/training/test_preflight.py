@@ -150,6 +150,8 @@ def test_states_are_found_and_tidied(tmp_path):
 
 
 def test_a_state_of_another_kind_or_version(tmp_path):
+    with pytest.raises(UserError, match=r"not a training state: no run\.pt in this folder"):
+        read_state(tmp_path)
     torch.save({"a": torch.ones(2)}, tmp_path / "s")
     with pytest.raises(UserError, match="not a training state"):
         read_state(tmp_path / "s")

@@ -144,6 +144,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(path: Path) -> dict[str, Any]:
+    if not (path / RUN_FILE).exists():
+        raise UserError(f"{path}: not a training state: no {RUN_FILE} in this folder")
     content = checkpoint.read(path / RUN_FILE)
     if not isinstance(content, Mapping) or not isinstance(content.get("files"), Mapping):
         raise UserError(f"{path}: not a training state")

@@ -15,11 +15,12 @@ def token_counts(datasets: Sequence[TokenDataset], side: str, vocab_size: int) -
     """(vocab_size,) int64: how often each token occurs. Of a large dataset, blocks at equal distances are counted.
 
     Args:
-        side: the column, "src" or "tgt".
+        side: the column, "src" or "tgt". The targets of t5 and bart are made from the src column while training; it is
+            counted for them.
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     for dataset in datasets:
-        tokens = dataset.columns[side]
+        tokens = dataset.columns[side if side in dataset.columns else "src"]
         step = BLOCK * max(1, -(-len(tokens) // MOST_TOKENS))
         for start in range(0, len(tokens), step):
             counts += np.bincount(tokens[start:start + BLOCK], minlength=vocab_size)

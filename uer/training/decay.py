@@ -33,11 +33,13 @@ class Start:
         state: as `read_state` gives it.
         path: where it is.
         resumed: it is a state of the decay itself, which was stopped.
+        named: if so, the step in the name of --decay_from, which need not exist any more.
     """
 
     state: Mapping[str, Any]
     path: Path
     resumed: bool
+    named: int | None = None
 
 
 def find_start(config: TrainConfig, folder: StateFolder, say: Callable[[str], None]) -> Start:
@@ -46,10 +48,11 @@ def find_start(config: TrainConfig, folder: StateFolder, say: Callable[[str], No
     Raises:
         UserError: there is no such state.
     """
+    source = Path(config.decay_from)
     found = folder.find(config.resume, say)
     if found:
-        return Start(*found, resumed=True)
-    source = Path(config.decay_from)
+        named = re.search(r"\.state-(\d+)$", source.name)
+        return Start(*found, resumed=True, named=int(named[1]) if named else None)
     weights = re.fullmatch(r"(.+)-(\d+)", source.name)
     if source.is_file() and weights and not weights[1].endswith(".state"):
         raise UserError(f"--decay_from {source}: weights without the optimizer's moments; a decay starts from a "
@@ -65,7 +68,8 @@ def decay_schedule(start: Start, decay_steps: int) -> dict[str, Any]:
         a state of step 30,000 and 3,000 steps: total_steps 33,000, lr_decay 1/11, as many steps of warmup as there were
 
     Raises:
-        UserError: the learning rate is not at its peak there, or the decay was begun with another number of steps.
+        UserError: the learning rate is not at its peak there, or the decay was begun with another number of steps or
+            at another step.
     """
     saved = parse_json(start.state["settings"], start.path, half_pairs=True)
     if not isinstance(saved, dict) or not {*SCHEDULE, "learning_rate"} <= saved.keys():
@@ -75,6 +79,9 @@ def decay_schedule(start: Start, decay_steps: int) -> dict[str, Any]:
         if begun != decay_steps:
             raise UserError(f"{start.path}: belongs to a run that decays in {begun} steps, not {decay_steps}; name "
                             "another --output_model_path, or start anew with --resume never")
+        if start.named not in (None, saved["total_steps"] - begun):
+            raise UserError(f"{start.path}: belongs to a decay from step {saved['total_steps'] - begun}, not "
+                            f"{start.named}; name another --output_model_path, or start anew with --resume never")
         return {name: saved[name] for name in SCHEDULE}
     step, peak = start.state["step"], saved["learning_rate"]
     optim = OptimConfig(learning_rate=peak, warmup=saved["warmup"], lr_decay=saved["lr_decay"])
