@@ -131,9 +131,11 @@ def run_forked(server, tmp_path_factory) -> Callable[..., subprocess.CompletedPr
 
 # Files that take long come first, so that the two processes of tests/run.sh end together; the second of them needs no
 # fork server, which is starting then.
-LONGEST_FIRST = ("test_pretrain.py", "test_processors.py", "test_runs.py", "test_resume.py", "test_parallel_runs.py",
-                 "test_model.py", "test_pretrain_family.py", "test_meshes.py", "test_benchmark_training.py",
-                 "test_configs.py")
+LONGEST_FIRST = ("test_pretrain.py", "test_processors.py", "test_resume.py", "test_runs.py", "test_parallel_runs.py",
+                 "test_meshes.py", "test_model.py", "test_model_with_decoder.py", "test_distilled_runs.py",
+                 "test_benchmark_training.py", "test_pretrain_family.py", "test_tokenizers.py", "test_tasks.py",
+                 "test_classifier.py", "test_preflight.py", "test_configs.py", "test_threads.py", "test_decay.py",
+                 "test_check_gpu.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

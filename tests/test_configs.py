@@ -127,10 +127,10 @@ def test_flops_of_local_layers(every):
 def test_flops_of_an_encoder_without_attention():
     """Of each layer of an lstm: four gates, each from the input and from the state before."""
     config = ModelConfig(emb_size=24, hidden_size=32, layers_num=2, encoder="lstm", embedding=("word",))
-    predicted = round(0.15 * 50)
-    layers = 2 * 50 * 4 * 32 * ((24 + 32) + (32 + 32))
+    predicted = round(0.15 * 13)
+    layers = 2 * 13 * 4 * 32 * ((24 + 32) + (32 + 32))
     head = 2 * predicted * (32**2 + 32 * 37)
-    assert flops_per_token(config, 37, 50) == pytest.approx(3 * (layers + head) / 50)
+    assert flops_per_token(config, 37, 13) == pytest.approx(3 * (layers + head) / 13)
 
 
 @pytest.mark.parametrize("name, src, tgt", [("mt", 20, 10), ("gsg", 20, 10), ("bart", 20, 19)])

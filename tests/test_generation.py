@@ -52,13 +52,14 @@ def run(model, prompts=PROMPTS, most=9, stop_id=STOP, **settings):
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("name", GOLDEN)
 def test_greedy_texts_are_the_originals(golden, name, cached):
-    """Alone and together; without an end, as the original. Its smallest margin is 0.0015."""
+    """Alone and together, where nothing is kept the first prompt alone; without an end, as the original. Its smallest
+    margin is 0.0015."""
     figures = json.loads((golden / "breadth" / "generation" / "generation.json").read_text())[name]
     model = open_model(golden / "breadth" / "models", name)[0]
     prompts = [figure.get("prefix", figure.get("src")) for figure in figures]
     expected = [figure["generated"] for figure in figures]
     assert generate(model, prompts, most=20, start_id=START, cached=cached) == expected
-    for prompt, text in zip(prompts, expected):
+    for prompt, text in list(zip(prompts, expected))[:None if cached else 1]:
         assert generate(model, [prompt], most=20, start_id=START, cached=cached) == [text]
 
 

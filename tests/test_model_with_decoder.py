@@ -138,8 +138,9 @@ def test_parameters_and_operations_of_both_stacks_are_counted(layers, decoder_la
     def operations(config):
         with Unfilled():
             meta = build_model(config, VOCAB, tgt_vocab_size=TGT_VOCAB, unpad="off")
+        pairs = make_pairs().to("meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            meta(make_pairs().to("meta"))
+            meta(pairs)
         return counter.get_total_flops()
 
     assert extrapolated_model(operations, config) == operations(config)

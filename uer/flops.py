@@ -105,8 +105,9 @@ def _flops(config: ModelConfig, vocab_size: int, batch: Batch, tgt_vocab_size: i
     with Unfilled():
         # Without gradients: the counter cannot follow a view of a parameter under `torch.no_grad`.
         model = build_model(config, vocab_size, tgt_vocab_size=tgt_vocab_size, unpad="off").requires_grad_(False)
+    moved = batch.to("meta")
     with FlopCounterMode(display=False) as counter:
-        model(batch.to("meta"))
+        model(moved)
     return counter.get_total_flops() / batch.token_slots()
 
 

@@ -68,5 +68,5 @@ def make(folder: Path, tokenizer: Tokenizer, *corpus: Path, shard_bytes=SHARD_BY
 
 @pytest.fixture
 def corpus(tmp_path) -> Path:
-    (tmp_path / "corpus.txt").write_text(random_text(400), encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text(random_text(160), encoding="utf-8")
     return tmp_path / "corpus.txt"

@@ -39,7 +39,7 @@ def test_instances_are_the_documents_cut(corpus, tmp_path, small_tokenizer):
     dataset = open_dataset(tmp_path / "d.pt")
     assert [dataset[i].tolist() for i in range(len(dataset))] == expected
     assert dataset.info.counts == summary.counts()
-    assert summary.totals.blank_lines == blank and summary.totals.lines == 400
+    assert summary.totals.blank_lines == blank and summary.totals.lines == 160
     assert summary.totals.full_instances == sum(len(instance) == 16 for instance in expected)
     assert summary.totals.unknown_tokens == sum(instance.count(1) for instance in expected)
 

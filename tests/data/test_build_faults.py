@@ -154,25 +154,25 @@ def _killed_after(seconds: float, work) -> bool:
 @pytest.mark.parametrize("packed", [False, True])
 def test_killed_at_random_moments_it_ends_with_the_same_file(packed, tmp_path, small_tokenizer):
     path = tmp_path / "corpus"
-    text = random_text(3000).encode()
+    text = random_text(1200).encode()
     path.write_bytes(gzip.compress(text) if packed else text)
     (tmp_path / "whole").mkdir()
     start = time.monotonic()
-    make(tmp_path / "whole", small_tokenizer, path, shard_bytes=20_000, processes_num=2)
+    make(tmp_path / "whole", small_tokenizer, path, shard_bytes=10_000, processes_num=2)
     usual = time.monotonic() - start
     whole = (tmp_path / "whole" / "d.pt").read_bytes()
     chance = random.Random(11)
     kills = 0
     for _ in range(40):
         killed = _killed_after(chance.random() * usual, lambda: make(
-            tmp_path, small_tokenizer, path, shard_bytes=20_000, processes_num=chance.choice([1, 2])))
+            tmp_path, small_tokenizer, path, shard_bytes=10_000, processes_num=chance.choice([1, 2])))
         kills += killed
         usual *= 1 if killed else 0.7  # a busy machine may have made the first run slow
         if kills == 5:
             break
         if (tmp_path / "d.pt").exists():
             assert (tmp_path / "d.pt").read_bytes() == whole
-    make(tmp_path, small_tokenizer, path, shard_bytes=20_000, processes_num=2)
+    make(tmp_path, small_tokenizer, path, shard_bytes=10_000, processes_num=2)
     assert kills == 5
     assert (tmp_path / "d.pt").read_bytes() == whole
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["corpus", "d.pt", "whole"]
@@ -190,7 +190,7 @@ def test_another_command_does_not_take_over_the_shards(corpus, tmp_path, small_t
     make(tmp_path, small_tokenizer, corpus, seq_length=32, notes=notes)
     assert sum("another command left" in note for note in notes) == 1
     assert open_dataset(tmp_path / "d.pt").info.seq_length == 32
-    corpus.write_text(random_text(400, seed=2), encoding="utf-8")
+    corpus.write_text(random_text(160, seed=2), encoding="utf-8")
     summary = make(tmp_path, small_tokenizer, corpus)
     assert summary.totals.tokens == make(tmp_path, small_tokenizer, corpus, name="again.pt").totals.tokens
 

@@ -47,7 +47,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch,
 
 
 def _random_bytes(chance: random.Random) -> bytes:
-    size = chance.randrange(1, 2000)
+    size = chance.randrange(1, 1000)
     kind = chance.randrange(3)
     if kind == 0:
         return chance.randbytes(size)
@@ -79,7 +79,7 @@ def test_random_corpora_never_crash_and_the_report_is_right_to_the_line(tmp_path
         documents = [small_tokenizer.encode(line.decode(errors="replace")) for line in texts]
         if not any(documents):
             continue
-        summary = make(tmp_path, small_tokenizer, path, shard_bytes=chance.choice([300, 1000]))
+        summary = make(tmp_path, small_tokenizer, path, shard_bytes=chance.choice([200, 700]))
         assert summary.places == expected, round_number
         assert summary.totals.lines == len(texts)
         assert summary.totals.documents == sum(map(bool, documents))

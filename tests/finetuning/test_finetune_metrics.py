@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics as reference
 
 from uer.finetuning.metrics import (
     classification,
@@ -15,6 +14,8 @@ from uer.finetuning.metrics import (
 
 
 def test_classification_equals_scikit_learn():
+    from sklearn import metrics as reference  # only the process that runs this test waits for it
+
     generator = np.random.default_rng(0)
     gold, predicted = generator.integers(0, 5, 137), generator.integers(0, 4, 137)
     scores = classification(predicted, gold, 7)

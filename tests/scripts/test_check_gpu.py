@@ -30,7 +30,9 @@ def facts(tmp_path):
 
 def test_sections_run_on_a_cpu(command, facts, capsys, monkeypatch):
     """All that start no command of their own, but for the profiler, which takes seconds to start."""
-    monkeypatch.setattr(importlib.import_module("_random_run"), "VOCAB_SIZE", 300)  # faster
+    monkeypatch.setattr(importlib.import_module("_random_run"), "VOCAB_SIZE", 300)  # faster, like short rows
+    for module in ("_checks", "_gpu_job", "_gpu_sections"):
+        monkeypatch.setattr(importlib.import_module(module), "SEQ_LENGTH", 32)
     names = ["environment", "attention", "curves", "speed", "syncs", "variants", "tests"]
     config = command.CheckConfig(out=str(facts.out), device="cpu", quick=True, seconds=300.0)
     assert command.run_sections(names, facts, config) == 0
