@@ -33,6 +33,7 @@ from uer.json_files import json_text
 from uer.loss_law import LossLaw, Run, fit_law, kind_of, layer_parameters
 from uer.model_config import ModelConfig
 from uer.model_settings import model_settings
+from uer.paths import File
 from uer.text import count
 from uer.tokenizers import build_tokenizer
 
@@ -52,6 +53,10 @@ class FitLossLawConfig:
         if self.plot_path and picture_format(self.plot_path) not in FORMATS:
             found.append(f"--plot_path {self.plot_path}: the name must end in .{', .'.join(FORMATS)}")
         return found
+
+    def reads(self) -> list[File]:
+        """The settings and metrics files."""
+        return [File("--runs", path) for run in self.runs for path in run.replace("=", ",").split(",")]
 
 
 def main() -> None:

@@ -64,6 +64,12 @@ def test_a_run_without_its_end_is_refused(arguments, tmp_path, run_script):
         run_script("fit_loss_law.py", *arguments)
 
 
+def test_no_file_of_a_run_is_replaced(arguments, tmp_path, run_script):
+    arguments[-1] = str(tmp_path / "3_1200.jsonl")
+    with pytest.raises(UserError, match=r"3_1200.jsonl is read by this command"):
+        run_script("fit_loss_law.py", *arguments)
+
+
 def test_models_of_two_kinds_are_refused(arguments, run_script):
     arguments[1] = arguments[1].replace("modernbert/L-2_H-128", "bert/tiny")
     with pytest.raises(UserError, match=r"differ in .*layernorm_positioning"):
