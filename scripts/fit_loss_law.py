@@ -5,7 +5,7 @@
         --vocab_path models/google_zh_vocab.txt --about "reviews, AdamW 1e-3" --output_path law.json --plot_path law.png
 
 Each run is a model's settings and the --metrics_path files of trainings with it, each of which has ended, its learning
-rate too, with an evaluation after its last update. Seven runs of two sizes and three numbers of tokens are the least.
+rate too, with an evaluation at its end. Seven runs of two sizes and three numbers of tokens are the least.
 The held-out losses must be of the same rows and masks.
 
 With --scheduler constant_with_warmup and --decay_from, one training serves for several numbers of tokens. Printed are
@@ -36,6 +36,9 @@ from uer.model_settings import model_settings
 from uer.paths import File
 from uer.text import count
 from uer.tokenizers import build_tokenizer
+
+END = 0.99
+"""An evaluation after this part of the updates is one of the end: the learning rate is almost 0."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ def read_run(path: str, model: ModelConfig, vocab_size: int) -> Run:
     records = read_metrics(path)
     trained = [record for record in records if record["kind"] == "train" and "interval_real_tokens" in record]
     losses = [record for record in records if record["kind"] == "eval" and "loss" in record]
-    if not trained or not losses or losses[-1]["step"] < losses[-1]["total_steps"]:
-        raise UserError(f"{path}: no held-out loss after the last update (--eval_steps must divide --total_steps)")
+    if not trained or not losses or losses[-1]["step"] < END * losses[-1]["total_steps"]:
+        raise UserError(f"{path}: no held-out loss at the end (--eval_steps must divide --total_steps)")
     updates = [record["interval_real_tokens"] / (record["step"] - before["step"])
                for before, record in itertools.pairwise(trained)]
     if not updates:
