@@ -60,7 +60,7 @@ from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
 from uer.training.loaders import Loaders
 from uer.training.report import Reporter
-from uer.training.run_problems import check_weights_dtype, graph_problems, require_possible
+from uer.training.run_problems import check_weights_dtype, graph_problems, initial_settings, require_possible
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
 from uer.training.trainer import Trainer
@@ -386,6 +386,8 @@ class Run:
             self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
             for line in lines:
                 self.reporter.say(f"{path}: {line}")
+            if not (report.missing or report.other_shape) and (idle := initial_settings(config)):
+                self.reporter.say(f"warning: {' '.join(idle)}: without effect, because every weight is in {path}")
             if lora.use_lora:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)
