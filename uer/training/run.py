@@ -20,7 +20,7 @@ from torch import Tensor
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
-from uer.checkpoint.state import StateFolder, check_settings, read_weights
+from uer.checkpoint.state import START_ANEW, StateFolder, check_settings, read_weights
 from uer.convert.open import load_uer_weights
 from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher
@@ -250,7 +250,7 @@ class Run:
         if found:
             decays = start is not None and not start.resumed
             same = {name: value for name, value in identity.items() if not (decays and name in decay.SCHEDULE)}
-            check_settings(found[0]["settings"], same, found[1])
+            check_settings(found[0]["settings"], same, found[1], decay.SAME_SETTINGS if decays else START_ANEW)
             if decays:
                 self._set_old_states_aside()
             if identity["lora"] and not any(map(is_adapter, found[0].get("model", {}))):
