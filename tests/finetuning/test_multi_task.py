@@ -90,3 +90,9 @@ def test_an_update_leaves_the_other_heads_as_they_are(trained):
     batch = Batch(src, torch.ones_like(src), {"dataset": torch.tensor([1]), "label": torch.tensor([0])})
     task.loss(model(batch), batch).backward()
     assert model.output_layers_1[0].weight.grad is None and model.output_layers_1[1].weight.grad is not None
+
+
+def test_the_files_of_all_folders_are_read(tmp_path):
+    folders = [str(tmp_path / name) for name in ("a", "b")]
+    task = MultiTask([Dataset(folder[-1], LabelSet(("0", "1")), folder) for folder in folders])
+    assert task.files("dev.tsv") == [f"{folder}/dev.tsv" for folder in folders]

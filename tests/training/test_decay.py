@@ -91,7 +91,7 @@ def test_two_ranks_decay_together(constant):
 
 def test_what_cannot_be_decayed_is_one_line(constant):
     for flags, words in (
-            (decay(constant, learning_rate=5e-3), ("learning_rate was 0.01 and is now 0.005",)),
+            (decay(constant, learning_rate=5e-3), ("learning_rate was 0.01 and is now 0.005. A decay has",)),
             (decay(constant, decay_steps=None), ("--decay_from and --decay_steps go together",)),
             (decay(constant, resume="m.state-5"), ("--decay_from excludes --resume PATH",)),
             (decay(constant, decay_from=constant.folder / "m-10"), ("weights without the optimizer's moments",

@@ -21,6 +21,9 @@ def test_a_new_model_predicts_the_frequencies(shared_playground):
     positions = weights["embedding.pos.embedding.weight"]
     assert positions.square().mean().sqrt() == pytest.approx(0.05, rel=1e-5)
     assert positions[0, 0::2].abs().max() < 1e-6  # sin 0
+    again = shared_playground.run("again", **ONE, output_bias_init="frequencies",
+                                  pretrained_model_path=shared_playground.folder / "frequencies-1")
+    assert "warning: --output_bias_init: without effect" in again.output
 
 
 def test_a_run_with_a_sampled_softmax_goes_on_to_the_same_bits(shared_playground):

@@ -183,12 +183,17 @@ def _check_sum(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
+START_ANEW = ("Start anew with --resume never or another --output_model_path; to train on from its weights, name them "
+              "as --pretrained_model_path")
+
+
+def check_settings(saved: str, now: Mapping[str, Any], path: Path, advice: str = START_ANEW) -> None:
     """Check that a state belongs to this run. A setting that only one of the two has is not compared.
 
     Args:
         saved: the state's settings, as JSON.
         now: this run's.
+        advice: what to do where they differ.
 
     Raises:
         UserError: a setting differs; the message names each.
@@ -201,9 +206,7 @@ def check_settings(saved: str, now: Mapping[str, Any], path: Path) -> None:
                  f"{json.dumps(after[name], ensure_ascii=False)}"
                  for name in sorted(before.keys() & after.keys()) if before[name] != after[name]]
     if different:
-        raise UserError(f"{path}: belongs to a run with other settings: {'; '.join(different)}. Start anew with "
-                        "--resume never or another --output_model_path; to train on from its weights, name them as "
-                        "--pretrained_model_path")
+        raise UserError(f"{path}: belongs to a run with other settings: {'; '.join(different)}. {advice}")
 
 
 class BackgroundWriter:

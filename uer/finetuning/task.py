@@ -102,6 +102,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def files(self, path: str) -> list[str]:
+        """The files that `examples` reads in training."""
+        return [path]
+
     def evaluation_examples(self, path: str, encoder: TextToRows) -> Examples:
         """The same for a file that is evaluated, such as dev."""
         return self.examples(path, encoder)

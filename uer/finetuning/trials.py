@@ -76,8 +76,8 @@ class Trials:
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:
             raise UserError(f"--save_best_by: '{config.save_best_by}' is unknown for this task; choose from: "
                             f"{', '.join(task.metric_names)}")
-        files = [_read(task.examples, config.train_path, encoder),
-                 *(_read(task.evaluation_examples, path, encoder) if path else None
+        files = [_read(task, task.examples, config.train_path, encoder),
+                 *(_read(task, task.evaluation_examples, path, encoder) if path else None
                    for path in (config.dev_path, config.test_path))]
         for stream in (0, 1):
             keep_dropout_exact(model.stream(stream).dropout)
@@ -203,11 +203,12 @@ class Trials:
         return {"lora": {**self.lora.values(), "pretrained_hash": self.fingerprints["pretrained_hash"]}}
 
 
-def _read(read: Callable[[str, TextToRows], Examples], path: str, encoder: TextToRows) -> Examples:
+def _read(task: Task, read: Callable[[str, TextToRows], Examples], path: str, encoder: TextToRows) -> Examples:
     """Read the examples of a file, and log how long it took."""
-    logger.info("Reading and tokenizing %s", path)
+    shown = ", ".join(task.files(path))
+    logger.info("Reading and tokenizing %s", shown)
     began = time.perf_counter()
     examples = read(path, encoder)
-    logger.info("%s: %s examples, %s tokens, read in %s", path, f"{len(examples):,}",
+    logger.info("%s: %s examples, %s tokens, read in %s", shown, f"{len(examples):,}",
                 f"{int(examples.rows.lengths.sum()):,}", seconds_text(time.perf_counter() - began))
     return examples

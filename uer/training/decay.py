@@ -23,6 +23,7 @@ from uer.optim.schedules import SCHEDULES
 
 SCHEDULE = ("total_steps", "scheduler", "warmup", "lr_decay")
 """What is another one in the decay than in the run that it starts from; all other settings are the same."""
+SAME_SETTINGS = "A decay has the settings of its run, but for --output_model_path and the schedule"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
-from uer.checkpoint.state import StateFolder, check_settings, read_weights
+from uer.checkpoint.state import START_ANEW, StateFolder, check_settings, read_weights
 from uer.convert.open import load_uer_weights
 from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher
@@ -60,7 +60,7 @@ from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
 from uer.training.loaders import Loaders
 from uer.training.report import Reporter
-from uer.training.run_problems import check_weights_dtype, graph_problems, require_possible
+from uer.training.run_problems import check_weights_dtype, graph_problems, initial_settings, require_possible
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
 from uer.training.trainer import Trainer
@@ -250,7 +250,7 @@ class Run:
         if found:
             decays = start is not None and not start.resumed
             same = {name: value for name, value in identity.items() if not (decays and name in decay.SCHEDULE)}
-            check_settings(found[0]["settings"], same, found[1])
+            check_settings(found[0]["settings"], same, found[1], decay.SAME_SETTINGS if decays else START_ANEW)
             if decays:
                 self._set_old_states_aside()
             if identity["lora"] and not any(map(is_adapter, found[0].get("model", {}))):
@@ -386,6 +386,8 @@ class Run:
             self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
             for line in lines:
                 self.reporter.say(f"{path}: {line}")
+            if not (report.missing or report.other_shape) and (idle := initial_settings(config)):
+                self.reporter.say(f"warning: {' '.join(idle)}: without effect, because every weight is in {path}")
             if lora.use_lora:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)

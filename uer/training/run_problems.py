@@ -2,6 +2,7 @@
 
 import torch
 
+from uer.config import TrainConfig
 from uer.errors import UserError
 from uer.runtime.precision import Precision
 from uer.training.inputs import Settings
@@ -65,6 +66,12 @@ def graph_problems(settings: Settings) -> list[str]:
               "--activation_checkpointing keeps the state of random generators":
                   settings.parallel.activation_checkpointing != "off"}
     return [problem for problem, found in checks.items() if found]
+
+
+def initial_settings(config: TrainConfig) -> list[str]:
+    """The flags of new weights that are not at their default."""
+    names = ("deep_init", "initializer_range", "position_init", "output_bias_init")
+    return [f"--{name}" for name in names if getattr(config, name) != getattr(TrainConfig, name)]
 
 
 def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:

@@ -89,14 +89,16 @@ class MultiTask(Task):
             found.append(Dataset(f"{name}_{len(found)}" if taken else name, labels, folder))
         return cls(found)
 
+    def files(self, path: str) -> list[str]:
+        return [os.path.join(dataset.folder, path) for dataset in self.datasets]
+
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         """The examples of the file `path` in every folder; without labels those of the file `path` alone."""
         if not labelled:
             table = read_table(path, ("text_a",), ("text_b",), self.columns)
             return Examples(encoder.sequences(table["text_a"], table.get("text_b")), hash=table.hash,
                             skipped=table.skipped)
-        tables = [read_table(os.path.join(dataset.folder, path), ("label", "text_a"), ("text_b",), self.columns)
-                  for dataset in self.datasets]
+        tables = [read_table(file, ("label", "text_a"), ("text_b",), self.columns) for file in self.files(path)]
         rows = joined([encoder.sequences(table["text_a"], table.get("text_b")) for table in tables])
         numbers = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
         labels = np.concatenate([dataset.labels.numbers(table) for dataset, table in zip(self.datasets, tables)])
