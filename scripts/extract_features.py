@@ -1,4 +1,5 @@
-"""Write a vector for each line of a text file: the pooled hidden states of the last layer, as a .npy array.
+"""Write a vector for each line of a text file: the pooled hidden states of the last layer, as a .npy array, or, where
+the name ends in .pt, as a tensor for torch.load.
 
 Row i belongs to line i; a blank line's vector is that of an empty sentence. The file is read and the array written in
 pieces, so neither has to fit into memory. --whitening_size N makes the vectors' covariance the identity and keeps the N
@@ -38,8 +39,8 @@ class Flags:
     """The flags of this script."""
 
     test_path: str = flag(REQUIRED, "A file with one sentence on each line.", path="read")
-    prediction_path: str = flag(REQUIRED, "Where the vectors are written: a .npy array, float32, (lines, width).",
-                                path="write")
+    prediction_path: str = flag(REQUIRED, "Where the vectors are written, float32, (lines, width): a tensor for\n"
+                                          "torch.load if the name ends in .pt, else a .npy array.", path="write")
     pooling: str = flag("first", "How hidden states become one vector.", choices=POOLINGS)
     whitening_size: int | None = flag(None, "Whiten the vectors and keep this many dimensions.")
     batch_size: int = flag(64, "Sentences of a batch.")
@@ -65,8 +66,8 @@ def main() -> None:
     count = count_lines(flags.test_path)
     if width > config.hidden_size:
         raise UserError(f"--whitening_size {width}: the vectors have {config.hidden_size} dimensions")
-    if flags.whitening_size and count < 2:
-        raise UserError(f"--whitening_size needs more lines than {count}: {flags.test_path}")
+    if flags.whitening_size and count <= flags.whitening_size:
+        raise UserError(f"--whitening_size {width} needs more than {width:,} lines; {flags.test_path} has {count:,}")
     with atomic_path(flags.prediction_path) as temporary:
         array = open_array(temporary, count, config.hidden_size)
         for start, vectors in features(model, tokenizer, flags):
@@ -74,6 +75,8 @@ def main() -> None:
         array.flush()
         if flags.whitening_size:
             whiten(array, temporary, flags.whitening_size)
+        if flags.prediction_path.endswith(".pt"):
+            save_tensor(temporary)
     print(f"written: {flags.prediction_path}: {count} vectors of width {width}, pooling {flags.pooling}")
 
 
@@ -141,6 +144,16 @@ def whiten(array: np.ndarray, path: Path, size: int) -> None:
         for start in pieces:
             result[start:start + LINES_AT_ONCE] = (array[start:start + LINES_AT_ONCE] - mean) @ kernel
         result.flush()
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def save_tensor(path: Path) -> None:
+    """Replace the array's file by one for torch.load; the array is not read into memory as a whole."""
+    aside = path.with_name(path.name + ".tensor")
+    try:
+        torch.save(torch.from_numpy(np.load(path, mmap_mode="c")), aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -76,13 +76,17 @@ def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tup
     found = np.load(tmp_path / "f.npy")
     assert found.shape == (60, 5)
     assert np.allclose(found.mean(0), 0, atol=1e-4) and np.allclose(found.T @ found / 60, np.eye(5), atol=1e-3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "m.bin", "t.txt", "v.txt"]
+    run_script("extract_features.py", "--load_model_path", model_files[0], "--vocab_path", model_files[1],
+               "--test_path", tmp_path / "t.txt", "--prediction_path", tmp_path / "f.pt", "--whitening_size", 5)
+    assert torch.equal(torch.load(tmp_path / "f.pt", weights_only=True), torch.from_numpy(found))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "f.pt", "m.bin", "t.txt", "v.txt"]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--test_path", "TMP/none.txt"], r"--test_path .*none.txt: No such file"),
     (["--test_path", "TMP/empty.txt"], "the file is empty"),
     (["--test_path", "TMP/v.txt", "--whitening_size", "65"], "the vectors have 64 dimensions"),
+    (["--test_path", "TMP/v.txt", "--whitening_size", "64"], "needs more than 64 lines; .*v.txt has"),
     (["--test_path", "TMP/v.txt", "--pooling", "median"], "'median' is unknown; choose from: first, last, mean, max"),
     (["--test_path", "TMP/v.txt", "--pretrained_model_path", "x"], "one of --load_model_path and --pretrained"),
     (["--test_path", "TMP/v.txt", "--config_path", "TMP/c.json"], r"m.bin: \d+ parameters do not fit this model"),

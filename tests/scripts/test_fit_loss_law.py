@@ -19,7 +19,8 @@ def metrics(path, loss, steps, first=0, ended=True):
     report = {"kind": "train", "total_steps": steps, "loss": 9.0, "acc": 0.0, "interval_seconds": 1.0}
     lines = [{**report, "step": first + step, "interval_real_tokens": step / number * ROWS * LENGTH}
              for number, step in ((1, 10), (2, 20), (3, 30))]
-    evaluated = {"kind": "eval", "step": steps if ended else int(0.9 * steps), "total_steps": steps, "loss": loss, "acc": 0.5}
+    last = steps if ended else int(0.9 * steps)
+    evaluated = {"kind": "eval", "step": last, "total_steps": steps, "loss": loss, "acc": 0.5}
     path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, evaluated]))
     return str(path)
 
