@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,9 +104,9 @@ def test_runs_that_make_no_law_are_refused():
 
 
 @pytest.mark.parametrize("path", SHIPPED)
-def test_shipped_laws_are_of_the_models_beside_them_and_miss_little(path):
+def test_shipped_laws_are_of_their_architecture_and_miss_little(path):
     law = read_law(find_config(path))
-    config = model_settings(f"{path.rpartition('/')[0]}/L-4_H-256_config.json")
+    config = model_settings(f"models/{Path(path).stem}/L-4_H-256_config.json")
     assert law_of(config, 21128) == (path, law)
     assert fitted(law.runs).loss(3.2e6, 20e6) == pytest.approx(law.coefficients.loss(3.2e6, 20e6), abs=1e-3)
-    assert max(map(abs, law.missed())) < 0.5 and law.about
+    assert max(map(abs, law.missed())) < 0.2 and law.about

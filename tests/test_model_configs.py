@@ -32,7 +32,8 @@ FILES = {f"{family}/{name}": (golden or GOLDEN[f"{family}/{name}"], size)
 VOCAB = {"t5": 21228, "t5-v1_1": 21228, "xlm-roberta": 250002}  # else 21128
 SIZES = {"emb_size", "hidden_size", "feedforward_size", "heads_num", "attention_head_size", "layers_num",
          "decoder_layers_num", "dropout", "max_seq_length", "vocab_size"}
-ELSEWHERE = {"bert", "modernbert", "llama", "llama2", "bloom"}  # tests/test_configs.py, tests/test_modern_configs.py
+# tests/test_configs.py, tests/test_modern_configs.py, tests/test_loss_law.py
+ELSEWHERE = {"bert", "modernbert", "llama", "llama2", "bloom", "loss_laws"}
 USUAL = {field.name: field.default for field in settings_of(ModelConfig)}
 
 

@@ -91,7 +91,7 @@ def test_a_wheel_holds_the_package_the_scripts_and_the_settings(root, tmp_path):
         ours = {str(place / path.relative_to(root)) for path in (root / folder).rglob("*.py")}
         assert ours <= held
     assert {f"uer_commands/models/{path.relative_to(root / 'models')}"
-            for path in (root / "models").glob("*/*config.json")} <= held
+            for pattern in ("*/*config.json", "loss_laws/*.json") for path in (root / "models").glob(pattern)} <= held
     assert {"uer_commands/pretrain.py", "uer_commands/preprocess.py"} <= held
     assert not any("tests" in name or name.endswith("setup.py") for name in held)
     code = (f"import sys; sys.path[:0] = [{str(tmp_path / 'installed')!r}]; from uer import commands, model_settings; "

@@ -274,7 +274,8 @@ class TrainConfig:
                                             "the masking of the training is, so that runs can be compared\n"
                                             "(datasets with --dynamic_masking).",
                              choices=("as_training", "tokens"), identity=False)
-    eval_steps: int = flag(0, "Evaluate every N updates; 0 evaluates at every checkpoint.", identity=False)
+    eval_steps: int = flag(0, "Evaluate every N updates, and at the end; 0 evaluates at every checkpoint.",
+                           identity=False)
 
     def problems(self) -> list[str]:
         found: list[str] = []

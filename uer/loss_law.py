@@ -21,7 +21,7 @@ from uer.json_files import read_json_object
 from uer.model_settings import find_config
 from uer.text import count
 
-SHIPPED: tuple[str, ...] = ()
+SHIPPED = ("models/loss_laws/modernbert.json",)
 """Laws of this toolkit, which `--dry_run` uses for models of their kind."""
 SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "attention_head_size", "layers_num",
          "decoder_layers_num", "max_seq_length", "local_kv_heads_num", "dropout")

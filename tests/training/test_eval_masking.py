@@ -1,4 +1,4 @@
-"""Held-out data with masks that do not depend on those of the training (--eval_masking tokens)."""
+"""Held-out data: when it is evaluated, and with masks that do not depend on those of the training."""
 
 import pytest
 
@@ -15,6 +15,11 @@ def test_runs_of_unlike_masking_are_measured_alike(shared_playground):
     spans = {"span_masking": True, "mask_rate": 0.5}
     assert held_out(shared_playground, "measured", eval_masking="tokens", **spans) == pytest.approx(plain, rel=1e-6)
     assert held_out(shared_playground, "as-training", **spans) != pytest.approx(plain, rel=1e-6)
+
+
+def test_the_end_is_evaluated_whatever_the_interval(shared_playground):
+    shared_playground.run("five", **{**STILL, "total_steps": 5, "save_checkpoint_steps": 1}, eval_steps=2)
+    assert [line["step"] for line in shared_playground.figures("five", "eval")] == [2, 4, 5]
 
 
 def test_static_masks_are_refused(shared_playground):

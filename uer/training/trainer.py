@@ -70,7 +70,7 @@ class Trainer:
         self._check_health(now=saving or step % config.report_steps == 0)
         if step % config.report_steps == 0:
             self._report()
-        if self.parts.evaluate and (step % config.eval_steps == 0 if config.eval_steps else saving):
+        if self.parts.evaluate and (step % config.eval_steps == 0 or last if config.eval_steps else saving):
             self._evaluate()
         if saving:
             self._save(with_weights=True)
