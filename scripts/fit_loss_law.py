@@ -93,7 +93,7 @@ def read_run(path: str, model: ModelConfig, vocab_size: int) -> Run:
     trained = [record for record in records if record["kind"] == "train" and "interval_real_tokens" in record]
     losses = [record for record in records if record["kind"] == "eval" and "loss" in record]
     if not trained or not losses or losses[-1]["step"] < END * losses[-1]["total_steps"]:
-        raise UserError(f"{path}: no held-out loss at the end (--eval_steps must divide --total_steps)")
+        raise UserError(f"{path}: no held-out loss at the end (--dev_dataset_path; has the run finished?)")
     updates = [record["interval_real_tokens"] / (record["step"] - before["step"])
                for before, record in itertools.pairwise(trained)]
     if not updates:
