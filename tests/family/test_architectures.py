@@ -116,6 +116,7 @@ def test_commands_train_and_convert_a_modernbert(sizes, tmp_path, root):
         assert (optim.scheduler, optim.warmup, optim.lr_decay) == ("trapezoidal", 0.02, 0.2)
         assert masking.mask_rate == 0.3 and not masking.whole_word_masking and train.document_attention
         assert (train.batch_size, train.accumulation_steps) == ((8, 64), (1, 64))[number]
+        assert train.output_bias_init == ("frequencies", "zeros")[number]  # later stages begin with weights
         assert train.config_path.endswith("models/modernbert/L-8_H-512_config.json")
     assert commands[-1].program == "convert_modernbert_from_uer_to_huggingface.py"
     assert folder.model_folder(size).name == "chinese_modernbert_L-8_H-512"

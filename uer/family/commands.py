@@ -190,6 +190,8 @@ class FamilyFolder:
             "metrics_path": self.metrics_path(size, number)}
         if number > 1:
             flags["pretrained_model_path"] = self.weights_path(size, number - 1)
+        else:
+            flags["output_bias_init"] = recipe.output_bias_init
         if machine.peak_flops:
             flags["peak_flops"] = machine.peak_flops
         if machine.dev_fraction:

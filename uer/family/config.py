@@ -70,7 +70,7 @@ class RecipeConfig:
                                             "learning_rate")
     SINGLE: ClassVar[tuple[str, ...]] = ("scheduler", "warmup", "lr_decay", "dropout", "max_grad_norm",
                                          "whole_word_masking", "full_sentences", "document_attention", "seed",
-                                         "optimizer", "mask_rate", "mask_token_rate")
+                                         "optimizer", "mask_rate", "mask_token_rate", "output_bias_init")
 
     recipe: str | None = flag(None, "uer: the published one. modern, modernbert: see uer/family/recipe.py (default:\n"
                                     "uer; with --architecture modern: modernbert).",
@@ -94,6 +94,8 @@ class RecipeConfig:
     optimizer: str | None = flag(None, "Optimizer (uer: adamw).", family="optimizer")
     mask_rate: float | None = flag(None, "Fraction of a row's tokens that are predicted (uer: 0.15).")
     mask_token_rate: float | None = flag(None, "Fraction of the predicted tokens that become [MASK] (uer: 0.8).")
+    output_bias_init: str | None = flag(None, "What the biases of the output layer begin with (uer: zeros).",
+                                        choices=("zeros", "frequencies"))
     seed: int | None = flag(None, "Seed of initial weights, data order, masks and dropout.")
 
     def problems(self) -> list[str]:

@@ -30,6 +30,7 @@ many tokens as `uer`, 82 billion, in updates of 524,288:
 | first 1,024 tokens, then 8,192 | two stages                         | the same                              |
 | warmup, constant, decay        | `--scheduler trapezoidal`          | the same; Hu et al., 2024, 2404.06395 |
 | no dropout                     | `--dropout 0`                      | as the files of models/modernbert     |
+| biases of token frequencies    | `--output_bias_init frequencies`   | docs/recipes.md                       |
 
 The batch is ours, a ninth of Warner et al.'s 4,608 rows, and so is the peak learning rate, about a third (the square
 root) of their 8e-4, and half of that in the second stage. Each stage has a warmup and a decay of its own, so that its
@@ -108,6 +109,7 @@ class Recipe:
     optimizer: str = "adamw"
     mask_rate: float = 0.15
     mask_token_rate: float = 0.8
+    output_bias_init: str = "zeros"
 
 
 RECIPES = {
@@ -118,12 +120,12 @@ RECIPES = {
     "modernbert": Recipe("modernbert", (Stage(1024, 125_000, 512, 8, 3e-4, True),
                                         Stage(8192, 31_250, 64, 1, 1.5e-4, True)),
                          scheduler="trapezoidal", warmup=0.02, lr_decay=0.2, dropout=0.0, full_sentences=True,
-                         document_attention=True, mask_rate=0.3),
+                         document_attention=True, mask_rate=0.3, output_bias_init="frequencies"),
 }
 
 
 # Settings that families of earlier versions do not name -> what they were.
-LATER_SETTINGS = {"optimizer": "adamw", "mask_rate": 0.15, "mask_token_rate": 0.8}
+LATER_SETTINGS = {"optimizer": "adamw", "mask_rate": 0.15, "mask_token_rate": 0.8, "output_bias_init": "zeros"}
 
 
 BEFORE_ARCHITECTURES = {"architecture": "bert"}
