@@ -49,6 +49,12 @@ def start_at_frequencies(model: Model, counts: Counts) -> None:
             bias.copy_((present / present.sum()).log())
 
 
+def has_output_bias(model: Model) -> bool:
+    """Whether an output layer over the vocabulary has a bias, for `start_at_frequencies`."""
+    return any(weight_and_bias(target.get_submodule(target.output))[1] is not None
+               for target in model.target.values() if isinstance(target, VocabularyTarget))
+
+
 def _counted(model: Model, counts: Counts, flag: str) -> Iterator[tuple[VocabularyTarget, Tensor]]:
     """The targets over the vocabulary, each with the frequencies (V,) of its entries.
 

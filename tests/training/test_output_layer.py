@@ -38,6 +38,13 @@ def test_a_run_with_a_sampled_softmax_goes_on_to_the_same_bits(shared_playground
     assert "sampled_softmax was 16 and is now 0" in shared_playground.fail("parts", **{**flags, "sampled_softmax": 0})
 
 
+def test_a_sampled_softmax_without_frequencies_is_noted(shared_playground):
+    note = "learns much sooner with --output_bias_init frequencies"
+    assert note in shared_playground.run("zeros", **ONE, sampled_softmax=16).output
+    assert note not in shared_playground.run("known", **ONE, sampled_softmax=16,
+                                             output_bias_init="frequencies").output
+
+
 @pytest.mark.parametrize("flags, message", [
     ({"sampled_softmax": 1_000_000}, "the vocabulary has only"),
     ({"sampled_softmax": 3}, "must be 0 or at least 16"),

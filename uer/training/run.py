@@ -43,7 +43,7 @@ from uer.model import Model, build_model, require_sides, start_sinusoidal
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
-from uer.output_layer import sample_softmax, start_at_frequencies
+from uer.output_layer import has_output_bias, sample_softmax, start_at_frequencies
 from uer.pretraining_plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
@@ -393,6 +393,8 @@ class Run:
                 adapt(model, lora, self.reporter.say, report.missing)
         if config.sampled_softmax:
             sample_softmax(model, config.sampled_softmax, counts)
+            if fresh and not path and config.output_bias_init == "zeros" and has_output_bias(model):
+                self.reporter.say("note: --sampled_softmax learns much sooner with --output_bias_init frequencies")
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model
