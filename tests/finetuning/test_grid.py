@@ -47,7 +47,7 @@ def test_a_grid_resumes_and_keeps_its_best_model(tiny, started):
         "model.bin", "model.grid.jsonl", "model.json", "model.vocab.txt"]
     lines = Path(tiny.path("out/model.grid.jsonl")).read_bytes().split(b"\n")
     Path(tiny.path("out/model.grid.jsonl")).write_bytes(b"\n".join(lines[:3]) + b"\n" + lines[3][:40])
-    again = run(tiny, test_path=tiny.path("test.tsv"))
+    again = run(tiny, test_path=tiny.path("test.tsv"), results_path=tiny.path("out/model.grid.jsonl"))
     assert len(started) == 5
     assert figures(again) == figures(records)
     assert len(grid.read_results(Path(tiny.path("out/model.grid.jsonl")))) == 4

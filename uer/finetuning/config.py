@@ -73,10 +73,10 @@ class FinetuneConfig:
         return found + column_problems(self.columns)
 
     def writes(self) -> list[File]:
-        """The model's files, and the results of a grid under its name."""
+        """The model's files, and the results of a grid, which `--results_path` may name as well."""
         path = self.output_model_path
-        more = (state_path(weights_path(path)), grid_results_path(path))
-        return [File("--output_model_path", str(file)) for file in (*model_files(path), *more)]
+        model = [File("--output_model_path", str(file)) for file in (*model_files(path), state_path(weights_path(path)))]
+        return [*model, File("--results_path", str(grid_results_path(path)))]
 
 
 @dataclass(frozen=True)
