@@ -149,6 +149,15 @@ def test_states_are_found_and_tidied(tmp_path):
     assert StateFolder(tmp_path / "absent" / "m.bin", 2).steps() == []
 
 
+def test_states_that_are_folders_are_set_aside_more_than_once(tmp_path):
+    folder = StateFolder(tmp_path / "m.bin", keep=2)
+    for content in ("first", "second"):
+        folder.state_path(5).mkdir()
+        (folder.state_path(5) / content).write_text("")
+        assert folder.set_aside() == [5] and folder.steps() == []
+    assert [path.name for path in (tmp_path / "m.bin.state-5.old").iterdir()] == ["second"]
+
+
 def test_a_state_of_another_kind_or_version(tmp_path):
     with pytest.raises(UserError, match=r"not a training state: no run\.pt in this folder"):
         read_state(tmp_path)

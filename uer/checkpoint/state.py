@@ -94,7 +94,9 @@ class StateFolder:
         steps = self.steps()
         for step in steps:
             path = self.state_path(step)
-            os.replace(path, path.with_name(path.name + ".old"))
+            aside = path.with_name(path.name + ".old")
+            remove(aside)  # a folder is not replaced by `os.replace`
+            os.replace(path, aside)
         return steps
 
     def find(self, resume: str, say: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
