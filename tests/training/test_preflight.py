@@ -118,6 +118,13 @@ def test_too_little_room_for_the_checkpoints(tmp_path, monkeypatch):
     preflight.check_output(str(tmp_path / "m"), 10**5)
 
 
+def test_frozen_parameters_are_in_no_training_state():
+    model = nn.Linear(100, 10)
+    model.weight.requires_grad_(False)
+    assert preflight.checkpoint_bytes(model, steps_left=100, save_every=10, keep=2) == 40 * (10 + 9)
+    assert preflight.checkpoint_bytes(model, 100, 10, 2, whole_weights=True) == 4040 * 10 + 40 * 9
+
+
 def test_the_writer_keeps_one_in_flight_and_tells_errors_later():
     writer, order = BackgroundWriter(), []
     writer.submit(lambda: order.append(1))

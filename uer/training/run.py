@@ -197,7 +197,7 @@ class Run:
         began = world.broadcast({name: found[0].get(name) for name in ("threads", "precision")} if found else {})
         parts = self._assemble(identity, teacher, fresh=step == 0, began=began)
         kept = preflight.checkpoint_bytes(parts.model, config.total_steps - step, config.save_checkpoint_steps,
-                                          config.keep_checkpoints)
+                                          config.keep_checkpoints, self.saves_merged)
         world.check(lambda: preflight.check_output(config.output_model_path, kept))
         trainer = Trainer(parts, config, world)
         self._print_summary(parts, teacher)
