@@ -1,6 +1,7 @@
 """What a person sees."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from scripts import plot_training
 from uer.config import LogConfig, ParallelConfig
 from uer.errors import UserError
 from uer.runtime.launch import RankInfo
+from uer.runtime.logs import set_up_logging
 from uer.runtime.parallel import connect
 from uer.training.report import Reporter, Sums, averages, report_line
 from uer.training.run_summary import Plan
@@ -70,6 +72,14 @@ def test_tensorboard_and_log_file(tmp_path):
     reporter.close()
     assert "|        5/      10 steps|" in (tmp_path / "log.txt").read_text()
     assert list((tmp_path / "board").glob("events.*"))
+
+
+def test_a_log_file_is_closed_where_another_takes_its_place(tmp_path):
+    config = LogConfig(log_path=str(tmp_path / "log.txt"))
+    set_up_logging(config, "uer.test")
+    _, first = logging.getLogger("uer.test").handlers
+    set_up_logging(config, "uer.test")
+    assert first.stream is None and len(logging.getLogger("uer.test").handlers) == 2
 
 
 def test_metrics_files_are_read_by_step(tmp_path):
