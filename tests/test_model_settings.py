@@ -63,7 +63,7 @@ def test_shipped_settings_are_found_from_any_folder(tmp_path, monkeypatch, root)
 
 def test_a_value_that_is_no_choice_names_the_flag_of_its_file(tmp_path):
     (tmp_path / "teacher.json").write_text('{"mask": "half"}')
-    with pytest.raises(UserError, match="^mask in --teacher_config_path: 'half' is unknown"):
+    with pytest.raises(UserError, match=r"^mask in --teacher_config_path: 'half' is unknown"):
         model_settings.model_settings(tmp_path / "teacher.json", "--teacher_config_path")
 
 

@@ -240,7 +240,7 @@ def _fail_at_length(rank_info):
 
 def test_an_error_longer_than_a_pipe_holds_reaches_the_command():
     ranks = [launch.RankInfo(rank, 2, rank, 2, spawned=True) for rank in range(2)]
-    with pytest.raises(UserError, match="^a key that does not fit; "):
+    with pytest.raises(UserError, match=r"^a key that does not fit; "):
         launch.run(ranks, _fail_at_length)
 
 
