@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uer.data.batch import IGNORED, Labels, Side
+from uer.data.batch import Side
 from uer.data.masking import draw
 
 SENTENCES = 5
@@ -150,20 +150,3 @@ def ascending(values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return values.sort(dim=1).values
     return torch.from_numpy(np.sort(values.numpy(), axis=1))
-
-
-def decoder_side(sequence: Tensor, lengths: Tensor, pad_id: int) -> tuple[Side, Labels]:
-    """The decoder's input and labels: each token predicts the next one, and the last one predicts nothing.
-
-        sequence  [CLS] a b [SEP] -      inputs  [CLS] a b [PAD]      seg  1 1 1 0      labels  a b [SEP] -100
-
-    Args:
-        sequence: (R, T + 1) int64, anything behind the rows' ends.
-        lengths: (R,) int64.
-
-    Returns:
-        inputs and seg (R, T), labels (R, T) of the side "tgt".
-    """
-    real = torch.arange(sequence.shape[1] - 1, device=sequence.device) < lengths[:, None] - 1
-    return (Side(torch.where(real, sequence[:, :-1], pad_id), real.long()),
-            Labels(torch.where(real, sequence[:, 1:], IGNORED), side="tgt"))
