@@ -56,6 +56,7 @@ class ModelOutput:
     loss: Tensor
     metrics: dict[str, dict[str, Metric]]
 
+
 class Model(Backbone):
     """A backbone with its pretraining targets, and with a decoder where the configuration has one.
 

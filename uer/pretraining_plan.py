@@ -206,4 +206,3 @@ def _gpu(name: str | None) -> Any:
     if known is None:
         raise UserError(f"--device_name: '{name}' is unknown; choose from: {', '.join(GPUS)}")
     return GPUS[known]
-

@@ -56,8 +56,8 @@ def test_the_plan_names_what_matters():
 def test_mfu_counts_real_tokens(tmp_path):
     """8,000 real tokens a second of 5 MFLOP at a peak of 0.1 TFLOP/s: 40%, however many token slots there are."""
     config = LogConfig(metrics_path=str(tmp_path / "m.jsonl"))
-    reporter = Reporter(config, connect(RankInfo(), ParallelConfig(device="cpu")), 10, flops_per_token=5e6)
-    reporter.peak_flops = 1e11
+    reporter = Reporter(config, connect(RankInfo(), ParallelConfig(device="cpu")), 10)
+    reporter.flops_per_token, reporter.peak_flops = 5e6, 1e11
     reporter.report(5, FIGURES)
     reporter.close()
     record = json.loads((tmp_path / "m.jsonl").read_text())

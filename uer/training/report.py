@@ -128,18 +128,19 @@ class Reporter:
         config: where reports go.
         world: the ranks.
         total_steps: updates of the run.
+
+    Attributes:
         flops_per_token: operations of training on a real token (`uer.flops.flops_per_token` at the mean length of the
             rows), for MFU; 0 when unknown.
+        peak_flops: operations a second of all devices together; 0 when unknown.
     """
 
-    def __init__(self, config: LogConfig, world: World, total_steps: int, flops_per_token: float = 0.0) -> None:
+    def __init__(self, config: LogConfig, world: World, total_steps: int) -> None:
         self.world = world
         self.total_steps = total_steps
-        self.flops_per_token = flops_per_token
+        self.flops_per_token = self.peak_flops = 0.0
         self.bar: Any = None
         self._writer: MetricsWriter | None = None
-        self.peak_flops = 0.0
-        """Operations a second of all devices together; 0 when unknown."""
         if world.is_main:
             set_up_logging(config)
             self._writer = MetricsWriter(config)
