@@ -150,9 +150,12 @@ def test_states_are_found_and_tidied(tmp_path):
     assert folder.steps() == [40, 9, 5]
     folder.tidy()
     assert [path.name for path in tmp_path.glob("*.tmp")] == ["m.bin-50.tmp"]  # not a name that this program gives
-    folder.prune()
+    folder.prune(40)
     assert folder.steps() == [40, 9]
-    assert folder.set_aside() == [40, 9] and folder.steps() == []
+    (tmp_path / "m.bin.state-7").write_text("")  # of a run that went on from step 5, once more
+    folder.prune(7)
+    assert folder.steps() == [40, 9, 7]
+    assert folder.set_aside() == [40, 9, 7] and folder.steps() == []
     assert StateFolder(tmp_path / "absent" / "m.bin", 2).steps() == []
 
 

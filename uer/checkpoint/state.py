@@ -62,9 +62,12 @@ class StateFolder:
                  if path.name.startswith(prefix)]
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
-    def prune(self) -> None:
-        """Remove all but the newest `keep` states."""
-        for step in self.steps()[self.keep:]:
+    def prune(self, newest: int) -> None:
+        """Remove all but `keep` of the states up to step `newest`, which was saved last.
+
+        Later ones are there where --resume named an earlier state; they would outlive what the run saves now.
+        """
+        for step in [step for step in self.steps() if step <= newest][self.keep:]:
             remove(self.state_path(step))
 
     def unfinished_path(self, step: int) -> Path:
