@@ -54,7 +54,6 @@ from uer.sizes import check_sizes
 from uer.tensor_parallel import split_model
 from uer.tokenizers import build_tokenizers
 from uer.training import decay, preflight
-from uer.training.compilation import compile_step, is_compiled
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
@@ -179,7 +178,7 @@ class Run:
         self.folder = folder
         self.data = data
         self.start = start
-        self.compiled = is_compiled(settings.train, world)
+        self.compiled = self._is_compiled()
         self.threads = settings.train.threads or usable_cores()
         self.split: Split | None = None
         """How threads divide a batch, on a CPU with one rank."""
@@ -293,7 +292,8 @@ class Run:
         masters = narrow_linear_layers(model) if config.weights_dtype == "bf16" else {}
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            compile_step(forward, combo_kernels=config.combo_kernels == "on")
+            # For one size of batch, and when others come, once more for all sizes.
+            forward.compile(options={"combo_kernels": True} if config.combo_kernels == "on" else None)
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
@@ -345,6 +345,11 @@ class Run:
         if self.split.parts == 1:
             return Update
         return partial(ThreadedUpdate, workers=Workers(self.split, self.threads), seeded=masks_from, trim=trim)
+
+    def _is_compiled(self) -> bool:
+        """Whether torch.compile is used; not by itself where ranks compute layers together."""
+        on_gpu = self.world.device.type == "cuda" and self.settings.parallel.tensor_parallel_size == 1
+        return self.config.compile == "on" or (self.config.compile == "auto" and on_gpu)
 
     def _is_graphed(self, model: Model) -> bool:
         """Whether an update is captured as CUDA graphs."""
