@@ -51,9 +51,9 @@ class SpanCorruption:
         With S = 8 and the positions 6, 2, 3 of [CLS] a b c d e f [SEP]; P = 4:
 
             positions 2 3 6 S      sorted
-            begins     1 0 1 0      the first position of a run
-            runs       0 0 1 1      the number of its run
-            target     [CLS] <0> b c <1> f <2> [SEP]: b, c, f at 0 + 0 + 2, 1 + 0 + 2, 2 + 1 + 2; each <r> before its run
+            begins    1 0 1 0      the first position of a run
+            runs      0 0 1 1      the number of its run
+            target    [CLS] <0> b c <1> f <2> [SEP]: b, c, f at 0 + 0 + 2, 1 + 0 + 2, 2 + 1 + 2; each <r> before its run
 
         Args:
             tokens: (R, S) int64.
