@@ -128,6 +128,7 @@ def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
 
 def _pretrain(world: World, settings: Settings) -> int:
     reporter = world.check(lambda: Reporter(settings.log, world, settings.train.total_steps))
+    world.check(lambda: preflight.check_output(settings.train.output_model_path, 0))
     data = world.check(lambda: open_data(settings))
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
     lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
