@@ -79,12 +79,6 @@ class RowFetcher:
                 _check_ids(self.dataset, name, column)
         return rows, {axis: stops[axis] - starts[axis] for axis in starts}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the columns and offsets that it reads: what a copy takes of the device's memory."""
-        return sum(column.nbytes for column in self.columns.values()) + sum(
-            begins.nbytes for begins in self._begins.values())
-
     def _opened(self, name: str, device: torch.device) -> Tensor:
         column = _tensor(self.dataset.columns[name])
         return column if self.mapped else _copied(column, device, self.lengths.get(self.axes[name], 0))
@@ -121,10 +115,6 @@ class _Begins:
         self.block_starts = _tensor(offsets.block_starts).to(device)
         self.starts = _tensor(offsets.starts).to(device)
 
-    @property
-    def nbytes(self) -> int:
-        return self.block_starts.nbytes + self.starts.nbytes
-
     def __getitem__(self, instances: Tensor) -> Tensor:
         return self.block_starts[instances >> self.shift] + widened(self.starts[instances])
 
@@ -141,7 +131,7 @@ def open_fetchers(datasets: Sequence[TokenDataset], columns: Sequence[str], devi
 
 
 def copied_bytes(datasets: Sequence[TokenDataset], columns: Sequence[str]) -> int:
-    """Bytes that `open_fetchers` copies to a device: the sum of the fetchers' `nbytes`, known before they are made."""
+    """Bytes that `open_fetchers` copies to a device: columns and offsets, each file's once."""
     total = 0
     for dataset in {dataset.path: dataset for dataset in datasets}.values():
         total += sum(offsets.nbytes for offsets in dataset.offsets.values())

@@ -108,7 +108,6 @@ def averages(collected: dict[str, Tensor]) -> dict[str, float]:
 class Clock:
     """Measures throughput since the last report. Evaluation and waiting for checkpoints are included in the time."""
 
-    started: float = field(default_factory=time.perf_counter)
     last: float = field(default_factory=time.perf_counter)
     token_slots: int = 0
     updates: int = 0
@@ -198,7 +197,7 @@ class Reporter:
 def report_line(step: int, total_steps: int, metrics: dict[str, float]) -> str:
     """The columns of UER-py's report line, then further ones. UER-py's `tokens/s` counts padding as tokens."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
-             "seconds_left", "mfu", "skipped", "elapsed", "interval_seconds", "interval_real_tokens"}
+             "seconds_left", "mfu", "skipped", "interval_seconds", "interval_real_tokens"}
     parts = [f"{step:8d}/{total_steps:8d} steps", f" {metrics['tokens_per_second']:8.2f} tokens/s",
              f" loss {metrics['loss']:7.2f}"]
     parts += [f" {name}: {value:3.3f}" for name, value in metrics.items() if name not in shown]
