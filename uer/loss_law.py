@@ -71,7 +71,8 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class LossLaw:
-    """
+    """A law, the runs that it was fitted to, and the models that it is for.
+
     Attributes:
         coefficients: fitted to all runs.
         without_one: fitted to all runs but one, for each run.
@@ -134,7 +135,8 @@ class LossLaw:
 
 
 def read_law(path: str | os.PathLike, flag: str = "") -> LossLaw:
-    """
+    """The law in a file of `LossLaw.json`; `flag` is the flag that names the file, for messages.
+
     Raises:
         UserError: the file is missing or no law.
     """

@@ -149,7 +149,8 @@ class Model(Backbone):
 
     def forward(self, batch: Batch, counts: Tensor | None = None,
                 soft: Mapping[str, Sequence[SoftTargets]] | None = None) -> ModelOutput:
-        """
+        """Compute the loss of a batch.
+
         Args:
             batch: what `uer.data.batch.Batch` describes, with labels for every target.
             counts: (targets,) what each target's loss sum is divided by; the batch's own numbers when None. A trainer

@@ -50,8 +50,10 @@ class RowFetcher:
         self.lengths = dataset.info.lengths
         self.axes = {name: dataset.info.schema[name].axis for name in columns if name in dataset.info.schema}
         self._begins = {axis: _Begins(offsets, device) for axis, offsets in dataset.offsets.items()}
-        self.columns = {name: self._opened(name, device) for name in self.axes}
+        self.columns = {name: _tensor(dataset.columns[name]) for name in self.axes}
         if not self.mapped:
+            self.columns = {name: _copied(column, device, self.lengths.get(self.axes[name], 0))
+                            for name, column in self.columns.items()}
             self._check_copy()
 
     def fetch(self, instances: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -78,10 +80,6 @@ class RowFetcher:
             for name, column in rows.items():
                 _check_ids(self.dataset, name, column)
         return rows, {axis: stops[axis] - starts[axis] for axis in starts}
-
-    def _opened(self, name: str, device: torch.device) -> Tensor:
-        column = _tensor(self.dataset.columns[name])
-        return column if self.mapped else _copied(column, device, self.lengths.get(self.axes[name], 0))
 
     def _check_copy(self) -> None:
         """Check every offset and every token id of the copy, on its device: the file is read once."""
