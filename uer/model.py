@@ -233,7 +233,7 @@ def require_sides(model: Model, sides: Mapping[str, str]) -> None:
 
 
 def _encoders_that_see(needed: Sequence[str]) -> str:
-    """The settings with which an encoder sees one of these, for people."""
+    """The flags with which an encoder sees one of `needed` (`Encoder.sees`), as text for a message."""
     names = [name for name, encoder in ENCODERS.items() if encoder.sees(ModelConfig()) in needed]
     causal = ["--mask causal"] if "earlier" in needed else []
     return " or ".join([*causal, f"--encoder {', '.join(names)}"])

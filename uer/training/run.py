@@ -96,7 +96,7 @@ def run(settings: Settings) -> int:
 
 
 def not_captured(error: CaptureError) -> UserError:
-    """The error for people."""
+    """The error that is shown."""
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
 
 
