@@ -5,8 +5,8 @@ largest batch, the loss to expect.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from uer.config import ModelConfig, ParallelConfig, TrainConfig
 from uer.data.processors import PROCESSORS, Processor
@@ -15,7 +15,7 @@ from uer.errors import UserError
 from uer.family.devices import Devices, named_devices
 from uer.family.scaling import LINK_EFFICIENCY, NETWORK_BANDWIDTH, NODE, all_reduce_seconds
 from uer.flops import flops_per_token, parameter_count
-from uer.hardware import GPUS, known_gpu
+from uer.hardware import GPUS, Gpu, known_gpu
 from uer.loss_law import law_of, layer_parameters, read_law
 from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
 from uer.registry import choose
@@ -81,7 +81,7 @@ def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig,
             *_time_lines(model, train, parallel, rows, precision, gpu), *_loss_lines(model, train, parallel, rows)]
 
 
-def _memory_lines(memory: Any, train: TrainConfig, rows: Rows, gpu: Any) -> list[str]:
+def _memory_lines(memory: Callable[[int], Memory], train: TrainConfig, rows: Rows, gpu: Gpu | None) -> list[str]:
     """Memory by part, and the largest batch."""
     found = memory(train.batch_size)
     lengths = " + ".join(f"{length:,}" for length in rows.processor.batch_lengths().values())
@@ -99,7 +99,7 @@ def _memory_lines(memory: Any, train: TrainConfig, rows: Rows, gpu: Any) -> list
 
 
 def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows, precision: str,
-                gpu: Any) -> list[str]:
+                gpu: Gpu | None) -> list[str]:
     """Operations, communication and hours."""
     per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor)
     update = rows_of_update(train, parallel)
@@ -198,7 +198,7 @@ def exchange_seconds(exchange: Exchange, ranks: int, apart: int, devices: Device
     return exchange.number / 2 * (all_reduce_seconds(size, inside, devices) + between)
 
 
-def _gpu(name: str | None) -> Any:
+def _gpu(name: str | None) -> Gpu | None:
     """The data sheet of a GPU; None where none is named."""
     if name is None:
         return None

@@ -143,7 +143,8 @@ def _pretrain(world: World, settings: Settings) -> int:
             lock.release()
 
 
-def _decayed(settings: Settings, world: World, folder: StateFolder, reporter: Reporter) -> tuple[Settings, Any]:
+def _decayed(settings: Settings, world: World, folder: StateFolder,
+             reporter: Reporter) -> tuple[Settings, decay.Start | None]:
     """The settings of the decay of --decay_from, and on rank 0 the state that it goes on from."""
     config = settings.train
 
@@ -240,7 +241,7 @@ class Run:
         return load_teacher(config, self.settings.model.target, self.data.vocab_size, self.data.seq_length,
                             self.reporter.say, self.data.tgt_seq_length, **self.layout).to(self.world.device)
 
-    def _find_state(self, identity: dict[str, Any]) -> Any:
+    def _find_state(self, identity: dict[str, Any]) -> tuple[Mapping[str, Any], Path] | None:
         """On rank 0 the (state, path) to continue from; None if there is none, and on the other ranks."""
         if not self.world.is_main:
             return None
@@ -257,7 +258,7 @@ class Run:
                 raise UserError(f"{found[1]}: belongs to a run without --use_lora")
         return found
 
-    def _finish_again(self, path: Path, found: Any) -> None:
+    def _finish_again(self, path: Path, found: tuple[Mapping[str, Any], Path] | None) -> None:
         """The run is complete. If the checkpoint is missing or damaged, write it again from the training state."""
         if not found:
             return  # not rank 0

@@ -9,7 +9,7 @@ A new processor is one file with one class, one line in `uer.data.processors` an
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class TgtConfig:
         return [] if within else [f"--tgt_seq_length must lie between {LEAST_TARGET} and {LONGEST_ROW:,}"]
 
 
-class Builder(Protocol):
+class Builder:
     """Makes instances of one shard, block by block, in constant memory.
 
     Attributes:
@@ -98,17 +98,20 @@ class Builder(Protocol):
         blank_lines: lines so far that hold no token.
     """
 
-    documents: int
-    blank_lines: int
+    documents = 0
+    blank_lines = 0
 
     def add(self, lines: Lines) -> Block:
         """Turn the next lines into instances."""
+        raise NotImplementedError
 
     def end_file(self) -> Block:
         """A file ends, and with it its last document; the shard may go on with another."""
+        return Block()
 
     def finish(self) -> Block:
-        """Make the last instances at the end of the shard."""
+        """Make the instances that are held back, at the end of the shard."""
+        return Block()
 
 
 class Processor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uer.data.processors.base import Block, Lines, Ragged
+from uer.data.processors.base import Block, Builder, Lines, Ragged
 
 Fields = tuple[Ragged | list[str], ...]
 """For each field all lines' values; see `Lines.fields`."""
@@ -64,17 +64,10 @@ def _chained(parts: Sequence[np.ndarray | int], dtype: np.dtype | type) -> np.nd
     return np.concatenate([np.atleast_1d(np.asarray(part, dtype)) for part in parts])
 
 
-class FieldBuilder:
-    """Makes an instance of each line, or leaves it out and says why.
-
-    Attributes:
-        documents: instances so far.
-        blank_lines: lines without any text.
-    """
+class FieldBuilder(Builder):
+    """Makes an instance of each line, or leaves it out and says why."""
 
     def __init__(self) -> None:
-        self.documents = 0
-        self.blank_lines = 0
         self._tokens: dict[str, int] = {}  # of each sequence so far
 
     def problems(self, fields: Fields) -> Mapping[str, np.ndarray]:
@@ -108,14 +101,6 @@ class FieldBuilder:
         if sequences["src"].word_start is not None:
             columns["word_start"] = sequences["src"].word_start
         return Block(columns, starts, tuple(sorted(left_out)))
-
-    def end_file(self) -> Block:
-        """A line ends with its file, so nothing is open."""
-        return Block()
-
-    def finish(self) -> Block:
-        """Nothing is held back."""
-        return Block()
 
 
 def _blank(field: Ragged | list[str]) -> np.ndarray:

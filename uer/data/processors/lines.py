@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from uer.config import flag
-from uer.data.processors.base import Block, Lines
+from uer.data.processors.base import Block, Builder, Lines
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class LineConfig:
     full_sentences: bool = flag(False, "Concatenate the documents before they are cut into rows (RoBERTa).")
 
 
-class LineBuilder:
+class LineBuilder(Builder):
     """Frames documents as [CLS] + ids + [SEP] and cuts them, block by block, in constant memory.
 
     With size 4, the documents [7, 8, 9] and [5] become the instances [CLS 7 8 9] [SEP] [CLS 5 SEP].
@@ -26,18 +26,12 @@ class LineBuilder:
         size: tokens of a full instance.
         begin_id, end_id: what stands before and behind each document; None puts nothing there.
         joined: see above.
-
-    Attributes:
-        documents: finished documents so far, blank ones left out.
-        blank_lines: blank ones.
     """
 
     def __init__(self, size: int, begin_id: int | None, end_id: int | None, joined: bool = False):
         self.size = size
         self.begin_id, self.end_id = begin_id, end_id
         self.joined = joined
-        self.documents = 0
-        self.blank_lines = 0
         self._position = 0  # tokens made so far
         self._open = 0  # tokens made so far of the document that the last block left unfinished
 
@@ -74,14 +68,6 @@ class LineBuilder:
         self.documents += int(closes.sum())
         self.blank_lines += len(lengths) - int(closes.sum()) - unfinished
         return Block(columns, {"src": starts})
-
-    def end_file(self) -> Block:
-        """A line ends with its file, so nothing is open."""
-        return Block()
-
-    def finish(self) -> Block:
-        """Nothing is held back."""
-        return Block()
 
     def _cut(self, begins: np.ndarray, framed: np.ndarray, done: np.ndarray) -> np.ndarray:
         """Where instances start: at every `size`-th token of each document.

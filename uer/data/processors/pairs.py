@@ -73,10 +73,6 @@ class PairBuilder(PoolBuilder):
         short_seq_prob: the probability that a document's rows get a random length between 2 and that of a full row.
         draws: the random choices of the shard.
         copies: how often each document is processed, each time with other random choices.
-
-    Attributes:
-        documents: finished documents so far.
-        blank_lines: lines without tokens.
     """
 
     def __init__(self, seq_length: int, cls_id: int, sep_id: int, short_seq_prob: float, draws: Draws,

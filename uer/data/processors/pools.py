@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from uer.data.draws import Draws
-from uer.data.processors.base import Block, Lines, Ragged
+from uer.data.processors.base import Block, Builder, Lines, Ragged
 
 POOL_TOKENS = 1 << 19
 """The documents that have been read are processed when they have so many tokens."""
@@ -45,22 +45,16 @@ class Pool(NamedTuple):
         return tuple(sorted((line, reason) for reason, found in reasons.items() for line in self.lines[found].tolist()))
 
 
-class PoolBuilder:
+class PoolBuilder(Builder):
     """Collects lines, and calls `work_on` with the documents that are complete.
 
     Args:
         draws: the random choices of the shard.
         copies: how often each document is processed, each time with other random choices.
-
-    Attributes:
-        documents: finished documents so far.
-        blank_lines: lines without tokens.
     """
 
     def __init__(self, draws: Draws, copies: int) -> None:
         self.draws, self.copies = draws, copies
-        self.documents = 0
-        self.blank_lines = 0
         self._held: list[Lines] = []  # lines that are not worked on yet
         self._held_tokens = 0
 
