@@ -1,7 +1,9 @@
 """What a run decides about its GPU: where the datasets are (there, if all columns of all files fit); CUDA graphs."""
 
 import dataclasses
+import gc
 import sys
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,8 @@ from uer.data.row_fetcher import copied_bytes
 from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, open_dataset, save_dataset
 from uer.errors import UserError
-from uer.training import loaders
+from uer.runtime.launch import RankInfo
+from uer.training import decay, loaders
 from uer.training import run as run_module
 from uer.training.cuda_graph import CaptureError
 
@@ -63,3 +66,25 @@ def test_after_a_failed_capture_the_command_starts_again_without_graphs(monkeypa
 def test_graphs_that_are_asked_for_and_cannot_be_are_refused():
     with pytest.raises(UserError, match="--cuda_graph on: this run has no GPU"):
         run_module.run(settings_of(cuda_graph="on"))
+
+
+def test_only_the_run_holds_the_state_that_a_decay_goes_on_from(tmp_path, monkeypatch):
+    """A state is three times as large as the model; the run lets it go once it is loaded."""
+    starts = [decay.Start({"step": 5}, tmp_path / "s", resumed=False)]
+    held = weakref.ref(starts[0])
+    schedule = {"total_steps": 9, "scheduler": "trapezoidal", "warmup": 0.0, "lr_decay": 0.5}
+    monkeypatch.setattr(run_module, "open_data", lambda settings: None)
+    monkeypatch.setattr(decay, "find_start", lambda *_: starts.pop())
+    monkeypatch.setattr(decay, "decay_schedule", lambda *_: dict(schedule))
+
+    def train(run):
+        assert run.start is held() and run.config.total_steps == 9 and run.settings.optim.lr_decay == 0.5
+        run.start = None
+        gc.collect()
+        return 0 if held() is None else 1
+
+    monkeypatch.setattr(run_module.Run, "train", train)
+    settings = settings_of(decay_from=str(tmp_path / "s"), decay_steps=4)
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train,
+                                                                       output_model_path=str(tmp_path / "m")))
+    assert run_module.pretrain(RankInfo(), settings) == 0

@@ -133,19 +133,17 @@ def _pretrain(world: World, settings: Settings) -> int:
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
     lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
     try:
-        start = None
-        if settings.train.decay_from:
-            settings, start = _decayed(settings, world, folder, reporter)
-        return Run(settings, world, reporter, folder, data, start).train()
+        begin = _decay if settings.train.decay_from else Run
+        return begin(settings, world, reporter, folder, data).train()
     finally:
         reporter.close()
         if lock:
             lock.release()
 
 
-def _decayed(settings: Settings, world: World, folder: StateFolder,
-             reporter: Reporter) -> tuple[Settings, decay.Start | None]:
-    """The settings of the decay of --decay_from, and on rank 0 the state that it goes on from."""
+def _decay(settings: Settings, world: World, reporter: Reporter, folder: StateFolder, data: Data) -> "Run":
+    """The run of --decay_from: it has the settings of the decay, and on rank 0 the state to go on from. Nothing else
+    holds that state, so that its memory is free once it is loaded."""
     config = settings.train
 
     def find() -> tuple[decay.Start, dict[str, Any]] | None:
@@ -160,8 +158,9 @@ def _decayed(settings: Settings, world: World, folder: StateFolder,
     reporter.total_steps = schedule.pop("total_steps")
     reporter.say(f"the learning rate is at its peak until step {reporter.total_steps - config.decay_steps} and falls "
                  f"to 0 at step {reporter.total_steps}")
-    return replace(settings, train=replace(config, total_steps=reporter.total_steps),
-                   optim=replace(settings.optim, **schedule)), found[0] if found else None
+    settings = replace(settings, train=replace(config, total_steps=reporter.total_steps),
+                       optim=replace(settings.optim, **schedule))
+    return Run(settings, world, reporter, folder, data, found[0] if found else None)
 
 
 class Run:
