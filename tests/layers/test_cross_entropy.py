@@ -61,6 +61,19 @@ def test_without_gradients_only_the_figures_are_computed():
     assert correct == _plain(*inputs, labels)[1]
 
 
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_what_is_frozen_has_no_gradient_and_changes_no_other(frozen):
+    torch.manual_seed(2)
+    tensors = [torch.randn(7, 5), torch.randn(11, 5), torch.randn(11)]
+    labels, found = torch.arange(7), []
+    for kept in (None, frozen):
+        given = [tensor.clone().requires_grad_(number != kept) for number, tensor in enumerate(tensors)]
+        linear_cross_entropy(*given, labels)[0].backward()
+        found.append([tensor.grad for tensor in given])
+    assert found[1][frozen] is None
+    assert all(torch.equal(*pair) for number, pair in enumerate(zip(*found)) if number != frozen)
+
+
 def test_gradients_cannot_be_taken_twice():
     *inputs, labels = _inputs()
     loss, _ = linear_cross_entropy(*inputs, labels)

@@ -50,7 +50,7 @@ class _BlockedLoss(torch.autograd.Function):
                 factors: torch.dtype, differentiable: bool) -> tuple[Tensor, ...]:
         rows, wide = block_rows(len(hidden), len(weight)), torch.promote_types(factors, torch.float32)
         total, *others = (hidden.new_zeros((), dtype=wide) for _ in range(1 + sums))
-        gradients = _new_gradients(hidden, weight, bias) if differentiable else None
+        gradients = _new_gradients((hidden, weight, bias), ctx.needs_input_grad) if differentiable else None
         ctx.gradients = gradients
         hidden, weight = hidden.to(factors), weight.to(factors)
         for start in range(0, len(hidden), rows):
@@ -72,10 +72,11 @@ class _BlockedLoss(torch.autograd.Function):
         return *(None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients), *[None] * 4
 
 
-def _new_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
-    """Of hidden, weight and bias; the first block overwrites them, so they are zeros only where there is none."""
-    new = torch.empty_like if len(hidden) else torch.zeros_like
-    return [new(hidden), new(weight), None if bias is None else new(bias)]
+def _new_gradients(inputs: tuple[Tensor, Tensor, Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
+    """Of hidden, weight and bias, None of those that are frozen; the first block overwrites them, so they are zeros
+    only where there is none."""
+    new = torch.empty_like if len(inputs[0]) else torch.zeros_like
+    return [new(each) if need else None for each, need in zip(inputs, needed)]
 
 
 def _add_gradients(grad_logits: Tensor, hidden: Tensor, weight: Tensor, block: slice,
@@ -86,8 +87,10 @@ def _add_gradients(grad_logits: Tensor, hidden: Tensor, weight: Tensor, block: s
     """
     grad_hidden, grad_weight, grad_bias = gradients
     factor, beta = grad_logits.to(weight.dtype), float(block.start > 0)
-    _add_product(grad_hidden[block], factor, weight, 0.0)  # (R, V) @ (V, E) -> (R, E)
-    _add_product(grad_weight, factor.t(), hidden, beta)  # (V, R) @ (R, E) -> (V, E)
+    if grad_hidden is not None:
+        _add_product(grad_hidden[block], factor, weight, 0.0)  # (R, V) @ (V, E) -> (R, E)
+    if grad_weight is not None:
+        _add_product(grad_weight, factor.t(), hidden, beta)  # (V, R) @ (R, E) -> (V, E)
     if grad_bias is not None:
         grad_bias.addmv_(grad_logits.t(), grad_logits.new_ones(len(grad_logits)), beta=beta)
 
