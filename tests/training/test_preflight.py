@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.state import BackgroundWriter, StateFolder, check_settings, read_state
+from uer.config import LoraConfig
 from uer.errors import UserError
 from uer.runtime.lock import OutputLock
-from uer.training import preflight
+from uer.training import preflight, run
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -110,19 +112,29 @@ def test_a_disk_that_fills_up_while_training(playground, ranks):
 def test_too_little_room_for_the_checkpoints(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
-    model = nn.Linear(100, 100)
-    needed = preflight.checkpoint_bytes(model, steps_left=1000, save_every=10, keep=2)
+    needed = preflight.checkpoint_bytes(10100, 10100, saves=100, keep=2)
     assert needed == 40400 * (100 + 9)
     with pytest.raises(UserError, match=r"--output_model_path .* 0\.0 GB free"):
         preflight.check_output(str(tmp_path / "m"), needed)
     preflight.check_output(str(tmp_path / "m"), 10**5)
 
 
-def test_frozen_parameters_are_in_no_training_state():
+@pytest.mark.parametrize(("step", "total", "every"), [(0, 30, 10), (5, 25, 10), (10, 30, 10), (29, 30, 7), (3, 4, 9)])
+def test_the_checkpoints_to_come_are_counted(step, total, every):
+    steps = [done for done in range(step + 1, total + 1) if done % every == 0 or done == total]
+    assert preflight.saves_left(step, total, every) == len(steps)
+
+
+@pytest.mark.parametrize(("save", "saved"), [("adapter", 10), ("merged", 1000)])
+def test_frozen_parameters_are_in_no_training_state(save, saved, monkeypatch):
     model = nn.Linear(100, 10)
     model.weight.requires_grad_(False)
-    assert preflight.checkpoint_bytes(model, steps_left=100, save_every=10, keep=2) == 40 * (10 + 9)
-    assert preflight.checkpoint_bytes(model, 100, 10, 2, whole_weights=True) == 4040 * 10 + 40 * 9
+    monkeypatch.setattr(run, "parameter_count", lambda *_: 1000)
+    config = SimpleNamespace(total_steps=100, save_checkpoint_steps=10, keep_checkpoints=2)
+    settings = SimpleNamespace(model=None, lora=LoraConfig(use_lora=True, lora_save=save))
+    ours = SimpleNamespace(config=config, settings=settings, saves_merged=save == "merged",
+                           data=SimpleNamespace(vocab_size=0, tgt_vocab_size=0))
+    assert run.Run._checkpoint_bytes(ours, model, 0) == 4 * saved * 10 + 12 * 10 * 3
 
 
 def test_the_writer_keeps_one_in_flight_and_tells_errors_later():

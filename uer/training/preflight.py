@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from uer.errors import UserError
 from uer.files import prepare_folder
@@ -39,20 +38,26 @@ def check_output(output_model_path: str, kept_bytes: int) -> None:
                         "(--save_checkpoint_steps), keep fewer states (--keep_checkpoints) or write elsewhere")
 
 
-def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: int, whole_weights: bool = False) -> int:
-    """Bytes of the checkpoints of the next `steps_left` updates: the weights of all, and `keep` + 1 training states.
+def saves_left(step: int, total_steps: int, save_every: int) -> int:
+    """How many checkpoints a run still saves after `step` updates: every `save_every` updates, and at its end.
 
-    One training state more than `keep` exists while it is written. A state has three times the size of the weights,
-    with AdamW's two moments. Frozen parameters are in no file.
+    >>> saves_left(0, 30, 10), saves_left(5, 25, 10)
+    (3, 3)
+    """
+    return total_steps // save_every - step // save_every + (total_steps % save_every > 0)
+
+
+def checkpoint_bytes(saved: int, trained: int, saves: int, keep: int) -> int:
+    """Bytes of the next `saves` checkpoints: the weights of all, and `keep` + 1 training states.
+
+    One training state more than `keep` exists while it is written. A state has three times the size of what is trained,
+    with AdamW's two moments. All numbers in files are float32, whatever --weights_dtype.
 
     Args:
-        whole_weights: the checkpoints, but not the states, have the frozen parameters too.
+        saved: parameters in the weights of a checkpoint.
+        trained: parameters in a training state.
     """
-    sizes = [(4 * parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]  # in float32, always
-    trained = sum(size for size, is_trained in sizes if is_trained)
-    weights = sum(size for size, _ in sizes) if whole_weights else trained
-    saves = -(-steps_left // save_every)
-    return weights * saves + 3 * trained * min(keep + 1, saves)
+    return 4 * saved * saves + 12 * trained * min(keep + 1, saves)
 
 
 def check_lengths(path: str, seq_length: int, max_seq_length: int, flag: str = "--seq_length") -> None:

@@ -196,9 +196,8 @@ class Run:
             return 0
         began = world.broadcast({name: found[0].get(name) for name in ("threads", "precision")} if found else {})
         parts = self._assemble(identity, teacher, fresh=step == 0, began=began)
-        kept = preflight.checkpoint_bytes(parts.model, config.total_steps - step, config.save_checkpoint_steps,
-                                          config.keep_checkpoints, self.saves_merged)
-        world.check(lambda: preflight.check_output(config.output_model_path, kept))
+        needed = self._checkpoint_bytes(parts.model, step)
+        world.check(lambda: preflight.check_output(config.output_model_path, needed))
         trainer = Trainer(parts, config, world)
         self._print_summary(parts, teacher)
         if step:
@@ -424,6 +423,16 @@ class Run:
         if steps:
             self.reporter.say(f"--resume never: the training states of an earlier run (steps "
                               f"{', '.join(map(str, steps))}) are renamed to *.old")
+
+    def _checkpoint_bytes(self, model: Model, step: int) -> int:
+        """What the checkpoints after `step` updates will take. `model` may be a part of the model of several ranks."""
+        config = self.config
+        saved = trained = parameter_count(self.settings.model, self.data.vocab_size, self.data.tgt_vocab_size)
+        if self.settings.lora.use_lora:
+            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            saved = saved if self.saves_merged else trained
+        saves = preflight.saves_left(step, config.total_steps, config.save_checkpoint_steps)
+        return preflight.checkpoint_bytes(saved, trained, saves, config.keep_checkpoints)
 
     def _print_summary(self, parts: Parts, teacher: Teacher | None) -> None:
         """Print sizes, costs and learning rates before the first update."""
