@@ -29,10 +29,10 @@ CONFIG_FILES = ("bert_config.json", "albert_config.json", "config.json")
 class TensorflowImportFlags:
     """From TensorFlow to UER."""
 
-    input_model_path: str = flag("models/input_model.ckpt", "TensorFlow checkpoint: its folder, its .index file, or\n"
+    input_model_path: str = flag("models/input_model.ckpt", "TensorFlow checkpoint: its folder, its .index file, or "
                                                             "its prefix, such as bert_model.ckpt.", path="read")
     output_model_path: str = flag("models/output_model.bin", "Where the UER checkpoint is written.", path="write")
-    layers_num: int | None = flag(None, "Layers of the model; an error if the weights have another number. Those of\n"
+    layers_num: int | None = flag(None, "Layers of the model; an error if the weights have another number. Those of "
                                         "ALBERT do not tell it: albert_config.json beside them does, or this flag.")
     output_config_path: str | None = flag(None, "Where to write the model's settings for --config_path.", path="write")
     output_vocab_path: str | None = flag(None, "Where to write the vocabulary for --vocab_path.", path="write")
@@ -48,7 +48,7 @@ class TensorflowImportFlags:
 class BertFlags:
     """What BERT was pretrained on."""
 
-    type: str | None = flag(None, "Targets of the model: bert is mlm and next-sentence prediction (default: what the\n"
+    type: str | None = flag(None, "Targets of the model: bert is mlm and next-sentence prediction (default: what the "
                                   "weights hold).", choices=("bert", "mlm"))
 
 
@@ -61,11 +61,11 @@ class TensorflowExportFlags:
     output_model_path: str = flag("models/output_model.ckpt", "Prefix of the TensorFlow checkpoint's files.",
                                   path="write_prefix")
     layers_num: int | None = flag(None, "Layers of the model; read from the checkpoint, and an error if it differs.")
-    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not\n"
+    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not "
                                          "hidden / 64, or the activation is not gelu.", path="read")
     output_config_path: str | None = flag(None, "Where to write the settings as bert_config.json has them.",
                                           path="write")
-    drop_output_layer: bool = flag(False, "Leave out an output layer with weights of its own (no --tie_weights):\n"
+    drop_output_layer: bool = flag(False, "Leave out an output layer with weights of its own (no --tie_weights): "
                                           "TensorFlow's models use the word embedding instead.")
 
     def reads(self) -> list[File]:

@@ -50,7 +50,7 @@ class ExportFlags:
 
     input_model_path: str = flag("models/input_model.bin", "UER checkpoint: weights as <output_model_path>-<step>.",
                                  path="read")
-    output_model_path: str | None = flag(None, "Where the weights alone are written, with Hugging Face's names\n"
+    output_model_path: str | None = flag(None, "Where the weights alone are written, with Hugging Face's names "
                                                "(default: pytorch_model.bin, unless --output_dir is given).",
                                                path="write")
     output_dir: str | None = flag(None, "Folder for the whole model: config, model.safetensors, tokenizer, model card.",
@@ -58,13 +58,13 @@ class ExportFlags:
     layers_num: int | None = flag(None, "Layers of the model; read from the checkpoint, and an error if it differs.")
     vocab_path: str | None = flag(None, f"Vocabulary of the model (default: {DEFAULT_VOCAB}).", path="read")
     do_lower_case: bool | None = flag(None, "Lower-case the text and strip accents (default: true).")
-    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not\n"
+    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not "
                                          "hidden / 64, or the activation is not gelu.", path="read")
     card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.",
                                        path="read")
     max_shard_size: str = flag("", "Divide the weights of --output_dir into files of at most this size, such as 5GB.")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
-    push_to_hub: str | None = flag(None, "Send the folder of --output_dir to this model on the Hugging Face hub, such\n"
+    push_to_hub: str | None = flag(None, "Send the folder of --output_dir to this model on the Hugging Face hub, such "
                                          "as user/model.")
     private: bool = flag(False, "With --push_to_hub: a model that is new there is private.")
     push_dry_run: bool = flag(False, "With --push_to_hub: only list the files that would be sent.")
@@ -99,7 +99,7 @@ class ExportFlags:
 class DecoderExportFlags(ExportFlags):
     """From UER to Hugging Face, of a model with a decoder."""
 
-    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the checkpoint, and an error if it\n"
+    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the checkpoint, and an error if it "
                                                 "differs.")
 
     def problems(self) -> list[str]:
@@ -125,7 +125,7 @@ class BpeExportFlags(ExportFlags):
 class QwenExportFlags(ExportFlags):
     """From UER to Hugging Face, of a model whose tokenizer may be Qwen's or GPT-2's byte-level BPE."""
 
-    merges_path: str | None = flag(None, "Merges file of a model of --tokenizer qwen or bpe; --vocab_path is its\n"
+    merges_path: str | None = flag(None, "Merges file of a model of --tokenizer qwen or bpe; --vocab_path is its "
                                          "vocabulary.", path="read")
     tokenizer: str = flag("qwen", "With --merges_path: the tokenizer that the model was trained with.",
                           choices=("qwen", "bpe"))

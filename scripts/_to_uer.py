@@ -55,7 +55,7 @@ class ImportFlags:
 class DecoderImportFlags(ImportFlags):
     """From Hugging Face to UER, of a model with a decoder."""
 
-    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the weights, and an error if it\n"
+    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the weights, and an error if it "
                                                 "differs.")
 
 

@@ -39,7 +39,7 @@ class Flags:
     """The flags of this script."""
 
     test_path: str = flag(REQUIRED, "A file with one sentence on each line.", path="read")
-    prediction_path: str = flag(REQUIRED, "Where the vectors are written, float32, (lines, width): a tensor for\n"
+    prediction_path: str = flag(REQUIRED, "Where the vectors are written, float32, (lines, width): a tensor for "
                                           "torch.load if the name ends in .pt, else a .npy array.", path="write")
     pooling: str = flag("first", "How hidden states become one vector.", choices=POOLINGS)
     whitening_size: int | None = flag(None, "Whiten the vectors and keep this many dimensions.")

@@ -126,7 +126,7 @@ def _parser(description: str, sections: Sequence[type], fields: dict[str, datacl
     """A parser with a group of flags for each section. The usage line shows the flags that are required."""
     required = [f"--{name} {_metavar(field)}" for name, field in fields.items() if field.default is REQUIRED]
     parser = _Parser(description=description, usage=" ".join(["%(prog)s", *required, "[flags]"]), allow_abbrev=False,
-                     argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter)
+                     argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter)
     groups: dict[type, Any] = {}
     shown = {name: field for name, field in fields.items() if not field.metadata["file_only"]}
     for field, section in _declared(sections, shown):

@@ -75,8 +75,9 @@ class FinetuneConfig:
     def writes(self) -> list[File]:
         """The model's files, and the results of a grid, which `--results_path` may name as well."""
         path = self.output_model_path
-        model = [File("--output_model_path", str(file)) for file in (*model_files(path), state_path(weights_path(path)))]
-        return [*model, File("--results_path", str(grid_results_path(path)))]
+        model = (*model_files(path), state_path(weights_path(path)))
+        return [File("--output_model_path", str(file)) for file in model] + [
+            File("--results_path", str(grid_results_path(path)))]
 
 
 @dataclass(frozen=True)
