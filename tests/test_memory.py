@@ -169,7 +169,7 @@ def test_7_billion_parameters_are_built_and_divided_without_memory():
     parallel = ParallelConfig(world_size=16, tensor_parallel_size=8, sharding="fsdp")
     dist.init_process_group("fake", store=FakeStore(), rank=3, world_size=16)
     try:
-        world = World(3, 16, 3, torch.device("cpu"), parallel)
+        world = World(3, 16, torch.device("cpu"), parallel)
         with Unfilled():
             model = build_model(LLAMA_7B, 32000, unpad="off")
         split_model(model, world.model_ranks)

@@ -61,6 +61,12 @@ def test_shipped_settings_are_found_from_any_folder(tmp_path, monkeypatch, root)
         parse("--config_path", "models/bert/none.json")
 
 
+def test_a_value_that_is_no_choice_names_the_flag_of_its_file(tmp_path):
+    (tmp_path / "teacher.json").write_text('{"mask": "half"}')
+    with pytest.raises(UserError, match=r"^mask in --teacher_config_path: 'half' is unknown"):
+        model_settings.model_settings(tmp_path / "teacher.json", "--teacher_config_path")
+
+
 def test_a_hugging_face_folder_brings_settings_and_vocabulary(folder, tmp_path):
     train, model, tokenizer = parse("--pretrained_model_path", folder, "--dropout", "0.3")
     assert (model.hidden_size, model.heads_num, model.layers_num, model.feedforward_size, model.max_seq_length,

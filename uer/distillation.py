@@ -105,7 +105,7 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
     if not distilled:
         raise UserError(f"--teacher_model_path: a teacher teaches what predicts vocabulary entries, and --target "
                         f"{' '.join(targets)} does not")
-    architecture = teacher_architecture(config_path, distilled)
+    architecture = replace(sections.read_section(ModelConfig, config_path, "--teacher_config_path"), target=distilled)
     _require_rows(architecture, longest, longest_tgt, config_path)
     state = load_uer_weights(path, say)
     _require_entries(state, WORD_EMBEDDING, vocab_size, "", path)
@@ -126,9 +126,10 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
 
 
 def _require_rows(architecture: ModelConfig, longest: int, longest_tgt: int, config_path: str) -> None:
-    """
+    """Check that the teacher can read the dataset's rows.
+
     Raises:
-        UserError: the teacher cannot read the dataset's rows.
+        UserError: it cannot.
     """
     if bool(architecture.decoder) != bool(longest_tgt):
         sides = ("no decoder, but the dataset has a target side" if longest_tgt else
@@ -142,23 +143,15 @@ def _require_rows(architecture: ModelConfig, longest: int, longest_tgt: int, con
 
 
 def _require_entries(state: Mapping[str, Tensor], name: str, expected: int, side: str, path: str) -> None:
-    """
+    """Check that the embedding of this name has a row for each entry of the run's vocabulary.
+
     Raises:
-        UserError: the embedding of this name has rows for another vocabulary than the run's.
+        UserError: it has more or fewer.
     """
     entries = len(state[name]) if name in state else expected
     if entries != expected:
         raise UserError(f"--teacher_model_path {path}: a vocabulary of {entries} entries{side}, but this run's has "
                         f"{expected}; teacher and student must share one")
-
-
-def teacher_architecture(config_path: str, targets: tuple[str, ...]) -> ModelConfig:
-    """The settings of the teacher's JSON file, with the targets that are distilled.
-
-    Raises:
-        UserError: it is missing or wrong.
-    """
-    return replace(sections.read_section(ModelConfig, config_path, "--teacher_config_path"), target=targets)
 
 
 def _fingerprint(model: Model) -> str:

@@ -114,7 +114,10 @@ def _flops(config: ModelConfig, vocab_size: int, batch: Batch, tgt_vocab_size: i
 @functools.lru_cache(maxsize=256)
 def _mlm_flops(config: ModelConfig, vocab_size: int, seq_length: int, mask_rate: float) -> float:
     """`_flops` of mlm's batches; a plan asks for the same few layers of models of all depths."""
-    return _flops(config, vocab_size, example_batch(_mlm(seq_length, vocab_size, mask_rate), rows=1))
+    special_ids = {role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask"))}
+    vocabs = {"src": VocabInfo("", max(vocab_size, 6), special_ids)}  # of which only the size matters
+    processor = PROCESSORS["mlm"](seq_length, MlmConfig(mask_rate=mask_rate), vocabs)
+    return _flops(config, vocab_size, example_batch(processor, rows=1))
 
 
 @functools.lru_cache(maxsize=256)
@@ -141,13 +144,6 @@ def example_batch(processor: Processor, rows: int) -> Batch:
     sizes = {axis: torch.full((rows,), length) for axis, length in lengths.items()}
     numbers = torch.arange(rows)
     return processor.batch(Rows(columns, sizes, numbers, numbers))
-
-
-def _mlm(seq_length: int, vocab_size: int, mask_rate: float) -> Processor:
-    """The processor of masked language models, for a vocabulary of which only the size matters."""
-    special_ids = {role: number for number, role in enumerate(("pad", "unk", "cls", "sep", "mask"))}
-    vocabs = {"src": VocabInfo("", max(vocab_size, 6), special_ids)}
-    return PROCESSORS["mlm"](seq_length, MlmConfig(mask_rate=mask_rate), vocabs)
 
 
 def activation_bytes(config: ModelConfig, token_slots: int, vocab_size: int, tgt_slots: int | None = None,

@@ -182,7 +182,7 @@ def _device(model: Model) -> torch.device:
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and segments (R, S) of rows of unlike lengths, padded at their end."""
+    """Token ids and segments (R, S) of rows of different lengths, padded at their end."""
     length = max(map(len, rows))
     values = torch.tensor([list(row) + [0] * (length - len(row)) for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)

@@ -106,9 +106,10 @@ def _deeper_than(content: Any, levels: int) -> bool:
 
 
 def _refuse_half_pairs(text: str | bytes, content: Any, where: str, one_line: bool) -> None:
-    """
+    """Check that no string has half of a surrogate pair.
+
     Raises:
-        UserError: a string has half of a surrogate pair; names the line of the first escape that may be it.
+        UserError: one has; names the line of the first escape that may be it.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogatepass")

@@ -50,9 +50,10 @@ def adapt(model: nn.Module, config: LoraConfig, say: Callable[[str], object], tr
 
 
 def require_backbone(report: LoadReport, path: str) -> None:
-    """
+    """Check that the pretrained model has every parameter that is frozen.
+
     Raises:
-        UserError: what is frozen would be random, as the pretrained model lacks it.
+        UserError: some are missing, and would stay random.
     """
     absent = [name for name in (*report.missing, *(name for name, _, _ in report.other_shape))
               if name.split(".")[0] in PARTS]

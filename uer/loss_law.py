@@ -8,7 +8,7 @@ for the text, the held-out masks and the recipe of the runs that it was fitted t
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -71,7 +71,8 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class LossLaw:
-    """
+    """A law, the runs that it was fitted to, and the models that it is for.
+
     Attributes:
         coefficients: fitted to all runs.
         without_one: fitted to all runs but one, for each run.
@@ -134,7 +135,8 @@ class LossLaw:
 
 
 def read_law(path: str | os.PathLike, flag: str = "") -> LossLaw:
-    """
+    """The law in a file of `LossLaw.json`; `flag` is the flag that names the file, for messages.
+
     Raises:
         UserError: the file is missing or no law.
     """
@@ -229,9 +231,9 @@ def kind_of(config: ModelConfig) -> dict[str, Any]:
             if field.name not in SIZES and (value := getattr(config, field.name)) != getattr(ModelConfig(), field.name)}
 
 
-def law_of(config: ModelConfig, vocab_size: int, paths: Iterable[str] = SHIPPED) -> tuple[str, LossLaw] | None:
-    """The path of a law that is of such a model, and the law; None where there is none."""
-    for path in paths:
+def law_of(config: ModelConfig, vocab_size: int) -> tuple[str, LossLaw] | None:
+    """The path of a shipped law that is of such a model, and the law; None where there is none."""
+    for path in SHIPPED:
         found = find_config(path)
         if os.path.exists(found) and (law := read_law(found)).is_of(config, vocab_size):
             return path, law

@@ -83,17 +83,19 @@ class Counted(Protocol):
 
 
 def require_memory(build: Callable[[ModelConfig], Counted], config: ModelConfig, vocab_size: int) -> None:
-    """
+    """Check that the weights of a model fit into the memory of this machine, which would otherwise swap for minutes.
+
     Args:
         build: makes the model of a configuration.
 
     Raises:
-        UserError: this machine has less memory than the weights need. Without this check it would swap for minutes.
+        UserError: they do not.
     """
     # A quick lower estimate first: counting the parameters exactly builds a few models on the meta device.
     layers = config.layers_num + (config.decoder_layers_num if config.decoder else 0)
     matrices = layers * config.hidden_size * (config.hidden_size + config.feedforward_size)
-    if matrices + (vocab_size + config.max_seq_length) * config.emb_size < SURELY_SMALL or _on_meta_device():
+    estimate = matrices + (vocab_size + config.max_seq_length) * config.emb_size
+    if estimate < SURELY_SMALL or torch.empty(0).device.type == "meta":  # the default device is "meta": no memory
         return
 
     def numbers(smaller: ModelConfig) -> int:
@@ -107,7 +109,3 @@ def require_memory(build: Callable[[ModelConfig], Counted], config: ModelConfig,
                         f"{config.hidden_size}, feedforward_size {config.feedforward_size}, max_seq_length "
                         f"{config.max_seq_length}, vocabulary {vocab_size:,}) needs {4 * count / 2**30:,.0f} GiB for "
                         f"its weights; this machine has {present / 2**30:,.0f} GiB")
-
-
-def _on_meta_device() -> bool:
-    return torch.empty(0).device.type == "meta"

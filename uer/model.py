@@ -56,6 +56,7 @@ class ModelOutput:
     loss: Tensor
     metrics: dict[str, dict[str, Metric]]
 
+
 class Model(Backbone):
     """A backbone with its pretraining targets, and with a decoder where the configuration has one.
 
@@ -148,7 +149,8 @@ class Model(Backbone):
 
     def forward(self, batch: Batch, counts: Tensor | None = None,
                 soft: Mapping[str, Sequence[SoftTargets]] | None = None) -> ModelOutput:
-        """
+        """Compute the loss of a batch.
+
         Args:
             batch: what `uer.data.batch.Batch` describes, with labels for every target.
             counts: (targets,) what each target's loss sum is divided by; the batch's own numbers when None. A trainer
@@ -231,7 +233,7 @@ def require_sides(model: Model, sides: Mapping[str, str]) -> None:
 
 
 def _encoders_that_see(needed: Sequence[str]) -> str:
-    """The settings with which an encoder sees one of these, for people."""
+    """The flags with which an encoder sees one of `needed` (`Encoder.sees`), as text for a message."""
     names = [name for name, encoder in ENCODERS.items() if encoder.sees(ModelConfig()) in needed]
     causal = ["--mask causal"] if "earlier" in needed else []
     return " or ".join([*causal, f"--encoder {', '.join(names)}"])

@@ -24,7 +24,7 @@ from uer.text import count, hours
 from uer.training.preflight import check_targets
 
 FILLED = 0.9
-"""The part of a GPU's memory that a batch may fill: blocks of unlike sizes leave gaps between them."""
+"""The part of a GPU's memory that a batch may fill: blocks of different sizes leave gaps between them."""
 FIXED_BYTES = 1 << 30
 """What a process uses besides its tensors: the CUDA context, buffers of the communication library."""
 DEFAULT_PROCESSORS = {("mlm",): "mlm", ("lm",): "lm", ("bilm",): "bilm", ("mlm", "sp"): "bert"}
@@ -206,4 +206,3 @@ def _gpu(name: str | None) -> Any:
     if known is None:
         raise UserError(f"--device_name: '{name}' is unknown; choose from: {', '.join(GPUS)}")
     return GPUS[known]
-

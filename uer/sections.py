@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from uer import config as config_module
@@ -34,7 +34,6 @@ FAMILIES = {
 }
 
 LARGEST_INT_BITS = 63
-
 
 
 def settings_of(section: type) -> list[dataclasses.Field]:
@@ -63,6 +62,7 @@ def expanded(sections: Sequence[type]) -> list[type]:
 
 
 def fields_by_name(sections: Sequence[type]) -> dict[str, dataclasses.Field]:
+    """The fields of all sections that are flags or keys, by their names; no two may share one."""
     fields: dict[str, dataclasses.Field] = {}
     for section in sections:
         for field in settings_of(section):
@@ -119,7 +119,7 @@ def read_section(section: type, path: str, flag: str) -> Any:
     """
     fields = fields_by_name(expanded([section]))
     values = file_values(fields, path, flag)
-    check_values(fields, values, set())
+    check_values(fields, values, file_flag=flag)
     built = build_section(section, values)
     problems = problems_of(built)
     if problems:
@@ -154,15 +154,20 @@ def file_values(fields: Mapping[str, dataclasses.Field], path: str, flag: str) -
     return {key: _convert(fields[key], value, path) for key, value in content.items() if key in fields}
 
 
-def check_values(fields: dict[str, dataclasses.Field], values: dict[str, Any], from_flags: set[str]) -> None:
-    """Every value is one of its field's choices.
+def check_values(fields: dict[str, dataclasses.Field], values: dict[str, Any], from_flags: Collection[str] = (),
+                 file_flag: str = "--config_path") -> None:
+    """Check that every value is one of its field's choices.
 
     A family's names are checked here only where the command line gives them: a config file serves several commands, and
     one that uses the named part checks it when it builds it.
+
+    Args:
+        from_flags: the names of the values that are from the command line; the others are from a config file.
+        file_flag: the flag that names this file, for the message.
     """
     for name, value in values.items():
         metadata = fields[name].metadata
-        source = f"--{name}" if name in from_flags else f"{name} in --config_path"
+        source = f"--{name}" if name in from_flags else f"{name} in {file_flag}"
         items = value if isinstance(value, tuple) else (value,)
         if metadata["family"] and name in from_flags:
             for item in items:
@@ -193,7 +198,7 @@ def _check_stream(content: dict[str, Any], path: str) -> None:
     fields = fields_by_name(expanded([config_module.ModelConfig]))
     known = {key: value for key, value in content.items() if key not in config_module.STREAM_ONLY}
     _require_known(known, fields, path)
-    check_values(fields, {key: _convert(fields[key], value, path) for key, value in known.items()}, set())
+    check_values(fields, {key: _convert(fields[key], value, path) for key, value in known.items()})
 
 
 def _require_known(content: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:

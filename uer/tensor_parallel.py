@@ -246,7 +246,8 @@ class _DividedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, logits: Tensor, labels: Tensor, smoothing: float, ranks: ModelRanks,
                 size: int) -> tuple[Tensor, Tensor]:
-        """logits (K, v). Of each row the largest logit, the sum of exponentials and the label's logit go round."""
+        """logits (K, v). The ranks exchange three numbers for each row: the largest logit, the sum of exponentials and
+        the label's logit."""
         kept, here = labels != IGNORED, labels - ranks.first(size)  # (K,)
         inside = (here >= 0) & (here < logits.shape[1])
         index = here.masked_fill(~inside, 0)[:, None]  # (K, 1)

@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as text for people. No torch, so that preprocessing can use it."""
+"""Numbers, sizes and times as text for messages. No torch, so that preprocessing can use it."""
 
 
 def count(value: float) -> str:

@@ -23,7 +23,7 @@ def saver(tmp_path) -> Saver:
     model(torch.randn(5, 256)).sum().backward()
     optimizer.step()
     return Saver(StateFolder(tmp_path / "m", 2), model, optimizer, Precision("fp32", device),
-                 World(0, 1, 0, device, ParallelConfig()), "{}", lambda line: None)
+                 World(0, 1, device, ParallelConfig()), "{}", lambda line: None)
 
 
 def test_a_save_holds_the_values_of_its_moment(saver, monkeypatch):

@@ -21,7 +21,7 @@ from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
 from uer.training.update import StepModule
 
-ALONE = World(0, 1, 0, torch.device("cpu"), ParallelConfig())
+ALONE = World(0, 1, torch.device("cpu"), ParallelConfig())
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_several_files_are_joined_in_order_and_damage_is_located_in_each(tmp_pat
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\n\r\n" + b"b\n" * 50 + b"c\xff")
     (tmp_path / "b.txt").write_bytes(b"d\n\xfe\ne\n")
     summary = make(tmp_path, small_tokenizer, tmp_path / "a.txt", tmp_path / "b.txt", shard_bytes=10)
-    assert [(Path(path).name, line) for path, line, _ in summary.places] == [("a.txt", 53), ("b.txt", 2)]
+    assert [(Path(path).name, line) for path, line, _ in summary.locations] == [("a.txt", 53), ("b.txt", 2)]
     entries = small_tokenizer.vocab.ids
     tokens = open_dataset(tmp_path / "d.pt").tokens
     assert tokens[tokens > 3].tolist() == [entries[char] for char in "a" + "b" * 50 + "cde"]
@@ -113,7 +113,7 @@ def test_many_small_files_share_a_shard_and_give_what_one_file_gives(tmp_path, s
     summary = make(tmp_path, small_tokenizer, tmp_path, shard_bytes=400)
     assert seen == ["/0.txt to /1.txt, 2 files", "/2.txt, bytes 0 to 400", "/2.txt, bytes 400 to 501",
                     "/3.txt, decompressed bytes 0 to 3", "/4.txt to /5.txt, 2 files"]
-    assert [(Path(path).name, line) for path, line, _ in summary.places] == [("0.txt", 2), ("4.txt", 1)]
+    assert [(Path(path).name, line) for path, line, _ in summary.locations] == [("0.txt", 2), ("4.txt", 1)]
     tokens = open_dataset(tmp_path / "d.pt").tokens
     assert tokens[tokens > 3].tolist() == [small_tokenizer.vocab.ids[char] for char in "abcdef"]
     assert summary.totals.lines == 8
@@ -136,7 +136,7 @@ def test_json_lines(tmp_path, small_tokenizer):
     summary = make(tmp_path, small_tokenizer, tmp_path / "a.json", text_field="text")
     totals = summary.totals
     assert (totals.lines, totals.documents, totals.blank_lines, totals.left_out_lines) == (4, 2, 1, 1)
-    assert summary.places[0][1:] == (2, "no field 'text', left out")
+    assert summary.locations[0][1:] == (2, "no field 'text', left out")
 
 
 def test_one_long_line_crosses_many_shards(tmp_path, small_tokenizer, monkeypatch):

@@ -59,7 +59,7 @@ def _random_bytes(chance: random.Random) -> bytes:
 
 
 def test_random_corpora_never_crash_and_the_report_is_right_to_the_line(tmp_path, small_tokenizer, monkeypatch):
-    monkeypatch.setattr(report, "SHOWN_PLACES", 10_000)
+    monkeypatch.setattr(report, "SHOWN_LOCATIONS", 10_000)
     monkeypatch.setattr(lines, "KEPT_LOCATIONS", 10_000)
     monkeypatch.setattr(shards, "KEPT_LOCATIONS", 10_000)
     chance = random.Random(23)
@@ -80,7 +80,7 @@ def test_random_corpora_never_crash_and_the_report_is_right_to_the_line(tmp_path
         if not any(documents):
             continue
         summary = make(tmp_path, small_tokenizer, path, shard_bytes=chance.choice([200, 700]))
-        assert summary.places == expected, round_number
+        assert summary.locations == expected, round_number
         assert summary.totals.lines == len(texts)
         assert summary.totals.documents == sum(map(bool, documents))
         assert summary.totals.tokens == sum(len(ids) + 2 for ids in documents if ids)
@@ -104,7 +104,7 @@ def test_sentences_that_are_left_out_are_counted_and_located(tmp_path, small_tok
     bad = ("a.txt", 7, "not UTF-8, left out")
     assert summary.totals.damage == {bad[2]: 1, **{f"{reason}, left out": count for reason, count in reasons.items()}}
     assert summary.totals.left_out_lines == summary.totals.damaged_lines == 1 + sum(reasons.values())
-    assert [(Path(path).name, line) for path, line, _ in summary.places] == sorted([*places, bad[:2]])
+    assert [(Path(path).name, line) for path, line, _ in summary.locations] == sorted([*places, bad[:2]])
 
 
 def test_a_sentence_in_pieces_is_left_out_once(tmp_path, small_tokenizer, monkeypatch):
@@ -114,6 +114,6 @@ def test_a_sentence_in_pieces_is_left_out_once(tmp_path, small_tokenizer, monkey
     (tmp_path / "a.txt").write_text("a\nb\n" + "a " * 800 + "\nc\n\nd\n")
     summary = build_dataset(DatasetConfig(corpus_path=(str(tmp_path / "a.txt"),), dataset_path=str(tmp_path / "d.pt"),
                                           data_processor="bart", seq_length=7), {"src": small_tokenizer})
-    assert [place[1:] for place in summary.places] == [
+    assert [place[1:] for place in summary.locations] == [
         (3, "the sentence has more than --seq_length - 2 = 5 tokens, left out")]
     assert summary.totals.left_out_lines == 1

@@ -12,10 +12,11 @@ from tests.tools.datasets import make_dataset, whole_batch
 from uer.config import MaskingConfig, TokenizerConfig
 from uer.data.batch import IGNORED, Rows
 from uer.data.masking import Masker
-from uer.data.noise import decoder_side, infilled, shuffled_sentences
+from uer.data.noise import infilled, shuffled_sentences
 from uer.data.processors import PROCESSORS
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import VocabInfo
+from uer.data.sides import decoder_side
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.vocab import Vocab

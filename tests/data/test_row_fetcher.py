@@ -68,6 +68,8 @@ def test_the_bytes_of_copies_are_known_before_they_are_made(tmp_path):
     datasets = [open_dataset(tmp_path / name) for name in ("a.pt", "b.pt", "a.pt")]
     for names, expected in ((list(schema), 2 * (9 + 7) + 4 * (5 + 3) + (5 + 3) + 2 * 2), (["src"], 2 * (9 + 7)),
                             (["src", "word_start"], 2 * (9 + 7))):  # one that these files do not have
-        fetchers = open_fetchers(datasets, names, "cpu", mapped=False)
-        assert sum(fetcher.nbytes for fetcher in fetchers.values()) == copied_bytes(datasets, names)
+        fetchers = open_fetchers(datasets, names, "cpu", mapped=False).values()
+        held = [tensor for each in fetchers for part in (each, *each._begins.values())
+                for tensor in (part.columns.values() if part is each else (part.block_starts, part.starts))]
+        assert sum(tensor.nbytes for tensor in held) == copied_bytes(datasets, names)
         assert copied_bytes(datasets, names) == 2 * (expected + 2 * (2 * 3 + 8))

@@ -15,7 +15,7 @@ from uer.runtime.parallel import World
 def world():
     """A world of two ranks whose process group has one: what is averaged stays as it was sent."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield World(0, 2, 0, torch.device("cpu"), ParallelConfig())
+    yield World(0, 2, torch.device("cpu"), ParallelConfig())
     dist.destroy_process_group()
 
 

@@ -47,7 +47,8 @@ def test_a_run_goes_from_mesh_to_mesh(playground):
 def test_a_plan_reads_the_datasets_and_writes_nothing(playground):
     before = set(playground.folder.iterdir())
     flags = {**FOUR, "tensor_parallel_size": 2, "dry_run": True, "device_name": "H100"}
-    job = playground.run("plan", **SAME, **flags, metrics_path=None)
+    job = playground.run("plan", **SAME, **flags, metrics_path=None,
+                         output_model_path=playground.folder / "new folder" / "m.bin")
     assert "on 4 x H100: 2 batches at a time, each on 2; sharding none" in job.output
     assert "micro-batch of 4 x 16 tokens" in job.output and "largest --batch_size in 80 GiB" in job.output
     assert set(playground.folder.iterdir()) - before <= {job.log}

@@ -232,6 +232,18 @@ def test_no_room_for_a_tensor_is_the_users_to_mend():
         launch.run([launch.RankInfo()], lambda rank: torch.empty(1 << 60))
 
 
+def _fail_at_length(rank_info):
+    if rank_info.rank == 1:
+        raise UserError("a key that does not fit; " * 10_000)
+    return 0
+
+
+def test_an_error_longer_than_a_pipe_holds_reaches_the_command():
+    ranks = [launch.RankInfo(rank, 2, rank, 2, spawned=True) for rank in range(2)]
+    with pytest.raises(UserError, match=r"^a key that does not fit; "):
+        launch.run(ranks, _fail_at_length)
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_stopped_rank_is_named(waiting):
     """Rank 0 holds the store that the ranks' pulses are in, and so is the harder case."""

@@ -118,6 +118,13 @@ def test_too_little_room_for_the_checkpoints(tmp_path, monkeypatch):
     preflight.check_output(str(tmp_path / "m"), 10**5)
 
 
+def test_frozen_parameters_are_in_no_training_state():
+    model = nn.Linear(100, 10)
+    model.weight.requires_grad_(False)
+    assert preflight.checkpoint_bytes(model, steps_left=100, save_every=10, keep=2) == 40 * (10 + 9)
+    assert preflight.checkpoint_bytes(model, 100, 10, 2, whole_weights=True) == 4040 * 10 + 40 * 9
+
+
 def test_the_writer_keeps_one_in_flight_and_tells_errors_later():
     writer, order = BackgroundWriter(), []
     writer.submit(lambda: order.append(1))
@@ -143,10 +150,22 @@ def test_states_are_found_and_tidied(tmp_path):
     assert folder.steps() == [40, 9, 5]
     folder.tidy()
     assert [path.name for path in tmp_path.glob("*.tmp")] == ["m.bin-50.tmp"]  # not a name that this program gives
-    folder.prune()
+    folder.prune(40)
     assert folder.steps() == [40, 9]
-    assert folder.set_aside() == [40, 9] and folder.steps() == []
+    (tmp_path / "m.bin.state-7").write_text("")  # of a run that went on from step 5, once more
+    folder.prune(7)
+    assert folder.steps() == [40, 9, 7]
+    assert folder.set_aside() == [40, 9, 7] and folder.steps() == []
     assert StateFolder(tmp_path / "absent" / "m.bin", 2).steps() == []
+
+
+def test_states_that_are_folders_are_set_aside_more_than_once(tmp_path):
+    folder = StateFolder(tmp_path / "m.bin", keep=2)
+    for content in ("first", "second"):
+        folder.state_path(5).mkdir()
+        (folder.state_path(5) / content).write_text("")
+        assert folder.set_aside() == [5] and folder.steps() == []
+    assert [path.name for path in (tmp_path / "m.bin.state-5.old").iterdir()] == ["second"]
 
 
 def test_a_state_of_another_kind_or_version(tmp_path):

@@ -1,6 +1,7 @@
 """What a person sees."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from scripts import plot_training
 from uer.config import LogConfig, ParallelConfig
 from uer.errors import UserError
 from uer.runtime.launch import RankInfo
+from uer.runtime.logs import set_up_logging
 from uer.runtime.parallel import connect
 from uer.training.report import Reporter, Sums, averages, report_line
 from uer.training.run_summary import Plan
@@ -54,8 +56,8 @@ def test_the_plan_names_what_matters():
 def test_mfu_counts_real_tokens(tmp_path):
     """8,000 real tokens a second of 5 MFLOP at a peak of 0.1 TFLOP/s: 40%, however many token slots there are."""
     config = LogConfig(metrics_path=str(tmp_path / "m.jsonl"))
-    reporter = Reporter(config, connect(RankInfo(), ParallelConfig(device="cpu")), 10, flops_per_token=5e6)
-    reporter.peak_flops = 1e11
+    reporter = Reporter(config, connect(RankInfo(), ParallelConfig(device="cpu")), 10)
+    reporter.flops_per_token, reporter.peak_flops = 5e6, 1e11
     reporter.report(5, FIGURES)
     reporter.close()
     record = json.loads((tmp_path / "m.jsonl").read_text())
@@ -70,6 +72,14 @@ def test_tensorboard_and_log_file(tmp_path):
     reporter.close()
     assert "|        5/      10 steps|" in (tmp_path / "log.txt").read_text()
     assert list((tmp_path / "board").glob("events.*"))
+
+
+def test_a_log_file_is_closed_where_another_takes_its_place(tmp_path):
+    config = LogConfig(log_path=str(tmp_path / "log.txt"))
+    set_up_logging(config, "uer.test")
+    _, first = logging.getLogger("uer.test").handlers
+    set_up_logging(config, "uer.test")
+    assert first.stream is None and len(logging.getLogger("uer.test").handlers) == 2
 
 
 def test_metrics_files_are_read_by_step(tmp_path):

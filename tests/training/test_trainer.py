@@ -200,7 +200,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
 
 
 def test_the_norm_of_nothing_is_zero():
-    world = World(0, 1, 0, torch.device("cpu"), ParallelConfig())
+    world = World(0, 1, torch.device("cpu"), ParallelConfig())
     assert world.norm([]) == 0 and world.norm([torch.zeros(0)]) == 0
     assert world.norm([torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]) == 5
 
@@ -284,7 +284,7 @@ def test_reports_and_checkpoints_come_at_their_steps(tmp_path):
 
 
 def test_world_of_one_is_plain():
-    world = World(0, 1, 0, torch.device("cpu"), ParallelConfig())
+    world = World(0, 1, torch.device("cpu"), ParallelConfig())
     assert world.is_main and world.any(True) and not world.any(False)
     assert world.broadcast({"a": 1}) == {"a": 1}
     with pytest.raises(UserError, match="bad"):

@@ -28,9 +28,10 @@ PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 
 
 def check_directory(path: Path) -> None:
-    """
+    """Check the names and sizes of an archive's records.
+
     Raises:
-        UserError: the archive would unpack to more than the file holds, or has records that torch.save does not write.
+        UserError: it would unpack to more than the file holds, or has records that torch.save does not write.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -137,7 +137,7 @@ class Saver:
             if with_weights:
                 self._write_weights(step, state["model"])
             checkpoint.write(state, self.folder.state_path(step))
-            self.folder.prune()
+            self.folder.prune(step)
 
         return write
 
@@ -156,7 +156,7 @@ class Saver:
             if with_weights:
                 self._write_weights(step, weights)
             self.folder.complete(step, rest)
-            self.folder.prune()
+            self.folder.prune(step)
 
         return complete
 

@@ -62,9 +62,12 @@ class StateFolder:
                  if path.name.startswith(prefix)]
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
-    def prune(self) -> None:
-        """Remove all but the newest `keep` states."""
-        for step in self.steps()[self.keep:]:
+    def prune(self, newest: int) -> None:
+        """Remove all but `keep` of the states up to step `newest`, which was saved last.
+
+        Later ones are there where --resume named an earlier state; they would outlive what the run saves now.
+        """
+        for step in [step for step in self.steps() if step <= newest][self.keep:]:
             remove(self.state_path(step))
 
     def unfinished_path(self, step: int) -> Path:
@@ -94,7 +97,9 @@ class StateFolder:
         steps = self.steps()
         for step in steps:
             path = self.state_path(step)
-            os.replace(path, path.with_name(path.name + ".old"))
+            aside = path.with_name(path.name + ".old")
+            remove(aside)  # a folder is not replaced by `os.replace`
+            os.replace(path, aside)
         return steps
 
     def find(self, resume: str, say: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:

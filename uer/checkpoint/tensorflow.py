@@ -29,7 +29,7 @@ MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes
 LARGEST_INDEX = 1 << 27  # bytes; that of BERT has 10,000
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "<u1", 5: "<i2", 6: "<i1", 9: "<i8", 10: "|b1", 19: "<f2"}
-RESTART_INTERVAL = 16  # entries between two places where a reader may begin
+RESTART_INTERVAL = 16  # entries between two positions where a reader may begin
 
 Fields = dict[int, list[int | bytes]]
 
@@ -209,7 +209,7 @@ def _table(entries: Mapping[bytes, bytes]) -> bytes:
 
 
 def _packed_block(rows: Mapping[bytes, bytes]) -> bytes:
-    """The bytes of a block whose keys share nothing, with the places where a reader may begin."""
+    """The bytes of a block whose keys share nothing, with the positions where a reader may begin."""
     content, restarts = bytearray(), [0]
     for number, (key, value) in enumerate(rows.items()):
         if number and number % RESTART_INTERVAL == 0:

@@ -12,5 +12,8 @@ Training uses these, which import torch:
 
     hashing, order          random numbers as functions of integers; the order of an epoch
     row_fetcher, loader     stored instances as rows; the batches of an update
-    batch, masking          the batch; which positions are predicted
+    batch, sides            the batch; its sequences and next tokens, from stored rows
+    masking, noise          which positions are predicted; what the encoder of an encoder-decoder reads
+    packing, samples        sizes of batches without padding; which instance a sample is
+    token_counts            how frequent each token is
 """

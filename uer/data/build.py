@@ -150,7 +150,7 @@ def _no_document(dataset: DatasetConfig, summary: Summary) -> str:
     totals = summary.totals
     message = (f"--corpus_path {' '.join(dataset.corpus_path)}: no document among {totals.lines:,} lines: "
                f"{totals.blank_lines:,} are blank, {totals.left_out_lines:,} were left out")
-    for path, line, kind in summary.places[:1]:
+    for path, line, kind in summary.locations[:1]:
         message += f"; the first damaged one: {path}: line {line}: {kind}"
     return message
 

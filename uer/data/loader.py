@@ -18,6 +18,7 @@ groups is computed together: tensor operations of the size of one micro-batch wo
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from uer.data.hashing import hash_words
 from uer.data.packing import SAMPLED, Needs, choose_sizes, measured, smallest
 from uer.data.processors import PROCESSORS, Processor
 from uer.data.row_fetcher import RowFetcher, open_fetchers, widened
-from uer.data.samples import DEV_MASKS, TrainPart, cumulative, deal, held_out_instances, mixture_slots, split_order
+from uer.data.samples import DEV_MASKS, TrainPart, deal, held_out_instances, mixture_slots, split_order
 from uer.data.schema import INSTANCE, Column
 from uer.data.store import DatasetInfo, TokenDataset
 from uer.errors import UserError
@@ -80,7 +81,8 @@ class Loader:
         self.seed, self.trim = seed, trim
         self.samples_per_step = batch_size * world_size * accumulation_steps
         self._parts = [TrainPart(dataset, number, seed, dev_fraction) for number, dataset in enumerate(datasets)]
-        self._bounds = mixture_slots(weights) if weights else cumulative([part.samples for part in self._parts])
+        # Where the slots of each dataset begin in a round, and the end: of 3 and 4 samples [0, 3, 7].
+        self._bounds = mixture_slots(weights) if weights else [0, *accumulate(part.samples for part in self._parts)]
         self.samples_per_epoch = sum(part.samples for part in self._parts)
         self.tokens_per_epoch = sum(part.tokens for part in self._parts)
         rows = batch_size * accumulation_steps

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uer.data.batch import IGNORED, Labels, Side
+from uer.data.batch import Side
 from uer.data.masking import draw
 
 SENTENCES = 5
@@ -50,10 +50,10 @@ class SpanCorruption:
 
         With S = 8 and the positions 6, 2, 3 of [CLS] a b c d e f [SEP]; P = 4:
 
-            places   2 3 6 S      sorted
-            begins   1 0 1 0      the first position of a run
-            runs     0 0 1 1      the number of its run
-            target   [CLS] <0> b c <1> f <2> [SEP]: b, c, f at 0 + 0 + 2, 1 + 0 + 2, 2 + 1 + 2; each <r> before its run
+            positions 2 3 6 S      sorted
+            begins    1 0 1 0      the first position of a run
+            runs      0 0 1 1      the number of its run
+            target    [CLS] <0> b c <1> f <2> [SEP]: b, c, f at 0 + 0 + 2, 1 + 0 + 2, 2 + 1 + 2; each <r> before its run
 
         Args:
             tokens: (R, S) int64.
@@ -64,32 +64,32 @@ class SpanCorruption:
             src (R, S); the targets (R, width(P)), [PAD] behind their end; and their lengths (R,).
         """
         rows, size = tokens.shape
-        places = ascending(positions)
-        hidden = places < size  # (R, P), like everything up to `order`
+        positions = ascending(positions)
+        hidden = positions < size  # (R, P), like everything up to `order`
         begins = hidden.clone()
-        begins[:, 1:] &= places[:, 1:] != places[:, :-1] + 1
+        begins[:, 1:] &= positions[:, 1:] != positions[:, :-1] + 1
         runs = begins.cumsum(1) - 1
         hidden &= runs < self.sentinels - 1
         begins &= hidden
-        places = torch.where(hidden, places, size)
-        order = torch.arange(places.shape[1], device=places.device) + runs
-        width = self.width(places.shape[1])
+        positions = torch.where(hidden, positions, size)
+        order = torch.arange(positions.shape[1], device=positions.device) + runs
+        width = self.width(positions.shape[1])
         # Hidden tokens and sentinels; what is neither goes to the extra column `width`, which is cut off.
         target = torch.full((rows, width + 1), self.pad_id, device=tokens.device)
         target[:, 0] = self.cls_id
-        target.scatter_(1, torch.where(hidden, order + 2, width), tokens.gather(1, places.clamp(max=size - 1)))
+        target.scatter_(1, torch.where(hidden, order + 2, width), tokens.gather(1, positions.clamp(max=size - 1)))
         target.scatter_(1, torch.where(begins, order + 1, width), runs + self.first)
         count = begins.sum(1, keepdim=True)  # (R, 1) runs
         end = hidden.sum(1, keepdim=True) + count + 1
         target.scatter_(1, end, count + self.first)
         target.scatter_(1, end + 1, self.sep_id)
-        src = self._source(tokens, real, places, torch.where(begins, runs + self.first, -1))
+        src = self._source(tokens, real, positions, torch.where(begins, runs + self.first, -1))
         return src, target[:, :-1], end[:, 0] + 2
 
-    def _source(self, tokens: Tensor, real: Tensor, places: Tensor, marks: Tensor) -> Side:
-        """The rows with the marks (R, P), sentinels and -1 for tokens that vanish, at `places` (R, P) or S."""
+    def _source(self, tokens: Tensor, real: Tensor, positions: Tensor, marks: Tensor) -> Side:
+        """The rows with the marks (R, P), sentinels and -1 for tokens that vanish, at `positions` (R, P) or S."""
         rows, size = tokens.shape
-        marked = torch.full((rows, size + 1), -2, device=tokens.device).scatter_(1, places, marks)[:, :-1]
+        marked = torch.full((rows, size + 1), -2, device=tokens.device).scatter_(1, positions, marks)[:, :-1]
         return compacted(torch.where(marked >= 0, marked, tokens), real & (marked != -1), self.pad_id)
 
 
@@ -150,20 +150,3 @@ def ascending(values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return values.sort(dim=1).values
     return torch.from_numpy(np.sort(values.numpy(), axis=1))
-
-
-def decoder_side(sequence: Tensor, lengths: Tensor, pad_id: int) -> tuple[Side, Labels]:
-    """The decoder's input and labels: each token predicts the next one, and the last one predicts nothing.
-
-        sequence  [CLS] a b [SEP] -      inputs  [CLS] a b [PAD]      seg  1 1 1 0      labels  a b [SEP] -100
-
-    Args:
-        sequence: (R, T + 1) int64, anything behind the rows' ends.
-        lengths: (R,) int64.
-
-    Returns:
-        inputs and seg (R, T), labels (R, T) of the side "tgt".
-    """
-    real = torch.arange(sequence.shape[1] - 1, device=sequence.device) < lengths[:, None] - 1
-    return (Side(torch.where(real, sequence[:, :-1], pad_id), real.long()),
-            Labels(torch.where(real, sequence[:, 1:], IGNORED), side="tgt"))

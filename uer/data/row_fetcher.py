@@ -50,8 +50,10 @@ class RowFetcher:
         self.lengths = dataset.info.lengths
         self.axes = {name: dataset.info.schema[name].axis for name in columns if name in dataset.info.schema}
         self._begins = {axis: _Begins(offsets, device) for axis, offsets in dataset.offsets.items()}
-        self.columns = {name: self._opened(name, device) for name in self.axes}
+        self.columns = {name: _tensor(dataset.columns[name]) for name in self.axes}
         if not self.mapped:
+            self.columns = {name: _copied(column, device, self.lengths.get(self.axes[name], 0))
+                            for name, column in self.columns.items()}
             self._check_copy()
 
     def fetch(self, instances: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -78,16 +80,6 @@ class RowFetcher:
             for name, column in rows.items():
                 _check_ids(self.dataset, name, column)
         return rows, {axis: stops[axis] - starts[axis] for axis in starts}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the columns and offsets that it reads: what a copy takes of the device's memory."""
-        return sum(column.nbytes for column in self.columns.values()) + sum(
-            begins.nbytes for begins in self._begins.values())
-
-    def _opened(self, name: str, device: torch.device) -> Tensor:
-        column = _tensor(self.dataset.columns[name])
-        return column if self.mapped else _copied(column, device, self.lengths.get(self.axes[name], 0))
 
     def _check_copy(self) -> None:
         """Check every offset and every token id of the copy, on its device: the file is read once."""
@@ -121,10 +113,6 @@ class _Begins:
         self.block_starts = _tensor(offsets.block_starts).to(device)
         self.starts = _tensor(offsets.starts).to(device)
 
-    @property
-    def nbytes(self) -> int:
-        return self.block_starts.nbytes + self.starts.nbytes
-
     def __getitem__(self, instances: Tensor) -> Tensor:
         return self.block_starts[instances >> self.shift] + widened(self.starts[instances])
 
@@ -141,7 +129,7 @@ def open_fetchers(datasets: Sequence[TokenDataset], columns: Sequence[str], devi
 
 
 def copied_bytes(datasets: Sequence[TokenDataset], columns: Sequence[str]) -> int:
-    """Bytes that `open_fetchers` copies to a device: the sum of the fetchers' `nbytes`, known before they are made."""
+    """Bytes that `open_fetchers` copies to a device: columns and offsets, each file's once."""
     total = 0
     for dataset in {dataset.path: dataset for dataset in datasets}.values():
         total += sum(offsets.nbytes for offsets in dataset.offsets.values())

@@ -109,11 +109,6 @@ def split_order(index: Tensor, length: int) -> Tensor:
     return permute(index, length, DEV_SPLIT, 0)
 
 
-def cumulative(amounts: Sequence[int]) -> list[int]:
-    """Where the parts of these sizes begin, and the end: [3, 4] -> [0, 3, 7]."""
-    return [0, *itertools.accumulate(amounts)]
-
-
 def mixture_slots(weights: Sequence[float]) -> list[int]:
     """Where the slots of each dataset begin in a round, and the end of the round. Every dataset has at least one slot.
 

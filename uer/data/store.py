@@ -296,9 +296,10 @@ def _info_of_version_1(fields: dict[str, Any]) -> DatasetInfo:
 
 
 def _check_info(info: DatasetInfo) -> None:
-    """
+    """Check that every value is one that `preprocess.py` writes.
+
     Raises:
-        ValueError, TypeError: a value is not what `preprocess.py` writes; the message names it.
+        ValueError, TypeError: one is not; the message names it.
     """
     for name, kind in INFO_KINDS.items():
         if type(getattr(info, name)) is not kind:

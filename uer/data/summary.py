@@ -14,7 +14,7 @@ from uer.text import in_bytes, in_time
 from uer.tokenizers.base import Tokenizer
 
 SECONDS_BETWEEN_LINES = 10
-SHOWN_PLACES = 10
+SHOWN_LOCATIONS = 10
 KEPT_PIECES = 100_000
 
 
@@ -73,7 +73,7 @@ class Summary:
     dataset_path: Path
     seq_length: int
     totals: Account = field(default_factory=Account)
-    places: list[tuple[str, int, str]] = field(default_factory=list)
+    locations: list[tuple[str, int, str]] = field(default_factory=list)
     """The first damaged lines, as (file, line of the file counted from 1, kind of damage)."""
     unknown: Counter[str] = field(default_factory=Counter)
     corpus_bytes: int = 0
@@ -96,8 +96,8 @@ class Summary:
             totals.axis_tokens[axis] = totals.axis_tokens.get(axis, 0) + count
         for kind, count in account.damage.items():
             totals.damage[kind] = totals.damage.get(kind, 0) + count
-        free = max(SHOWN_PLACES - len(self.places), 0)
-        self.places += [(paths[file], earlier_lines + line, kind) for file, line, kind in account.locations[:free]]
+        free = max(SHOWN_LOCATIONS - len(self.locations), 0)
+        self.locations += [(paths[file], earlier_lines + line, kind) for file, line, kind in account.locations[:free]]
         self.unknown.update(account.unknown)
         if len(self.unknown) > KEPT_PIECES:
             self.unknown = Counter(dict(self.unknown.most_common(KEPT_PIECES // 2)))
@@ -131,8 +131,8 @@ class Summary:
 
     def _damage_lines(self) -> list[str]:
         report = [f"damaged lines: {count:,} {kind}" for kind, count in sorted(self.totals.damage.items())]
-        report += [f"  {path}: line {line}: {kind}" for path, line, kind in self.places]
-        more = sum(self.totals.damage.values()) - len(self.places)
+        report += [f"  {path}: line {line}: {kind}" for path, line, kind in self.locations]
+        more = sum(self.totals.damage.values()) - len(self.locations)
         return [*report, f"  and {more:,} more"] if more else report
 
 

@@ -55,7 +55,8 @@ class Decoder(nn.Module):
 
     def forward(self, embedded: Tensor, layout: Layout, memory: Tensor | None, memory_layout: Layout,
                 queries: Queries | None = None, cache: DecoderCache | None = None) -> Tensor:
-        """
+        """Compute hidden states.
+
         Args:
             embedded: (N, E) the tokens of `layout`.
             layout: which of the N tokens belong to which row.

@@ -11,7 +11,7 @@ from uer.layers.masks import MASKS, Rule
 from uer.layers.norm import build_norm
 from uer.layers.relative_position import RelativePositionBias
 from uer.layers.transformer import DecoderLayer
-from uer.layers.view import Cache, View
+from uer.layers.view import View
 from uer.registry import choose
 
 NOT_OF_DECODERS = ("rotary_position_embedding", "alibi_position_embedding", "local_kv_heads_num", "attention_window",
@@ -60,7 +60,7 @@ class TransformerDecoder(Decoder):
         assert queries is None or cache is None, "a cache needs the keys of all tokens, so all are computed"
         length = layout.first + layout.seg.shape[1]
         bias = self.self_pos_emb(length, layout.first) if self.self_pos_emb is not None else None
-        own, context = _caches(cache)
+        own, context = (None, None) if cache is None else (cache.own, cache.context)
         view = View(MASKS["causal"], layout, bias=bias, cache=own)
         to_memory = View(Rule(), layout, memory=memory_layout, cache=context)
         *layers, last = self.transformer_decoder
@@ -74,10 +74,6 @@ class TransformerDecoder(Decoder):
 
     def _run(self, layer: DecoderLayer, *inputs: object) -> Tensor:
         return recompute.run(layer, self.activation_checkpointing, *inputs)
-
-
-def _caches(cache: DecoderCache | None) -> tuple[Cache | None, Cache | None]:
-    return (None, None) if cache is None else (cache.own, cache.context)
 
 
 def _layer(config: ModelConfig) -> DecoderLayer:

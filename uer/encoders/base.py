@@ -46,7 +46,8 @@ class Encoder(nn.Module):
         return "all"
 
     def forward(self, embedded: Tensor, layout: Layout, queries: Queries | None = None) -> Tensor:
-        """
+        """Compute hidden states.
+
         Args:
             embedded: (N, E) the tokens of `layout`.
             layout: which of the N tokens belong to which row.

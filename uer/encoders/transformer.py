@@ -101,7 +101,7 @@ class TransformerEncoder(Encoder):
         view, scores = View(self.rule, layout, bias=bias, cache=cache), None
         local = view.with_rule(self.local_rule) if any(self.local) else view
         views = [local if is_one else view for is_one in self.local]
-        # In packed rows, the kernel for unlike lengths takes a window only with all queries.
+        # In packed rows, the kernel for different lengths takes a window only with all queries.
         narrow = queries is not None and cache is None and not (layout.packed and self.local[-1])
         *layers, last = self.layers()
         for layer, its_view in zip(layers, views):

@@ -54,7 +54,8 @@ class Attention(nn.Module):
         self.key_layer_norm = build_norm(head_norm, head_size, eps) if head_norm else None
 
     def forward(self, query: Tensor, memory: Tensor | None, view: View, scores: Scores = None) -> tuple[Tensor, Scores]:
-        """
+        """Project, attend, and project the result.
+
         Args:
             query: (Nq, H) the tokens that attend. Where it is `memory` itself, one product projects all.
             memory: (Nk, H) the tokens that are attended to. With a cache, those that are not in it yet; None where all

@@ -47,7 +47,8 @@ class RelativePositionBias(nn.Module):
         self.relative_attention_bias = Embedding(buckets, heads)
 
     def forward(self, length: int, first: int = 0) -> Tensor:
-        """
+        """The bias for all distances in a row.
+
         Args:
             length: S, positions of the longest row.
             first: the first position that is a query; those before are keys only.

@@ -70,7 +70,8 @@ class DecoderLayer(TransformerLayer):
         self.layer_norm_3 = build_norm(norm, hidden_size, eps)
 
     def forward(self, hidden: Tensor, view: View, memory: Tensor | None, context: View) -> Tensor:
-        """
+        """Attend to the own tokens, then to the encoder's output, then apply the feed-forward part.
+
         Args:
             hidden: (N, H) the decoder's tokens.
             view: what they may attend to among themselves.

@@ -9,9 +9,9 @@ A stack of layers makes one `View` for each forward; its attention layers projec
     causal      is_causal, no mask                                      is_causal, no mask: padding comes last
     otherwise   a mask of (rows or 1, 1, queries, keys), which is added to the scores (`uer.layers.masks`)
 
-Packed rows go to FlashAttention's kernel for sequences of unlike lengths where it serves (`variable_length`).
-Otherwise, and in cross-attention and attention to a cache, whose sides have unlike groups, the tokens are put back into
-(B, S, ...) rows first. Attention in a window goes block by block where rows are long (`uer.layers.blocks`).
+Packed rows go to FlashAttention's kernel for sequences of different lengths where it serves (`variable_length`).
+Otherwise, and in cross-attention and attention to a cache, whose sides have different groups, the tokens are put back
+into (B, S, ...) rows first. Attention in a window goes block by block where rows are long (`uer.layers.blocks`).
 """
 
 import itertools
@@ -251,7 +251,7 @@ class View:
         return torch.cat(parts)
 
     def _variable_length(self, packed: Tensor, heads: Heads, residual: bool) -> bool:
-        """Whether packed rows go to the kernel for sequences of unlike lengths."""
+        """Whether packed rows go to the kernel for sequences of different lengths."""
         if not self.layout.packed or self.memory is not None or self.bias is not None or residual:
             return False
         rule = self.rule
@@ -282,8 +282,8 @@ class View:
 
 
 def variable_length(tensor: Tensor, head_size: int) -> bool:
-    """Whether FlashAttention's kernel for sequences of unlike lengths (Dao, 2023, arXiv:2307.08691) takes this tensor:
-    in half precision, on a GPU since Ampere."""
+    """Whether FlashAttention's kernel for sequences of different lengths (Dao, 2023, arXiv:2307.08691) takes this
+    tensor: in half precision, on a GPU since Ampere."""
     return (tensor.device.type == "cuda" and tensor.dtype in (torch.bfloat16, torch.float16) and head_size % 8 == 0
             and head_size <= LARGEST_FLASH_HEAD and torch.cuda.get_device_capability(tensor.device) >= (8, 0))
 

@@ -1,5 +1,6 @@
 """Parameter groups: which parameters an optimizer updates, and which of them have weight decay."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,10 +41,10 @@ def parameter_groups(model: nn.Module, weight_decay: float = WEIGHT_DECAY,
 def check_ownership(model: nn.Module, groups: Sequence[dict[str, Any]]) -> None:
     """Assert that every trainable parameter of the model is in exactly one group, once, and nothing else is."""
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    owned = [id(parameter) for group in groups for parameter in group["params"]]
-    missing = [name for key, name in names.items() if key not in set(owned)]
-    twice = [names.get(key, "a parameter of no name") for key in set(owned) if owned.count(key) > 1]
-    foreign = len(set(owned) - set(names))
+    owned = Counter(id(parameter) for group in groups for parameter in group["params"])
+    missing = [name for key, name in names.items() if key not in owned]
+    twice = [names.get(key, "a parameter of no name") for key, times in owned.items() if times > 1]
+    foreign = len(owned.keys() - names.keys())
     assert not missing, f"parameters that no group owns: {', '.join(missing)}"
     assert not twice, f"parameters that groups own twice: {', '.join(twice)}"
     assert not foreign, f"{foreign} parameters in the groups are not trainable ones of the model"

@@ -6,12 +6,11 @@ be lost in bfloat16's 8 bits, so the optimizer updates a float32 copy, the maste
 Micikevicius et al., 2018, 3.1, https://arxiv.org/abs/1710.03740
 """
 
-import torch
 from torch import Tensor, nn
 
 
-def narrow_linear_layers(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> dict[nn.Parameter, Tensor]:
-    """Round weights and biases of the model's linear layers to `dtype`, in place.
+def narrow_linear_layers(model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Round weights and biases of the model's linear layers to bfloat16, in place.
 
     Norms and embeddings stay as they are, and so do output layers that share the weight of an embedding: autocast does
     not round these when they are looked up.
@@ -24,5 +23,5 @@ def narrow_linear_layers(model: nn.Module, dtype: torch.dtype = torch.bfloat16) 
               if isinstance(module, nn.Linear) and id(module.weight) not in embedded]
     masters = {parameter: parameter.detach() for layer in layers for parameter in layer.parameters(recurse=False)}
     for parameter, master in masters.items():
-        parameter.data = master.to(dtype)
+        parameter.data = master.bfloat16()
     return masters

@@ -108,11 +108,11 @@ def orthogonal(matrices: Tensor) -> Tensor:
     bfloat16 on a GPU, which is exact enough.
     """
     a, b, c = COEFFICIENTS
-    wide = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if wide else matrices  # the smaller side first: its products are smaller
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices  # the smaller side first: its products are smaller
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     x = x.bfloat16() if x.device.type == "cuda" else x
     for _ in range(STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.mT if wide else x).float()
+    return (x.mT if tall else x).float()

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 INTERVAL = 0.5
 LOOKS = 3
@@ -80,20 +80,16 @@ class Heartbeat:
             self._store.set(f"waiting {self._rank}", "yes")
             before = self._read()
             time.sleep(LOOKS * INTERVAL)
-            return self._judge(before, self._read())
+            after = self._read()
+            # A rank that has itself found that another one is missing waits; its heartbeat may end at any time.
+            return judge(before, after, [rank for rank in after
+                                         if rank == self._rank or self._store.check([f"waiting {rank}"])])
         return ""
 
     def _read(self) -> dict[int, tuple[int, int]]:
         """rank -> (beats, calls)"""
         values = self._store.multi_get([f"heartbeat {rank}" for rank in range(self._world_size)])
         return {rank: tuple(map(int, value.split())) for rank, value in enumerate(values)}
-
-    def _judge(self, before: Mapping[int, Any], after: Mapping[int, Any]) -> str:
-        return judge(before, after, [rank for rank in after if rank == self._rank or self._is_waiting(rank)])
-
-    def _is_waiting(self, rank: int) -> bool:
-        """Whether a rank has itself found that another one is missing; then its heartbeat may end at any time."""
-        return self._store.check([f"waiting {rank}"])
 
 
 def judge(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]], waiting: list[int]) -> str:

@@ -10,6 +10,7 @@ The `RankInfo` of a process (its rank and the address of rank 0) comes from one 
 The command watches the ranks it starts: when one fails, its error is shown once and the others end within seconds.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -207,16 +208,18 @@ def _watch(ranks: list[_Rank]) -> int:
 
 
 def _collect(rank: _Rank) -> bool:
-    """Receive a rank's failure or find that it has died; returns whether it has failed."""
-    if rank.failure is None and rank.process.exitcode is not None:
-        try:
+    """Receive a rank's failure or find that it has died; returns whether it has failed.
+
+    A rank that still runs is received from too: it cannot end before a message that is longer than the pipe is read.
+    """
+    code = rank.process.exitcode  # before the pipe: what a rank that has ended sent is there
+    if rank.failure is None:
+        with contextlib.suppress(EOFError, OSError):  # it sent nothing, or died while it did
             rank.failure = rank.pipe.recv() if rank.pipe.poll() else None
-        except EOFError:
-            rank.failure = None
-        code = rank.process.exitcode
-        if rank.failure is None and code < 0:
+    if rank.failure is None and code is not None:
+        if code < 0:
             rank.failure = Failure(4, 1, f"rank {rank.number} {death_note(code)}")
-        elif rank.failure is None and code not in CLEAN_STATUSES:
+        elif code not in CLEAN_STATUSES:
             rank.failure = Failure(2, code, f"it {death_note(code)}")
     return rank.failure is not None
 
@@ -229,7 +232,7 @@ def _end(ranks: list[_Rank]) -> None:
         rank.process.join(max(0.0, until - time.monotonic()))
     for rank in alive:
         if rank.process.is_alive():
-            rank.failure = Failure(0, 1, f"rank {rank.number} was ended")
+            rank.failure = rank.failure or Failure(0, 1, f"rank {rank.number} was ended")
             rank.process.kill()
             rank.process.join()
         else:

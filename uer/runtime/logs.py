@@ -28,6 +28,7 @@ def set_up_logging(config: LogConfig, name: str = "uer", prefix: str = PREFIX, i
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
+        handler.close()
     wanted: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
     if config.log_path and is_main:
         prepare_file(config.log_path, "--log_path")

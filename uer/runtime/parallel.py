@@ -10,9 +10,9 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -52,7 +52,6 @@ class World:
 
     rank: int
     world_size: int
-    local_rank: int
     device: torch.device
     config: ParallelConfig
     heartbeat: Heartbeat | None = None
@@ -71,7 +70,7 @@ class World:
 
     @cached_property
     def mesh(self) -> Any:
-        """torch's DeviceMesh of the axes "tp" and "dp". All ranks make it together: `connect` does."""
+        """torch's DeviceMesh of the axes "tp" and "dp". Its first use is a collective operation."""
         return make_mesh(self.device.type, self.world_size, self.config.tensor_parallel_size)
 
     @cached_property
@@ -340,9 +339,8 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     device = _device(rank_info, config)
     if device.type == "cpu":
         limit_cached_kernels()
-    world = World(rank_info.rank, rank_info.world_size, rank_info.local_rank, device, config)
     if rank_info.world_size == 1 and config.sharding == "none":
-        return world
+        return World(rank_info.rank, rank_info.world_size, device, config)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // rank_info.local_size))
     if rank_info.host in ("localhost", "127.0.0.1") and "lo" in [name for _, name in socket.if_nameindex()]:
@@ -352,35 +350,31 @@ def connect(rank_info: RankInfo, config: ParallelConfig) -> World:
     store: Any = dist.HashStore() if rank_info.world_size == 1 else meet(rank_info, timeout)
     dist.init_process_group(backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size,
                             timeout=timeout)
+    heartbeat = start_heartbeat(rank_info, timeout) if rank_info.world_size > 1 else None
+    world = World(rank_info.rank, rank_info.world_size, device, config, heartbeat)
+    world.barrier()  # every rank has written its first beat
+    if heartbeat is not None:
+        failures.explain = partial(_explain, heartbeat, config.collective_timeout)
     present = world.sum_(torch.ones((), device=device))
     assert int(present.item()) == world.data_world_size, f"{present} of {world.data_world_size} ranks responded"
-    return _with_heartbeat(world, rank_info, timeout) if rank_info.world_size > 1 else world
+    return world
 
 
 def _average_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """Average a bucket of gradients over the ranks in bfloat16: half the bytes.
 
-    It is torch's `bf16_compress_hook`
-    (https://docs.pytorch.org/docs/stable/ddp_comm_hooks.html), which DistributedDataParallel itself takes for NCCL
-    only; gloo adds bfloat16 as well.
+    It is torch's `bf16_compress_hook` (https://docs.pytorch.org/docs/stable/ddp_comm_hooks.html), which
+    DistributedDataParallel knows by its name and refuses without NCCL, although gloo adds bfloat16 as well.
     """
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
     return bf16_compress_hook(group, bucket)
 
 
-def _with_heartbeat(world: World, rank_info: RankInfo, timeout: timedelta) -> World:
-    """`world` with a heartbeat, which says after a timeout which rank did not respond."""
-    heartbeat = start_heartbeat(rank_info, timeout)
-    world.barrier()  # every rank has written its first beat
-    seconds = int(timeout.total_seconds())
-
-    def explain(error: BaseException) -> str:
-        who = heartbeat.diagnose() if failures.is_timeout(error) else ""
-        return f"waited {seconds} s (--collective_timeout) for another rank: {who}" if who else ""
-
-    failures.explain = explain
-    return replace(world, heartbeat=heartbeat)
+def _explain(heartbeat: Heartbeat, seconds: int, error: BaseException) -> str:
+    """For `failures.explain`: after a timeout, which rank did not respond."""
+    who = heartbeat.diagnose() if failures.is_timeout(error) else ""
+    return f"waited {seconds} s (--collective_timeout) for another rank: {who}" if who else ""
 
 
 def _device(rank_info: RankInfo, config: ParallelConfig) -> torch.device:

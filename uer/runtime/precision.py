@@ -90,6 +90,8 @@ def keep_dropout_exact(dropout: float) -> None:
     """
     if 16 * dropout % 1:
         torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def cpu_choice(has_bf16: Callable[[], bool] | None = None, speedup: Callable[[], float] | None = None) -> Choice:
     """bf16 on a CPU that has instructions for it, and whose products then prove to be faster.
 

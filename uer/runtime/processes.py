@@ -75,17 +75,17 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """End this process by the signal `number` when its parent ends, however that ends.
+def die_with_parent() -> None:
+    """End this process by SIGKILL when its parent ends, however that ends.
 
     To be called first in a process that `multiprocessing` started. On Linux the kernel sends the signal, when the
     thread that started this process ends; elsewhere a thread asks twice a second whether the parent is still there.
     """
     parent = multiprocessing.parent_process().pid
-    if not _ask_for_signal(number):
-        threading.Thread(target=_watch_parent, args=(parent, number), name="parent watch", daemon=True).start()
+    if not _ask_for_signal(signal.SIGKILL):
+        threading.Thread(target=_watch_parent, args=(parent,), name="parent watch", daemon=True).start()
     if os.getppid() != parent:  # it ended before the signal was asked for
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def death_signal(number: int) -> Callable[[], None] | None:
@@ -117,14 +117,14 @@ def _ask_for_signal(number: int) -> bool:
     return sys.platform == "linux" and _libc().prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0) == 0
 
 
-def _watch_parent(parent: int, number: int) -> None:
+def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
-    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_jobs(jobs: Iterable[Job], start_task: StartTask, processes: int, *, has_cuda: bool = False,
-             in_order: bool = False, finish_earlier: bool = True,
+             finish_earlier: bool = True,
              advice: str = "the same command continues where this one stopped") -> Iterator[tuple[Job, Result]]:
     """Do all jobs in worker processes and yield (job, result) as they finish; no worker outlives this process.
 
@@ -134,7 +134,6 @@ def run_jobs(jobs: Iterable[Job], start_task: StartTask, processes: int, *, has_
             spawned workers it has to be picklable, as jobs and results always have to be.
         processes: how many; 1 works in this process.
         has_cuda: workers may use GPUs, so they are spawned.
-        in_order: results come in the order of the jobs; those that are finished too early are kept in memory.
         finish_earlier: after a failure the jobs that were given before the failing one are finished first, so that
             which failure is raised does not depend on timing. Otherwise everything stops at once.
         advice: what the user can do about a worker that was killed.
@@ -149,9 +148,7 @@ def run_jobs(jobs: Iterable[Job], start_task: StartTask, processes: int, *, has_
         return
     pool = _Pool(start_task, processes, start_method(has_cuda), finish_earlier, advice)
     try:
-        results = pool.run(jobs)
-        for _, job, result in _in_order(results) if in_order else results:
-            yield job, result
+        yield from pool.run(jobs)
     finally:
         pool.stop()
 
@@ -169,17 +166,6 @@ def _run_here(jobs: Iterable[Job], start_task: StartTask) -> Iterator[tuple[Job,
         yield job, result
 
 
-def _in_order(results: Iterator[tuple[int, Job, Result]]) -> Iterator[tuple[int, Job, Result]]:
-    """Results sorted by the numbers of their jobs, which are 0, 1, 2, ... without gaps."""
-    early: dict[int, tuple[Job, Result]] = {}
-    upcoming = 0
-    for number, job, result in results:
-        early[number] = job, result
-        while upcoming in early:
-            yield (upcoming, *early.pop(upcoming))
-            upcoming += 1
-
-
 class _Pool(Generic[Job, Result]):
     """Worker processes, each with a pipe to it, and the job that each of them has."""
 
@@ -193,8 +179,8 @@ class _Pool(Generic[Job, Result]):
         self._working: dict[Connection, tuple[int, Job]] = {}
         self._processes: dict[Connection, Any] = {}
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Job, Result]]:
-        """(number of the job, job, result) for each job as it finishes."""
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+        """(job, result) for each job as it finishes."""
         failures: dict[int, Exception] = {}
         numbered = enumerate(jobs)
         upcoming = next(numbered, None)
@@ -205,7 +191,7 @@ class _Pool(Generic[Job, Result]):
             for connection in wait(list(self._working)):
                 number, job, kind, content = self._receive(connection)
                 if kind == "result":
-                    yield number, job, content
+                    yield job, content
                 else:
                     failures[number] = _as_exception(job, kind, content)
         if failures:

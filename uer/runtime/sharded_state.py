@@ -87,7 +87,7 @@ def load_(tensors: Mapping[str, Tensor], folder: Path, alone: bool = False) -> N
     from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
-    shapes(folder)  # a damaged directory is found before the ranks begin to talk
+    shapes(folder)  # a damaged directory is found before the first collective operation
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is a single process

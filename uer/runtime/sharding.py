@@ -11,8 +11,8 @@ from uer.runtime.tensor_parallel import Split
 
 def make_mesh(device_type: str, world_size: int, tensor_parallel_size: int) -> Any:
     """A DeviceMesh of the axes "tp" and "dp", of "dp" alone without tensor parallelism. Neighbours in "tp" are
-    neighbouring ranks. It is the first, because fully sharded data
-    parallelism divides what tensor parallelism has divided before:
+    neighbouring ranks. "tp" is the first axis, because fully sharded data parallelism divides what tensor parallelism
+    has divided before:
 
         4 ranks, tensor_parallel_size 2:  [[0, 2],
                                            [1, 3]]
@@ -23,8 +23,7 @@ def make_mesh(device_type: str, world_size: int, tensor_parallel_size: int) -> A
     return dist.device_mesh.DeviceMesh(device_type, ranks, mesh_dim_names=("tp", "dp"))
 
 
-def shard(module: nn.Module, mesh: Any, cpu_offload: bool,
-          dtype: torch.dtype | None = None) -> nn.Module:
+def shard(module: nn.Module, mesh: Any, cpu_offload: bool, dtype: torch.dtype | None = None) -> nn.Module:
     """Apply `fully_shard` block by block, and to the rest as one group.
 
     With `dtype` the ranks send one another the weights of the blocks in it: autocast would round the matrices to it

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 # torch 2.13 renames them.
 _ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-# Large odd numbers: neighbouring ranks and neighbouring draws get unlike seeds.
+# Large odd numbers: neighbouring ranks and neighbouring draws get unrelated seeds.
 _MIXED, _OF_RANK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9
 
 

@@ -71,7 +71,8 @@ class Target(nn.Module):
 
     @abstractmethod
     def forward(self, hidden: Tensor, labels: Tensor, soft: Sequence[SoftTargets] | None = None) -> LossOutput:
-        """
+        """Compute the loss and the metrics.
+
         Args:
             hidden: (K, H) states of the positions that the labels are for.
             labels: (K, ...) int64; IGNORED where a state is there only to keep shapes static.

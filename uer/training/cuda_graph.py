@@ -7,7 +7,7 @@ instead of hundreds of kernels.
 
     count, count | all-reduce | gradients, gradients | all-reduce | apply          an update of two micro-batches
 
-So accumulation needs no graph of its own, and what several ranks say to one another stays outside of the graphs. A
+So accumulation needs no graph of its own, and the collective operations of several ranks are outside of the graphs. A
 captured graph repeats the same kernels on the same memory: batches are copied into buffers, gradients are views of
 buffers that are never freed (`FlatGradients`), and everything else that an update stores is written in place.
 """

@@ -91,7 +91,6 @@ def open_data(settings: Settings) -> Data:
     config = settings.train
     if config.data_processor:
         choose(PROCESSORS, config.data_processor, "--data_processor")
-    preflight.check_output(config.output_model_path, 0)
     train = [open_dataset(path) for path in config.dataset_path]
     dev = [open_dataset(config.dev_dataset_path)] if config.dev_dataset_path else []
     processor_name = config.data_processor or train[0].info.processor

@@ -39,15 +39,20 @@ def check_output(output_model_path: str, kept_bytes: int) -> None:
                         "(--save_checkpoint_steps), keep fewer states (--keep_checkpoints) or write elsewhere")
 
 
-def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: int) -> int:
+def checkpoint_bytes(model: nn.Module, steps_left: int, save_every: int, keep: int, whole_weights: bool = False) -> int:
     """Bytes of the checkpoints of the next `steps_left` updates: the weights of all, and `keep` + 1 training states.
 
     One training state more than `keep` exists while it is written. A state has three times the size of the weights,
-    with AdamW's two moments.
+    with AdamW's two moments. Frozen parameters are in no file.
+
+    Args:
+        whole_weights: the checkpoints, but not the states, have the frozen parameters too.
     """
-    weights = 4 * sum(parameter.numel() for parameter in model.parameters())  # float32, whatever --weights_dtype
+    sizes = [(4 * parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]  # in float32, always
+    trained = sum(size for size, is_trained in sizes if is_trained)
+    weights = sum(size for size, _ in sizes) if whole_weights else trained
     saves = -(-steps_left // save_every)
-    return weights * saves + 3 * weights * min(keep + 1, saves)
+    return weights * saves + 3 * trained * min(keep + 1, saves)
 
 
 def check_lengths(path: str, seq_length: int, max_seq_length: int, flag: str = "--seq_length") -> None:

@@ -108,7 +108,6 @@ def averages(collected: dict[str, Tensor]) -> dict[str, float]:
 class Clock:
     """Measures throughput since the last report. Evaluation and waiting for checkpoints are included in the time."""
 
-    started: float = field(default_factory=time.perf_counter)
     last: float = field(default_factory=time.perf_counter)
     token_slots: int = 0
     updates: int = 0
@@ -128,18 +127,19 @@ class Reporter:
         config: where reports go.
         world: the ranks.
         total_steps: updates of the run.
+
+    Attributes:
         flops_per_token: operations of training on a real token (`uer.flops.flops_per_token` at the mean length of the
             rows), for MFU; 0 when unknown.
+        peak_flops: operations a second of all devices together; 0 when unknown.
     """
 
-    def __init__(self, config: LogConfig, world: World, total_steps: int, flops_per_token: float = 0.0) -> None:
+    def __init__(self, config: LogConfig, world: World, total_steps: int) -> None:
         self.world = world
         self.total_steps = total_steps
-        self.flops_per_token = flops_per_token
+        self.flops_per_token = self.peak_flops = 0.0
         self.bar: Any = None
         self._writer: MetricsWriter | None = None
-        self.peak_flops = 0.0
-        """Operations a second of all devices together; 0 when unknown."""
         if world.is_main:
             set_up_logging(config)
             self._writer = MetricsWriter(config)
@@ -197,7 +197,7 @@ class Reporter:
 def report_line(step: int, total_steps: int, metrics: dict[str, float]) -> str:
     """The columns of UER-py's report line, then further ones. UER-py's `tokens/s` counts padding as tokens."""
     shown = {"tokens_per_second", "real_tokens_per_second", "loss", "learning_rate", "grad_norm", "epoch", "memory_gib",
-             "seconds_left", "mfu", "skipped", "elapsed", "interval_seconds", "interval_real_tokens"}
+             "seconds_left", "mfu", "skipped", "interval_seconds", "interval_real_tokens"}
     parts = [f"{step:8d}/{total_steps:8d} steps", f" {metrics['tokens_per_second']:8.2f} tokens/s",
              f" loss {metrics['loss']:7.2f}"]
     parts += [f" {name}: {value:3.3f}" for name, value in metrics.items() if name not in shown]

@@ -54,7 +54,6 @@ from uer.sizes import check_sizes
 from uer.tensor_parallel import split_model
 from uer.tokenizers import build_tokenizers
 from uer.training import decay, preflight
-from uer.training.compilation import compile_step, is_compiled
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
 from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
@@ -97,7 +96,7 @@ def run(settings: Settings) -> int:
 
 
 def not_captured(error: CaptureError) -> UserError:
-    """The error for people."""
+    """The error that is shown."""
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
 
 
@@ -129,6 +128,7 @@ def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
 
 def _pretrain(world: World, settings: Settings) -> int:
     reporter = world.check(lambda: Reporter(settings.log, world, settings.train.total_steps))
+    world.check(lambda: preflight.check_output(settings.train.output_model_path, 0))
     data = world.check(lambda: open_data(settings))
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
     lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
@@ -179,7 +179,7 @@ class Run:
         self.folder = folder
         self.data = data
         self.start = start
-        self.compiled = is_compiled(settings.train, world)
+        self.compiled = self._is_compiled()
         self.threads = settings.train.threads or usable_cores()
         self.split: Split | None = None
         """How threads divide a batch, on a CPU with one rank."""
@@ -197,7 +197,7 @@ class Run:
         began = world.broadcast({name: found[0].get(name) for name in ("threads", "precision")} if found else {})
         parts = self._assemble(identity, teacher, fresh=step == 0, began=began)
         kept = preflight.checkpoint_bytes(parts.model, config.total_steps - step, config.save_checkpoint_steps,
-                                          config.keep_checkpoints)
+                                          config.keep_checkpoints, self.saves_merged)
         world.check(lambda: preflight.check_output(config.output_model_path, kept))
         trainer = Trainer(parts, config, world)
         self._print_summary(parts, teacher)
@@ -293,7 +293,8 @@ class Run:
         masters = narrow_linear_layers(model) if config.weights_dtype == "bf16" else {}
         forward = DistillationStep(model, teacher) if teacher else StepModule(model)
         if self.compiled:
-            compile_step(forward, combo_kernels=config.combo_kernels == "on")
+            # For one size of batch, and when others come, once more for all sizes.
+            forward.compile(options={"combo_kernels": True} if config.combo_kernels == "on" else None)
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
@@ -345,6 +346,11 @@ class Run:
         if self.split.parts == 1:
             return Update
         return partial(ThreadedUpdate, workers=Workers(self.split, self.threads), seeded=masks_from, trim=trim)
+
+    def _is_compiled(self) -> bool:
+        """Whether torch.compile is used; not by itself where ranks compute layers together."""
+        on_gpu = self.world.device.type == "cuda" and self.settings.parallel.tensor_parallel_size == 1
+        return self.config.compile == "on" or (self.config.compile == "auto" and on_gpu)
 
     def _is_graphed(self, model: Model) -> bool:
         """Whether an update is captured as CUDA graphs."""

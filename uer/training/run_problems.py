@@ -75,9 +75,10 @@ def initial_settings(config: TrainConfig) -> list[str]:
 
 
 def check_weights_dtype(weights_dtype: str, precision: Precision) -> None:
-    """
+    """Check that autocast has the type of the weights.
+
     Raises:
-        UserError: weights of this type need autocast of the same type.
+        UserError: it has another.
     """
     if weights_dtype not in ("fp32", precision.name):
         raise UserError(f"--weights_dtype {weights_dtype} needs --precision {weights_dtype}, not {precision.name}")

@@ -48,7 +48,8 @@ class BartProcessor(MaskedProcessor):
     def batch(self, rows: "Rows") -> "Batch":
         """Rows of up to S tokens -> src and seg (R, S), tgt (R, S - 1) and labels `lm` (R, S - 1) of the side "tgt"."""
         from uer.data.batch import Batch
-        from uer.data.noise import decoder_side, infilled, shuffled_sentences
+        from uer.data.noise import infilled, shuffled_sentences
+        from uer.data.sides import decoder_side
 
         lengths, pad = rows.lengths["src"], self.special_id("pad")
         tgt, labels = decoder_side(rows.columns["src"], lengths, pad)

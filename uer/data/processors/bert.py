@@ -53,10 +53,10 @@ def pair_batch(processor: MaskedProcessor, rows: "Rows", split: "Tensor", label:
         label: (R,) int64, the label of `sp`.
     """
     from uer.data.batch import Batch, Labels, Side  # imports torch, which `preprocess.py` avoids
+    from uer.data.sides import in_two_parts
 
     src, seg, labels = processor.masked(rows)
-    second = (seg.cumsum(dim=1) > split[:, None]) & (seg > 0)  # the sum at a token is its position + 1
-    return Batch(Side(src, seg + second), {"mlm": labels, "sp": Labels(label[:, None], label[:, None] * 0)},
+    return Batch(Side(src, in_two_parts(seg, split)), {"mlm": labels, "sp": Labels(label[:, None], label[:, None] * 0)},
                  rows.samples)
 
 

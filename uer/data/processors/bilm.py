@@ -26,13 +26,12 @@ class BilmProcessor(Processor):
         """Rows of up to S tokens -> src and seg (R, S), and labels `bilm` (R, S, 2): forward, backward."""
         import torch  # `preprocess.py` does without it
 
-        from uer.data.batch import IGNORED, Batch, Labels, Side
+        from uer.data.batch import IGNORED, Batch, Labels
+        from uer.data.sides import padded
 
-        stored, lengths = rows.columns["src"], rows.lengths["src"][:, None]
-        positions = torch.arange(self.seq_length, device=stored.device)
-        real = positions < lengths
-        src = torch.where(real, stored, self.special_id("pad"))
-        forward = torch.where(positions == lengths - 1, self.special_id("sep"), src.roll(-1, dims=1))
-        backward = torch.where(positions == 0, self.special_id("cls"), src.roll(1, dims=1))
-        labels = torch.where(real[:, :, None], torch.stack([forward, backward], dim=2), IGNORED)
-        return Batch(Side(src, real.long()), {"bilm": Labels(labels)}, rows.samples)
+        src = padded(rows, "src", self.seq_length, self.special_id("pad"))
+        positions, last = torch.arange(self.seq_length, device=src.seg.device), rows.lengths["src"][:, None] - 1
+        forward = torch.where(positions == last, self.special_id("sep"), src.values.roll(-1, dims=1))
+        backward = torch.where(positions == 0, self.special_id("cls"), src.values.roll(1, dims=1))
+        labels = torch.where(src.seg[:, :, None] > 0, torch.stack([forward, backward], dim=2), IGNORED)
+        return Batch(src, {"bilm": Labels(labels)}, rows.samples)

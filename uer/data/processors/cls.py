@@ -7,7 +7,7 @@ import numpy as np
 
 from uer.data.draws import Draws
 from uer.data.processors.base import Processor, Ragged
-from uer.data.processors.fields import FieldBuilder, Fields, Mark, assembled, in_two_parts, padded, without_tokens
+from uer.data.processors.fields import FieldBuilder, Fields, Mark, assembled, without_tokens
 from uer.data.processors.pairs import split_dtype
 from uer.data.schema import FIELDS, INSTANCE, Column
 
@@ -41,10 +41,11 @@ class ClsProcessor(Processor):
     def batch(self, rows: "Rows") -> "Batch":
         """src and seg (R, S), and the labels `cls` (R, 1) at position 0."""
         from uer.data.batch import Batch, Labels, Side
+        from uer.data.sides import in_two_parts, padded
 
         src = padded(rows, "src", self.seq_length, self.special_id("pad"))
         label = rows.columns["label"][:, None]
-        return Batch(Side(src.values, in_two_parts(src.seg > 0, rows.columns["split"])),
+        return Batch(Side(src.values, in_two_parts(src.seg, rows.columns["split"])),
                      {"cls": Labels(label, label * 0)}, rows.samples)
 
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, ClassVar
 from uer.config import MaskingConfig
 from uer.data.draws import Draws
 from uer.data.processors.cls import ClassBuilder, class_schema
-from uer.data.processors.fields import in_two_parts
 from uer.data.processors.masked import MaskedProcessor
 from uer.data.schema import FIELDS, Column
 
@@ -34,8 +33,9 @@ class ClsMlmProcessor(MaskedProcessor):
     def batch(self, rows: "Rows") -> "Batch":
         """src and seg (R, S), masked, and the labels `mlm` (R, P) and `cls` (R, 1) at position 0."""
         from uer.data.batch import Batch, Labels, Side
+        from uer.data.sides import in_two_parts
 
         src, seg, labels = self.masked(rows)
         label = rows.columns["label"][:, None]
-        return Batch(Side(src, in_two_parts(seg > 0, rows.columns["split"])),
+        return Batch(Side(src, in_two_parts(seg, rows.columns["split"])),
                      {"mlm": labels, "cls": Labels(label, label * 0)}, rows.samples)

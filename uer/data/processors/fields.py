@@ -2,16 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from uer.data.processors.base import Block, Lines, Ragged
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from uer.data.batch import Rows, Side
 
 Fields = tuple[Ragged | list[str], ...]
 """For each field all lines' values; see `Lines.fields`."""
@@ -135,44 +129,3 @@ def _blank(field: Ragged | list[str]) -> np.ndarray:
 def without_tokens(fields: Fields, needed: int | None = None) -> dict[str, np.ndarray]:
     """The problem of an empty field, of the first `needed` ones (default: all)."""
     return {f"field {number} has no text": _blank(field) for number, field in enumerate(fields[:needed], 1)}
-
-
-def in_two_parts(real: "Tensor", split: "Tensor") -> "Tensor":
-    """Segment numbers: 1, from the position `split` on 2, and 0 on padding.
-
-        real [[1, 1, 1, 0]], split [2]  ->  [[1, 1, 2, 0]]
-
-    Args:
-        real: (R, S) bool.
-        split: (R,) int64.
-
-    Returns:
-        (R, S) int64
-    """
-    second = (real.cumsum(dim=1) > split[:, None]) & real  # the sum at a token is its position + 1
-    return real.long() + second
-
-
-def padded(rows: "Rows", axis: str, width: int, pad: int) -> "Side":
-    """The first `width` positions of a stored sequence, with seg 1 on its tokens: values and seg (R, width)."""
-    import torch  # `preprocess.py` does without it
-
-    from uer.data.batch import Side
-
-    stored = rows.columns[axis]
-    real = torch.arange(width, device=stored.device) < rows.lengths[axis][:, None]
-    return Side(torch.where(real, stored[:, :width], pad), real.long())
-
-
-def next_tokens(rows: "Rows", axis: str, width: int) -> "Tensor":
-    """The token that follows each of the first `width` positions, (R, width) int64; IGNORED behind the last token.
-
-        stored  [CLS] 7 8 [SEP]  ->  7 8 [SEP] -100      (width 4; `stored` has one column more)
-    """
-    import torch
-
-    from uer.data.batch import IGNORED
-
-    stored = rows.columns[axis]
-    positions = torch.arange(width, device=stored.device)
-    return torch.where(positions < rows.lengths[axis][:, None] - 1, stored[:, 1:width + 1], IGNORED)

@@ -66,15 +66,12 @@ class GsgProcessor(Processor):
 
     def batch(self, rows: "Rows") -> "Batch":
         """Rows -> src and seg (R, S - 1), tgt (R, T - 2) and labels `lm` (R, T - 2) of the side "tgt"."""
-        import torch  # `preprocess.py` does without it
+        from uer.data.batch import Batch  # imports torch, which `preprocess.py` avoids
+        from uer.data.sides import decoder_side, padded
 
-        from uer.data.batch import Batch, Side
-        from uer.data.noise import decoder_side
-
-        stored, pad = rows.columns["src"], self.special_id("pad")
-        real = torch.arange(stored.shape[1], device=stored.device) < rows.lengths["src"][:, None]
+        pad = self.special_id("pad")
         tgt, labels = decoder_side(rows.columns["tgt"], rows.lengths["tgt"], pad)
-        return Batch(Side(torch.where(real, stored, pad), real.long()), {"lm": labels}, rows.samples, tgt)
+        return Batch(padded(rows, "src", self.seq_length - 1, pad), {"lm": labels}, rows.samples, tgt)
 
 
 class GapSentenceBuilder(PoolBuilder):

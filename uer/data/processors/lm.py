@@ -40,13 +40,8 @@ class LmProcessor(Processor):
 
     def batch(self, rows: "Rows") -> "Batch":
         """Rows of up to S + 1 tokens -> src, seg and labels `lm` (R, S)."""
-        import torch  # `preprocess.py` does without it
+        from uer.data.batch import Batch, Labels  # imports torch, which `preprocess.py` avoids
+        from uer.data.sides import next_tokens, padded
 
-        from uer.data.batch import IGNORED, Batch, Labels, Side
-
-        stored, lengths = rows.columns["src"], rows.lengths["src"][:, None]
-        positions = torch.arange(self.seq_length, device=stored.device)
-        real = positions < lengths
-        src = torch.where(real, stored[:, :-1], self.special_id("pad"))
-        labels = torch.where(positions < lengths - 1, stored[:, 1:], IGNORED)
-        return Batch(Side(src, real.long()), {"lm": Labels(labels)}, rows.samples)
+        labels = Labels(next_tokens(rows, "src", self.seq_length))
+        return Batch(padded(rows, "src", self.seq_length, self.special_id("pad")), {"lm": labels}, rows.samples)

@@ -6,11 +6,12 @@ import numpy as np
 
 from uer.data.draws import Draws
 from uer.data.processors.base import Processor, Ragged, TgtConfig
-from uer.data.processors.fields import FieldBuilder, Fields, Mark, assembled, next_tokens, padded
+from uer.data.processors.fields import FieldBuilder, Fields, Mark, assembled
 from uer.data.schema import FIELDS, Column
 
 if TYPE_CHECKING:
     from uer.data.batch import Batch, Rows
+
 
 class MtProcessor(Processor):
     """`--data_processor mt`: [CLS] x [SEP] on both sides, cut at S and at T + 1 tokens; T is `--tgt_seq_length`.
@@ -47,6 +48,7 @@ class MtProcessor(Processor):
     def batch(self, rows: "Rows") -> "Batch":
         """src (R, S), tgt (R, T), and labels `lm` (R, T) on the target side: the next token."""
         from uer.data.batch import Batch, Labels
+        from uer.data.sides import next_tokens, padded
 
         sides = {axis: padded(rows, axis, width, self.special_id("pad", axis))
                  for axis, width in self.batch_lengths().items()}

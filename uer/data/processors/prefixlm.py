@@ -7,7 +7,7 @@ import numpy as np
 
 from uer.data.draws import Draws
 from uer.data.processors.base import Processor, Ragged
-from uer.data.processors.fields import FieldBuilder, Fields, Mark, assembled, in_two_parts, next_tokens, padded
+from uer.data.processors.fields import FieldBuilder, Fields, Mark, assembled
 from uer.data.processors.pairs import split_dtype
 from uer.data.schema import FIELDS, INSTANCE, Column
 
@@ -52,12 +52,13 @@ class PrefixlmProcessor(Processor):
         import torch  # `preprocess.py` does without it
 
         from uer.data.batch import IGNORED, Batch, Labels, Side
+        from uer.data.sides import in_two_parts, next_tokens, padded
 
         split = rows.columns["split"]
         src = padded(rows, "src", self.seq_length, self.special_id("pad"))
         positions = torch.arange(self.seq_length, device=split.device)
         labels = next_tokens(rows, "src", self.seq_length).masked_fill(positions < split[:, None] - 1, IGNORED)
-        return Batch(Side(src.values, in_two_parts(src.seg > 0, split)), {"lm": Labels(labels)}, rows.samples)
+        return Batch(Side(src.values, in_two_parts(src.seg, split)), {"lm": Labels(labels)}, rows.samples)
 
 
 class PrefixBuilder(FieldBuilder):

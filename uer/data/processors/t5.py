@@ -49,7 +49,7 @@ class T5Processor(MlmProcessor):
     def batch(self, rows: "Rows") -> "Batch":
         """Rows of up to S tokens -> src and seg (R, S), tgt (R, T) and labels `lm` (R, T) of the side "tgt"."""
         from uer.data.batch import Batch
-        from uer.data.noise import decoder_side
+        from uer.data.sides import decoder_side
 
         src, _, real = self.padded(rows)
         positions, _ = self.masker(src.device).choose(src, real, rows.lengths["src"], rows.keys,
