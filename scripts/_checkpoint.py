@@ -19,7 +19,7 @@ from uer.model_settings import model_settings
 from uer.paths import File, existing
 from uer.tokenizers import Tokenizer
 
-__all__ = ["DEFAULT_VOCAB", "CheckpointFlags", "open_checkpoint", "open_tokenizer"]
+__all__ = ["DEFAULT_VOCAB", "CheckpointFlags", "open_both", "open_checkpoint", "open_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,14 @@ def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) ->
     config = given if given and flags.config_path else model_settings(flags.config_path)
     weights, config = convert_open.open_checkpoint(flags.path, config)
     return weights, replace(config, **(given_settings(given) if given and not flags.config_path else {}))
+
+
+def open_both(flags: CheckpointFlags, tokenizer: TokenizerConfig, given: ModelConfig | None = None
+              ) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
+    """`open_checkpoint`, and the tokenizer that fits its word embedding; errors as `open_checkpoint`, `open_tokenizer`.
+    """
+    weights, config = open_checkpoint(flags, given)
+    return weights, config, open_tokenizer(flags, tokenizer, convert_open.vocab_size(weights, flags.path))
 
 
 def given_settings(config: ModelConfig, argv: Sequence[str] | None = None) -> dict[str, Any]:
