@@ -28,7 +28,7 @@ from uer.files import atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
 from uer.finetuning.paths import model_files
 from uer.finetuning.saved_model import save_finetuned
-from uer.finetuning.task import TextToRows
+from uer.finetuning.task import Task, TextToRows
 from uer.paths import File
 from uer.runtime.lock import OutputLock
 
@@ -127,10 +127,15 @@ def _check(source: HuggingFaceSource) -> None:
 
 
 def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
-    """Put the files in place: weights, and where flags name them settings and vocabulary."""
+    """Put the files in place: weights, and where flags name them settings and vocabulary.
+
+    Raises:
+        UserError: the vocabulary is not beside the weights, or that of a fine-tuned model does not fit them.
+    """
     head, config = source.head, source.config
+    tokens = read_tokens(source.folder) if flags.output_vocab_path else []
+    finetuned = _finetuned(source) if head in HEAD_TASKS else None
     if flags.output_vocab_path:
-        tokens = read_tokens(source.folder)
         with atomic_path(flags.output_vocab_path) as temporary:
             temporary.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
         print(f"written: {flags.output_vocab_path}")
@@ -138,8 +143,10 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
         with atomic_path(flags.output_config_path) as temporary:
             write_json(source.architecture.settings_json(config), temporary)
         print(f"written: {flags.output_config_path}")
-    if head in HEAD_TASKS:
-        _write_finetuned(flags, source)
+    if finetuned:
+        task, encoder = finetuned
+        save_finetuned(flags.output_model_path, source.converted.weights, task, config, encoder,
+                       {"converted_from": Path(source.path).name})
     else:
         save_weights(source.converted.weights, flags.output_model_path)
     print(f"written: {flags.output_model_path}")
@@ -150,23 +157,17 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
     if source.architecture.unused_positions:
         print(f"the last {source.architecture.unused_positions} rows of the position embedding are zeros: sequences "
               f"have at most {config.max_seq_length - source.architecture.unused_positions} tokens")
-    if head not in HEAD_TASKS and not config.tie_weights:
+    if not finetuned and not config.tie_weights:
         print("the output layer has weights of its own: the model's settings need tie_weights false")
-    if head not in HEAD_TASKS and config.layernorm_eps is not None:
+    if not finetuned and config.layernorm_eps is not None:
         print(f"the layer norms have an epsilon of their own: the model's settings need layernorm_eps "
               f"{config.layernorm_eps:g}")
 
 
-def _write_finetuned(flags: ImportFlags, source: HuggingFaceSource) -> None:
-    """The weights with the settings that the inference scripts read: labels, tokenizer, architecture.
-
-    Raises:
-        UserError: the vocabulary is not beside the weights, or does not fit them.
-    """
+def _finetuned(source: HuggingFaceSource) -> tuple[Task, TextToRows]:
+    """The task of a fine-tuned model, and how its texts become rows; errors as `write_model` and `task_of_head`."""
     tokenizer, size = read_tokenizer(source.folder), source.converted.sizes["vocab"]
     if len(tokenizer.vocab) != size:
         raise UserError(f"{source.folder}: its vocabulary has {len(tokenizer.vocab)} entries, its weights {size}")
-    encoder = TextToRows(tokenizer, min(128, source.config.max_seq_length))
-    task = task_of_head(source.head, source.converted.sizes, source.model.config, source.path)
-    save_finetuned(flags.output_model_path, source.converted.weights, task, source.config, encoder,
-                   {"converted_from": Path(source.path).name})
+    return (task_of_head(source.head, source.converted.sizes, source.model.config, source.path),
+            TextToRows(tokenizer, min(128, source.config.max_seq_length)))
