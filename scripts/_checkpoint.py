@@ -93,6 +93,6 @@ def open_tokenizer(flags: CheckpointFlags, config: TokenizerConfig, size: int) -
     if config.vocab_path or not is_hugging_face(flags.path):
         return opening.open_tokenizer(config, size, flags.path)
     folder = folder_of(flags.path)
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder, size)
     opening.require_size(tokenizer, size, f"the vocabulary of {folder}", flags.path)
     return tokenizer

@@ -22,7 +22,7 @@ from torch import Tensor
 from uer.checkpoint.files import load_weights, save_weights
 from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
-from uer.convert.folder import TokenizerFacts, with_copies, write_folder
+from uer.convert.folder import with_copies, write_folder
 from uer.convert.hugging_face_files import FOLDER_FILES, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint
@@ -288,14 +288,13 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
                         f"tokenizer, that of --tokenizer {only}; write the weights alone (--output_model_path)")
     vocab = tokenizer.vocab
     segments = "seg" in source.config.embedding
-    facts = TokenizerFacts.of(tokenizer, segments)
     special_ids = {"pad_id": vocab.pad_id, "cls_id": vocab.cls_id, "sep_id": vocab.sep_id}
     config, generation = _config_json(source, special_ids), source.architecture.generation_json(special_ids)
     if source.saved and source.saved.task in PROBLEM_TYPES:
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
-        write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config, facts,
-                     source.longest, generation, bytes_of(max_shard_size, "--max_shard_size"))
+        write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config,
+                     tokenizer, source.longest, segments, generation, bytes_of(max_shard_size, "--max_shard_size"))
         for name, content in source.architecture.files(source.config).items():
             (temporary / name).parent.mkdir(exist_ok=True)
             write_json(content, temporary / name)

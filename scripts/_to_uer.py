@@ -133,7 +133,7 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
         UserError: the vocabulary is not beside the weights, or that of a fine-tuned model does not fit them.
     """
     head, config = source.head, source.config
-    tokens = read_tokens(source.folder) if flags.output_vocab_path else []
+    tokens = read_tokens(source.folder, source.converted.sizes["vocab"]) if flags.output_vocab_path else []
     finetuned = _finetuned(source) if head in HEAD_TASKS else None
     if flags.output_vocab_path:
         with atomic_path(flags.output_vocab_path) as temporary:
@@ -166,7 +166,8 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
 
 def _finetuned(source: HuggingFaceSource) -> tuple[Task, TextToRows]:
     """The task of a fine-tuned model, and how its texts become rows; errors as `write_model` and `task_of_head`."""
-    tokenizer, size = read_tokenizer(source.folder), source.converted.sizes["vocab"]
+    size = source.converted.sizes["vocab"]
+    tokenizer = read_tokenizer(source.folder, size)
     if len(tokenizer.vocab) != size:
         raise UserError(f"{source.folder}: its vocabulary has {len(tokenizer.vocab)} entries, its weights {size}")
     return (task_of_head(source.head, source.converted.sizes, source.model.config, source.path),
