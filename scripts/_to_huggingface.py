@@ -12,7 +12,6 @@ from _checkpoint import DEFAULT_VOCAB
 from _conversion import (
     choose_type,
     print_model,
-    require_decoder_layers,
     require_known_names,
     require_layers,
     resolve_head,
@@ -231,14 +230,12 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
     stages = _stages(path)
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     tied = names.is_tied(converted.weights, architecture.names, head, "hugging_face")
-    require_layers(flags.layers_num, converted.sizes.get("layers", flags.layers_num), path)
-    if isinstance(flags, DecoderExportFlags):
-        require_decoder_layers(flags.decoder_layers_num, converted.sizes["decoder_layers"], path)
+    require_layers(flags, converted.sizes.get("layers"), converted.sizes.get("decoder_layers"), path)
     told = flags.settings()
     shared = {} if base or "layers" in converted.sizes else _layers_of_shared_weights(flags)
     config = architecture.model_config(converted.sizes, replace(base, **told) if base else None, head, tied, path,
                                        {**told, **shared})
-    require_layers(flags.layers_num, config.layers_num, path)
+    require_layers(flags, config.layers_num, None, path)
     converted.weights.update(architecture.computed(config))
     converted.weights.update(architecture.arranged(converted.weights, config))
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()

@@ -9,7 +9,6 @@ from _conversion import (
     choose_type,
     print_model,
     require_class,
-    require_decoder_layers,
     require_known_names,
     require_layers,
     resolve_head,
@@ -96,9 +95,7 @@ def _import_model(architecture: Architecture | Mapping[str, Architecture], flags
     require_class(found.config, architecture, head, path)
     source = convert_hugging_face(model, architecture, path, head)
     require_known_names(source.converted.left_out, "hugging_face", path)
-    require_layers(flags.layers_num, source.config.layers_num, path)
-    if isinstance(flags, DecoderImportFlags):
-        require_decoder_layers(flags.decoder_layers_num, source.config.decoder_layers_num, path)
+    require_layers(flags, source.config.layers_num, source.config.decoder_layers_num, path)
     print_model(path, source.config, source.converted, head)
     if not flags.no_check:
         _check(source)

@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from uer.convert.hugging_face_files import read_json
 from uer.errors import UserError
+from uer.json_files import read_json_object
 from uer.reading import read_bytes
 from uer.tokenizers import BertTokenizer, BpeTokenizer, QwenTokenizer, Tokenizer, Vocab, XlmRobertaTokenizer
 from uer.tokenizers.bpe import read_merges, without_shared_unk
@@ -95,9 +95,9 @@ def lower_cases(folder: str | os.PathLike) -> bool:
         UserError: the tokenizer treats Chinese characters or accents in a way that ours does not.
     """
     configured, described = Path(folder) / "tokenizer_config.json", Path(folder) / "tokenizer.json"
-    settings = [read_json(configured)] if configured.is_file() else []
+    settings = [read_json_object(configured)] if configured.is_file() else []
     if described.is_file():
-        normalizer = read_json(described).get("normalizer")
+        normalizer = read_json_object(described).get("normalizer")
         normalizer = normalizer if isinstance(normalizer, dict) else {}
         settings.append({"do_lower_case": normalizer.get("lowercase"), "strip_accents": normalizer.get("strip_accents"),
                          "tokenize_chinese_chars": normalizer.get("handle_chinese_chars")})
@@ -125,7 +125,7 @@ def _byte_level_files(folder: str | os.PathLike) -> tuple[Path, Path] | None:
     """The files of vocabulary and merges of a byte-level BPE, None where the folder has no merges."""
     described, merges = Path(folder) / TOKENIZER_JSON, Path(folder) / "merges.txt"
     if not merges.is_file():
-        bpe = described.is_file() and "merges" in (read_json(described).get("model") or {})
+        bpe = described.is_file() and "merges" in (read_json_object(described).get("model") or {})
         return (described, described) if bpe else None
     paths = (described, Path(folder) / "vocab.json", Path(folder) / "vocab.txt")
     return next((path for path in paths if path.is_file()), paths[1]), merges
@@ -144,7 +144,7 @@ def _byte_level_class(folder: str | os.PathLike, vocabulary: Path) -> type[BpeTo
         raise UserError(f"{vocabulary}: divides text otherwise than --tokenizer bpe and qwen; give another vocabulary "
                         "by --vocab_path")
     path = Path(folder) / CONFIG
-    named = read_json(path).get("tokenizer_class") if path.is_file() else None
+    named = read_json_object(path).get("tokenizer_class") if path.is_file() else None
     return QwenTokenizer if str(named).removesuffix("Fast") == "Qwen2Tokenizer" else BpeTokenizer
 
 
