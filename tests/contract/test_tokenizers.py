@@ -307,7 +307,8 @@ def test_a_hugging_face_folder_of_tokenizer_json_alone(make, name, tmp_path):
     config.write_text(json.dumps({"bos_token": roles["cls_token"], "eos_token": roles["sep_token"], "unk_token": None}))
     folder = read_tokenizer(tmp_path)
     flags = build_tokenizer(TokenizerConfig(**tokenizer_settings(tmp_path)))
-    for found in (folder, flags):
+    alone = make(name, vocab_path=str(path), merges_path=None)
+    for found in (folder, flags, alone):
         assert type(found) is type(ours) and found.settings == ours.settings
         assert found.vocab.fingerprint == ours.vocab.fingerprint and found.vocab.cls_id == ours.vocab.cls_id
         assert np.array_equal(found.encode_lines(lines)[0], expected)

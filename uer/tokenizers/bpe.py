@@ -91,18 +91,21 @@ class BpeTokenizer(Tokenizer):
 
     @classmethod
     def from_config(cls, config: TokenizerConfig, side: str = "src") -> "BpeTokenizer":
+        """A tokenizer.json as `--vocab_path` has the merges, too."""
         own, prefix = config.of_side(side), "" if side == "src" else f"{side}_"
-        for name in ("vocab_path", "merges_path"):
-            if not getattr(own, name):
+        whole = own.vocab_path if Path(own.vocab_path or "").name == TOKENIZER_JSON else None
+        given = {"vocab_path": own.vocab_path, "merges_path": own.merges_path or whole}
+        for name, value in given.items():
+            if not value:
                 raise UserError(f"--{prefix}{name} is required for --{prefix}tokenizer {cls.kind}")
-        path, merges = ensure_vocab(own.vocab_path), ensure_vocab(own.merges_path)
-        for described in {path, merges}:
-            if described.name == TOKENIZER_JSON and not cls.divides_as(described):
-                raise UserError(f"{described}: divides text otherwise than --{prefix}tokenizer {cls.kind}")
+        path, merges = map(ensure_vocab, given.values())
+        for file in {path, merges}:
+            if file.name == TOKENIZER_JSON and not cls.divides_as(file):
+                raise UserError(f"{file}: divides text otherwise than --{prefix}tokenizer {cls.kind}")
         entries = read_any_entries(path)
         roles = named_roles(entries, path, own.special_tokens_map, cls.further_special_tokens)
         vocab = Vocab(entries, without_shared_unk(roles), str(path), cls.default_special_tokens)
-        return cls(vocab, read_merges(merges), own.merges_path)
+        return cls(vocab, read_merges(merges), str(merges))
 
     @classmethod
     def divides_as(cls, path: Path) -> bool:
