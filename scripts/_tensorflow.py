@@ -14,11 +14,12 @@ from uer.checkpoint.files import require_finite
 from uer.checkpoint.tensorflow import index_path, read_tensorflow, write_tensorflow
 from uer.config import flag
 from uer.convert import Architecture
-from uer.convert.hugging_face_files import HuggingFaceModel, read_json, write_json
+from uer.convert.hugging_face_files import HuggingFaceModel, write_json
 from uer.convert.open import HuggingFaceSource, convert_hugging_face
 from uer.convert.tensorflow import MOST_POSITIONS, POSITIONS, tensorflow_architecture
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.json_files import read_json_object
 from uer.paths import File
 from uer.runtime.lock import OutputLock
 
@@ -93,7 +94,7 @@ def import_tensorflow(architecture: Architecture, flags: TensorflowImportFlags, 
     """
     with OutputLock(flags.output_model_path):
         source = _read(tensorflow_architecture(architecture), flags, head)
-        require_layers(flags.layers_num, source.config.layers_num, source.path)
+        require_layers(flags, source.config.layers_num, None, source.path)
         print_model(source.path, source.config, source.converted, source.head)
         write_model(flags, source)
 
@@ -105,7 +106,8 @@ def _read(architecture: Architecture, flags: TensorflowImportFlags, head: str | 
     arrays = read_tensorflow(index, lambda name: not name.endswith(table.buffers))
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
     require_finite(weights, path, buffers=True)
-    config = next((read_json(index.parent / name) for name in CONFIG_FILES if (index.parent / name).is_file()), {})
+    beside = (index.parent / name for name in CONFIG_FILES)
+    config = next((read_json_object(file) for file in beside if file.is_file()), {})
     if not any(stack.numbered for stack in table.stacks.values()) and flags.layers_num:
         config.setdefault("num_hidden_layers", flags.layers_num)
     if _cut_positions(weights):

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
-from uer.config import REQUIRED, flag
+from uer.config import LARGEST_SEED, REQUIRED, flag
 from uer.data.corpus import SUFFIXES, CorpusFile, find_files, read_blocks
 from uer.errors import UserError
 from uer.files import atomic_path
@@ -37,6 +37,8 @@ class SplitConfig:
 
     def problems(self) -> list[str]:
         found = [] if 0.0 < self.fraction < 1.0 else ["--fraction must lie between 0 and 1"]
+        if not 0 <= self.seed <= LARGEST_SEED:
+            found.append("--seed must lie between 0 and 2^63 - 1")
         return found + [f"--{name} {getattr(self, name)}: plain text is written, not {SUFFIXES[suffix]} data"
                         for name in ("train_path", "heldout_path")
                         if (suffix := Path(getattr(self, name)).suffix.lower()) in SUFFIXES]

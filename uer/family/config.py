@@ -57,7 +57,7 @@ class FamilyConfig:
 
     def writes(self) -> list[File]:
         """Files in the output folder that this command may overwrite."""
-        made = (p for pattern in ("family.json", "datasets/*", "logs/*", "*/stage*", "*/curve*",
+        made = (p for pattern in ("family.json", "datasets/*", "logs/*", "*/stage*", "*/training_curve*",
                                   f"{self.prefix}_*/*") for p in Path(self.output_dir).glob(pattern))
         return [File("--output_dir", str(path)) for path in made if path.is_file()]
 
