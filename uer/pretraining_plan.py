@@ -38,6 +38,11 @@ class Rows:
     vocab_size: int
     length: float
 
+    @property
+    def tgt_vocab_size(self) -> int | None:
+        """Entries of the target side's vocabulary; None where there is no other."""
+        return self.processor.vocabs["tgt"].size if "tgt" in self.processor.vocabs else None
+
 
 def assumed_rows(config: ModelConfig, processor: str | None, vocab_size: int, special_ids: dict[str, int]) -> Rows:
     """Full rows of the model's longest length, where there is no dataset.
@@ -72,9 +77,9 @@ def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig,
         return memory_of(model, rows.vocab_size, rows.processor, batch_size, parallel, TYPES.get(precision))
 
     data_ranks = parallel.world_size // parallel.tensor_parallel_size
-    tgt = rows.processor.vocabs["tgt"].size if "tgt" in rows.processor.vocabs else None
-    return [f"plan: {parameter_count(model, rows.vocab_size, tgt):,} parameters on {parallel.world_size} x "
-            f"{train.device_name or 'any device'}: {data_ranks} batch{'es' * (data_ranks > 1)} at a time, each on "
+    parameters = parameter_count(model, rows.vocab_size, rows.tgt_vocab_size)
+    return [f"plan: {parameters:,} parameters on {parallel.world_size} x {train.device_name or 'any device'}: "
+            f"{data_ranks} batch{'es' * (data_ranks > 1)} at a time, each on "
             f"{parallel.tensor_parallel_size}; sharding {parallel.sharding}, activation checkpointing "
             f"{parallel.activation_checkpointing}, {precision}",
             *_memory_lines(memory, train, rows, gpu),
