@@ -20,7 +20,7 @@ from uer.loss_law import law_of, layer_parameters, read_law
 from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
 from uer.registry import choose
 from uer.runtime.precision import TYPES, automatic
-from uer.text import count, hours
+from uer.text import amount, count, hours
 from uer.training.preflight import check_targets
 
 FILLED = 0.9
@@ -109,8 +109,8 @@ def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig
     per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor)
     update = rows_of_update(train, parallel)
     tokens = update * train.total_steps * rows.length
-    lines = [f"compute: {per_token / 1e9:.3g} GFLOP a token, {count(tokens)} tokens in {train.total_steps:,} updates "
-             f"of {update:,} rows, {per_token * tokens:.2e} FLOP in all"]
+    lines = [f"compute: {per_token / 1e9:.3g} GFLOP a token, {count(tokens)} tokens in "
+             f"{amount(train.total_steps, 'update')} of {amount(update, 'row')}, {per_token * tokens:.2e} FLOP in all"]
     peak = train.peak_flops or (gpu.peak_flops(precision) if gpu else 0.0)
     if peak:
         needed = per_token * tokens / (parallel.world_size * peak * train.mfu)
