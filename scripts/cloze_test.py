@@ -24,6 +24,7 @@ from uer.errors import UserError
 from uer.files import atomic_path
 from uer.model import Model
 from uer.reading import require_regular
+from uer.text import amount
 from uer.tokenizers import Tokenizer
 
 SHOWN_WORDS = 10
@@ -102,7 +103,8 @@ def _answer_file(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
                 counts["masked by us"] += cloze.answer is not None
                 counts["right"] += cloze.answer is not None and cloze.answer == answers[0].ids[0]
                 output.writelines(_table_rows(cloze, answers, tokenizer))
-    print(f"{counts['sentences']} sentences answered, {counts['empty']} empty ones skipped: {flags.prediction_path}")
+    print(f"{amount(counts['sentences'], 'sentence')} answered, {counts['empty']} empty ones skipped: "
+          f"{flags.prediction_path}")
     if counts["masked by us"]:
         print(f"of {counts['masked by us']} tokens masked at random, {counts['right']} were guessed first: "
               f"{counts['right'] / counts['masked by us']:.1%}")

@@ -22,6 +22,7 @@ from uer.data.corpus import SUFFIXES, CorpusFile, find_files, read_blocks
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
+from uer.text import amount
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def main() -> None:
         if not all(counts):
             raise UserError(f"--fraction {config.fraction}: one part of the {sum(counts):,} documents would be empty")
     for path, count, size in zip((config.train_path, config.heldout_path), counts, sizes):
-        print(f"{path}: {count:,} documents, {size / 1e6:.2f} MB")
+        print(f"{path}: {amount(count, 'document')}, {size / 1e6:.2f} MB")
 
 
 def documents(file: CorpusFile, paragraphs: bool) -> Iterator[bytes]:
