@@ -19,7 +19,7 @@ from uer.model_settings import model_settings
 from uer.paths import File, existing
 from uer.tokenizers import Tokenizer
 
-__all__ = ["DEFAULT_VOCAB", "CheckpointFlags", "open_checkpoint", "open_tokenizer"]
+__all__ = ["DEFAULT_VOCAB", "CheckpointFlags", "open_both", "open_checkpoint", "open_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,14 @@ def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) ->
     return weights, replace(config, **(given_settings(given) if given and not flags.config_path else {}))
 
 
+def open_both(flags: CheckpointFlags, tokenizer: TokenizerConfig, given: ModelConfig | None = None
+              ) -> tuple[dict[str, Tensor], ModelConfig, Tokenizer]:
+    """`open_checkpoint`, and the tokenizer that fits its word embedding; errors as `open_checkpoint`, `open_tokenizer`.
+    """
+    weights, config = open_checkpoint(flags, given)
+    return weights, config, open_tokenizer(flags, tokenizer, convert_open.vocab_size(weights, flags.path))
+
+
 def given_settings(config: ModelConfig, argv: Sequence[str] | None = None) -> dict[str, Any]:
     """The settings of `config` whose flags stand on the command line.
 
@@ -85,6 +93,6 @@ def open_tokenizer(flags: CheckpointFlags, config: TokenizerConfig, size: int) -
     if config.vocab_path or not is_hugging_face(flags.path):
         return opening.open_tokenizer(config, size, flags.path)
     folder = folder_of(flags.path)
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder, size)
     opening.require_size(tokenizer, size, f"the vocabulary of {folder}", flags.path)
     return tokenizer

@@ -46,19 +46,16 @@ def choose_type(architectures: Mapping[str, Architecture], given: str | None, we
     return architectures[given or next(iter((*fitting, *architectures)))]
 
 
-def require_layers(given: int | None, found: int, path: str) -> None:
-    """
+def require_layers(flags: Any, layers: int | None, decoder_layers: int | None, path: str) -> None:
+    """See that the user's numbers of layers, where there are any, are the checkpoint's.
+
     Raises:
-        UserError: the user's number of layers is not the checkpoint's.
+        UserError: they are not.
     """
-    if given is not None and given != found:
-        raise UserError(f"layers_num is {given}, but {path} has {found} layers")
-
-
-def require_decoder_layers(given: int | None, found: int, path: str) -> None:
-    """As `require_layers`, of the decoder."""
-    if given is not None and given != found:
-        raise UserError(f"decoder_layers_num is {given}, but {path} has {found} layers in its decoder")
+    for name, found, where in (("layers_num", layers, ""), ("decoder_layers_num", decoder_layers, " in its decoder")):
+        given = getattr(flags, name, None)
+        if None not in (given, found) and given != found:
+            raise UserError(f"{name} is {given}, but {path} has {found} layers{where}")
 
 
 def require_known_names(left_out: Sequence[str], side: names.Side, path: str) -> None:

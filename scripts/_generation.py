@@ -14,6 +14,7 @@ from uer.errors import UserError
 from uer.files import atomic_path
 from uer.model import Model, build_model
 from uer.reading import require_regular
+from uer.text import amount
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 OUTPUT_LAYER = "target.lm.output_layer.weight"
@@ -91,7 +92,7 @@ def write_texts(path: str, lines: Sequence[str], texts: Sequence[str]) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as output:
         for line, text in zip(lines, texts, strict=True):
             output.write(f"{line}\n{' '.join(text.splitlines())}\n")
-    print(f"{len(lines)} lines answered: {path}")
+    print(f"{amount(len(lines), 'line')} answered: {path}")
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int, room: int, positions: int) -> Iterator[list[int]]:

@@ -34,8 +34,8 @@ def refuse_lines(path: str, wrong: Sequence[tuple[int, str]], what: str) -> None
         UserError: there is such a line; it says how many, and where the first ones are.
     """
     if wrong:
-        places = some([f"line {number}: {text!r}" for number, text in wrong])
-        raise UserError(f"{path}: {what}: {len(wrong)} ({places})")
+        where = some([f"line {number}: {text!r}" for number, text in wrong])
+        raise UserError(f"{path}: {what}: {len(wrong)} ({where})")
 
 
 def entry_ids(path: str, words: Sequence[tuple[int, str]], vocab: Vocab) -> list[int]:
@@ -57,8 +57,8 @@ def nearest(similarities: Tensor, ids: Tensor, own: int, topn: int, vocab: Vocab
         topn: the most lines.
     """
     others = ids != own
-    values, places = similarities[others].topk(min(topn, int(others.sum())))
-    for value, number in zip(values.tolist(), ids[others][places].tolist()):
+    values, positions = similarities[others].topk(min(topn, int(others.sum())))
+    for value, number in zip(values.tolist(), ids[others][positions].tolist()):
         yield f"{vocab.tokens[number]}\t{value:.5f}"
 
 

@@ -33,7 +33,8 @@ class StackingFlags:
     seed: int = flag(7, "Seed of all draws.")
 
     def problems(self) -> list[str]:
-        return [] if self.models_num >= 1 else ["--models_num must be at least 1"]
+        return [f"--{name} must be at least {least}" for name, least in (("models_num", 1), ("seed", 0))
+                if getattr(self, name) < least]
 
     def reads(self) -> list[File]:
         """The features' files."""

@@ -14,11 +14,12 @@ from uer.checkpoint.files import require_finite
 from uer.checkpoint.tensorflow import index_path, read_tensorflow, write_tensorflow
 from uer.config import flag
 from uer.convert import Architecture
-from uer.convert.hugging_face_files import HuggingFaceModel, read_json, write_json
+from uer.convert.hugging_face_files import HuggingFaceModel, write_json
 from uer.convert.open import HuggingFaceSource, convert_hugging_face
 from uer.convert.tensorflow import MOST_POSITIONS, POSITIONS, tensorflow_architecture
 from uer.errors import UserError
 from uer.files import atomic_path
+from uer.json_files import read_json_object
 from uer.paths import File
 from uer.runtime.lock import OutputLock
 
@@ -29,10 +30,10 @@ CONFIG_FILES = ("bert_config.json", "albert_config.json", "config.json")
 class TensorflowImportFlags:
     """From TensorFlow to UER."""
 
-    input_model_path: str = flag("models/input_model.ckpt", "TensorFlow checkpoint: its folder, its .index file, or\n"
+    input_model_path: str = flag("models/input_model.ckpt", "TensorFlow checkpoint: its folder, its .index file, or "
                                                             "its prefix, such as bert_model.ckpt.", path="read")
     output_model_path: str = flag("models/output_model.bin", "Where the UER checkpoint is written.", path="write")
-    layers_num: int | None = flag(None, "Layers of the model; an error if the weights have another number. Those of\n"
+    layers_num: int | None = flag(None, "Layers of the model; an error if the weights have another number. Those of "
                                         "ALBERT do not tell it: albert_config.json beside them does, or this flag.")
     output_config_path: str | None = flag(None, "Where to write the model's settings for --config_path.", path="write")
     output_vocab_path: str | None = flag(None, "Where to write the vocabulary for --vocab_path.", path="write")
@@ -48,7 +49,7 @@ class TensorflowImportFlags:
 class BertFlags:
     """What BERT was pretrained on."""
 
-    type: str | None = flag(None, "Targets of the model: bert is mlm and next-sentence prediction (default: what the\n"
+    type: str | None = flag(None, "Targets of the model: bert is mlm and next-sentence prediction (default: what the "
                                   "weights hold).", choices=("bert", "mlm"))
 
 
@@ -61,11 +62,11 @@ class TensorflowExportFlags:
     output_model_path: str = flag("models/output_model.ckpt", "Prefix of the TensorFlow checkpoint's files.",
                                   path="write_prefix")
     layers_num: int | None = flag(None, "Layers of the model; read from the checkpoint, and an error if it differs.")
-    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not\n"
+    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not "
                                          "hidden / 64, or the activation is not gelu.", path="read")
     output_config_path: str | None = flag(None, "Where to write the settings as bert_config.json has them.",
                                           path="write")
-    drop_output_layer: bool = flag(False, "Leave out an output layer with weights of its own (no --tie_weights):\n"
+    drop_output_layer: bool = flag(False, "Leave out an output layer with weights of its own (no --tie_weights): "
                                           "TensorFlow's models use the word embedding instead.")
 
     def reads(self) -> list[File]:
@@ -93,7 +94,7 @@ def import_tensorflow(architecture: Architecture, flags: TensorflowImportFlags, 
     """
     with OutputLock(flags.output_model_path):
         source = _read(tensorflow_architecture(architecture), flags, head)
-        require_layers(flags.layers_num, source.config.layers_num, source.path)
+        require_layers(flags, source.config.layers_num, None, source.path)
         print_model(source.path, source.config, source.converted, source.head)
         write_model(flags, source)
 
@@ -105,7 +106,8 @@ def _read(architecture: Architecture, flags: TensorflowImportFlags, head: str | 
     arrays = read_tensorflow(index, lambda name: not name.endswith(table.buffers))
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
     require_finite(weights, path, buffers=True)
-    config = next((read_json(index.parent / name) for name in CONFIG_FILES if (index.parent / name).is_file()), {})
+    beside = (index.parent / name for name in CONFIG_FILES)
+    config = next((read_json_object(file) for file in beside if file.is_file()), {})
     if not any(stack.numbered for stack in table.stacks.values()) and flags.layers_num:
         config.setdefault("num_hidden_layers", flags.layers_num)
     if _cut_positions(weights):

@@ -12,7 +12,6 @@ from _checkpoint import DEFAULT_VOCAB
 from _conversion import (
     choose_type,
     print_model,
-    require_decoder_layers,
     require_known_names,
     require_layers,
     resolve_head,
@@ -22,7 +21,7 @@ from torch import Tensor
 from uer.checkpoint.files import load_weights, save_weights
 from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
-from uer.convert.folder import TokenizerFacts, with_copies, write_folder
+from uer.convert.folder import with_copies, write_folder
 from uer.convert.hugging_face_files import FOLDER_FILES, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint
@@ -50,7 +49,7 @@ class ExportFlags:
 
     input_model_path: str = flag("models/input_model.bin", "UER checkpoint: weights as <output_model_path>-<step>.",
                                  path="read")
-    output_model_path: str | None = flag(None, "Where the weights alone are written, with Hugging Face's names\n"
+    output_model_path: str | None = flag(None, "Where the weights alone are written, with Hugging Face's names "
                                                "(default: pytorch_model.bin, unless --output_dir is given).",
                                                path="write")
     output_dir: str | None = flag(None, "Folder for the whole model: config, model.safetensors, tokenizer, model card.",
@@ -58,13 +57,13 @@ class ExportFlags:
     layers_num: int | None = flag(None, "Layers of the model; read from the checkpoint, and an error if it differs.")
     vocab_path: str | None = flag(None, f"Vocabulary of the model (default: {DEFAULT_VOCAB}).", path="read")
     do_lower_case: bool | None = flag(None, "Lower-case the text and strip accents (default: true).")
-    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not\n"
+    config_path: str | None = flag(None, "JSON file of the model's settings; needed where heads are not "
                                          "hidden / 64, or the activation is not gelu.", path="read")
     card_notes_path: str | None = flag(None, "Markdown about corpus and training for the model card of --output_dir.",
                                        path="read")
     max_shard_size: str = flag("", "Divide the weights of --output_dir into files of at most this size, such as 5GB.")
     no_check: bool = flag(False, "Do not compare the logits with those of transformers.")
-    push_to_hub: str | None = flag(None, "Send the folder of --output_dir to this model on the Hugging Face hub, such\n"
+    push_to_hub: str | None = flag(None, "Send the folder of --output_dir to this model on the Hugging Face hub, such "
                                          "as user/model.")
     private: bool = flag(False, "With --push_to_hub: a model that is new there is private.")
     push_dry_run: bool = flag(False, "With --push_to_hub: only list the files that would be sent.")
@@ -99,7 +98,7 @@ class ExportFlags:
 class DecoderExportFlags(ExportFlags):
     """From UER to Hugging Face, of a model with a decoder."""
 
-    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the checkpoint, and an error if it\n"
+    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the checkpoint, and an error if it "
                                                 "differs.")
 
     def problems(self) -> list[str]:
@@ -125,7 +124,7 @@ class BpeExportFlags(ExportFlags):
 class QwenExportFlags(ExportFlags):
     """From UER to Hugging Face, of a model whose tokenizer may be Qwen's or GPT-2's byte-level BPE."""
 
-    merges_path: str | None = flag(None, "Merges file of a model of --tokenizer qwen or bpe; --vocab_path is its\n"
+    merges_path: str | None = flag(None, "Merges file of a model of --tokenizer qwen or bpe; --vocab_path is its "
                                          "vocabulary.", path="read")
     tokenizer: str = flag("qwen", "With --merges_path: the tokenizer that the model was trained with.",
                           choices=("qwen", "bpe"))
@@ -231,14 +230,12 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
     stages = _stages(path)
     base = model_settings(flags.config_path) or (saved.model if saved else stages[0].model() if stages else None)
     tied = names.is_tied(converted.weights, architecture.names, head, "hugging_face")
-    require_layers(flags.layers_num, converted.sizes.get("layers", flags.layers_num), path)
-    if isinstance(flags, DecoderExportFlags):
-        require_decoder_layers(flags.decoder_layers_num, converted.sizes["decoder_layers"], path)
+    require_layers(flags, converted.sizes.get("layers"), converted.sizes.get("decoder_layers"), path)
     told = flags.settings()
     shared = {} if base or "layers" in converted.sizes else _layers_of_shared_weights(flags)
     config = architecture.model_config(converted.sizes, replace(base, **told) if base else None, head, tied, path,
                                        {**told, **shared})
-    require_layers(flags.layers_num, config.layers_num, path)
+    require_layers(flags, config.layers_num, None, path)
     converted.weights.update(architecture.computed(config))
     converted.weights.update(architecture.arranged(converted.weights, config))
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
@@ -288,14 +285,13 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
                         f"tokenizer, that of --tokenizer {only}; write the weights alone (--output_model_path)")
     vocab = tokenizer.vocab
     segments = "seg" in source.config.embedding
-    facts = TokenizerFacts.of(tokenizer, segments)
     special_ids = {"pad_id": vocab.pad_id, "cls_id": vocab.cls_id, "sep_id": vocab.sep_id}
     config, generation = _config_json(source, special_ids), source.architecture.generation_json(special_ids)
     if source.saved and source.saved.task in PROBLEM_TYPES:
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
-        write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config, facts,
-                     source.longest, generation, bytes_of(max_shard_size, "--max_shard_size"))
+        write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config,
+                     tokenizer, source.longest, segments, generation, bytes_of(max_shard_size, "--max_shard_size"))
         for name, content in source.architecture.files(source.config).items():
             (temporary / name).parent.mkdir(exist_ok=True)
             write_json(content, temporary / name)

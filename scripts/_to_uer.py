@@ -9,7 +9,6 @@ from _conversion import (
     choose_type,
     print_model,
     require_class,
-    require_decoder_layers,
     require_known_names,
     require_layers,
     resolve_head,
@@ -28,7 +27,7 @@ from uer.files import atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
 from uer.finetuning.paths import model_files
 from uer.finetuning.saved_model import save_finetuned
-from uer.finetuning.task import TextToRows
+from uer.finetuning.task import Task, TextToRows
 from uer.paths import File
 from uer.runtime.lock import OutputLock
 
@@ -55,7 +54,7 @@ class ImportFlags:
 class DecoderImportFlags(ImportFlags):
     """From Hugging Face to UER, of a model with a decoder."""
 
-    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the weights, and an error if it\n"
+    decoder_layers_num: int | None = flag(None, "Layers of the decoder; read from the weights, and an error if it "
                                                 "differs.")
 
 
@@ -96,9 +95,7 @@ def _import_model(architecture: Architecture | Mapping[str, Architecture], flags
     require_class(found.config, architecture, head, path)
     source = convert_hugging_face(model, architecture, path, head)
     require_known_names(source.converted.left_out, "hugging_face", path)
-    require_layers(flags.layers_num, source.config.layers_num, path)
-    if isinstance(flags, DecoderImportFlags):
-        require_decoder_layers(flags.decoder_layers_num, source.config.decoder_layers_num, path)
+    require_layers(flags, source.config.layers_num, source.config.decoder_layers_num, path)
     print_model(path, source.config, source.converted, head)
     if not flags.no_check:
         _check(source)
@@ -127,10 +124,15 @@ def _check(source: HuggingFaceSource) -> None:
 
 
 def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
-    """Put the files in place: weights, and where flags name them settings and vocabulary."""
+    """Put the files in place: weights, and where flags name them settings and vocabulary.
+
+    Raises:
+        UserError: the vocabulary is not beside the weights, or that of a fine-tuned model does not fit them.
+    """
     head, config = source.head, source.config
+    tokens = read_tokens(source.folder, source.converted.sizes["vocab"]) if flags.output_vocab_path else []
+    finetuned = _finetuned(source) if head in HEAD_TASKS else None
     if flags.output_vocab_path:
-        tokens = read_tokens(source.folder)
         with atomic_path(flags.output_vocab_path) as temporary:
             temporary.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
         print(f"written: {flags.output_vocab_path}")
@@ -138,8 +140,10 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
         with atomic_path(flags.output_config_path) as temporary:
             write_json(source.architecture.settings_json(config), temporary)
         print(f"written: {flags.output_config_path}")
-    if head in HEAD_TASKS:
-        _write_finetuned(flags, source)
+    if finetuned:
+        task, encoder = finetuned
+        save_finetuned(flags.output_model_path, source.converted.weights, task, config, encoder,
+                       {"converted_from": Path(source.path).name})
     else:
         save_weights(source.converted.weights, flags.output_model_path)
     print(f"written: {flags.output_model_path}")
@@ -150,23 +154,18 @@ def write_model(flags: ImportFlags, source: HuggingFaceSource) -> None:
     if source.architecture.unused_positions:
         print(f"the last {source.architecture.unused_positions} rows of the position embedding are zeros: sequences "
               f"have at most {config.max_seq_length - source.architecture.unused_positions} tokens")
-    if head not in HEAD_TASKS and not config.tie_weights:
+    if not finetuned and not config.tie_weights:
         print("the output layer has weights of its own: the model's settings need tie_weights false")
-    if head not in HEAD_TASKS and config.layernorm_eps is not None:
+    if not finetuned and config.layernorm_eps is not None:
         print(f"the layer norms have an epsilon of their own: the model's settings need layernorm_eps "
               f"{config.layernorm_eps:g}")
 
 
-def _write_finetuned(flags: ImportFlags, source: HuggingFaceSource) -> None:
-    """The weights with the settings that the inference scripts read: labels, tokenizer, architecture.
-
-    Raises:
-        UserError: the vocabulary is not beside the weights, or does not fit them.
-    """
-    tokenizer, size = read_tokenizer(source.folder), source.converted.sizes["vocab"]
+def _finetuned(source: HuggingFaceSource) -> tuple[Task, TextToRows]:
+    """The task of a fine-tuned model, and how its texts become rows; errors as `write_model` and `task_of_head`."""
+    size = source.converted.sizes["vocab"]
+    tokenizer = read_tokenizer(source.folder, size)
     if len(tokenizer.vocab) != size:
         raise UserError(f"{source.folder}: its vocabulary has {len(tokenizer.vocab)} entries, its weights {size}")
-    encoder = TextToRows(tokenizer, min(128, source.config.max_seq_length))
-    task = task_of_head(source.head, source.converted.sizes, source.model.config, source.path)
-    save_finetuned(flags.output_model_path, source.converted.weights, task, source.config, encoder,
-                   {"converted_from": Path(source.path).name})
+    return (task_of_head(source.head, source.converted.sizes, source.model.config, source.path),
+            TextToRows(tokenizer, min(128, source.config.max_seq_length)))

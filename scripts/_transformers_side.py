@@ -55,7 +55,7 @@ def loop_side(model_config: ModelConfig, dataset: Path, vocab: Path, *, batch_si
     is compiled, which needs one shape.
     """
     data = open_dataset(dataset)
-    model = new_model(family, model_config, len_of_vocab(data)).to(device).train()
+    model = new_model(family, model_config, data.info.vocab.size).to(device).train()
     if compiled:
         model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
@@ -77,10 +77,6 @@ def loop_side(model_config: ModelConfig, dataset: Path, vocab: Path, *, batch_si
         return Lap((time.perf_counter() - begin) / updates, tokens)
 
     return run
-
-
-def len_of_vocab(dataset: TokenDataset) -> int:
-    return dataset.info.vocab.size
 
 
 def labelled(batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -112,7 +108,7 @@ def trainer_side(model_config: ModelConfig, dataset: Path, vocab: Path, *, batch
 
     data = open_dataset(dataset)
     rows = TokenRows(data)
-    model = new_model("bert", model_config, len_of_vocab(data))
+    model = new_model("bert", model_config, data.info.vocab.size)
     collate = collator(vocab, pad_to=data.info.seq_length if compiled else None)
 
     class CountingTrainer(Trainer):

@@ -15,6 +15,7 @@ from uer.config import REQUIRED, flag
 from uer.convert.names import some
 from uer.convert.open import load_checkpoint
 from uer.errors import UserError
+from uer.text import amount
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Flags:
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
     save_weights(average(flags.model_list_path), flags.output_model_path)
-    print(f"written: {flags.output_model_path}: the average of {len(flags.model_list_path)} checkpoints")
+    print(f"written: {flags.output_model_path}: the average of {amount(len(flags.model_list_path), 'checkpoint')}")
 
 
 def average(paths: tuple[str, ...]) -> dict[str, Tensor]:

@@ -94,8 +94,8 @@ class PlainClassifier(nn.Module):
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """(B, S) -> (B, labels)"""
-        places = torch.arange(src.shape[1], device=src.device)
-        hidden = self.norm(self.word(src) + self.position(places) + self.segment(seg))
+        positions = torch.arange(src.shape[1], device=src.device)
+        hidden = self.norm(self.word(src) + self.position(positions) + self.segment(seg))
         hidden = F.dropout(hidden, self.dropout, self.training)
         mask = (seg == 0).float()[:, None, None, :] * -10000.0
         for layer in self.layers:

@@ -14,20 +14,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from _checkpoint import CheckpointFlags, open_checkpoint, open_tokenizer
+from _checkpoint import CheckpointFlags, open_both
 
 from uer import cli
 from uer.api.cloze import Cloze, Guess, guess, make_cloze
 from uer.api.weights import find_device, has_mlm_head, pretrained_model
 from uer.config import ModelConfig, TokenizerConfig, flag
-from uer.convert.open import vocab_size
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.model import Model
 from uer.reading import require_regular
+from uer.text import amount
 from uer.tokenizers import Tokenizer
 
-MASK = "[MASK]"
 SHOWN_WORDS = 10
 HEADER = "text\tposition\tanswer\tpredictions\n"
 
@@ -36,7 +35,7 @@ HEADER = "text\tposition\tanswer\tpredictions\n"
 class Flags:
     """The flags of this script."""
 
-    text: str | None = flag(None, f"A sentence with {MASK} in it.")
+    text: str | None = flag(None, "A sentence with [MASK] in it.")
     test_path: str | None = flag(None, "A file with one sentence on each line.", path="read")
     prediction_path: str | None = flag(None, "Where the predictions for --test_path are written (TSV).",
                                        path="write")
@@ -60,9 +59,8 @@ class Flags:
 def main() -> None:
     flags, source, tokenizer_config, model_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig,
                                                                         ModelConfig))
-    weights, config = open_checkpoint(source, model_config)
-    size = vocab_size(weights, source.path)
-    tokenizer = open_tokenizer(source, tokenizer_config, size)
+    weights, config, tokenizer = open_both(source, tokenizer_config, model_config)
+    size = len(tokenizer.vocab)
     if not has_mlm_head(weights):
         raise UserError(f"{source.path}: it has no mlm head, which fills in masked words")
     model = pretrained_model(config, size, weights, source.path).to(find_device(source.device))
@@ -76,8 +74,9 @@ def main() -> None:
 
 def _answer_text(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
     assert flags.text is not None
-    if MASK not in flags.text:
-        raise UserError(f"--text has no {MASK}")
+    mask = tokenizer.vocab.special_token("mask")
+    if mask not in flags.text:
+        raise UserError(f"--text has no {mask}")
     cloze = make_cloze(flags.text, tokenizer, flags.seq_length, torch.Generator())
     assert cloze is not None
     print(flags.text)
@@ -104,7 +103,8 @@ def _answer_file(model: Model, tokenizer: Tokenizer, flags: Flags) -> None:
                 counts["masked by us"] += cloze.answer is not None
                 counts["right"] += cloze.answer is not None and cloze.answer == answers[0].ids[0]
                 output.writelines(_table_rows(cloze, answers, tokenizer))
-    print(f"{counts['sentences']} sentences answered, {counts['empty']} empty ones skipped: {flags.prediction_path}")
+    print(f"{amount(counts['sentences'], 'sentence')} answered, {counts['empty']} empty ones skipped: "
+          f"{flags.prediction_path}")
     if counts["masked by us"]:
         print(f"of {counts['masked by us']} tokens masked at random, {counts['right']} were guessed first: "
               f"{counts['right'] / counts['masked by us']:.1%}")

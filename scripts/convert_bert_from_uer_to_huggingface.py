@@ -20,7 +20,7 @@ from uer.convert import ARCHITECTURES
 class Flags(ExportFlags):
     """The flags of this script."""
 
-    type: str | None = flag(None, "Targets of the model: bert is mlm and next-sentence prediction (default: what the\n"
+    type: str | None = flag(None, "Targets of the model: bert is mlm and next-sentence prediction (default: what the "
                                   "weights hold).", choices=("bert", "mlm"))
 
 

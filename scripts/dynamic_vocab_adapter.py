@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
-from extend_vocab import VOCAB_ROWS
+from extend_vocab import vocab_rows
 from torch import Tensor
 
 from uer import cli
@@ -41,9 +41,7 @@ def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
     old, new = (Vocab.load(ensure_vocab(path)) for path in (flags.old_vocab_path, flags.new_vocab_path))
     weights = load_uer_weights(flags.old_model_path)
-    names = [name for name in VOCAB_ROWS if name in weights]
-    if not names:
-        raise UserError(f"{flags.old_model_path}: no parameter with a row for each entry ({', '.join(VOCAB_ROWS)})")
+    names = vocab_rows(weights, flags.old_model_path)
     for name in names:
         if len(weights[name]) != len(old):
             raise UserError(f"{flags.old_model_path}: {name} has {len(weights[name])} rows, --old_vocab_path "

@@ -27,7 +27,7 @@ from uer import cli
 from uer.api.text_model import TextModel
 from uer.config import flag
 from uer.convert.hugging_face_files import write_json
-from uer.convert.tokenizer_files import write_tokenizer
+from uer.convert.tokenizer_writing import write_tokenizer
 from uer.errors import UserError
 from uer.files import atomic_folder
 from uer.finetuning.batches import Batch
@@ -199,7 +199,7 @@ def write_description(module: OnnxModule, loaded: TextModel, folder: Path) -> No
     """The vocabulary, and model.json."""
     tokenizer, length = loaded.tokenizer, loaded.encoder.seq_length if loaded.encoder else loaded.config.longest_row
     if tokenizer.finds_words:
-        write_tokenizer(tokenizer.vocab.tokens, tokenizer.vocab.special_tokens, tokenizer.do_lower_case, length, folder)
+        write_tokenizer(tokenizer, length, folder)
     else:
         text = "".join(f"{token}\n" for token in tokenizer.vocab.tokens)
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")

@@ -9,8 +9,10 @@ New entries follow the old ones, so that every old id stays. A new row is the me
 entry was tokenized into before; an entry without any known piece gets the mean of all rows.
 """
 
+import re
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +33,9 @@ from uer.tokenizers.vocab import read_entries
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Parameters with one row for each entry of the vocabulary.
-VOCAB_ROWS = ("embedding.word.embedding.weight", "tgt_embedding.word.embedding.weight", "target.mlm.linear_2.weight",
-              "target.mlm.linear_2.bias", "target.lm.output_layer.weight", "target.lm.output_layer.bias")
+# The names of parameters with one row for each entry of the vocabulary.
+VOCAB_ROWS = re.compile(r"(tgt_)?embedding\.(dual\.embedding_[01]\.)?word\.embedding\.weight"
+                        r"|target\.(mlm\.linear_2|lm\.output_layer|bilm\.output_layer)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,7 @@ def extend_checkpoint(source: str, target: str, tokenizer: Tokenizer, added: lis
     from uer.convert.open import load_checkpoint
 
     state = load_checkpoint(source)
-    names = [name for name in VOCAB_ROWS if name in state]
-    if not names:
-        raise UserError(f"{source}: no parameter with a row for each entry ({', '.join(VOCAB_ROWS)})")
+    names = vocab_rows(state, source)
     pieces = [known_pieces(tokenizer, entry) for entry in added]
     extended: dict[int, Tensor] = {}  # data pointer -> new tensor, so that tied parameters stay tied
     for name in names:
@@ -142,6 +142,18 @@ def extend_checkpoint(source: str, target: str, tokenizer: Tokenizer, added: lis
     save_weights(state, target)
     print(f"{target}: {len(added):,} new rows in {', '.join(names)}; "
           f"{sum(not ids for ids in pieces):,} of them without a known piece")
+
+
+def vocab_rows(state: Iterable[str], path: str) -> list[str]:
+    """The names of a checkpoint's parameters with one row for each entry of the vocabulary.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = [name for name in state if VOCAB_ROWS.fullmatch(name)]
+    if not names:
+        raise UserError(f"{path}: no parameter with a row for each entry, such as embedding.word.embedding.weight")
+    return names
 
 
 def known_pieces(tokenizer: Tokenizer, entry: str) -> list[int]:

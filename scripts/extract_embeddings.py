@@ -17,7 +17,7 @@ from uer import cli
 from uer.config import REQUIRED, flag
 from uer.convert.names import WORD_EMBEDDING
 from uer.convert.open import folder_of, is_hugging_face, load_uer_weights
-from uer.convert.tokenizer_files import vocab_file
+from uer.convert.tokenizer_files import read_tokens
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.tokenizers import Vocab
@@ -43,11 +43,9 @@ def main() -> None:
     if name not in weights or weights[name].dim() != 2:
         raise UserError(f"{flags.load_model_path}: has no matrix {name}; its names are not UER's")
     vectors = weights[name].float().numpy()
-    vocab_path = flags.vocab_path or _usual_vocab(flags.load_model_path)
-    tokens = Vocab.load(ensure_vocab(vocab_path)).tokens
+    tokens, source = _tokens(flags, len(vectors))
     if len(tokens) != len(vectors):
-        raise UserError(f"--vocab_path {vocab_path} has {len(tokens)} entries, but {flags.load_model_path} has "
-                        f"{len(vectors)}")
+        raise UserError(f"{source} has {len(tokens)} entries, but {flags.load_model_path} has {len(vectors)}")
     with atomic_path(flags.word_embedding_path) as temporary:
         if flags.word_embedding_path.endswith(".npy"):
             with open(temporary, "wb") as file:
@@ -57,10 +55,13 @@ def main() -> None:
     print(f"written: {flags.word_embedding_path}: {len(vectors)} vectors of width {vectors.shape[1]}")
 
 
-def _usual_vocab(path: str) -> str:
-    """The vocabulary of a Hugging Face folder, else the default one."""
-    found = vocab_file(folder_of(path)) if is_hugging_face(path) else None
-    return str(found or DEFAULT_VOCAB)
+def _tokens(flags: Flags, size: int) -> tuple[list[str], str]:
+    """The entries of the vocabulary, and its name for messages."""
+    if not flags.vocab_path and is_hugging_face(flags.load_model_path):
+        folder = folder_of(flags.load_model_path)
+        return read_tokens(folder, size), f"the vocabulary of {folder}"
+    path = flags.vocab_path or DEFAULT_VOCAB
+    return Vocab.load(ensure_vocab(path)).tokens, f"--vocab_path {path}"
 
 
 def write_text(path: Path, tokens: Sequence[str], vectors: np.ndarray) -> None:

@@ -17,13 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from _checkpoint import CheckpointFlags, open_checkpoint, open_tokenizer
+from _checkpoint import CheckpointFlags, open_both
 
 from uer import cli
 from uer.api.rows import pooled_rows
 from uer.api.weights import fill, find_device
 from uer.config import REQUIRED, TokenizerConfig, flag
-from uer.convert.open import vocab_size
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.heads import SentenceEncoder
@@ -39,7 +38,7 @@ class Flags:
     """The flags of this script."""
 
     test_path: str = flag(REQUIRED, "A file with one sentence on each line.", path="read")
-    prediction_path: str = flag(REQUIRED, "Where the vectors are written, float32, (lines, width): a tensor for\n"
+    prediction_path: str = flag(REQUIRED, "Where the vectors are written, float32, (lines, width): a tensor for "
                                           "torch.load if the name ends in .pt, else a .npy array.", path="write")
     pooling: str = flag("first", "How hidden states become one vector.", choices=POOLINGS)
     whitening_size: int | None = flag(None, "Whiten the vectors and keep this many dimensions.")
@@ -56,10 +55,8 @@ class Flags:
 
 def main() -> None:
     flags, source, tokenizer_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig))
-    weights, config = open_checkpoint(source)
-    size = vocab_size(weights, source.path)
-    tokenizer = open_tokenizer(source, tokenizer_config, size)
-    model = fill(SentenceEncoder(replace(config, pooling=flags.pooling), size), weights, source.path)
+    weights, config, tokenizer = open_both(source, tokenizer_config)
+    model = fill(SentenceEncoder(replace(config, pooling=flags.pooling), len(tokenizer.vocab)), weights, source.path)
     model.to(find_device(source.device))
     flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length))
     width = flags.whitening_size or config.hidden_size

@@ -69,7 +69,8 @@ class InspectConfig:
     seed: int = flag(7, "Seed of the order and of dynamic masks, as for pretrain.py.")
 
     def problems(self) -> list[str]:
-        return [f"--{name} must not be negative" for name in ("samples_num", "tokens_num") if getattr(self, name) < 0]
+        return [f"--{name} must not be negative" for name in ("samples_num", "tokens_num", "seed")
+                if getattr(self, name) < 0]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write a fine-tuned teacher's logits for texts: the `logits` column that --soft_targets trains a smaller model on.
+r"""Write a fine-tuned teacher's logits for texts: the `logits` column that --soft_targets trains a smaller model on.
 
     python3 scripts/make_teacher_logits.py --teacher_model_path models/base_book_review.bin \
         --input_path train.tsv unlabelled.tsv --output_path soft_train.tsv

@@ -23,6 +23,7 @@ from uer.data.packed_offsets import Offsets
 from uer.data.schema import INSTANCE
 from uer.data.store import FORMAT_VERSION, DatasetInfo, StreamedColumn, TokenDataset, open_dataset, write_dataset
 from uer.errors import UserError
+from uer.text import amount
 
 VALUES_AT_ONCE = 1 << 20
 MUST_AGREE = ("processor", "seq_length", "lengths", "dynamic_masking", "dup_factor", "seed")
@@ -43,7 +44,7 @@ def main() -> None:
     (config,) = cli.parse(__doc__, (MergeConfig,))
     datasets = [open_dataset(path) for path in config.dataset_path]
     merge(datasets, config.output_path, shlex.join(["merge_datasets.py", *config.dataset_path]))
-    print(f"{config.output_path}: {sum(map(len, datasets)):,} instances, "
+    print(f"{config.output_path}: {amount(sum(map(len, datasets)), 'instance')}, "
           f"{sum(dataset.tokens_num for dataset in datasets):,} tokens")
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from uer import cli
-from uer.config import REQUIRED, flag
+from uer.config import LARGEST_SEED, REQUIRED, flag
 from uer.data.corpus import SUFFIXES, CorpusFile, find_files, read_blocks
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
+from uer.text import amount
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class SplitConfig:
 
     def problems(self) -> list[str]:
         found = [] if 0.0 < self.fraction < 1.0 else ["--fraction must lie between 0 and 1"]
+        if not 0 <= self.seed <= LARGEST_SEED:
+            found.append("--seed must lie between 0 and 2^63 - 1")
         return found + [f"--{name} {getattr(self, name)}: plain text is written, not {SUFFIXES[suffix]} data"
                         for name in ("train_path", "heldout_path")
                         if (suffix := Path(getattr(self, name)).suffix.lower()) in SUFFIXES]
@@ -63,7 +66,7 @@ def main() -> None:
         if not all(counts):
             raise UserError(f"--fraction {config.fraction}: one part of the {sum(counts):,} documents would be empty")
     for path, count, size in zip((config.train_path, config.heldout_path), counts, sizes):
-        print(f"{path}: {count:,} documents, {size / 1e6:.2f} MB")
+        print(f"{path}: {amount(count, 'document')}, {size / 1e6:.2f} MB")
 
 
 def documents(file: CorpusFile, paragraphs: bool) -> Iterator[bytes]:

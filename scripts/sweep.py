@@ -2,8 +2,8 @@
 
     python3 scripts/sweep.py --sweep_path sweep.json --output_dir sweep --processes 2
 
-The JSON file lists the runs. Every entry is a flag of pretrain.py; `false` leaves a switch out, a list gives several
-values. Each run is made with each seed:
+The JSON file lists the runs. Every entry is a flag of pretrain.py; a list gives several values. Each run is made with
+each seed:
 
     {"common": {"dataset_path": "train.pt", "dev_dataset_path": "dev.pt", "vocab_path": "models/google_zh_vocab.txt",
                 "config_path": "models/bert/tiny_config.json", "total_steps": 1000, "batch_size": 32,
@@ -80,14 +80,9 @@ class Trial:
 
     def command(self) -> list[str]:
         """pretrain.py with its flags."""
-        argv = [sys.executable, str(ROOT / "pretrain.py"), "--output_model_path", str(self.folder / "model.bin"),
-                "--metrics_path", str(self.folder / METRICS), "--seed", str(self.seed), "--threads", "1"]
-        for name, value in self.flags.items():
-            if value is True:
-                argv.append(f"--{name}")
-            elif value is not False and value is not None:
-                argv += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-        return argv
+        return [sys.executable, str(ROOT / "pretrain.py"), "--output_model_path", str(self.folder / "model.bin"),
+                "--metrics_path", str(self.folder / METRICS), "--seed", str(self.seed), "--threads", "1",
+                *cli.words_of(self.flags, SECTIONS)]
 
 
 def main() -> None:

@@ -12,14 +12,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from _checkpoint import CheckpointFlags, open_checkpoint, open_tokenizer
+from _checkpoint import CheckpointFlags, open_both
 from _similar_words import entry_ids, nearest, refuse_lines, target_lines, unit_vectors
 from torch import Tensor
 
 from uer import cli
 from uer.api.weights import fill, find_device
 from uer.config import REQUIRED, ModelConfig, TokenizerConfig, flag
-from uer.convert.open import vocab_size
 from uer.finetuning.heads import SentenceEncoder
 from uer.tokenizers import Tokenizer
 from uer.tokenizers.fetch import ensure_vocab
@@ -45,14 +44,12 @@ class Flags:
 def main() -> None:
     flags, source, tokenizer_config, model_config = cli.parse(__doc__, (Flags, CheckpointFlags, TokenizerConfig,
                                                                         ModelConfig))
-    weights, config = open_checkpoint(source, model_config)
-    size = vocab_size(weights, source.path)
-    tokenizer = open_tokenizer(source, tokenizer_config, size)
+    weights, config, tokenizer = open_both(source, tokenizer_config, model_config)
     flags = replace(flags, seq_length=min(flags.seq_length, config.max_seq_length))
     rows = target_rows(flags, tokenizer)
     device = find_device(source.device)
     candidates = torch.tensor(candidate_ids(flags.cand_vocab_path, tokenizer), device=device)  # (C,)
-    model = fill(SentenceEncoder(config, size), weights, source.path).to(device)
+    model = fill(SentenceEncoder(config, len(tokenizer.vocab)), weights, source.path).to(device)
     for sentence, row, position in rows:
         found = similarities(model, row.to(device), position, candidates, flags.batch_size)
         print(f"Target word: {tokenizer.vocab.tokens[row[position]]}\nSentence: {sentence}")

@@ -19,7 +19,7 @@ from tests.test_flag_coverage import flags_of
 from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES
-from uer.convert.folder import TokenizerFacts, write_folder
+from uer.convert.folder import write_folder
 from uer.convert.names import from_uer
 from uer.finetuning.labels import LabelSet
 from uer.finetuning.saved_model import save_finetuned
@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch, root):
     bert = ARCHITECTURES["bert"]
     write_folder(tmp_path / "chinese_roberta_L-2_H-128", from_uer(weights, bert.names, "mlm", "it").weights, bert.names,
                  "mlm", bert.config_json(CONFIG, len(tokens), "mlm"),
-                 TokenizerFacts(tokens, vocab.special_tokens, True), CONFIG.max_seq_length)
+                 BertTokenizer(vocab, True), CONFIG.max_seq_length)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

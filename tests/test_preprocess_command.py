@@ -40,7 +40,7 @@ def test_a_run_writes_the_default_file_and_sums_up(command, tmp_path):
     dataset = open_dataset(tmp_path / "dataset.pt")
     assert [dataset[i].tolist() for i in range(len(dataset))] == [[2, 8, 9, 5], [3], [2, 6, 7, 3]]
     assert "--processes_num" not in dataset.info.command and dataset.info.command.startswith("preprocess.py --corpus")
-    assert "documents: 2 (1 blank lines skipped)" in done.stdout
+    assert "documents: 2 (1 blank line skipped)" in done.stdout
     assert "instances of up to 4 tokens: 3, of them full: 2 (66.7%)" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", "dataset.pt", "vocab.txt"]
 

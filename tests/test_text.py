@@ -11,7 +11,7 @@ def test_the_examples_of_the_docstrings():
     assert doctest.testmod(text).failed == 0
 
 
-@pytest.mark.parametrize("seconds, expected", [(0.4, "0:00:00"), (61, "0:01:01"), (90061, "1 days 1:01:01")])
+@pytest.mark.parametrize("seconds, expected", [(0.4, "0:00:00"), (61, "0:01:01"), (90061, "1 day 1:01:01")])
 def test_durations(seconds, expected):
     assert text.duration(seconds) == expected
 

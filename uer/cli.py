@@ -63,6 +63,22 @@ def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None
     return built
 
 
+def words_of(values: Mapping[str, Any], sections: Sequence[type]) -> list[str]:
+    """The command line that gives `sections` these values; None leaves a flag out, a list is several words.
+
+    Of true and false, `{"use_adv": False, "do_lower_case": False}` becomes `--no-use_adv --do_lower_case False`: a flag
+    that is true by default takes a word.
+    """
+    fields = fields_by_name(expanded(sections))
+    words: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool) and not (name in fields and fields[name].default is True):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
 def run(main: Callable[[], Any]) -> None:
     """Run an entry script: a `UserError` becomes one line on stderr and status 2.
 
@@ -126,7 +142,7 @@ def _parser(description: str, sections: Sequence[type], fields: dict[str, datacl
     """A parser with a group of flags for each section. The usage line shows the flags that are required."""
     required = [f"--{name} {_metavar(field)}" for name, field in fields.items() if field.default is REQUIRED]
     parser = _Parser(description=description, usage=" ".join(["%(prog)s", *required, "[flags]"]), allow_abbrev=False,
-                     argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter)
+                     argument_default=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter)
     groups: dict[type, Any] = {}
     shown = {name: field for name, field in fields.items() if not field.metadata["file_only"]}
     for field, section in _declared(sections, shown):

@@ -91,9 +91,9 @@ class MaskingConfig:
     span_masking: bool = flag(False, "Mask spans of consecutive tokens instead of single tokens.")
     span_geo_prob: float = flag(0.2, "Parameter p of the geometric distribution that span lengths are drawn from.")
     span_max_length: int = flag(10, "Maximum span length in tokens.")
-    mask_rate: float = flag(0.15, "Fraction of a row's tokens that are predicted (Wettig et al., 2022: larger models\n"
+    mask_rate: float = flag(0.15, "Fraction of a row's tokens that are predicted (Wettig et al., 2022: larger models "
                                   "learn more from 0.4).")
-    mask_token_rate: float = flag(0.8, "Fraction of the predicted tokens that become [MASK]; of the others one half\n"
+    mask_token_rate: float = flag(0.8, "Fraction of the predicted tokens that become [MASK]; of the others one half "
                                        "become random entries, and one half stay as they are.")
 
     def problems(self) -> list[str]:
@@ -144,7 +144,7 @@ class DatasetConfig(Members):
 class LabelsConfig:
     """Labels (--target cls)"""
 
-    labels_num: int | None = flag(None, "Number of labels: of the cls target, or of a fine-tuned model that UER-py\n"
+    labels_num: int | None = flag(None, "Number of labels: of the cls target, or of a fine-tuned model that UER-py "
                                         "saved.")
 
     def problems(self) -> list[str]:
@@ -219,18 +219,18 @@ class TrainConfig:
     deep_init: bool = flag(False, "Multiply the initial weights of the layers' output projections by "
                                   "1 / sqrt(2 * layers_num).")
     initializer_range: float = flag(0.02, "Standard deviation of the initial weights.")
-    position_init: str = flag("normal", "sinusoidal: the position embeddings start as sines and cosines, whose root\n"
+    position_init: str = flag("normal", "sinusoidal: the position embeddings start as sines and cosines, whose root "
                                         "mean square is initializer_range.", choices=("normal", "sinusoidal"))
-    output_bias_init: str = flag("zeros", "frequencies: the bias of the output layer starts at the logarithms of the\n"
+    output_bias_init: str = flag("zeros", "frequencies: the bias of the output layer starts at the logarithms of the "
                                           "tokens' frequencies in the data.", choices=("zeros", "frequencies"))
-    sampled_softmax: int = flag(0, "Compute N logits of each prediction while training: those of the tokens that are\n"
-                                   "most frequent in the data, of the labels, and of a sample of the others, which\n"
+    sampled_softmax: int = flag(0, "Compute N logits of each prediction while training: those of the tokens that are "
+                                   "most frequent in the data, of the labels, and of a sample of the others, which "
                                    "stands for all. 0 computes all. The training loss is then an estimate.")
     resume: str = flag("auto", "auto: continue from the latest training state of --output_model_path; never: start "
                                "a new run; a path: continue from this training state.", identity=False)
     keep_checkpoints: int = flag(2, "How many training states to keep.", identity=False)
-    decay_from: str | None = flag(None, "Training state of a run at its peak learning rate: go on from there with the\n"
-                                        "decay of --scheduler trapezoidal, in place of --total_steps, --scheduler,\n"
+    decay_from: str | None = flag(None, "Training state of a run at its peak learning rate: go on from there with the "
+                                        "decay of --scheduler trapezoidal, in place of --total_steps, --scheduler, "
                                         "--warmup and --lr_decay.", path="read", identity=False)
     decay_steps: int = flag(0, "Updates of --decay_from until the learning rate is 0.", identity=False)
     max_grad_norm: float = flag(0.0, "Clip the gradient to this norm; 0 disables clipping.")
@@ -239,39 +239,39 @@ class TrainConfig:
     precision: str = flag("auto", "Precision of the computation; auto is bf16 on GPUs that support it and on CPUs "
                                   "whose matrix products it makes faster, else fp32.",
                           choices=("auto", "fp32", "bf16", "fp16"))
-    weights_dtype: str = flag("fp32", "bf16 keeps the weights of linear layers in bfloat16 and float32 masters in the\n"
+    weights_dtype: str = flag("fp32", "bf16 keeps the weights of linear layers in bfloat16 and float32 masters in the "
                                       "optimizer, so that no step has to round them (--precision bf16).",
                               choices=("fp32", "bf16"))
     compile: str = flag("auto", "Use torch.compile; auto uses it on GPUs.", choices=("auto", "on", "off"),
                         identity=False)
-    combo_kernels: str = flag("off", "Let torch.compile combine small kernels. It is off because of a known bug of\n"
+    combo_kernels: str = flag("off", "Let torch.compile combine small kernels. It is off because of a known bug of "
                                      "torch where combined kernels draw random numbers, as dropout does.",
                               choices=("on", "off"), identity=False)
-    cuda_graph: str = flag("auto", "Capture an update's kernels as CUDA graphs, so that a GPU does not wait for the\n"
+    cuda_graph: str = flag("auto", "Capture an update's kernels as CUDA graphs, so that a GPU does not wait for the "
                                    "host; auto does so on one GPU, and on several for models below 50 M parameters.",
                            choices=("auto", "on", "off"), identity=False)
-    threads: int = flag(0, "CPU threads of each process; 0 takes all usable cores. A batch is divided among up\n"
+    threads: int = flag(0, "CPU threads of each process; 0 takes all usable cores. A batch is divided among up "
                            "to 4 of them. A run that is continued keeps its division and so its results.",
                         identity=False)
     dataset_device: str = flag("auto", "Device that holds the dataset; auto is the GPU if the dataset fits.",
                                choices=("auto", "cpu", "cuda"), identity=False)
     unpad: str = flag("auto", "Remove padding before the encoder; auto does so unless the encoder reads it.",
                       choices=("auto", "on", "off"), identity=False)
-    document_attention: bool = flag(False, "Restrict attention and position numbers to each document of a row,\n"
+    document_attention: bool = flag(False, "Restrict attention and position numbers to each document of a row, "
                                            "for rows of several documents (preprocess.py --full_sentences).")
-    peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU;\n"
+    peak_flops: float = flag(0.0, "Peak operations per second of one device, such as 125e12, to report MFU; "
                                   "0 takes those of a known GPU in this precision.", identity=False)
-    dry_run: bool = flag(False, "Print what the run would need (memory by part, operations, hours, the largest\n"
+    dry_run: bool = flag(False, "Print what the run would need (memory by part, operations, hours, the largest "
                                 "--batch_size) and do nothing. The datasets need not exist.", identity=False)
     device_name: str | None = flag(None, "With --dry_run: plan for this GPU, such as H100.", identity=False)
     mfu: float = flag(0.4, "With --dry_run: the part of the devices' peak that training reaches.", identity=False)
-    loss_law: str | None = flag(None, "With --dry_run: file of scripts/fit_loss_law.py, which tells the loss to\n"
+    loss_law: str | None = flag(None, "With --dry_run: file of scripts/fit_loss_law.py, which tells the loss to "
                                       "expect (default: a shipped law, where one is of such a model).", path="read",
                                 identity=False)
     dev_dataset_path: str | None = flag(None, "Dataset for evaluation during training.", path="read", identity=False)
     dev_fraction: float = flag(0.0, "Fraction of the datasets that is held out for evaluation.")
-    eval_masking: str = flag("as_training", "Masks of the held-out data. tokens: 15% of the single tokens, whatever\n"
-                                            "the masking of the training is, so that runs can be compared\n"
+    eval_masking: str = flag("as_training", "Masks of the held-out data. tokens: 15% of the single tokens, whatever "
+                                            "the masking of the training is, so that runs can be compared "
                                             "(datasets with --dynamic_masking).",
                              choices=("as_training", "tokens"), identity=False)
     eval_steps: int = flag(0, "Evaluate every N updates, and at the end; 0 evaluates at every checkpoint.",
@@ -337,7 +337,7 @@ class LoraConfig:
                                            "layer_norm_1 or target.")
     lora_pretrained_model_path: str | None = flag(None, "Adapters to start with, as pretrain.py or TencentPretrain "
                                                         "saved them.", path="read")
-    lora_save: str = flag("auto", "merged: save whole models, with the adapters added to the weights; adapter: save\n"
+    lora_save: str = flag("auto", "merged: save whole models, with the adapters added to the weights; adapter: save "
                                   "only what was trained. auto: merged in fine-tuning, adapter in pretraining.",
                           choices=("auto", "merged", "adapter"), identity=False)
 
@@ -390,12 +390,12 @@ class ParallelConfig:
     device: str = flag("auto", "Device to compute on; auto is CUDA if available.", choices=("auto", "cpu", "cuda"))
     sharding: str = flag("none", "fsdp shards parameters, gradients and optimizer state over the ranks.",
                          choices=("none", "fsdp"))
-    tensor_parallel_size: int = flag(1, "Split attention heads, feed-forward layers and vocabulary over N ranks; the\n"
+    tensor_parallel_size: int = flag(1, "Split attention heads, feed-forward layers and vocabulary over N ranks; the "
                                         "others of --world_size have batches of their own.")
-    gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes\n"
+    gradient_compression: str = flag("none", "bf16 sends gradients to the other ranks in bfloat16, half the bytes "
                                              "(--sharding none).", choices=("none", "bf16"))
-    activation_checkpointing: str = flag("off", "Save memory. full keeps the input of each layer and computes the\n"
-                                                "rest again in the backward pass; selective keeps the results of\n"
+    activation_checkpointing: str = flag("off", "Save memory. full keeps the input of each layer and computes the "
+                                                "rest again in the backward pass; selective keeps the results of "
                                                 "matrix products and attention too. Without a value: full.",
                                          choices=("off", "selective", "full"), alone="full")
     cpu_offload: bool = flag(False, "Keep the parameters and the optimizer state in host memory (--sharding fsdp).")

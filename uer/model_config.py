@@ -52,7 +52,7 @@ class ModelConfig(Members):
     remove_attention_scale: bool = flag(False, "Do not divide the attention scores by sqrt(head size).")
     remove_transformer_bias: bool = flag(False, "Omit the biases of the transformer's linear layers.")
     layernorm: str = flag("normal", "Kind of layer norm; t5 and rms are RMSNorm.", choices=("normal", "t5", "rms"))
-    layernorm_eps: float | None = flag(None, "Number that layer norms add to the variance (default: 1e-12; 1e-6 for\n"
+    layernorm_eps: float | None = flag(None, "Number that layer norms add to the variance (default: 1e-12; 1e-6 for "
                                              "t5 and rms). Hugging Face's BART and Pegasus have 1e-5.")
     parameter_sharing: bool = flag(False, "Use the same parameters in all layers (ALBERT).")
     has_residual_attention: bool = flag(False, "Add the attention scores of the previous layer (RealFormer).")
@@ -60,30 +60,30 @@ class ModelConfig(Members):
     tie_weights: bool = flag(False, "Use the weight of the word embedding in the output layer too.")
     pooling: str = flag("first", "How the hidden states of a sequence become one vector.",
                         choices=("mean", "max", "first", "last"))
-    prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it\n"
+    prefix_lm_loss: bool = flag(False, "Compute the lm loss only for the tokens that follow the prefix; without it "
                                        "too, the prefixes of --data_processor prefixlm have no loss.")
-    rotary_position_embedding: bool = flag(False, "Turn queries and keys by angles that grow with the position\n"
+    rotary_position_embedding: bool = flag(False, "Turn queries and keys by angles that grow with the position "
                                                   "(RoPE; LLaMA, ModernBERT). Encoders and language models only.")
     rotary_base: float = flag(10000.0, "Base of the rotary position embedding's wave lengths.")
     local_rotary_base: float | None = flag(None, "Base of the layers with local attention (default: rotary_base).")
-    alibi_position_embedding: bool = flag(False, "Subtract from the attention scores what grows linearly with the\n"
+    alibi_position_embedding: bool = flag(False, "Subtract from the attention scores what grows linearly with the "
                                                  "distance (ALiBi; BLOOM).")
-    layer_number_scale: bool = flag(False, "Accepted for BLOOM's settings in TencentPretrain: there it divides scores\n"
+    layer_number_scale: bool = flag(False, "Accepted for BLOOM's settings in TencentPretrain: there it divides scores "
                                            "in half precision and multiplies them again, which changes no result.")
-    local_kv_heads_num: int | None = flag(None, "Number of key and value heads, each of which serves several query\n"
+    local_kv_heads_num: int | None = flag(None, "Number of key and value heads, each of which serves several query "
                                                 "heads (grouped queries, Llama 2 70B; default: heads_num).")
-    attention_window: int = flag(0, "Local attention: a token attends to those at most half so many positions away\n"
+    attention_window: int = flag(0, "Local attention: a token attends to those at most half so many positions away "
                                     "(ModernBERT: 128). 0: to all.")
-    global_attention_every: int = flag(0, "Of the layers with attention_window, every so many-th, beginning with the\n"
+    global_attention_every: int = flag(0, "Of the layers with attention_window, every so many-th, beginning with the "
                                           "first, attends to all tokens (ModernBERT: 3). 0: none.")
     remove_layernorm_bias: bool = flag(False, "Omit the biases of the layer norms.")
-    remove_first_layernorm: bool = flag(False, "Omit the layer norm before the attention of the first layer\n"
+    remove_first_layernorm: bool = flag(False, "Omit the layer norm before the attention of the first layer "
                                                "(ModernBERT); needs layernorm_positioning pre.")
-    query_key_value_bias: bool = flag(False, "Keep the biases of queries, keys and values in spite of\n"
+    query_key_value_bias: bool = flag(False, "Keep the biases of queries, keys and values in spite of "
                                              "remove_transformer_bias (Qwen2).")
     query_key_layernorm: bool = flag(False, "Normalise each head of queries and keys (Qwen3).")
-    prediction_head: str = flag("bert", "First layer of the mlm target and of classifiers. modernbert: it has no\n"
-                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh;\n"
+    prediction_head: str = flag("bert", "First layer of the mlm target and of classifiers. modernbert: it has no "
+                                        "bias, and in classifiers hidden_act and a layer norm follow instead of tanh; "
                                         "taggers have the same. linear: classifiers have one layer, without bias.",
                                 choices=("bert", "modernbert", "linear"))
     stream_0: dict | None = flag(None, "Settings that differ in the first encoder of the dual encoder.",

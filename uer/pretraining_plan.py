@@ -20,7 +20,7 @@ from uer.loss_law import law_of, layer_parameters, read_law
 from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
 from uer.registry import choose
 from uer.runtime.precision import TYPES, automatic
-from uer.text import count, hours
+from uer.text import amount, count, hours
 from uer.training.preflight import check_targets
 
 FILLED = 0.9
@@ -37,6 +37,11 @@ class Rows:
     processor: Processor
     vocab_size: int
     length: float
+
+    @property
+    def tgt_vocab_size(self) -> int | None:
+        """Entries of the target side's vocabulary; None where there is no other."""
+        return self.processor.vocabs["tgt"].size if "tgt" in self.processor.vocabs else None
 
 
 def assumed_rows(config: ModelConfig, processor: str | None, vocab_size: int, special_ids: dict[str, int]) -> Rows:
@@ -72,9 +77,9 @@ def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig,
         return memory_of(model, rows.vocab_size, rows.processor, batch_size, parallel, TYPES.get(precision))
 
     data_ranks = parallel.world_size // parallel.tensor_parallel_size
-    tgt = rows.processor.vocabs["tgt"].size if "tgt" in rows.processor.vocabs else None
-    return [f"plan: {parameter_count(model, rows.vocab_size, tgt):,} parameters on {parallel.world_size} x "
-            f"{train.device_name or 'any device'}: {data_ranks} batch{'es' * (data_ranks > 1)} at a time, each on "
+    parameters = parameter_count(model, rows.vocab_size, rows.tgt_vocab_size)
+    return [f"plan: {parameters:,} parameters on {parallel.world_size} x {train.device_name or 'any device'}: "
+            f"{data_ranks} batch{'es' * (data_ranks > 1)} at a time, each on "
             f"{parallel.tensor_parallel_size}; sharding {parallel.sharding}, activation checkpointing "
             f"{parallel.activation_checkpointing}, {precision}",
             *_memory_lines(memory, train, rows, gpu),
@@ -104,8 +109,8 @@ def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig
     per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor)
     update = rows_of_update(train, parallel)
     tokens = update * train.total_steps * rows.length
-    lines = [f"compute: {per_token / 1e9:.3g} GFLOP a token, {count(tokens)} tokens in {train.total_steps:,} updates "
-             f"of {update:,} rows, {per_token * tokens:.2e} FLOP in all"]
+    lines = [f"compute: {per_token / 1e9:.3g} GFLOP a token, {count(tokens)} tokens in "
+             f"{amount(train.total_steps, 'update')} of {amount(update, 'row')}, {per_token * tokens:.2e} FLOP in all"]
     peak = train.peak_flops or (gpu.peak_flops(precision) if gpu else 0.0)
     if peak:
         needed = per_token * tokens / (parallel.world_size * peak * train.mfu)

@@ -13,6 +13,15 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def amount(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> amount(1, "step"), amount(1200, "step")
+    ('1 step', '1,200 steps')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def in_bytes(size: float) -> str:
     """A size of a file, in decimal units.
 
@@ -30,12 +39,12 @@ def duration(seconds: float) -> str:
     """Hours, minutes and seconds, as a clock shows them.
 
     >>> duration(3725), duration(90_061)
-    ('1:02:05', '1 days 1:01:01')
+    ('1:02:05', '1 day 1:01:01')
     """
     whole = round(seconds)
     days, hours = divmod(whole // 3600, 24)
     clock = f"{hours}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return f"{days} days {clock}" if days else clock
+    return f"{amount(days, 'day')} {clock}" if days else clock
 
 
 def seconds_text(seconds: float) -> str:

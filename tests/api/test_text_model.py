@@ -16,7 +16,8 @@ import torch
 
 import uer
 from uer.checkpoint.files import save_weights
-from uer.config import ModelConfig
+from uer.config import ModelConfig, TokenizerConfig
+from uer.convert.tokenizer_files import tokenizer_settings
 from uer.errors import UserError
 from uer.finetuning.labels import LabelSet
 from uer.finetuning.saved_model import save_finetuned
@@ -30,7 +31,7 @@ from uer.finetuning.tasks.regression import Regression
 from uer.finetuning.tasks.siamese import Siamese
 from uer.finetuning.tasks.simcse import Simcse
 from uer.model import build_model
-from uer.tokenizers import BertTokenizer, Vocab
+from uer.tokenizers import BertTokenizer, Vocab, build_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -304,7 +305,12 @@ def test_a_folder_s_tokenizer_decides_case_and_special_entries(make_folder, tmp_
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert uer.load(folder).tokenizer.tokenize("HELLO") == ["[UNK]"]
     assert uer.load(folder, do_lower_case=True).tokenizer.tokenize("HELLO") == ["hello"]
-    (folder / "tokenizer_config.json").write_text('{"tokenize_chinese_chars": false}')
+    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").replace("[CLS]", "<cls>")
+    (folder / "vocab.txt").write_text(vocabulary, encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"cls_token": "<cls>", "bos_token": null}')
+    assert uer.load(folder).tokenizer.vocab.special_token("cls") == "<cls>"  # transformers 5 names them there alone
+    assert build_tokenizer(TokenizerConfig(**tokenizer_settings(folder))).vocab.special_token("cls") == "<cls>"
+    (folder / "tokenizer_config.json").write_text('{"cls_token": "<cls>", "tokenize_chinese_chars": false}')
     with pytest.raises(UserError, match="tokenize_chinese_chars"):
         uer.load(folder)
 

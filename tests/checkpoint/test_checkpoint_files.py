@@ -101,6 +101,12 @@ def test_other_content_is_not_a_checkpoint(tmp_path, content):
         checkpoint.load_weights(tmp_path / "x.bin")
 
 
+def test_a_training_state_is_called_by_its_name(tmp_path):
+    torch.save({"model": {}, "optimizer": {}, "step": 3}, tmp_path / "m.state-3")
+    with pytest.raises(UserError, match="a training state, not a checkpoint; the checkpoint's name ends with -3"):
+        checkpoint.load_weights(tmp_path / "m.state-3")
+
+
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         checkpoint.load_weights(tmp_path / "absent.bin")

@@ -65,7 +65,7 @@ def pretrain(root, folder, monkeypatch, output, steps, *flags):
 
 def test_from_a_corpus_to_a_trained_model(root, toy, monkeypatch):
     summary = preprocess(root, toy, monkeypatch, "--processes_num", "2", "--toy_labels_num", "3")
-    assert "documents: 300 (1 blank lines skipped)" in summary
+    assert "documents: 300 (1 blank line skipped)" in summary
     assert "corpus.tsv: line 301: 1 tab-separated fields instead of 2, left out" in summary
     dataset = open_dataset(toy / "d.pt")
     assert dataset.info.processor_settings == {"toy_labels_num": 3} and set(dataset.columns["label"]) == {0, 1, 2}

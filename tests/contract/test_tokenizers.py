@@ -30,6 +30,7 @@ from uer.config import (
     TrainConfig,
     flag,
 )
+from uer.convert.tokenizer_files import read_tokenizer, read_tokens, tokenizer_settings
 from uer.data.draws import Draws
 from uer.data.processors import PROCESSORS
 from uer.data.processors.base import Block, Lines, Processor
@@ -288,6 +289,39 @@ def test_a_saved_tokenizer_is_the_same(make, name):
     assert all(isinstance(value, str) for value in tokenizer.settings.values())
     text = "\n".join(random_lines(100, seed=13))
     assert np.array_equal(again.encode_lines(text)[0], tokenizer.encode_lines(text)[0])
+
+
+@pytest.mark.parametrize("name", ["bpe", "qwen"])
+def test_a_hugging_face_folder_of_tokenizer_json_alone(make, name, tmp_path):
+    """As transformers 5 writes it: the special tokens are added to those of the model, and merges are pairs."""
+    ours, lines = make(name), "\n".join(random_lines(60, seed=14))
+    expected, roles = ours.encode_lines(lines)[0], dict(ours.vocab.special_tokens)
+    path, config = tmp_path / "tokenizer.json", tmp_path / "tokenizer_config.json"
+    content = json.loads(ours._encoder.to_str())
+    assert isinstance(content["model"]["merges"][0], list)
+    added = [{"id": index, "content": token} for token, index in ours.vocab.ids.items() if token in roles.values()]
+    content["model"]["vocab"] = {token: index for token, index in ours.vocab.ids.items() if token not in roles.values()}
+    content["added_tokens"] = [{**token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                                "special": True} for token in added]
+    path.write_text(json.dumps(content))
+    config.write_text(json.dumps({"bos_token": roles["cls_token"], "eos_token": roles["sep_token"], "unk_token": None}))
+    folder = read_tokenizer(tmp_path)
+    flags = build_tokenizer(TokenizerConfig(**tokenizer_settings(tmp_path)))
+    alone = make(name, vocab_path=str(path), merges_path=None)
+    for found in (folder, flags, alone):
+        assert type(found) is type(ours) and found.settings == ours.settings
+        assert found.vocab.fingerprint == ours.vocab.fingerprint and found.vocab.cls_id == ours.vocab.cls_id
+        assert np.array_equal(found.encode_lines(lines)[0], expected)
+    assert read_tokens(tmp_path) == ours.vocab.tokens
+    assert read_tokens(tmp_path, len(ours.vocab) + 1)[-1] == f"<|unused_{len(ours.vocab)}|>"
+    assert len(read_tokenizer(tmp_path, len(ours.vocab) + 3).vocab) == len(ours.vocab) + 3
+    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    path.write_text(json.dumps(content))
+    for refused in (read_tokenizer, tokenizer_settings):
+        with pytest.raises(UserError, match="divides text otherwise than --tokenizer bpe and qwen"):
+            refused(tmp_path)
+    with pytest.raises(UserError, match=f"divides text otherwise than --tokenizer {name}"):
+        make(name, vocab_path=str(path))
 
 
 @EVERY

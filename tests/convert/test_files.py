@@ -23,7 +23,8 @@ from uer.convert.hugging_face_files import (
 )
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.provenance import recorded_stages
-from uer.convert.tokenizer_files import read_tokens, write_tokenizer
+from uer.convert.tokenizer_files import read_tokens
+from uer.convert.tokenizer_writing import write_tokenizer
 from uer.errors import UserError
 from uer.files import atomic_folder
 from uer.tokenizers import BertTokenizer, Vocab
@@ -116,7 +117,7 @@ def test_atomic_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lower", [True, False])
 def test_rust_tokenizer_reads_our_description(tmp_path: Path, lower: bool) -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    write_tokenizer(TOKENS, SPECIAL, lower, 37, tmp_path)
+    write_tokenizer(BertTokenizer(Vocab(TOKENS, SPECIAL), lower), 37, tmp_path)
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     ours = BertTokenizer(Vocab.load(tmp_path / "vocab.txt"), lower)
     text = "北京，Café tokens TOKEN " + "s" * 150

@@ -6,7 +6,7 @@ import pytest
 
 from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES
-from uer.convert.settings import Names, Setting, labels_of, plus, read_settings, require_sizes, write_settings
+from uer.convert.settings import Names, Setting, labels_of, read_settings, require_sizes, write_settings
 from uer.errors import UserError
 
 BERT = ARCHITECTURES["bert"]
@@ -34,8 +34,9 @@ def test_names_have_one_way_there_and_several_back() -> None:
 
 
 def test_rows_that_one_side_counts() -> None:
-    """RoBERTa's 514 positions are UER's 512."""
-    row = Setting("max_seq_length", "max_position_embeddings", **plus(2), size="positions")
+    """As if RoBERTa's 514 positions were UER's 512."""
+    row = Setting("max_seq_length", "max_position_embeddings", lambda size: size + 2, lambda size: size - 2,
+                  size="positions")
     assert write_settings([row], {"max_seq_length": 512}, "mlm") == {"max_position_embeddings": 514}
     assert row.back(514) == 512
     require_sizes([row], {"max_position_embeddings": 514}, {"positions": 512}, "x")

@@ -61,8 +61,9 @@ def random_text(documents: int, seed: int = 1) -> str:
 def make(folder: Path, tokenizer: Tokenizer, *corpus: Path, shard_bytes=SHARD_BYTES, name="d.pt", notes=None,
          full_sentences=False, **flags) -> Summary:
     notes = [] if notes is None else notes
-    dataset = DatasetConfig(corpus_path=tuple(map(str, corpus)), dataset_path=str(folder / name), data_processor="mlm",
-                            members={"full_sentences": full_sentences}, **{"seq_length": 16, **flags})
+    dataset = DatasetConfig(corpus_path=tuple(map(str, corpus)), dataset_path=str(folder / name),
+                            members={"full_sentences": full_sentences},
+                            **{"data_processor": "mlm", "seq_length": 16, **flags})
     return build_dataset(dataset, {"src": tokenizer}, note=notes.append, shard_bytes=shard_bytes)
 
 

@@ -20,7 +20,7 @@ from uer.runtime import lock
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"", "the corpus is empty"), (b"\n \n\r\n", "no document among 3 lines: 3 are blank"),
+    (b"", "the corpus is empty"), (b"\n \n\r\n", "no document among 3 lines: 3 blank"),
     (b"\0\n\xe2\x80\x8b\n", "no document among 2 lines"),
 ])
 def test_a_corpus_without_documents_is_named(content, message, tmp_path, small_tokenizer):

@@ -12,6 +12,7 @@ from uer.data import shards
 from uer.data import summary as report
 from uer.data.build import build_dataset
 from uer.data.processors import pools
+from uer.errors import UserError
 from uer.text import in_bytes
 
 
@@ -24,6 +25,23 @@ def test_a_corpus_for_another_command_is_noticed(content, warning, tmp_path, sma
     notes = []
     make(tmp_path, small_tokenizer, tmp_path / "a.txt", notes=notes)
     assert [warning in note for note in notes] == ([True] if warning else [])
+
+
+def test_a_corpus_in_gbk_is_refused(tmp_path, small_tokenizer):
+    lines = "北京\n\nabc\n普语\n".encode("gbk") * 3
+    (tmp_path / "a.txt").write_bytes(lines)
+    with pytest.raises(UserError, match=r"a\.txt: the text seems to be GBK; convert it to UTF-8"):
+        make(tmp_path, small_tokenizer, tmp_path / "a.txt")
+    for damaged in (lines + "北京\n".encode(), b"\xff\n" + lines):
+        (tmp_path / "a.txt").write_bytes(damaged)
+        make(tmp_path, small_tokenizer, tmp_path / "a.txt")
+
+
+def test_unknown_tokens_are_those_of_the_instances(tmp_path, small_tokenizer):
+    """The sentences of 100 tokens are cut to 16 tokens with the special ones."""
+    (tmp_path / "a.txt").write_text("☃ " * 100 + "\n\n" + "☃ " * 100 + "\n")
+    totals = make(tmp_path, small_tokenizer, tmp_path / "a.txt", data_processor="bert").totals
+    assert 0 < totals.unknown_tokens <= totals.tokens - 2 * totals.instances
 
 
 def test_the_summary_says_what_was_lost_and_what_is_unknown(tmp_path, small_tokenizer):

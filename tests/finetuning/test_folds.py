@@ -23,9 +23,17 @@ def test_cross_validation_and_its_inference(tiny, capsys):
     assert re.search(r"3 folds, accuracy: median", capsys.readouterr().out)
     assert np.load(tiny.path("train.npy")).shape == (96, 2)
     assert len(list(Path(tiny.path("out")).glob("model-fold_*.bin"))) == 3
-    infer_with_folds("test", ["--load_model_path", tiny.path("out/model.bin"), "--folds_num", "3", "--device", "cpu",
-                              "--test_path", tiny.path("test.tsv"), "--prediction_path", tiny.path("p.tsv"),
-                              "--test_features_path", tiny.path("test.npy")])
+    flags = ["--load_model_path", tiny.path("out/model.bin"), "--device", "cpu", "--test_path", tiny.path("test.tsv"),
+             "--prediction_path", tiny.path("p.tsv"), "--test_features_path", tiny.path("test.npy")]
+    with pytest.raises(UserError, match=r"--folds_num 5: .*model-fold_3.bin is missing; there are folds 0, 1, 2$"):
+        infer_with_folds("test", flags)
+    with pytest.raises(UserError, match=r"--folds_num 5: .*none-fold_0.bin is missing; there are no folds$"):
+        infer_with_folds("test", [*flags, "--load_model_path", tiny.path("out/none.bin")])
+    capsys.readouterr()
+    infer_with_folds("test", [*flags, "--folds_num", "2"])
+    assert "2 of the folds 0, 1, 2 are used" in capsys.readouterr().err
+    infer_with_folds("test", [*flags, "--folds_num", "3"])
+    assert not capsys.readouterr().err
     features = np.load(tiny.path("test.npy"))
     predicted = Path(tiny.path("p.tsv")).read_text().splitlines()[1:]
     assert [str(row.argmax()) for row in features] == predicted

@@ -48,6 +48,14 @@ def test_rows_without_an_agreed_label_are_left_out_and_counted(tmp_path):
     assert table.skipped["rows without an agreed label"] == 2
 
 
+def test_json_lines_have_the_columns_of_the_first(tmp_path):
+    pair, text = {"label": 1, "text_a": "甲", "text_b": "乙"}, {"label": 0, "text_a": "甲"}
+    for number, lines in enumerate(((pair, text), (text, pair))):
+        path = write(tmp_path, "\n".join(map(json.dumps, lines)))
+        with pytest.raises(UserError, match=f":2: {('no', 'a')[number]} 'text_b', which earlier rows"):
+            read_table(path, ("label", "text_a"), ("text_b",))
+
+
 def test_lcqmc_as_published_has_no_header(tmp_path):
     table = read_table(write(tmp_path, "喜欢打篮球\t爱打篮球\t1\n我要\t你要\t0\n"), ("label", "text_a"), ("text_b",))
     assert table.columns == {"text_a": ["喜欢打篮球", "我要"], "text_b": ["爱打篮球", "你要"], "label": ["1", "0"]}

@@ -18,7 +18,8 @@ from uer.finetuning.infer import infer
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.text2text import Text2Text
 from uer.finetuning.text_scores import SCORES
-from uer.tokenizers import BertTokenizer, Vocab
+from uer.tokenizers import BertTokenizer, BpeTokenizer, Vocab
+from uer.tokenizers.bpe import BYTE_CHARACTERS
 
 DECODER = {**CONFIG, "decoder": "transformer", "decoder_layers_num": 1, "tgt_embedding": ["word", "pos"],
            "share_embedding": True, "target": ["lm"]}
@@ -69,6 +70,16 @@ def test_predictions_are_what_was_evaluated(trained):
 def test_beams_and_length_of_inference(trained):
     assert len(predict(trained, "--beam_size", "3")) == len(predict(trained))
     assert all(len(text) <= 1 for text in predict(trained, "--tgt_seq_length", "2")[1:])
+
+
+def test_a_prediction_is_one_line():
+    """Of a byte-level vocabulary, the line feed is a token."""
+    roles = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
+    tokenizer = BpeTokenizer(Vocab([*BYTE_CHARACTERS, *roles.values()], roles, defaults={}), [])
+    task, encoder = Text2Text(9), TextToRows(tokenizer, 9)
+    examples = task.of_texts(["a", "b"], None, encoder)
+    outputs = [np.array(tokenizer.encode(text), np.float32) for text in ("one\ntwo\r\n", "three")]
+    assert task.predictions(outputs, examples, False, False) == ["label", "one two", "three"]
 
 
 @torch.no_grad()

@@ -44,6 +44,18 @@ def test_a_file_is_answered_line_by_line(run_script: Run, model_flags: list[obje
     assert (tmp_path / "p.tsv").read_bytes() == first
 
 
+def test_the_mask_has_the_name_that_the_vocabulary_gives_it(run_script: Run, model_flags: list[object],
+                                                            google_vocab: Path, tmp_path: Path) -> None:
+    entries = google_vocab.read_text(encoding="utf-8").replace("[MASK]", "<mask>")
+    (tmp_path / "v.txt").write_text(entries, encoding="utf-8")
+    (tmp_path / "special_tokens_map.json").write_text('{"mask_token": "<mask>"}')
+    flags = [*model_flags[:2], "--vocab_path", tmp_path / "v.txt", "--topn", 3]
+    expected = run_script("cloze_test.py", *model_flags, "--topn", 3, "--text", "北[MASK]。")
+    assert run_script("cloze_test.py", *flags, "--text", "北<mask>。").splitlines()[1:] == expected.splitlines()[1:]
+    with pytest.raises(UserError, match="--text has no <mask>"):
+        run_script("cloze_test.py", *flags, "--text", "北[MASK]。")
+
+
 def test_flags_of_uer_py(run_script: Run, model_flags: list[object]) -> None:
     """--topn, and those of the architecture, which change what the checkpoint tells."""
     flags = [*model_flags, "--text", "北[MASK]"]

@@ -179,6 +179,14 @@ def test_labels_of_a_foreign_config_must_fit(run_script: Run, tmp_path: Path) ->
     with pytest.raises(UserError, match="a BertForSequenceClassification, not a BertForTokenClassification"):
         run_script("convert_bert_token_classification_from_huggingface_to_uer.py", "--input_model_path",
                    tmp_path / "hf", "--output_model_path", tmp_path / "back.bin", "--no_check")
+    vocabulary = (tmp_path / "hf" / "vocab.txt").read_text()
+    (tmp_path / "hf" / "vocab.txt").write_text(vocabulary + "more\n")
+    with pytest.raises(UserError, match=f"its vocabulary has {len(TOKENS) + 1} entries, its weights {len(TOKENS)}"):
+        run_script("convert_bert_text_classification_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+                   "--output_model_path", tmp_path / "back.bin", "--no_check", "--output_vocab_path",
+                   tmp_path / "back.txt", "--output_config_path", tmp_path / "config.json")
+    assert not (tmp_path / "back.txt").exists() and not (tmp_path / "config.json").exists()
+    (tmp_path / "hf" / "vocab.txt").write_text(vocabulary)
     config["id2label"] = {"0": "a", "1": "b"}
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="id2label names 2 labels, the weights have 3"):

@@ -22,7 +22,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch
 from uer.finetuning.heads import Classifier
 from uer.finetuning.labels import LabelSet
-from uer.finetuning.saved_model import load_finetuned, save_finetuned
+from uer.finetuning.saved_model import load_finetuned, load_settings, save_finetuned
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
 from uer.layers.lora import is_adapter, merged
@@ -69,6 +69,9 @@ def batch(size: int, length: int = 11) -> Batch:
 
 def test_a_merged_classifier_is_a_model_as_any_other(run_script: Run, tmp_path: Path, classifier) -> None:
     model, task = classifier
+    (tmp_path / "new").mkdir()
+    of_another = "".join(f"{token}\n" for token in reversed(TOKENS))
+    (tmp_path / "new/model.vocab.txt").write_text(of_another)
     said = run_script("merge_lora.py", "--input_model_path", tmp_path / "model.bin", "--output_model_path",
                       tmp_path / "new/whole.bin")
     assert "adapters of 12 layers" in said
@@ -77,7 +80,7 @@ def test_a_merged_classifier_is_a_model_as_any_other(run_script: Run, tmp_path: 
     rows = batch(len(TOKENS))
     torch.testing.assert_close(whole(rows), model(rows), rtol=0, atol=1e-5)
     assert not any(name.startswith("target.") or is_adapter(name) for name in load_weights(tmp_path / "new/whole.bin"))
-    assert (tmp_path / "new/whole.json").exists() and (tmp_path / "new/whole.vocab.txt").exists()
+    assert load_settings(tmp_path / "new/whole.bin").encoder.tokenizer.vocab.tokens == TOKENS
 
 
 def test_a_merged_pretrained_model_keeps_its_settings(run_script: Run, tmp_path: Path) -> None:

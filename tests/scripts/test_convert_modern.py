@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import uer
 from tests.scripts.test_convert_architectures import save_random
 from uer.checkpoint.files import load_into
 from uer.config import ModelConfig, TokenizerConfig
@@ -135,25 +136,29 @@ def test_qwen_s_tokenizer_there_and_back(run_script: Callable[..., str], tmp_pat
     theirs = transformers.Qwen2Tokenizer(**files)
     theirs.add_special_tokens({"additional_special_tokens": ["<|added|>"]})
     kind = getattr(transformers, kind)
-    config = kind.config_class(**{**LLAMA, "vocab_size": len(theirs)}, head_dim=8)
+    config = kind.config_class(**{**LLAMA, "vocab_size": len(theirs) + 2}, head_dim=8)  # Qwen's has unused rows, too
     folder = save_random(kind(config), tmp_path / "theirs")
     (folder / "vocab.txt").unlink()
     theirs.save_pretrained(folder)
-    for name in ("vocab.json", "merges.txt"):  # as in Qwen's own folders; transformers 5 writes tokenizer.json alone
+    assert not (folder / "merges.txt").exists()  # transformers 5 writes tokenizer.json alone
+    for name in ("vocab.json", "merges.txt") if "Qwen2" in kind.__name__ else ():  # as in Qwen's own folders
         (folder / name).write_bytes((qwen_tokenizer / name).read_bytes())
     run_script("convert_qwen_from_huggingface_to_uer.py", "--input_model_path", folder, "--output_model_path",
                tmp_path / "uer.bin", "--output_config_path", tmp_path / "c.json", "--output_vocab_path",
                tmp_path / "v.txt")
     flags = tokenizer_settings(folder)
     assert flags["tokenizer"] == "qwen"
+    assert len(build_tokenizer(TokenizerConfig(**flags)).vocab) == len(theirs)
     ours = build_tokenizer(TokenizerConfig(**{**flags, "vocab_path": str(tmp_path / "v.txt")}))
-    assert len(ours.vocab) == len(theirs) and ours.vocab.tokens[-1] == "<|added|>"
+    assert len(ours.vocab) == len(theirs) + 2 and ours.vocab.tokens[-3:-1] == [
+        "<|added|>", f"<|unused_{len(theirs)}|>"]
+    assert uer.load(folder, device="cpu").encode([TEXT]).shape == (1, config.hidden_size)
     printed = run_script("convert_qwen_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "uer.bin",
                          "--config_path", tmp_path / "c.json", "--vocab_path", tmp_path / "v.txt", "--merges_path",
-                         qwen_tokenizer / "merges.txt", "--output_dir", tmp_path / "back")
+                         flags["merges_path"], "--output_dir", tmp_path / "back")
     assert "checked: on " in printed
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
-    assert type(again).__name__ == "Qwen2Tokenizer" and len(again) == len(theirs)
+    assert type(again).__name__ == "Qwen2Tokenizer" and len(again) == len(ours.vocab)
     expected = ours.encode(TEXT)
     assert theirs(TEXT)["input_ids"] == expected == again(TEXT)["input_ids"]
     assert read_tokenizer(tmp_path / "back").encode(TEXT) == expected

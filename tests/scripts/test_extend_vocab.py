@@ -52,6 +52,15 @@ def test_rows_are_the_means_of_the_pieces(extend, tmp_path):
             == after["target.mlm.linear_2.weight"].data_ptr()), "tied parameters stay tied"
 
 
+@pytest.mark.parametrize("name", ["embedding.dual.embedding_1.word.embedding.weight",
+                                  "target.bilm.output_layer.weight"])
+def test_every_parameter_with_a_row_for_each_entry_grows(extend, tmp_path, name):
+    torch.save(checkpoint() | {name: torch.randn(9, 2)}, tmp_path / "model.bin")
+    extend("--add_tokens", "馆", "--output_vocab_path", str(tmp_path / "new.txt"), "--pretrained_model_path",
+           str(tmp_path / "model.bin"), "--output_model_path", str(tmp_path / "new.bin"))
+    assert len(torch.load(tmp_path / "new.bin", weights_only=True)[name]) == 10
+
+
 def test_suggestions_can_be_added(extend, tmp_path):
     (tmp_path / "corpus.txt").write_text("中馆馆xy 国馆 xy，", encoding="utf-8")
     result = extend("--corpus_path", str(tmp_path / "corpus.txt"), "--suggest", "2")

@@ -24,7 +24,8 @@ LIST = {"tasks": {"ocnli": {"train_path": "o/train.json", "dev_path": "o/dev.jso
         "grid": {"epochs_num_list": [3]}, "seeds": [1, 2], "flags": {"seq_length": 64},
         "models": [{"name": "our tiny", "pretrained_model_path": "tiny.bin", "config_path": "tiny.json",
                     "vocab_path": "v.txt", "published": "Tiny 2/128"},
-                   {"name": "random", "config_path": "tiny.json", "vocab_path": "v.txt", "flags": {"warmup": 0.2}}]}
+                   {"name": "random", "config_path": "tiny.json", "vocab_path": "v.txt",
+                    "flags": {"warmup": 0.2, "use_adv": False, "do_lower_case": False, "save_model": True}}]}
 
 
 def record(score: float, seed: int, rate: float = 1e-4) -> dict:
@@ -47,7 +48,7 @@ def test_the_list_becomes_command_lines(tmp_path):
     line = " ".join(entries[1].argv())
     for words in ("--test_path t/test.json", "--pretrained_model_path tiny.bin", "--seeds 1 2", "--epochs_num_list 3"):
         assert words in line
-    assert "--warmup 0.2" in " ".join(entries[2].argv())
+    assert "--warmup 0.2 --no-use_adv --do_lower_case False --save_model True" in " ".join(entries[2].argv())
     assert "pretrained" not in " ".join(entries[2].argv())
 
 

@@ -28,6 +28,12 @@ def test_an_empty_part_is_refused(tmp_path, run_script):
                    tmp_path / "b")
 
 
+def test_a_negative_seed_is_refused(tmp_path, run_script):
+    with pytest.raises(UserError, match="--seed must lie between 0"):
+        run_script("split_corpus.py", "--corpus_path", tmp_path, "--train_path", tmp_path / "a", "--heldout_path",
+                   tmp_path / "b", "--seed", -1)
+
+
 def test_a_compressed_corpus_is_divided_as_the_plain_one(tmp_path, run_script):
     text = b"".join(b"document %d%s\n" % (number, b" word" * 200) for number in range(2000))  # several blocks
     (tmp_path / "plain.txt").write_bytes(text)

@@ -16,6 +16,7 @@ import sweep
 from _runs import compared, read_curve, table
 
 from uer import model_settings
+from uer.config import TokenizerConfig
 from uer.errors import UserError
 from uer.training.inputs import Settings
 
@@ -133,11 +134,13 @@ def test_a_failed_run_is_named_and_the_others_are_made(tmp_path, run_sweep):
 
 
 def test_the_command_is_one_of_pretrain(tmp_path):
-    flags = {"dataset_path": ["a.pt", "b.pt"], "full_sentences": False, "document_attention": True,
-             "optimizer": "muon", "learning_rate": 1e-3, "save_checkpoint_steps": 10}
+    flags = {"dataset_path": ["a.pt", "b.pt"], "tie_weights": False, "document_attention": True, "do_lower_case": False,
+             "optimizer": "muon", "learning_rate": 1e-3, "save_checkpoint_steps": 10, "log_path": None}
     argv = sweep.Trial("base", 9, tmp_path, flags).command()
     settings = model_settings.parse("", [known.type for known in fields(Settings)], argv[2:])
     assert settings[0].dataset_path == ("a.pt", "b.pt") and settings[0].document_attention and settings[0].seed == 9
+    (tokenizer,) = (section for section in settings if isinstance(section, TokenizerConfig))
+    assert not tokenizer.do_lower_case and "--no-tie_weights" in argv and "--log_path" not in argv
 
 
 def test_a_run_shorter_than_the_interval_of_reports_has_a_report(tmp_path):

@@ -108,6 +108,7 @@ def start(request: dict) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     if request.get("file_limit"):
+        sys.dont_write_bytecode = True  # a file that the limit cuts would be imported ever after
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
     for name, value in request.get("env", {}).items():
         os.environ.pop(name, None)

@@ -53,3 +53,4 @@ def test_a_sampled_softmax_without_frequencies_is_noted(shared_playground):
 ])
 def test_what_does_not_fit_is_refused(shared_playground, flags, message):
     assert message in shared_playground.fail("refused", **ONE, **flags)
+    assert message in shared_playground.fail("refused", **ONE, **flags, dry_run=True)

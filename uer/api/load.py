@@ -95,7 +95,7 @@ def _tokenizer_of(source: HuggingFaceSource, wanted: TokenizerConfig, do_lower_c
     size = source.converted.sizes["vocab"]
     if wanted.vocab_path:
         return open_tokenizer(wanted, size, source.path)
-    tokenizer = read_tokenizer(source.folder)
+    tokenizer = read_tokenizer(source.folder, size)
     require_size(tokenizer, size, f"the vocabulary of {source.folder}", source.path)
     if do_lower_case is None or tokenizer.kind != "bert":
         return tokenizer

@@ -49,6 +49,9 @@ def load_weights(path: str | os.PathLike, buffers: bool = False) -> dict[str, Te
             tries to run code.
     """
     content = read(path)
+    if isinstance(content, Mapping) and {"model", "optimizer", "step"} <= content.keys():
+        raise UserError(f"{path}: a training state, not a checkpoint; the checkpoint's name ends with "
+                        f"-{content['step']}")
     if not isinstance(content, Mapping) or not content or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise UserError(f"{path}: not a checkpoint: a dictionary of named tensors is needed")

@@ -5,7 +5,8 @@
     changes              how a tensor of one side becomes one of the other
     settings             the form of a table of settings, and reading and writing config.json by it
     hugging_face_files   reading and writing a Hugging Face folder's weights and configuration
-    tokenizer_files      a vocabulary as transformers' tokenizer files
+    tokenizer_files      the tokenizer of a Hugging Face folder
+    tokenizer_writing    a tokenizer as transformers' files
     model_card           the model card
     provenance           what the files beside a checkpoint tell the model card
     folder               configuration, weights and tokenizer as one Hugging Face folder

@@ -37,11 +37,6 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Same(Change):
-    """No change."""
-
-
-@dataclass(frozen=True)
 class Transposed(Change):
     """(M, N) <-> (N, M): Hugging Face's GPT-2 keeps its linear layers as (inputs, outputs)."""
 
@@ -191,7 +186,7 @@ class Chain(Change):
         return tensors
 
 
-SAME = Same()
+SAME = Change()
 TRANSPOSED = Transposed()
 
 

@@ -1,9 +1,7 @@
 """One Hugging Face folder: configuration, weights, tokenizer."""
 
-import base64
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,7 @@ from torch import Tensor
 
 from uer.convert.hugging_face_files import write_json, write_weights
 from uer.convert.names import NameTable, is_tied
-from uer.convert.other_tokenizers import write_byte_level, write_sentence_piece
-from uer.convert.tokenizer_files import write_tokenizer
+from uer.convert.tokenizer_writing import write_tokenizer
 from uer.tokenizers import Tokenizer
 
 
@@ -48,47 +45,8 @@ def _cloned(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Te
     return {name: weights[name].clone() for name in names if name in weights}
 
 
-@dataclass(frozen=True)
-class TokenizerFacts:
-    """The tokenizer of a model.
-
-    Attributes:
-        tokens: the vocabulary; an entry's line is its number.
-        special_tokens: role -> entry, as in special_tokens_map.json.
-        do_lower_case: whether text is lower-cased and its accents stripped.
-        segments: whether the model has segments.
-        kind: which tokenizer it is, by UER's name: "bert", "bpe", "qwen" or "xlmroberta".
-        merges: those of "bpe" and "qwen".
-        spm_model: the content of the SentencePiece model of "xlmroberta".
-    """
-
-    tokens: Sequence[str]
-    special_tokens: Mapping[str, str]
-    do_lower_case: bool
-    segments: bool = True
-    kind: str = "bert"
-    merges: Sequence[str] = ()
-    spm_model: bytes = b""
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, segments: bool) -> "TokenizerFacts":
-        """Those of a tokenizer of ours."""
-        vocab, saved = tokenizer.vocab, tokenizer.saved_settings()
-        return cls(vocab.tokens, vocab.special_tokens, tokenizer.do_lower_case, segments, tokenizer.kind,
-                   saved.get("merges", ()), base64.b64decode(saved.get("spm_model", "")))
-
-    def write(self, folder: Path, max_length: int) -> None:
-        """Write the tokenizer's files for sequences of up to so many tokens."""
-        if self.kind in ("bpe", "qwen"):
-            write_byte_level(self.tokens, self.special_tokens, self.merges, max_length, folder, self.kind)
-        elif self.kind == "xlmroberta":
-            write_sentence_piece(self.spm_model, self.special_tokens, max_length, folder)
-        else:
-            write_tokenizer(self.tokens, self.special_tokens, self.do_lower_case, max_length, folder, self.segments)
-
-
 def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table: NameTable, head: str,
-                 config: Mapping[str, Any], tokenizer: TokenizerFacts, max_length: int,
+                 config: Mapping[str, Any], tokenizer: Tokenizer, max_length: int, segments: bool = True,
                  generation: Mapping[str, Any] | None = None, max_shard_bytes: int = 0) -> None:
     """Write what transformers needs to open a folder offline; the model card is `uer.convert.model_card`'s.
 
@@ -98,7 +56,7 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
         table, head: what they were converted by.
         config: the content of config.json.
         tokenizer: its files are written too.
-        max_length: the longest sequence the model takes.
+        max_length, segments: as for `write_tokenizer`.
         generation: the content of generation_config.json, of a model that generates.
         max_shard_bytes: as for `write_weights`.
     """
@@ -106,5 +64,5 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
     write_json(config, folder / "config.json")
     if generation:
         write_json(generation, folder / "generation_config.json")
-    tokenizer.write(folder, max_length)
+    write_tokenizer(tokenizer, max_length, folder, segments)
     write_weights(stored_weights(weights, table, head), folder, max_shard_bytes)

@@ -41,7 +41,7 @@ def read_hugging_face(path: str | os.PathLike) -> HuggingFaceModel:
     """
     path = weights_file(path)
     config = path.parent / "config.json"
-    return HuggingFaceModel(read_weights(path), read_json(config) if config.is_file() else {})
+    return HuggingFaceModel(read_weights(path), read_json_object(config) if config.is_file() else {})
 
 
 def weights_file(path: str | os.PathLike) -> Path:
@@ -89,7 +89,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[Path]:
-    shards = read_json(index).get("weight_map")
+    shards = read_json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{index}: 'weight_map' is missing or no map of file names")
     for name in shards.values():
@@ -98,11 +98,6 @@ def _shards(index: Path) -> list[Path]:
         if name.endswith(".index.json"):
             raise UserError(f"{index}: the shard {name} is an index itself")
     return [index.parent / name for name in sorted(set(shards.values()))]
-
-
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The JSON object in a file."""
-    return read_json_object(path)
 
 
 def write_json(content: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -61,10 +61,10 @@ class Row:
         return self.change.to_hugging_face(tensors) if target == "hugging_face" else self.change.to_uer(tensors)
 
 
-def linear(uer: str | tuple[str, ...], hugging_face: str, shape: str, change: Change = SAME, bias_change: Change = SAME,
-           tied_to: str = "") -> tuple[Row, Row]:
+def linear(uer: str | tuple[str, ...], hugging_face: str, shape: str, change: Change = SAME, bias_change: Change = SAME
+           ) -> tuple[Row, Row]:
     """The rows of a linear layer's weight and bias; `shape` is the weight's, (outputs, inputs) as torch has it."""
-    return (_part(uer, hugging_face, "weight", "weight", shape, change, tied_to),
+    return (_part(uer, hugging_face, "weight", "weight", shape, change),
             _part(uer, hugging_face, "bias", "bias", shape.split()[0], bias_change))
 
 
@@ -73,10 +73,10 @@ def layer_norm(uer: str, hugging_face: str, shape: str = "hidden") -> tuple[Row,
     return (_part(uer, hugging_face, "gamma", "weight", shape), _part(uer, hugging_face, "beta", "bias", shape))
 
 
-def _part(uer: str | tuple[str, ...], hugging_face: str, ours: str, theirs: str, shape: str, change: Change = SAME,
-          tied_to: str = "") -> Row:
+def _part(uer: str | tuple[str, ...], hugging_face: str, ours: str, theirs: str, shape: str, change: Change = SAME
+          ) -> Row:
     names = f"{uer}.{ours}" if isinstance(uer, str) else tuple(f"{name}.{ours}" for name in uer)
-    return Row(names, f"{hugging_face}.{theirs}", shape, change, tied_to)
+    return Row(names, f"{hugging_face}.{theirs}", shape, change)
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,12 @@ def measure(weights: Mapping[str, Tensor], table: NameTable, source: Side, path:
 
 def fitting_heads(weights: Mapping[str, Tensor], table: NameTable, source: Side) -> list[str]:
     """The heads of which the checkpoint has every tensor."""
-    return [head for head, rows in table.heads.items()
-            if has_rows(weights, rows, source)]
+    return [head for head, rows in table.heads.items() if has_rows(weights, rows, source)]
 
 
 def has_rows(weights: Mapping[str, Tensor], rows: Iterable[Row], side: Side) -> bool:
     """Whether a checkpoint has every tensor of these rows; those that are tied may be left out."""
-    return all(name in weights for row in rows if not row.tied_to for name in row.names(side))
+    return not _missing(weights, rows, side)
 
 
 def fits(weights: Mapping[str, Tensor], table: NameTable, side: Side) -> bool:

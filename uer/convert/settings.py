@@ -54,8 +54,16 @@ class Setting:
 
 
 def uer_only(**values: Any) -> tuple[Setting, ...]:
-    """Rows of settings that UER alone has, with the values that they have in this architecture."""
-    return tuple(Setting(name, must=value) for name, value in values.items())
+    """Rows of settings that UER alone has, with the values that they have in this architecture, and those of
+    `TRANSFORMER` where `values` has no others."""
+    return tuple(Setting(name, must=value) for name, value in {**TRANSFORMER, **values}.items())
+
+
+TRANSFORMER = {"feed_forward": "dense", "layernorm": "normal", "relative_position_embedding": False,
+               "remove_attention_scale": False, "remove_transformer_bias": False, "parameter_sharing": False,
+               "has_residual_attention": False, "factorized_embedding_parameterization": False,
+               "encoder": "transformer"}
+"""What UER's settings are in most architectures."""
 
 
 class Names:
@@ -91,6 +99,18 @@ class Names:
         if not isinstance(value, str) or value not in table:
             raise ValueError(f"{value} has no counterpart in {side}; these have: {', '.join(table)}")
         return table[value]
+
+
+def activations(written: str, model: str = "Hugging Face") -> Names:
+    """The activations.
+
+    Args:
+        written: Hugging Face's name for UER's gelu_fast, which is read under three.
+        model: as for `Names`.
+    """
+    others = [name for name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh") if name != written]
+    return Names({"gelu": ("gelu",), "gelu_fast": (written, *others), "relu": ("relu",), "silu": ("silu", "swish")},
+                 model)
 
 
 def probability(value: Any) -> float:
@@ -129,11 +149,6 @@ def whole_number(value: Any) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"must be a whole number, not {value}")
     return value
-
-
-def plus(count: int) -> dict[str, Callable[[Any], Any]]:
-    """`to` and `back` of a size that is larger in Hugging Face: rows before position 0 count there."""
-    return {"to": lambda value: value + count, "back": lambda value: whole_number(value) - count}
 
 
 def write_settings(settings: Iterable[Setting], known: Mapping[str, Any], head: str) -> dict[str, Any]:

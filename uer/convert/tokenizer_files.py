@@ -1,97 +1,91 @@
-"""A BERT vocabulary as the files that transformers reads, written without transformers.
+"""The tokenizer of a Hugging Face folder: opened, or as flags of ours.
 
-    vocab.txt                transformers 4 needs it (its slow tokenizer); transformers 5 no longer writes it
-    tokenizer.json           the Rust tokenizer's description
-    tokenizer_config.json    which class, its settings and the longest sequence
-    special_tokens_map.json  the names of [CLS], [SEP] and the other special tokens
+    vocab.txt, or tokenizer.json                            BERT's
+    tokenizer.json or vocab.json, and maybe merges.txt      byte-level BPE: GPT-2's, Qwen's
+    sentencepiece.bpe.model                                 XLM-R's
+    special_tokens_map.json, or tokenizer_config.json       the names of [CLS], [SEP] and the other special tokens
+
+transformers 5 writes tokenizer.json and tokenizer_config.json alone.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from uer.convert.hugging_face_files import read_json, write_json
-from uer.convert.other_tokenizers import (
-    MERGES_FILE,
-    SPM_FILE,
-    byte_level_entries,
-    byte_level_kind,
-    read_byte_level,
-    read_sentence_piece,
-)
 from uer.errors import UserError
-from uer.tokenizers.base import Tokenizer
-from uer.tokenizers.bert import CONTINUATION, MAX_WORD_CHARS, BertTokenizer
-from uer.tokenizers.vocab import Vocab, read_special_tokens, read_tokenizer_json
+from uer.json_files import read_json_object
+from uer.reading import read_bytes
+from uer.tokenizers import BertTokenizer, BpeTokenizer, QwenTokenizer, Tokenizer, Vocab, XlmRobertaTokenizer
+from uer.tokenizers.bpe import read_merges, without_shared_unk
+from uer.tokenizers.sentence_piece import open_model, pieces_of
+from uer.tokenizers.vocab import (
+    BERT_SPECIAL_TOKENS,
+    SHARED_ROLES,
+    TOKENIZER_JSON,
+    read_any_entries,
+    read_special_tokens,
+)
+
+SPM_FILE = "sentencepiece.bpe.model"
+CONFIG = "tokenizer_config.json"
+# Byte-level tokenizers have bos and eos tokens; ours begin a text with [CLS] and end it with [SEP].
+AT_THE_ENDS = {"cls_token": "bos_token", "sep_token": "eos_token"}
 
 
-def write_tokenizer(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int,
-                    folder: str | os.PathLike, segments: bool = True) -> None:
-    """Write the four files.
+def read_tokens(folder: str | os.PathLike, size: int = 0) -> list[str]:
+    """The vocabulary of a Hugging Face folder.
 
     Args:
-        tokens: the vocabulary; an entry's line is its number.
-        special_tokens: role -> entry: {"pad_token": "[PAD]", "unk_token": ..., "cls_token", "sep_token", "mask_token"}
-            and maybe further roles.
-        do_lower_case: whether text is lower-cased and its accents stripped.
-        max_length: the longest sequence the model takes.
-        folder: an existing folder.
-        segments: whether the model has segments; without them the tokenizer gives no token_type_ids.
-    """
-    folder = Path(folder)
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
-    write_json(tokenizer_json(tokens, special_tokens, do_lower_case), folder / "tokenizer.json")
-    config = tokenizer_config(special_tokens, do_lower_case, max_length)
-    if not segments:
-        config["model_input_names"] = ["input_ids", "attention_mask"]
-    if sentinels := sentinels_of(tokens, special_tokens):
-        config["additional_special_tokens"] = sentinels
-    write_json(config, folder / "tokenizer_config.json")
-    write_json(special_tokens, folder / "special_tokens_map.json")
-
-
-def sentinels_of(tokens: Sequence[str], special_tokens: Mapping[str, str]) -> list[str]:
-    """T5's sentinels: the entry whose role is sentinel_token, and those behind it that are numbered on."""
-    if "sentinel_token" not in special_tokens:
-        return []
-    ids = Vocab(tokens, special_tokens).special_ids
-    return list(tokens[ids["sentinel"]:ids["last_sentinel"] + 1])
-
-
-def read_tokens(folder: str | os.PathLike) -> list[str]:
-    """The vocabulary of a Hugging Face folder, from vocab.txt or, where there is none, vocab.json or tokenizer.json.
+        size: rows of the word embedding. Those that no token of a byte-level tokenizer has get entries such as
+            <|unused_151665|>: Qwen's embedding has more rows than its tokenizer tokens.
 
     Raises:
-        UserError: the folder has none of them, or a tokenizer of another kind.
+        UserError: the folder has none, or that of a SentencePiece model.
     """
-    path = vocab_file(folder)
     if (Path(folder) / SPM_FILE).is_file():
         raise UserError(f"{folder}: its vocabulary is a SentencePiece model: use {SPM_FILE} as --spm_model_path with "
                         "--tokenizer xlmroberta")
+    if files := _byte_level_files(folder):
+        found = read_any_entries(files[0])
+        return Vocab([*found, *(f"<|unused_{number}|>" for number in range(len(found), size))], {}, str(files[0]),
+                     {}).tokens
+    path = _vocab_file(folder)
     if path is None:
         raise UserError(f"{folder}: holds neither vocab.txt nor tokenizer.json")
-    if path.name == "vocab.json":
-        return byte_level_entries(folder)
-    if path.name == "tokenizer.json":
-        return read_tokenizer_json(path)
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return read_any_entries(path)
 
 
-def vocab_file(folder: str | os.PathLike) -> Path | None:
-    """The file of a Hugging Face folder that holds its vocabulary, None where there is none."""
-    paths = (Path(folder) / name for name in ("vocab.txt", "vocab.json", "tokenizer.json"))
-    return next((path for path in paths if path.is_file()), None)
+def read_tokenizer(folder: str | os.PathLike, size: int = 0) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder: BERT's, unless it has the files of GPT-2's, Qwen's or XLM-R's.
+
+    Args:
+        size: as for `read_tokens`.
+
+    Raises:
+        UserError: a file is missing or damaged, they do not fit one another, or their tokenizer is none of ours.
+    """
+    if (Path(folder) / SPM_FILE).is_file():
+        return _read_sentence_piece(Path(folder) / SPM_FILE)
+    if files := _byte_level_files(folder):
+        return _read_byte_level(folder, *files, size)
+    return BertTokenizer(Vocab(read_tokens(folder), _roles(folder), str(folder)), lower_cases(folder))
 
 
 def tokenizer_settings(folder: str | os.PathLike) -> dict[str, Any]:
-    """The tokenizer of a Hugging Face folder as flags of ours, {} where it has no files; errors as `lower_cases`."""
-    model, merges, vocabulary = Path(folder) / SPM_FILE, Path(folder) / MERGES_FILE, vocab_file(folder)
-    if model.is_file():
-        return {"tokenizer": "xlmroberta", "spm_model_path": str(model)}
-    if merges.is_file() and vocabulary:
-        return {"tokenizer": byte_level_kind(folder), "vocab_path": str(vocabulary), "merges_path": str(merges)}
-    return {"vocab_path": str(vocabulary), "do_lower_case": lower_cases(folder)} if vocabulary else {}
+    """The tokenizer of a Hugging Face folder as flags of ours, {} where it has no files; errors as `read_tokenizer`."""
+    if (Path(folder) / SPM_FILE).is_file():
+        return {"tokenizer": "xlmroberta", "spm_model_path": str(Path(folder) / SPM_FILE)}
+    if files := _byte_level_files(folder):
+        vocabulary, merges = files
+        return {"tokenizer": _byte_level_class(folder, vocabulary).kind, "vocab_path": str(vocabulary),
+                "merges_path": str(merges)}
+    path, roles = _vocab_file(folder), _roles_file(folder)
+    if path is None:
+        return {}
+    usual = read_special_tokens(roles).items() <= BERT_SPECIAL_TOKENS.items()
+    return {"vocab_path": str(path), "do_lower_case": lower_cases(folder),
+            **({} if usual or roles.name != CONFIG else {"special_tokens_map": str(roles)})}
 
 
 def lower_cases(folder: str | os.PathLike) -> bool:
@@ -101,9 +95,9 @@ def lower_cases(folder: str | os.PathLike) -> bool:
         UserError: the tokenizer treats Chinese characters or accents in a way that ours does not.
     """
     configured, described = Path(folder) / "tokenizer_config.json", Path(folder) / "tokenizer.json"
-    settings = [read_json(configured)] if configured.is_file() else []
+    settings = [read_json_object(configured)] if configured.is_file() else []
     if described.is_file():
-        normalizer = read_json(described).get("normalizer")
+        normalizer = read_json_object(described).get("normalizer")
         normalizer = normalizer if isinstance(normalizer, dict) else {}
         settings.append({"do_lower_case": normalizer.get("lowercase"), "strip_accents": normalizer.get("strip_accents"),
                          "tokenize_chinese_chars": normalizer.get("handle_chinese_chars")})
@@ -121,61 +115,64 @@ def lower_cases(folder: str | os.PathLike) -> bool:
     return lower
 
 
-def read_tokenizer(folder: str | os.PathLike) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder: BERT's, unless it has the files of GPT-2's or XLM-R's.
+def _vocab_file(folder: str | os.PathLike) -> Path | None:
+    """The file of BERT's vocabulary, None where there is none."""
+    paths = (Path(folder) / name for name in ("vocab.txt", TOKENIZER_JSON))
+    return next((path for path in paths if path.is_file()), None)
 
-    Errors as `read_tokens`, `lower_cases` and `Vocab`, or `read_byte_level` and `read_sentence_piece`.
+
+def _byte_level_files(folder: str | os.PathLike) -> tuple[Path, Path] | None:
+    """The files of vocabulary and merges of a byte-level BPE, None where the folder has no merges."""
+    described, merges = Path(folder) / TOKENIZER_JSON, Path(folder) / "merges.txt"
+    if not merges.is_file():
+        bpe = described.is_file() and "merges" in (read_json_object(described).get("model") or {})
+        return (described, described) if bpe else None
+    paths = (described, Path(folder) / "vocab.json", Path(folder) / "vocab.txt")
+    return next((path for path in paths if path.is_file()), paths[1]), merges
+
+
+def _byte_level_class(folder: str | os.PathLike, vocabulary: Path) -> type[BpeTokenizer]:
+    """The tokenizer that divides text as tokenizer.json says; where there is no such file, that of the class's name.
+
+    Raises:
+        UserError: no tokenizer of ours does, as for LLaMA 3 and BLOOM.
     """
-    if (Path(folder) / SPM_FILE).is_file():
-        return read_sentence_piece(folder)
-    if (Path(folder) / MERGES_FILE).is_file():
-        return read_byte_level(folder)
-    special_tokens = read_special_tokens(Path(folder) / "special_tokens_map.json")
-    return BertTokenizer(Vocab(read_tokens(folder), special_tokens, str(folder)), lower_cases(folder))
+    if vocabulary.name == TOKENIZER_JSON:
+        for kind in (BpeTokenizer, QwenTokenizer):
+            if kind.divides_as(vocabulary):
+                return kind
+        raise UserError(f"{vocabulary}: divides text otherwise than --tokenizer bpe and qwen; give another vocabulary "
+                        "by --vocab_path")
+    path = Path(folder) / CONFIG
+    named = read_json_object(path).get("tokenizer_class") if path.is_file() else None
+    return QwenTokenizer if str(named).removesuffix("Fast") == "Qwen2Tokenizer" else BpeTokenizer
 
 
-def tokenizer_config(special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json."""
-    return {"tokenizer_class": "BertTokenizer", "do_lower_case": do_lower_case, "do_basic_tokenize": True,
-            "never_split": None, "strip_accents": None, "tokenize_chinese_chars": True,
-            "clean_up_tokenization_spaces": True, "model_max_length": max_length,
-            **{role: entry for role, entry in special_tokens.items() if role != "sentinel_token"}}
+def _read_byte_level(folder: str | os.PathLike, vocabulary: Path, merges: Path, size: int) -> BpeTokenizer:
+    """The tokenizer with the roles that the folder names, then bos and eos as cls and sep, then the usual ones: as far
+    as each, but for bos and eos, has an entry of its own."""
+    kind, tokens = _byte_level_class(folder, vocabulary), read_tokens(folder, size)
+    named = without_shared_unk(_roles(folder))
+    ends = {role: named[other] for role, other in AT_THE_ENDS.items() if other in named}
+    roles, free = {}, set(tokens)
+    for role, entry in chain(named.items(), ends.items(), kind.further_special_tokens.items()):
+        if role not in roles and (role in SHARED_ROLES or entry in free):
+            roles[role] = entry
+            free -= {entry} if role not in SHARED_ROLES else set()
+    return kind(Vocab(tokens, roles, str(folder), {}), read_merges(merges), str(merges))
 
 
-def tokenizer_json(tokens: Sequence[str], special_tokens: Mapping[str, str], do_lower_case: bool) -> dict[str, Any]:
-    """The content of tokenizer.json: normalizer, splitter, WordPiece, and [CLS] A [SEP] B [SEP] around the result.
-
-    `strip_accents` null means "as `lowercase` says", which is Google's rule. The Rust tokenizer's own limit for a word
-    is 100 characters; the file carries ours, and transformers 4 heeds it. transformers 5 does not, so there a word of
-    101 to 200 characters is [UNK].
-    """
-    ids = {token: number for number, token in enumerate(tokens)}
-    specials = sorted({*special_tokens.values(), *sentinels_of(tokens, special_tokens)}, key=ids.__getitem__)
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": ids[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": False, "special": True} for token in specials],
-        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-                       "strip_accents": None, "lowercase": do_lower_case},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": _template(ids, special_tokens["cls_token"], special_tokens["sep_token"]),
-        "decoder": {"type": "WordPiece", "prefix": CONTINUATION, "cleanup": True},
-        "model": {"type": "WordPiece", "unk_token": special_tokens["unk_token"],
-                  "continuing_subword_prefix": CONTINUATION,
-                  "max_input_chars_per_word": MAX_WORD_CHARS, "vocab": ids},
-    }
+def _read_sentence_piece(path: Path) -> XlmRobertaTokenizer:
+    model, defaults = read_bytes(path), XlmRobertaTokenizer.default_special_tokens
+    entries = XlmRobertaTokenizer.entries(pieces_of(open_model(model, str(path))))
+    return XlmRobertaTokenizer(Vocab(entries, dict(defaults), str(path), defaults), model)
 
 
-def _template(ids: Mapping[str, int], cls: str, sep: str) -> dict[str, Any]:
-    """[CLS] and [SEP] around one sequence (all segment 0) or two (segments 0 and 1)."""
-    def special(token: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": token, "type_id": segment}}
+def _roles(folder: str | os.PathLike) -> dict[str, str]:
+    """Which entry has which role, as the folder names them."""
+    return read_special_tokens(_roles_file(folder))
 
-    def sequence(name: str, segment: int) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": segment}}
 
-    single = [special(cls, 0), sequence("A", 0), special(sep, 0)]
-    return {"type": "TemplateProcessing", "single": single, "pair": [*single, sequence("B", 1), special(sep, 1)],
-            "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (cls, sep)}}
+def _roles_file(folder: str | os.PathLike) -> Path:
+    path = Path(folder) / "special_tokens_map.json"
+    return path if path.is_file() else path.with_name(CONFIG)

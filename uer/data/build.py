@@ -38,6 +38,7 @@ from uer.registry import choose
 from uer.runtime.memory import peak_host_bytes
 from uer.runtime.processes import run_jobs
 from uer.terminal import printable
+from uer.text import amount
 from uer.tokenizers.base import Tokenizer
 
 COPIED_VALUES = 1 << 20
@@ -148,8 +149,8 @@ def build_settings(dataset: DatasetConfig, tokenizers: Mapping[str, Tokenizer]) 
 
 def _no_document(dataset: DatasetConfig, summary: Summary) -> str:
     totals = summary.totals
-    message = (f"--corpus_path {' '.join(dataset.corpus_path)}: no document among {totals.lines:,} lines: "
-               f"{totals.blank_lines:,} are blank, {totals.left_out_lines:,} were left out")
+    message = (f"--corpus_path {' '.join(dataset.corpus_path)}: no document among {amount(totals.lines, 'line')}: "
+               f"{totals.blank_lines:,} blank, {totals.left_out_lines:,} left out")
     for path, line, kind in summary.locations[:1]:
         message += f"; the first damaged one: {path}: line {line}: {kind}"
     return message

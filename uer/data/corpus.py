@@ -17,6 +17,8 @@ from uer.errors import UserError
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
+ZIP = b"PK\x03\x04"
+TAR_NAME = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
 READ_BYTES = 1 << 19
 LINE_END = re.compile(rb"\n")
 LOOK_BACK = 4096
@@ -49,7 +51,7 @@ def find_files(paths: Iterable[str]) -> list[CorpusFile]:
     Hidden files inside folders are left out, and so are empty ones beside others.
 
     Raises:
-        UserError: a path is missing or no regular file, is UTF-16, or all files are empty.
+        UserError: a path is missing or no regular file, is UTF-16 or an archive, or all files are empty.
     """
     files = [_look_at(name) for path in paths for name in _expand(path)]
     if not any(file.size for file in files):
@@ -83,6 +85,8 @@ def _look_at(path: str) -> CorpusFile:
         raise UserError(f"--corpus_path {path}: {error.strerror}") from None
     if start.startswith(UTF16):
         raise UserError(f"--corpus_path {path}: the text is UTF-16; convert it to UTF-8, for example with iconv")
+    if start.startswith(ZIP) or TAR_NAME.search(path):
+        raise UserError(f"--corpus_path {path}: an archive of files; unpack it and give its files or its folder")
     compression = next((name for magic, name in MAGIC.items() if start.startswith(magic)), "")
     promised = SUFFIXES.get(os.path.splitext(path)[1].lower(), compression)
     if start and promised != compression:
@@ -156,9 +160,14 @@ def _read(stream: BinaryIO, file: CorpusFile) -> bytes:
     raise UserError(f"--corpus_path {file.path}: damaged {file.compression} data: {reason}")
 
 
+def largest(files: list[CorpusFile]) -> CorpusFile:
+    """The file with most bytes."""
+    return max(files, key=lambda file: file.size)
+
+
 def take_sample(files: list[CorpusFile], size: int) -> Sample:
     """About `size` bytes of whole lines from the largest file, its beginning and, where it is plain, its middle."""
-    file = max(files, key=lambda candidate: candidate.size)
+    file = largest(files)
     if file.compression:
         text, read = b"", 0
         for block, position in read_blocks(file):

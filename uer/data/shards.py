@@ -242,6 +242,8 @@ class _Work:
         self._unknown: Counter[str] = Counter()
         self._unknown_tokens = 0
         self._axis_tokens = dict.fromkeys(self._axes, 0)
+        self._unknown_ids = {axis: self._tokenizers.get(axis, self._tokenizers["src"]).vocab.special_ids.get("unk", -1)
+                             for axis in self._axes}
         self._left_out = LeftOut()
 
     def add(self, text: str, numbers: np.ndarray, unfinished: bool) -> None:
@@ -273,9 +275,6 @@ class _Work:
     def _encoded(self, text: str, vocab: str) -> Ragged:
         tokenizer = self._tokenizers[vocab]
         ids, offsets = tokenizer.encode_lines(text, self._unknown)
-        unk = tokenizer.vocab.special_ids.get("unk")
-        if unk is not None:
-            self._unknown_tokens += self._settings.copies * int(np.count_nonzero(ids == unk))  # every copy has them
         words = self._words if vocab == "src" else None
         return Ragged(ids, offsets, words.word_starts(text, ids, offsets) if words else None)
 
@@ -285,6 +284,7 @@ class _Work:
             return
         for axis in self._axes:
             self._axis_tokens[axis] += len(block.columns[axis])
+            self._unknown_tokens += int(np.count_nonzero(block.columns[axis] == self._unknown_ids[axis]))
         self._lengths.add(block.starts["src"])
         assert all(block.columns[name].dtype == dtype for name, dtype in self._types.items())
         self._files.write({**block.columns, **{f"{axis}.starts": block.starts[axis] for axis in self._axes}})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from uer.data.shards import COUNTS, Account
-from uer.text import in_bytes, in_time
+from uer.text import amount, in_bytes, in_time
 from uer.tokenizers.base import Tokenizer
 
 SECONDS_BETWEEN_LINES = 10
@@ -114,7 +114,7 @@ class Summary:
             tokenizers: those that the corpus was tokenized with.
         """
         totals = self.totals
-        report = [f"documents: {totals.documents:,} ({totals.blank_lines:,} blank lines skipped)",
+        report = [f"documents: {totals.documents:,} ({amount(totals.blank_lines, 'blank line')} skipped)",
                   *self._damage_lines(),
                   f"tokens: {totals.tokens:,}, unknown: {totals.unknown_tokens:,} "
                   f"({totals.unknown_tokens / max(totals.tokens, 1):.3%})"]

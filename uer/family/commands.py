@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uer.data.store import DatasetInfo, open_dataset
+from uer.data.store import open_dataset
 from uer.errors import UserError
 from uer.family.card import card_notes
 from uer.family.config import FamilyConfig, MachineConfig
@@ -268,7 +268,7 @@ class FamilyFolder:
         """The text for the model card."""
         stages = range(1, len(self.recipe.stages) + 1)
         commands = [command.argv for command in [*self.preprocess_commands(), *self.model_commands(size)[:len(stages)]]]
-        infos = {stage.seq_length: dataset_info(self.dataset_path(stage)) for stage in self.recipe.stages}
+        infos = {stage.seq_length: open_dataset(self.dataset_path(stage)).info for stage in self.recipe.stages}
         metrics = [self.metrics_path(size, number) for number in stages]
         picture = PICTURE if self.picture_path(size).exists() else ""
         teacher = self.teacher_of(size)
@@ -285,11 +285,6 @@ def dataset_paths(config: FamilyConfig, recipe: Recipe) -> dict[int, Path]:
             for stage in recipe.stages}
 
 
-def dataset_info(path: Path) -> DatasetInfo:
-    """The counts and settings that a dataset file contains."""
-    return open_dataset(path).info
-
-
 def check_datasets(family: FamilyFolder) -> None:
     """Check that the datasets in the folder were made with the recipe's settings.
 
@@ -300,7 +295,7 @@ def check_datasets(family: FamilyFolder) -> None:
         path = family.dataset_path(stage)
         if not path.exists():
             continue
-        info = dataset_info(path)
+        info = open_dataset(path).info
         if info.seq_length != stage.seq_length:
             raise UserError(f"{path}: made with --seq_length {info.seq_length}, not {stage.seq_length}")
         if info.processor_settings.get("whole_word_masking", False) != family.recipe.whole_word_masking:

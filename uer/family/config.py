@@ -13,9 +13,9 @@ from uer.paths import File, files_behind
 class FamilyConfig:
     """Sizes, corpus and output folder."""
 
-    sizes: tuple[str, ...] = flag(("all",), "Sizes: all (24), tiny, mini, small, medium, base, 8/512, L-8_H-512, or\n"
+    sizes: tuple[str, ...] = flag(("all",), "Sizes: all (24), tiny, mini, small, medium, base, 8/512, L-8_H-512, or "
                                             "the path of a JSON file like those in models/bert.")
-    architecture: str = flag("bert", "bert: the sizes of models/bert. modern: ModernBERT in the same sizes\n"
+    architecture: str = flag("bert", "bert: the sizes of models/bert. modern: ModernBERT in the same sizes "
                                      "(models/modernbert), trained by another recipe.", choices=tuple(ARCHITECTURES))
     corpus_path: tuple[str, ...] = flag((), "Text files, globs or folders; one document on each line.", path="read")
     vocab_path: str = flag("models/google_zh_vocab.txt", "Vocabulary; a known one is downloaded when it is missing.",
@@ -23,11 +23,11 @@ class FamilyConfig:
     do_lower_case: bool = flag(True, "Lower-case the text and strip accents.")
     output_dir: str = flag("family", "Everything is written here; the same command continues where it stopped.",
                            path="write_folder")
-    name_prefix: str | None = flag(None, "Folders of the finished models are called <name_prefix>_<size> (default:\n"
+    name_prefix: str | None = flag(None, "Folders of the finished models are called <name_prefix>_<size> (default: "
                                          "chinese_roberta; modern: chinese_modernbert).")
     dry_run: bool = flag(False, "Print the plan and do nothing.")
     scaling: bool = flag(False, "With --dry_run: also print step times and hours for 1 to 1,024 GPUs.")
-    show_commands: bool = flag(False, "Print the commands that are left to run, and do nothing. To train one model\n"
+    show_commands: bool = flag(False, "Print the commands that are left to run, and do nothing. To train one model "
                                             "on several machines, run its pretrain.py commands under torchrun.")
 
     def problems(self) -> list[str]:
@@ -57,7 +57,7 @@ class FamilyConfig:
 
     def writes(self) -> list[File]:
         """Files in the output folder that this command may overwrite."""
-        made = (p for pattern in ("family.json", "datasets/*", "logs/*", "*/stage*", "*/curve*",
+        made = (p for pattern in ("family.json", "datasets/*", "logs/*", "*/stage*", "*/training_curve*",
                                   f"{self.prefix}_*/*") for p in Path(self.output_dir).glob(pattern))
         return [File("--output_dir", str(path)) for path in made if path.is_file()]
 
@@ -72,15 +72,15 @@ class RecipeConfig:
                                          "whole_word_masking", "full_sentences", "document_attention", "seed",
                                          "optimizer", "mask_rate", "mask_token_rate", "output_bias_init")
 
-    recipe: str | None = flag(None, "uer: the published one. modern, modernbert: see uer/family/recipe.py (default:\n"
+    recipe: str | None = flag(None, "uer: the published one. modern, modernbert: see uer/family/recipe.py (default: "
                                     "uer; with --architecture modern: modernbert).",
                               choices=("uer", "modern", "modernbert"))
-    seq_length: tuple[int, ...] = flag((), "Sequence length of each stage (uer and modern: 128 512; modernbert: 1024\n"
+    seq_length: tuple[int, ...] = flag((), "Sequence length of each stage (uer and modern: 128 512; modernbert: 1024 "
                                            "8192).")
     total_steps: tuple[int, ...] = flag((), "Updates of each stage (uer: 1000000 250000).")
-    global_batch_size: tuple[int, ...] = flag((), "Sequences of an update on all devices, for each stage (uer: 512\n"
+    global_batch_size: tuple[int, ...] = flag((), "Sequences of an update on all devices, for each stage (uer: 512 "
                                                   "128); with fewer devices, gradients are accumulated.")
-    batch_size: tuple[int, ...] = flag((), "Largest micro-batch of a device, in sequences (default: on a GPU\n"
+    batch_size: tuple[int, ...] = flag((), "Largest micro-batch of a device, in sequences (default: on a GPU "
                                            "what its memory allows; on a CPU, uer: 64 16).")
     learning_rate: tuple[float, ...] = flag((), "Peak learning rate of each stage (uer: 1e-4 5e-5).")
     scheduler: str | None = flag(None, "Learning-rate schedule.", family="scheduler")
@@ -106,7 +106,7 @@ class RecipeConfig:
 class TeachingConfig(DistillationConfig):
     """The teacher that small models learn from while they are pretrained (distillation)."""
 
-    teacher: str | None = flag(None, "A size that is trained first; every smaller size learns from it in all stages.\n"
+    teacher: str | None = flag(None, "A size that is trained first; every smaller size learns from it in all stages. "
                                      "Use --teacher_model_path for a checkpoint from elsewhere.")
 
     def problems(self) -> list[str]:
@@ -122,26 +122,26 @@ class MachineConfig:
     """The devices, and what the plan assumes about them."""
 
     device: str = flag("auto", "Where to train; auto: on CUDA GPUs if there are any.", choices=("auto", "cpu", "cuda"))
-    device_name: str | None = flag(None, "Plan for this GPU, such as H100, instead of this machine's (with\n"
+    device_name: str | None = flag(None, "Plan for this GPU, such as H100, instead of this machine's (with "
                                          "--dry_run or --show_commands).")
     device_count: int = flag(0, "Number of GPUs; 0: all GPUs of this machine, or 8 of --device_name.")
     gpus_per_model: int = flag(0, "GPUs that train one model together; 0: all.")
     parallel_models: str = flag("auto", "Models that one GPU trains at the same time; auto: as many as fill it.")
-    mps: str = flag("auto", "CUDA MPS, with which several models on one GPU run at the same time instead of in\n"
+    mps: str = flag("auto", "CUDA MPS, with which several models on one GPU run at the same time instead of in "
                             "turns; auto: started and stopped by this command where it is installed.",
                     choices=("auto", "off"))
     torchrun: str = flag("", "Removed: use --show_commands, and run its commands under torchrun.")
-    peak_flops: float = flag(0.0, "Peak FLOPs a second of one device, such as 125e12 (default: known for many\n"
+    peak_flops: float = flag(0.0, "Peak FLOPs a second of one device, such as 125e12 (default: known for many "
                                   "GPUs, otherwise measured).")
     memory_gib: float = flag(0.0, "Memory of one device in GiB (default: the device's own).")
-    mfu: float | None = flag(None, "Model FLOPs utilization: the share of the peak that training reaches (default:\n"
+    mfu: float | None = flag(None, "Model FLOPs utilization: the share of the peak that training reaches (default: "
                                    "by the assumptions of uer/family/scaling.py).")
-    step_times: str | None = flag(None, "JSON file of measured updates, in place of assumptions:\n"
-                                        '[{"size": "tiny", "batch_size": 64, "seq_length": 128,\n'
+    step_times: str | None = flag(None, "JSON file of measured updates, in place of assumptions: "
+                                        '[{"size": "tiny", "batch_size": 64, "seq_length": 128, '
                                         '"precision": "bf16", "step_ms": 0.9, "device": "NVIDIA H100"}]', path="read")
-    fill: tuple[float, ...] = flag((), "Part of the token slots that is no padding, one number or one for each stage\n"
+    fill: tuple[float, ...] = flag((), "Part of the token slots that is no padding, one number or one for each stage "
                                        "(default: counted in the datasets of --output_dir; 1 before they exist).")
-    document_length: float = flag(0.0, "Mean number of tokens of the corpus's documents: attention inside of them is\n"
+    document_length: float = flag(0.0, "Mean number of tokens of the corpus's documents: attention inside of them is "
                                        "counted for so many (default: for whole rows, which is more).")
     price_per_hour: float = flag(0.0, "Price of one device for one hour.")
     processes_num: int = flag(0, "Processes of preprocess.py; 0: one for each CPU core.")
@@ -152,7 +152,7 @@ class MachineConfig:
     precision: str = flag("auto", "Precision of the training; auto: bf16 if the GPU supports it.",
                           choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = flag("auto", "torch.compile.", choices=("auto", "on", "off"))
-    no_check: bool = flag(False, "Do not compare the logits of converted models with transformers (which then need\n"
+    no_check: bool = flag(False, "Do not compare the logits of converted models with transformers (which then need "
                                  "not be installed).")
 
     def problems(self) -> list[str]:

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uer.data.batch import IGNORED
 from uer.finetuning.rows import Ragged, Sequences
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,7 @@ def _pieces(order: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def batches_in_epoch(examples: Examples, batch_size: int) -> int:
-    """The number of batches that `epoch_batches` returns.
-
-    >>> -(-10 // 4)  # 4 + 4 + 2 examples
-    3
-    """
+    """The number of batches that `epoch_batches` returns: 3 for 10 examples in batches of 4, the last one of 2."""
     sizes = [len(examples)] if examples.groups is None else np.bincount(examples.groups).tolist()
     return sum(-(-size // batch_size) for size in sizes)
 
@@ -129,8 +124,7 @@ def evaluation_batches(examples: Examples, batch_size: int) -> list[np.ndarray]:
     Returns:
         Arrays (batch_size,) int64 of example indices; the last one may be shorter.
     """
-    order = np.argsort(-examples.lengths, kind="stable")
-    return [order[at:at + batch_size] for at in range(0, len(order), batch_size)]
+    return _pieces(np.argsort(-examples.lengths, kind="stable"), batch_size)
 
 
 def collate(examples: Examples, chosen: np.ndarray, pad_id: int) -> Batch:
@@ -147,7 +141,7 @@ def collate(examples: Examples, chosen: np.ndarray, pad_id: int) -> Batch:
 
     Returns:
         Batch: src and seg are (B, S) int64 with B = n * ways; token targets have the same shape, other targets
-        (n, ...); `samples` is (n,), `real_tokens` (B,).
+        (n, ...).
     """
     # (B,): the rows of the examples, those of one example next to each other.
     rows = (chosen[:, None] * examples.ways + np.arange(examples.ways)).reshape(-1)

@@ -1,10 +1,9 @@
 """Settings of the fine-tuning, grid and inference scripts; see `uer.config` for how a field becomes a flag."""
 
-import glob
 from dataclasses import dataclass
 
 from uer.config import LARGEST_SEED, MOST_THREADS, REQUIRED, LabelsConfig, flag
-from uer.finetuning.paths import fold_path, grid_results_path, model_files, state_path, weights_path
+from uer.finetuning.paths import existing_folds, fold_path, grid_results_path, model_files, state_path, weights_path
 from uer.paths import File, files_behind
 
 TRUNCATIONS = ("head", "tail", "head_tail")
@@ -75,8 +74,9 @@ class FinetuneConfig:
     def writes(self) -> list[File]:
         """The model's files, and the results of a grid, which `--results_path` may name as well."""
         path = self.output_model_path
-        model = [File("--output_model_path", str(file)) for file in (*model_files(path), state_path(weights_path(path)))]
-        return [*model, File("--results_path", str(grid_results_path(path)))]
+        model = (*model_files(path), state_path(weights_path(path)))
+        return [File("--output_model_path", str(file)) for file in model] + [
+            File("--results_path", str(grid_results_path(path)))]
 
 
 @dataclass(frozen=True)
@@ -360,5 +360,5 @@ class InferConfig(LabelsConfig):
     def reads(self) -> list[File]:
         """The model's files, and those of the models of a cross-validation under its name."""
         path = self.load_model_path
-        folds = glob.glob(glob.escape(fold_path(path, "")).replace("-fold_", "-fold_*"))
+        folds = (fold_path(path, fold) for fold in existing_folds(path))
         return [File("--load_model_path", str(file)) for model in (path, *folds) for file in model_files(model)]

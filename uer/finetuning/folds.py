@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from uer.finetuning.command import (
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
 from uer.finetuning.loop import Fit
-from uer.finetuning.paths import fold_path
+from uer.finetuning.paths import existing_folds, fold_path
 from uer.finetuning.progress import describe
 from uer.finetuning.resume import TrainingState
 from uer.finetuning.tasks.classification import Classification
@@ -96,6 +97,7 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
     """The whole prediction script: the mean of the folds' logits decides."""
     config, folds, *configs = model_settings.parse(description, (InferConfig, FoldsConfig, ModelConfig,
                                                                  TokenizerConfig), argv)
+    _require_folds(config.load_model_path, folds.folds_num)
     prepare_predictions(config)
     if folds.test_features_path:
         prepare_file(folds.test_features_path, "--test_features_path")
@@ -108,6 +110,22 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
     if folds.test_features_path:
         save_features(folds.test_features_path, mean)
     write_predictions(config, task, examples, list(mean))
+
+
+def _require_folds(path: str, folds_num: int) -> None:
+    """See that the models of so many folds are there; a note where there are more.
+
+    Raises:
+        UserError: one is missing; it says which folds there are.
+    """
+    existing = existing_folds(path)
+    names = ", ".join(map(str, existing))
+    missing = next((fold for fold in range(folds_num) if fold not in existing), None)
+    if missing is not None:
+        raise UserError(f"--folds_num {folds_num}: {fold_path(path, missing)} is missing; there are "
+                        + (f"folds {names}" if existing else "no folds"))
+    if len(existing) > folds_num:
+        print(f"note: --folds_num {folds_num}: {folds_num} of the folds {names} are used", file=sys.stderr)
 
 
 def save_features(path: str, features: np.ndarray) -> None:

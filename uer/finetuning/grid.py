@@ -43,11 +43,6 @@ MOST_CPU_WORKERS = 4
 CPU_THREADS = usable_cores()  # of this machine, or as OMP_NUM_THREADS says
 
 
-def results_path(command: Command, config: GridConfig) -> Path:
-    """The file of the trials' lines."""
-    return Path(config.results_path or grid_results_path(command.finetune.output_model_path))
-
-
 def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dict[str, Any]]:
     """Run every trial that the results file lacks; returns the records of all trials of this grid.
 
@@ -64,7 +59,7 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
     world = connect(RankInfo(), ParallelConfig(device=command.parallel.device))
     prepare_output(command)
     set_up_logging(command.log, LOGGER, PREFIX)
-    path = results_path(command, config)
+    path = Path(config.results_path or grid_results_path(command.finetune.output_model_path))
     locks = [] if not run else _locks(command, config, path)
     try:
         bench = open_trials(command, world)
@@ -109,7 +104,7 @@ def _run_missing(bench: Trials, command: Command, config: GridConfig, plans: Seq
     _set_threads(bench.world.device)
     results = read_results(path)
     keeper = Keeper(command, config, path, plans, results)
-    waiting = _waiting(plans, results)
+    waiting = [plan for plan in plans if plan.key not in results]
     logger.info("%d trials, %d of them finished before (%s)", len(plans), len(keeper.records), path)
     workers = min(len(waiting), config.parallel_trials or _default_workers(bench.world.device))
     keeper.workers = max(1, workers)
@@ -123,11 +118,6 @@ def _run_missing(bench: Trials, command: Command, config: GridConfig, plans: Seq
             keeper.take(record)
     _restore_best(bench, command, config, plans, path, keeper)
     return keeper.in_order()
-
-
-def _waiting(plans: Sequence[Plan], results: dict[str, dict[str, Any]]) -> list[Plan]:
-    """The trials that have to be run."""
-    return [plan for plan in plans if plan.key not in results]
 
 
 def _restore_best(bench: Trials, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from uer.convert.hugging_face_files import write_json
 from uer.errors import UserError
 from uer.files import TEMPORARY_ENDING
 from uer.finetuning.command import Command, append_lines
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid_plan import Plan
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
-from uer.json_files import json_text, read_json_object
+from uer.finetuning.saved_model import with_vocab
+from uer.json_files import read_json_object
 from uer.text import duration, seconds_text
 
 logger = logging.getLogger("uer.finetuning")
@@ -87,9 +89,7 @@ def move_model(source: Path, destination: str | None) -> None:
         return
     final = weights_path(destination)
     final.parent.mkdir(parents=True, exist_ok=True)
-    settings = read_json_object(names[1])
-    settings["tokenizer"]["vocab_path"] = vocab_path(destination).name
-    names[1].write_text(json_text(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(with_vocab(read_json_object(names[1]), destination), names[1])
     os.replace(names[2], vocab_path(destination))
     os.replace(names[1], settings_path(destination))
     os.replace(names[0], final)

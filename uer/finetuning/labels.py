@@ -74,6 +74,17 @@ def train_labels(table: Table) -> LabelSet:
     return labels
 
 
+def numbered_labels(labels_num: int | None) -> LabelSet:
+    """The labels 0, 1, 2, ... of weights without a settings file.
+
+    Raises:
+        UserError: their number is not given.
+    """
+    if labels_num is None:
+        raise UserError("--labels_num is required: there is no settings file beside --load_model_path")
+    return LabelSet(tuple(map(str, range(labels_num))))
+
+
 def parse_logits(table: Table, labels_num: int, column: str = "logits") -> np.ndarray:
     """The column `logits`, numbers separated by spaces, as float32 (rows, labels_num).
 

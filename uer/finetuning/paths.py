@@ -7,6 +7,7 @@ model.bin, model.json and model.vocab.txt.
 """
 
 import os
+import re
 from pathlib import Path
 
 WEIGHTS_SUFFIXES = (".bin", ".pt", ".pth")
@@ -48,7 +49,14 @@ def grid_results_path(path: str | os.PathLike) -> Path:
     return settings_path(path).with_suffix(".grid.jsonl")
 
 
-def fold_path(path: str | os.PathLike, fold: int | str) -> str:
+def fold_path(path: str | os.PathLike, fold: int) -> str:
     """The model of a fold: `model.bin` -> `model-fold_0.bin`."""
     weights = weights_path(path)
     return str(weights.with_name(f"{weights.stem}-fold_{fold}{weights.suffix}"))
+
+
+def existing_folds(path: str | os.PathLike) -> list[int]:
+    """The numbers of the folds whose models lie there."""
+    weights = weights_path(path)
+    name = re.compile(rf"{re.escape(weights.stem)}-fold_(\d+){re.escape(weights.suffix)}")
+    return sorted(int(found[1]) for file in weights.parent.glob("*") if (found := name.fullmatch(file.name)))

@@ -95,6 +95,8 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = (),
             continue
         if not columns:
             columns = {name: [] for name in record}
+        if more := record.keys() - columns:
+            raise UserError(f"{path}:{number}: a '{min(more)}', which earlier rows lack")
         numbers.append(number)
         for name, column in columns.items():
             if name not in record:

@@ -94,10 +94,9 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
         raise UserError(f"{settings}: version {content.get('version')}; this program reads version {VERSION}")
     try:
         tokenizer = content["tokenizer"]
-        named = settings.parent / tokenizer["vocab_path"]
         kind = choose(TOKENIZERS, tokenizer["tokenizer"], str(settings))
-        vocab = Vocab(read_entries(named if named.exists() else vocab_path(path)),  # all three files were renamed
-                      tokenizer["special_tokens"], str(settings), kind.default_special_tokens)
+        vocab = Vocab(read_entries(vocab_beside(path, content)), tokenizer["special_tokens"], str(settings),
+                      kind.default_special_tokens)
         _check_settings(content, settings)
         encoder = TextToRows(kind.from_saved(vocab, tokenizer), content["seq_length"], content["truncation"])
         described = content["model"]
@@ -108,6 +107,18 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
         raise UserError(f"{settings}: damaged settings: no {error}") from None
     except (TypeError, AttributeError) as error:
         raise UserError(f"{settings}: damaged settings: {error}") from None
+
+
+def vocab_beside(path: str | os.PathLike, content: Mapping[str, Any]) -> Path:
+    """The vocabulary that the content of a settings file names, or that of the weights' name, where all three files
+    were renamed."""
+    named = settings_path(path).parent / content["tokenizer"]["vocab_path"]
+    return named if named.exists() else vocab_path(path)
+
+
+def with_vocab(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """The content of a settings file for weights at `path`: it names the vocabulary beside them."""
+    return {**content, "tokenizer": {**content["tokenizer"], "vocab_path": vocab_path(path).name}}
 
 
 def task_of(saved: SavedModel, task_class: type[Task]) -> Task:

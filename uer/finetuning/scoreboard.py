@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
+from uer import cli
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.family.architectures import described
+from uer.finetuning.command import SHARED_SECTIONS
+from uer.finetuning.config import ClassifierConfig, FinetuneConfig, GridConfig
 from uer.finetuning.grid_results import summarise
 from uer.finetuning.readers import read_json
 from uer.model_settings import model_settings
@@ -52,13 +55,7 @@ class Entry:
 
     def argv(self) -> list[str]:
         """The command line of the grid."""
-        words: list[str] = []
-        for name, value in self.flags.items():
-            if value is True:
-                words.append(f"--{name}")
-            elif value is not None:
-                words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-        return words
+        return cli.words_of(self.flags, (FinetuneConfig, *SHARED_SECTIONS, ClassifierConfig, GridConfig))
 
 
 @dataclass

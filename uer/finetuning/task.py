@@ -147,10 +147,10 @@ class Task:
             batch: as in `loss`.
 
         Returns:
-            One float32 array of one axis for each example, for instance (C,) logits of a classifier, or (words,) tag
-            numbers of a tagger. The length may differ between examples.
+            One float32 array of one axis for each example, for instance (words,) tag numbers of a tagger; here the rows
+            of `predicted` (B, C), such as a classifier's logits. The length may differ between examples.
         """
-        raise NotImplementedError
+        return list(predicted.float().cpu().numpy())
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
         """The metrics of a whole file.

@@ -18,10 +18,11 @@ import numpy as np
 
 from uer.config import TokenizerConfig
 from uer.errors import UserError
+from uer.json_files import read_json_object
 from uer.reading import read_bytes
 from uer.tokenizers.base import IDEOGRAPH, Tokenizer
 from uer.tokenizers.fetch import ensure_vocab
-from uer.tokenizers.vocab import ROBERTA_SPECIAL_TOKENS, Vocab, load_vocab
+from uer.tokenizers.vocab import ROBERTA_SPECIAL_TOKENS, TOKENIZER_JSON, Vocab, named_roles, read_any_entries
 
 # A line can be cut behind a letter or digit, before a sign or before a space that a letter or digit follows; and behind
 # an ideographic comma or full stop, before an ideograph.
@@ -32,6 +33,8 @@ LINE_CUTS = LETTER + rb"(?= " + LETTER + rb"|" + SIGN + rb")|(?:" + STOP + rb")(
 TEXT_CUTS = re.compile(r"(?<=\n)|(?<=[\u3001\u3002\uff0c])(?=[\u4e00-\u8fff])|"
                        r"(?<=[0-9A-Za-z\u4e00-\u8fff])(?= [0-9A-Za-z\u4e00-\u8fff]|[,.;:!?()\u3001\u3002\uff0c])")
 BLANK_LINES = re.compile(r"(?m)^[^\S\n]+$")
+PROBE = "I'm HERE, they'LL see 12345 (x1) e\u0301 \u3000北京。东西！\t  two\n\n \r\nlines...  "
+"""Tokenizers with other rules divide it otherwise."""
 SPACES = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")  # whitespace of Unicode
 
 
@@ -88,13 +91,39 @@ class BpeTokenizer(Tokenizer):
 
     @classmethod
     def from_config(cls, config: TokenizerConfig, side: str = "src") -> "BpeTokenizer":
+        """A tokenizer.json as `--vocab_path` has the merges, too."""
         own, prefix = config.of_side(side), "" if side == "src" else f"{side}_"
-        for name in ("vocab_path", "merges_path"):
-            if not getattr(own, name):
+        whole = own.vocab_path if Path(own.vocab_path or "").name == TOKENIZER_JSON else None
+        given = {"vocab_path": own.vocab_path, "merges_path": own.merges_path or whole}
+        for name, value in given.items():
+            if not value:
                 raise UserError(f"--{prefix}{name} is required for --{prefix}tokenizer {cls.kind}")
-        vocab = load_vocab(ensure_vocab(own.vocab_path), cls.default_special_tokens, own.special_tokens_map,
-                           cls.further_special_tokens)
-        return cls(vocab, read_merges(ensure_vocab(own.merges_path)), own.merges_path)
+        path, merges = map(ensure_vocab, given.values())
+        for file in {path, merges}:
+            if file.name == TOKENIZER_JSON and not cls.divides_as(file):
+                raise UserError(f"{file}: divides text otherwise than --{prefix}tokenizer {cls.kind}")
+        entries = read_any_entries(path)
+        roles = named_roles(entries, path, own.special_tokens_map, cls.further_special_tokens)
+        vocab = Vocab(entries, without_shared_unk(roles), str(path), cls.default_special_tokens)
+        return cls(vocab, read_merges(merges), str(merges))
+
+    @classmethod
+    def divides_as(cls, path: Path) -> bool:
+        """Whether a tokenizer.json normalises and divides a text as this tokenizer does, before pieces are joined.
+
+        Raises:
+            UserError: it is no such file.
+        """
+        from tokenizers import Tokenizer as RustTokenizer
+        from tokenizers import models
+
+        ours = RustTokenizer(models.BPE())
+        cls.set_rules(ours)
+        try:
+            theirs = RustTokenizer.from_file(str(path))
+        except Exception as error:  # the library has no class of its own for it
+            raise UserError(f"{path}: not a tokenizer.json: {error}") from None
+        return _divided(theirs) == _divided(ours)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -161,17 +190,43 @@ class BpeTokenizer(Tokenizer):
 
 
 def read_merges(path: Path) -> list[str]:
-    """The pairs of a merges file, without its first line `#version`, where it has one.
+    """The pairs of a merges file, without its first line `#version`, where it has one; or those of a tokenizer.json.
 
     Raises:
         UserError: the file cannot be read, or a line is no pair.
     """
+    if path.suffix == ".json":
+        return _pairs_of_json(path)
     lines = read_bytes(path).decode("utf-8-sig", "replace").replace("\r\n", "\n").split("\n")
     merges = lines[lines[0].startswith("#version"):]
     for number, pair in enumerate(merges, 1 + len(lines) - len(merges)):
         if pair and len(pair.split(" ")) != 2:
             raise UserError(f"{path}, line {number}: {pair[:40]!r} is no pair of entries")
     return [pair for pair in merges if pair]
+
+
+def _pairs_of_json(path: Path) -> list[str]:
+    """The pairs of a tokenizer.json: ["Ġ t", ...] or, as later versions write them, [["Ġ", "t"], ...]."""
+    model = read_json_object(path).get("model")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    try:
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+        return [f"{first} {second}" for first, second in pairs]
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: holds no merges of BPE") from None
+
+
+def without_shared_unk(roles: Mapping[str, str]) -> dict[str, str]:
+    """The roles; unk only where its entry has no other, because bytes are seldom unknown and GPT-2's <|endoftext|> has
+    all roles."""
+    others = {entry for role, entry in roles.items() if role != "unk_token"}
+    return {role: entry for role, entry in roles.items() if role != "unk_token" or entry not in others}
+
+
+def _divided(encoder: Any) -> list[str]:
+    """The parts of `PROBE` that a Rust tokenizer normalises and encodes one by one."""
+    text = encoder.normalizer.normalize_str(PROBE) if encoder.normalizer else PROBE
+    return [part for part, _ in encoder.pre_tokenizer.pre_tokenize_str(text)] if encoder.pre_tokenizer else [text]
 
 
 def _encoder(vocab: Vocab, merges: Sequence[str], source: str) -> Any:

@@ -1,5 +1,6 @@
 """The vocabulary: one entry a line, its id is its line number counted from 0; some entries have a role."""
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from uer.errors import UserError
 from uer.json_files import read_json_object
 from uer.reading import read_bytes
 
+TOKENIZER_JSON = "tokenizer.json"  # in which Hugging Face's library `tokenizers` keeps a whole tokenizer
 ENTRY_END = re.compile("[ \t\r\n]")  # what ends an entry in a file; a count may follow
 
 # The roles that an entry may have, by their names in `special_tokens_map.json`. The sentinels of T5 are entries with
@@ -92,7 +94,9 @@ class Vocab:
         Raises:
             UserError: the file cannot be read, is not UTF-8, or its entries are not valid (see `__init__`).
         """
-        return load_vocab(Path(path), defaults, special_tokens_map)
+        path = Path(path)
+        entries = read_any_entries(path)
+        return cls(entries, named_roles(entries, path, special_tokens_map), str(path), defaults)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -139,23 +143,16 @@ class Vocab:
         return self.special_id("mask")
 
 
-def load_vocab(path: Path, defaults: Mapping[str, str], special_tokens_map: str | None,
-               further: Mapping[str, str] | None = None) -> Vocab:
-    """The vocabulary at `path`, see `Vocab.load`: its entries and roles.
+def read_any_entries(path: Path) -> list[str]:
+    """The entries of a vocabulary: a text file, Hugging Face's tokenizer.json, or a JSON object of entries and ids
+    (GPT-2's vocab.json).
 
-    Args:
-        path: the file: entries, `tokenizer.json`, or a JSON object of entries and ids (GPT-2's `vocab.json`).
-        defaults: the roles that it must have, as for `Vocab`.
-        special_tokens_map: as for `named_roles`.
-        further: as for `named_roles`.
+    Raises:
+        UserError: the file cannot be read, or holds no vocabulary.
     """
-    if path.name == "tokenizer.json":
-        entries = read_tokenizer_json(path)
-    elif path.suffix == ".json":
-        entries = read_vocab_json(path)
-    else:
-        entries = read_entries(path)
-    return Vocab(entries, named_roles(entries, path, special_tokens_map, further), str(path), defaults)
+    if path.name == TOKENIZER_JSON:
+        return read_tokenizer_json(path)
+    return read_vocab_json(path) if path.suffix == ".json" else read_entries(path)
 
 
 def named_roles(entries: Sequence[str], path: Path, special_tokens_map: str | None,
@@ -210,15 +207,17 @@ def read_entries(path: Path) -> list[str]:
 
 
 def read_tokenizer_json(path: Path) -> list[str]:
-    """The entries of Hugging Face's tokenizer.json, in the order of their ids.
+    """The entries of Hugging Face's tokenizer.json in the order of their ids, those that it adds to its model's, too.
 
     Raises:
-        UserError: the file cannot be read, or is no WordPiece tokenizer with ids from 0 on.
+        UserError: the file cannot be read, or is no tokenizer of WordPiece or BPE with ids from 0 on.
     """
-    model = read_json_object(path).get("model")
-    ids = model.get("vocab") if isinstance(model, dict) else None
+    content, ids = read_json_object(path), None
+    with contextlib.suppress(KeyError, TypeError):
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+        ids = {**content["model"]["vocab"], **added}
     if not _numbers_entries(ids):
-        raise UserError(f"{path}: holds no WordPiece vocabulary")
+        raise UserError(f"{path}: holds no WordPiece vocabulary and no BPE with ids from 0 on")
     return sorted(ids, key=ids.__getitem__)
 
 
@@ -254,6 +253,8 @@ def read_special_tokens(path: Path) -> dict[str, str]:
     for role in (role for role in ROLES if role in content):
         value = content[role]
         entry = value.get("content") if isinstance(value, dict) else value
+        if entry is None:  # as in tokenizer_config.json
+            continue
         if not isinstance(entry, str):
             raise UserError(f"{path}: {role} must be a string")
         named[role] = entry

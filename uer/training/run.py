@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
 from uer.checkpoint.state import START_ANEW, StateFolder, check_settings, read_weights
 from uer.convert.open import load_uer_weights
+from uer.data.processors import Processor
 from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
@@ -39,11 +41,12 @@ from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
 from uer.layers.lora import is_adapter, merged
 from uer.lora import adapt, require_backbone
+from uer.meta_device import Unfilled
 from uer.model import Model, build_model, require_sides, start_sinusoidal
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
-from uer.output_layer import has_output_bias, sample_softmax, start_at_frequencies
+from uer.output_layer import Counts, has_output_bias, sample_softmax, start_at_frequencies
 from uer.pretraining_plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
@@ -108,8 +111,37 @@ def plan(settings: Settings) -> list[str]:
     else:
         vocab = build_tokenizers(settings.tokenizer, ["src"])["src"].vocab
         rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
+    with Unfilled():  # raises what the run would
+        new_model(settings, rows.vocab_size, rows.processor, lambda side, entries: np.zeros(entries, np.int64),
+                  tgt_vocab_size=rows.tgt_vocab_size)
     train = replace(settings.train, total_steps=settings.train.decay_steps or settings.train.total_steps)
     return plan_lines(settings.model, train, settings.parallel, rows)
+
+
+def new_model(settings: Settings, vocab_size: int, processor: Processor, counts: Counts, **layout: Any) -> Model:
+    """The model with random weights, as the flags of new weights want them.
+
+    Args:
+        vocab_size, layout: see `build_model`.
+        processor: makes the batches.
+        counts: how frequent the tokens are in the training data.
+
+    Raises:
+        UserError: the settings exclude one another, or the model does not fit the batches.
+    """
+    config = settings.train
+    model = build_model(settings.model, vocab_size, **layout, deep_init=config.deep_init,
+                        activation_checkpointing=settings.parallel.activation_checkpointing,
+                        initializer_range=config.initializer_range)
+    if config.position_init == "sinusoidal":
+        start_sinusoidal(model, config.initializer_range)
+    if config.output_bias_init == "frequencies":
+        start_at_frequencies(model, counts)
+    if config.sampled_softmax:
+        sample_softmax(model, config.sampled_softmax, counts)
+    sides = example_batch(processor, rows=1).labels
+    require_sides(model, {name: labels.side for name, labels in sides.items()})
+    return model
 
 
 def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
@@ -372,16 +404,8 @@ class Run:
         """The model with random weights or, if `fresh` or where it is frozen, those of --pretrained_model_path."""
         config, model_config, lora = self.config, self.settings.model, self.settings.lora
         torch.manual_seed(config.seed)
-        model = build_model(model_config, self.data.vocab_size, **self.layout,
-                            activation_checkpointing=self.settings.parallel.activation_checkpointing,
-                            deep_init=config.deep_init, initializer_range=config.initializer_range)
-        counts = cache(partial(token_counts, self.data.train))
-        if config.position_init == "sinusoidal":
-            start_sinusoidal(model, config.initializer_range)
-        if config.output_bias_init == "frequencies":
-            start_at_frequencies(model, counts)
-        sides = example_batch(self.data.processor, rows=1).labels
-        require_sides(model, {name: labels.side for name, labels in sides.items()})
+        model = new_model(self.settings, self.data.vocab_size, self.data.processor,
+                          cache(partial(token_counts, self.data.train)), **self.layout)
         path = config.pretrained_model_path
         if path and (fresh or lora.use_lora):
             weights = load_uer_weights(path, self.reporter.say)
@@ -396,10 +420,9 @@ class Run:
             if lora.use_lora:
                 require_backbone(report, path)
                 adapt(model, lora, self.reporter.say, report.missing)
-        if config.sampled_softmax:
-            sample_softmax(model, config.sampled_softmax, counts)
-            if fresh and not path and config.output_bias_init == "zeros" and has_output_bias(model):
-                self.reporter.say("note: --sampled_softmax learns much sooner with --output_bias_init frequencies")
+        uniform = fresh and not path and config.output_bias_init == "zeros" and has_output_bias(model)
+        if config.sampled_softmax and uniform:
+            self.reporter.say("note: --sampled_softmax learns much sooner with --output_bias_init frequencies")
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model

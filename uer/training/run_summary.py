@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from uer.runtime.threads import Split
+from uer.text import amount
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Plan:
         counted = f"{self.flops_per_token / 1e6:.1f} MFLOP a real token, {flops:.2e} FLOP in all; " if flops else ""
         return [
             f"model: {self.parameters:,} parameters, {self.start}",
-            f"data: {self.instances:,} instances, {self.tokens:,} tokens an epoch; {self.total_steps:,} steps of "
-            f"{self.global_batch} x {self.seq_length} make {epochs:.2f} epochs",
+            f"data: {amount(self.instances, 'instance')}, {self.tokens:,} tokens an epoch; "
+            f"{amount(self.total_steps, 'step')} of {self.global_batch} x {self.seq_length} make {epochs:.2f} epochs",
             f"compute: {counted}{memory}",
             f"learning rate: {learning_rates}",
             f"runs on: {self.devices}, {self.precision}{peak}; {self.kernels}",

@@ -11,6 +11,7 @@ from uer.config import TrainConfig
 from uer.optim import set_learning_rate
 from uer.runtime.memory import memory_gib
 from uer.runtime.parallel import World
+from uer.text import amount
 from uer.training.report import Clock, averages
 from uer.training.skipped_updates import dump_batches, lost_weights_message, stop_message
 from uer.training.update import Parts, Update
@@ -49,7 +50,7 @@ class Trainer:
                     return self._stop(stop)
         self.parts.saver.finish()
         self.world.barrier()
-        self.parts.reporter.say(f"finished: {self.config.total_steps} steps; training waited "
+        self.parts.reporter.say(f"finished: {amount(self.config.total_steps, 'step')}; training waited "
                                 f"{self.parts.saver.stall:.2f} s for checkpoints")
         return 0
 

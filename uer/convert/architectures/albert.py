@@ -4,9 +4,10 @@ The heads: `mlm` (masked-language model), `albert` (that and the order of two se
 """
 
 from uer.convert.architectures.base import Architecture, inputs_with_segments
+from uer.convert.architectures.bert import settings
 from uer.convert.changes import DropRows
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Setting, activations, epsilon, from_epsilon, whole_number
 
 _MLM = (
     *linear("target.mlm.linear_1", "predictions.dense", "embedding hidden"),
@@ -55,35 +56,19 @@ _NAMES = NameTable(
     base_prefix="albert.",
 )
 
-_ACTIVATIONS = Names({"gelu": ("gelu",), "gelu_fast": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
-                      "relu": ("relu",), "silu": ("silu", "swish")}, "Hugging Face's ALBERT")
+_ACTIVATIONS = activations("gelu_new", "Hugging Face's ALBERT")
 
-_SETTINGS = (
-    Setting("dropout", "attention_probs_dropout_prob", only="write"),
+_SETTINGS = settings(
     Setting("dropout", "classifier_dropout_prob", only="write"),
     Setting("emb_size", "embedding_size", size="embedding"),
     Setting("hidden_act", "hidden_act", _ACTIVATIONS.to, _ACTIVATIONS.back, default="gelu_new"),
-    Setting("dropout", "hidden_dropout_prob", back=probability),
-    Setting("hidden_size", "hidden_size", size="hidden"),
-    Setting("", "initializer_range", must=0.02, only="write"),
     Setting("", "inner_group_num", must=1),
-    Setting("feedforward_size", "intermediate_size", size="feedforward"),
     Setting("layernorm_eps", "layer_norm_eps", epsilon, from_epsilon, default=1e-12),
-    Setting("max_seq_length", "max_position_embeddings", size="positions"),
-    Setting("heads_num", "num_attention_heads", back=whole_number),
     Setting("", "num_hidden_groups", must=1),
     Setting("layers_num", "num_hidden_layers", back=whole_number),
     Setting("pad_id", "pad_token_id", only="write"),
-    Setting("", "position_embedding_type", must="absolute"),
-    Setting("tie_weights", "tie_word_embeddings", only="write"),
     Setting("", "type_vocab_size", must=2),
-    Setting("vocab_size", "vocab_size", size="vocab"),
-    Setting("embedding", must=("word", "pos", "seg"), only="write"),
-    *uer_only(mask="fully_visible", layernorm_positioning="post", feed_forward="dense", layernorm="normal",
-              relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=False,
-              remove_embedding_layernorm=False, parameter_sharing=True, has_residual_attention=False,
-              factorized_embedding_parameterization=True, encoder="transformer"),
-    Setting("pooling", must="first", heads=("text_classification",)),
+    parameter_sharing=True, factorized_embedding_parameterization=True,
 )
 
 ALBERT = Architecture(

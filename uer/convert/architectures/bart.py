@@ -6,7 +6,7 @@ The table of UER's tensors is shared with Pegasus, whose layers have the same na
 from uer.convert.architectures.base import Architecture, inputs_with_target
 from uer.convert.changes import AddRows, LeadingAxis
 from uer.convert.names import TGT_WORD_EMBEDDING, WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, probability, uer_only, whole_number
+from uer.convert.settings import Setting, activations, probability, uer_only, whole_number
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 # UER's layer norms of a layer of the encoder and of the decoder, by Hugging Face's names in their order.
@@ -68,11 +68,10 @@ _NAMES = NameTable(
 
 def settings(name: str, *own: Setting) -> tuple[Setting, ...]:
     """The rows of BART and Pegasus, and those that one of them has alone."""
-    activations = Names({"gelu": ("gelu",), "gelu_fast": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
-                         "relu": ("relu",), "silu": ("silu", "swish")}, f"Hugging Face's {name}")
+    names = activations("gelu_new", f"Hugging Face's {name}")
     return (
         Setting("", "activation_dropout", must=0.0, only="write"),
-        Setting("hidden_act", "activation_function", activations.to, activations.back, default="gelu"),
+        Setting("hidden_act", "activation_function", names.to, names.back, default="gelu"),
         Setting("dropout", "attention_dropout", only="write"),
         Setting("cls_id", "bos_token_id", only="write"),
         Setting("hidden_size", "d_model", size="hidden"),
@@ -95,10 +94,8 @@ def settings(name: str, *own: Setting) -> tuple[Setting, ...]:
         Setting("", "use_cache", must=True, only="write"),
         Setting("vocab_size", "vocab_size", size="vocab"),
         *own,
-        *uer_only(mask="fully_visible", feed_forward="dense", layernorm="normal", relative_position_embedding=False,
-                  remove_attention_scale=False, remove_transformer_bias=False, parameter_sharing=False,
-                  has_residual_attention=False, factorized_embedding_parameterization=False, attention_head_size=None,
-                  encoder="transformer", decoder="transformer", share_embedding=True, has_lmtarget_bias=True),
+        *uer_only(mask="fully_visible", attention_head_size=None, decoder="transformer", share_embedding=True,
+                  has_lmtarget_bias=True),
     )
 
 
@@ -109,8 +106,8 @@ BART = Architecture(
     settings=settings(
         "BART", Setting("max_seq_length", "max_position_embeddings", size="positions"),
         Setting("", "scale_embedding", must=False),
-        *uer_only(layernorm_positioning="post", remove_embedding_layernorm=False, embedding=("word", "pos"),
-                  tgt_embedding=("word", "pos"))),
+        Setting("layernorm_positioning", must="post"), Setting("remove_embedding_layernorm", must=False),
+        Setting("embedding", must=("word", "pos")), Setting("tgt_embedding", must=("word", "pos"))),
     classes={"lm": "BartForConditionalGeneration"},
     outputs={"lm": {"lm": "logits"}},
     inputs=inputs_with_target,

@@ -3,10 +3,12 @@
 The heads: `mlm` (masked-language model), `bert` (that and next-sentence prediction), and the fine-tuned ones.
 """
 
+from typing import Any
+
 from uer.convert.architectures.base import Architecture, inputs_with_segments
 from uer.convert.changes import DropRows
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Setting, activations, epsilon, from_epsilon, probability, uer_only, whole_number
 
 _MLM = (
     *linear("target.mlm.linear_1", "cls.predictions.transform.dense", "hidden hidden"),
@@ -54,40 +56,50 @@ _NAMES = NameTable(
     base_prefix="bert.",
 )
 
-_ACTIVATIONS = Names({"gelu": ("gelu",), "gelu_fast": ("gelu_fast", "gelu_new", "gelu_pytorch_tanh"),
-                      "relu": ("relu",), "silu": ("silu", "swish")}, "Hugging Face's BERT")
+_ACTIVATIONS = activations("gelu_fast", "Hugging Face's BERT")
 
-AS_BERT = uer_only(
-    mask="fully_visible", layernorm_positioning="post", feed_forward="dense", layernorm="normal",
-    relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=False,
-    remove_embedding_layernorm=False, parameter_sharing=False, has_residual_attention=False,
-    factorized_embedding_parameterization=False, encoder="transformer")
-"""What an encoder with BERT's function has, whatever its names are."""
 
-_SETTINGS = (
-    Setting("dropout", "attention_probs_dropout_prob", only="write"),
+def settings(*own: Setting, **uer: Any) -> tuple[Setting, ...]:
+    """The rows of BERT, ALBERT and XLM-RoBERTa, and one's own, in the order of config.json.
+
+    Args:
+        uer: what UER's own settings are, where they are not BERT's.
+    """
+    shared = (
+        Setting("dropout", "attention_probs_dropout_prob", only="write"),
+        Setting("dropout", "hidden_dropout_prob", back=probability),
+        Setting("hidden_size", "hidden_size", size="hidden"),
+        Setting("", "initializer_range", must=0.02, only="write"),
+        Setting("feedforward_size", "intermediate_size", size="feedforward"),
+        Setting("max_seq_length", "max_position_embeddings", size="positions"),
+        Setting("heads_num", "num_attention_heads", back=whole_number),
+        Setting("", "position_embedding_type", must="absolute"),
+        Setting("tie_weights", "tie_word_embeddings", only="write"),
+        Setting("vocab_size", "vocab_size", size="vocab"),
+    )
+    return (*sorted((*shared, *own), key=lambda row: row.hugging_face),
+            # Settings that leave the names of the tensors as they are, but make it another function than BERT's.
+            Setting("embedding", must=("word", "pos", "seg"), only="write"),
+            *uer_only(**{"mask": "fully_visible", "layernorm_positioning": "post", "remove_embedding_layernorm": False,
+                         **uer}),
+            Setting("pooling", must="first", heads=("text_classification",)))
+
+
+UNSHARED = (
     Setting("", "classifier_dropout", must=None, only="write"),
-    Setting("hidden_act", "hidden_act", _ACTIVATIONS.to, _ACTIVATIONS.back),
-    Setting("dropout", "hidden_dropout_prob", back=probability),
-    Setting("hidden_size", "hidden_size", size="hidden"),
     Setting("emb_size", size="hidden"),
-    Setting("", "initializer_range", must=0.02, only="write"),
-    Setting("feedforward_size", "intermediate_size", size="feedforward"),
-    Setting("layernorm_eps", "layer_norm_eps", to=epsilon, back=from_epsilon),
-    Setting("max_seq_length", "max_position_embeddings", size="positions"),
-    Setting("heads_num", "num_attention_heads", back=whole_number),
     Setting("layers_num", "num_hidden_layers", size="layers"),
-    Setting("pad_id", "pad_token_id", only="write"),
-    Setting("", "position_embedding_type", must="absolute"),
-    Setting("tie_weights", "tie_word_embeddings", only="write"),
-    Setting("", "type_vocab_size", must=2),
     Setting("", "use_cache", must=True, only="write"),
-    Setting("vocab_size", "vocab_size", size="vocab"),
     Setting("", "is_decoder", must=False, only="read"),
-    # Settings that leave the names of the tensors as they are, but make it another function than BERT's.
-    Setting("embedding", must=("word", "pos", "seg"), only="write"),
-    *AS_BERT,
-    Setting("pooling", must="first", heads=("text_classification",)),
+)
+"""Rows of BERT and XLM-RoBERTa that ALBERT lacks."""
+
+_SETTINGS = settings(
+    *UNSHARED,
+    Setting("hidden_act", "hidden_act", _ACTIVATIONS.to, _ACTIVATIONS.back),
+    Setting("layernorm_eps", "layer_norm_eps", to=epsilon, back=from_epsilon),
+    Setting("pad_id", "pad_token_id", only="write"),
+    Setting("", "type_vocab_size", must=2),
 )
 
 

@@ -51,10 +51,7 @@ _SETTINGS = (
     Setting("", "use_cache", must=True, only="write"),
     Setting("vocab_size", "vocab_size", size="vocab"),
     Setting("feedforward_size", size="feedforward"),
-    *uer_only(mask="causal", layernorm_positioning="pre", feed_forward="dense", layernorm="normal",
-              relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=False,
-              remove_embedding_layernorm=False, parameter_sharing=False, has_residual_attention=False,
-              factorized_embedding_parameterization=False, encoder="transformer", embedding=("word",),
+    *uer_only(mask="causal", layernorm_positioning="pre", remove_embedding_layernorm=False, embedding=("word",),
               has_lmtarget_bias=False, hidden_act="gelu_fast", alibi_position_embedding=True),
 )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from uer.convert.architectures.base import Architecture
 from uer.convert.changes import TRANSPOSED, Chain, Fused
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Setting, activations, epsilon, from_epsilon, probability, uer_only, whole_number
 
 QUERY_KEY_VALUE = tuple(f"self_attn.linear_layers.{number}" for number in range(3))
 
@@ -33,8 +33,7 @@ _NAMES = NameTable(
     base_prefix="transformer.",
 )
 
-_ACTIVATIONS = Names({"gelu_fast": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu": ("gelu",),
-                      "relu": ("relu",), "silu": ("silu", "swish")}, "Hugging Face's GPT-2")
+_ACTIVATIONS = activations("gelu_new", "Hugging Face's GPT-2")
 
 _SETTINGS = (
     Setting("hidden_act", "activation_function", _ACTIVATIONS.to, _ACTIVATIONS.back, default="gelu_new"),
@@ -59,10 +58,7 @@ _SETTINGS = (
     Setting("vocab_size", "vocab_size", size="vocab"),
     Setting("", "add_cross_attention", must=False, only="read"),
     Setting("embedding", must=("word", "pos"), only="write"),
-    *uer_only(mask="causal", layernorm_positioning="pre", feed_forward="dense", layernorm="normal",
-              relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=False,
-              remove_embedding_layernorm=True, parameter_sharing=False, has_residual_attention=False,
-              factorized_embedding_parameterization=False, encoder="transformer"),
+    *uer_only(mask="causal", layernorm_positioning="pre", remove_embedding_layernorm=True),
 )
 
 

@@ -13,10 +13,9 @@ from uer.convert.architectures.base import Architecture
 from uer.convert.architectures.gpt2 import inputs
 from uer.convert.changes import Change, Halves
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack
-from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Setting, activations, epsilon, from_epsilon, probability, uer_only, whole_number
 
-_ACTIVATIONS = Names({"silu": ("silu", "swish"), "gelu": ("gelu",), "relu": ("relu",),
-                      "gelu_fast": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")})
+_ACTIVATIONS = activations("gelu_pytorch_tanh")
 
 LAYER = (
     Row("layer_norm_1.weight", "input_layernorm.weight", "hidden"),
@@ -94,9 +93,7 @@ def settings(*own: Setting, head_dim: int | None = None) -> tuple[Setting, ...]:
         Setting("vocab_size", "vocab_size", size="vocab"),
         *own,
         *uer_only(mask="causal", layernorm_positioning="pre", feed_forward="gated", layernorm="rms",
-                  relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=True,
-                  remove_embedding_layernorm=True, parameter_sharing=False, has_residual_attention=False,
-                  factorized_embedding_parameterization=False, encoder="transformer", embedding=("word",),
+                  remove_transformer_bias=True, remove_embedding_layernorm=True, embedding=("word",),
                   has_lmtarget_bias=False, rotary_position_embedding=True),
     )
 

@@ -14,7 +14,7 @@ from uer.convert.architectures.gpt2 import QUERY_KEY_VALUE, inputs
 from uer.convert.architectures.llama import base_of
 from uer.convert.changes import Fused, Halves
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, linear
-from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, uer_only, whole_number
+from uer.convert.settings import Names, Setting, activations, epsilon, from_epsilon, probability, uer_only, whole_number
 
 _HEAD = (Row("output_layer_1.weight", "head.dense.weight", "hidden hidden"),
          Row("output_layer_norm.gamma", "head.norm.weight", "hidden"))
@@ -48,8 +48,7 @@ _NAMES = NameTable(
     base_prefix="model.",
 )
 
-_ACTIVATIONS = Names({"gelu": ("gelu",), "gelu_fast": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
-                      "relu": ("relu",), "silu": ("silu", "swish")})
+_ACTIVATIONS = activations("gelu_pytorch_tanh")
 _POOLING = Names({"first": ("cls",), "mean": ("mean",)}, "Hugging Face's ModernBERT")
 
 
@@ -121,12 +120,9 @@ _SETTINGS = (
     Setting("sep_id", "sep_token_id", only="write"),
     Setting("tie_weights", "tie_word_embeddings", only="write"),
     Setting("vocab_size", "vocab_size", size="vocab"),
-    *uer_only(mask="fully_visible", layernorm_positioning="pre", feed_forward="gated", layernorm="normal",
-              relative_position_embedding=False, remove_attention_scale=False, remove_transformer_bias=True,
-              remove_embedding_layernorm=False, parameter_sharing=False, has_residual_attention=False,
-              factorized_embedding_parameterization=False, encoder="transformer", embedding=("word",),
-              rotary_position_embedding=True, remove_layernorm_bias=True, remove_first_layernorm=True,
-              prediction_head="modernbert"),
+    *uer_only(mask="fully_visible", layernorm_positioning="pre", feed_forward="gated", remove_transformer_bias=True,
+              remove_embedding_layernorm=False, embedding=("word",), rotary_position_embedding=True,
+              remove_layernorm_bias=True, remove_first_layernorm=True, prediction_head="modernbert"),
 )
 
 MODERNBERT = Architecture(

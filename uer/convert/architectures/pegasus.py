@@ -16,7 +16,7 @@ from uer.config import ModelConfig
 from uer.convert.architectures.bart import OUTPUT, STACKS, UER_PREFIXES, WORDS, settings
 from uer.convert.architectures.base import Architecture, inputs_with_target
 from uer.convert.names import NameTable, layer_norm
-from uer.convert.settings import Setting, uer_only, whole_number
+from uer.convert.settings import Setting, whole_number
 from uer.errors import UserError
 
 POSITIONS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
@@ -98,8 +98,8 @@ PEGASUS = Architecture(
     settings=settings(
         "Pegasus", Setting("max_seq_length", "max_position_embeddings", back=whole_number, default=1024),
         Setting("", "scale_embedding", must=True),
-        *uer_only(layernorm_positioning="pre", remove_embedding_layernorm=True, embedding=("word", "sinusoidalpos"),
-                  tgt_embedding=("word", "sinusoidalpos"))),
+        Setting("layernorm_positioning", must="pre"), Setting("remove_embedding_layernorm", must=True),
+        Setting("embedding", must=("word", "sinusoidalpos")), Setting("tgt_embedding", must=("word", "sinusoidalpos"))),
     classes={"lm": "PegasusForConditionalGeneration"},
     outputs={"lm": {"lm": "logits"}},
     inputs=inputs_with_target,

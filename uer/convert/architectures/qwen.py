@@ -8,7 +8,7 @@ from dataclasses import replace
 from uer.convert.architectures.llama import BY_HEAD, LAYER, LLAMA, names, settings
 from uer.convert.changes import Halves
 from uer.convert.names import Row
-from uer.convert.settings import Setting, uer_only
+from uer.convert.settings import Setting
 
 _BIASES = (
     Row("self_attn.linear_layers.0.bias", "self_attn.q_proj.bias", "inner"),
@@ -26,7 +26,7 @@ QWEN2 = replace(
     name="qwen2",
     title="Qwen2",
     names=names((*LAYER, *_BIASES)),
-    settings=settings(_NO_WINDOW, *uer_only(query_key_value_bias=True)),
+    settings=settings(_NO_WINDOW, Setting("query_key_value_bias", must=True)),
     classes={"lm": "Qwen2ForCausalLM"},
     tokenizers=("bert", "bpe", "qwen"),
     only_tokenizer="qwen",  # in transformers 5
@@ -39,7 +39,7 @@ QWEN3 = replace(
     title="Qwen3",
     names=names((*LAYER, *_NORMS)),
     settings=settings(_NO_WINDOW, Setting("", "attention_bias", must=False),
-                      *uer_only(query_key_layernorm=True), head_dim=128),
+                      Setting("query_key_layernorm", must=True), head_dim=128),
     classes={"lm": "Qwen3ForCausalLM"},
     tokenizers=("bert", "bpe", "qwen"),
     ids_tell_padding=(),

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from uer.config import ModelConfig
 from uer.convert.architectures.bert import BERT
-from uer.convert.hugging_face_files import read_json
 from uer.convert.names import NameTable, Row, Stack
 from uer.errors import UserError
+from uer.json_files import read_json_object
 
 # The beginnings of names in a BERT, and in the first of two.
 _STREAM = {"embedding.": "embedding.dual.embedding_0.", "encoder.": "encoder.encoder_0."}
@@ -94,7 +94,7 @@ def dual_settings(config: ModelConfig) -> dict[str, Any]:
 def told_beside(folder: Path) -> dict[str, Any]:
     """The pooling that a folder of sentence-transformers names; {} where it names none that UER has."""
     path = folder / "1_Pooling" / "config.json"
-    content = read_json(path) if path.is_file() else {}
+    content = read_json_object(path) if path.is_file() else {}
     return next(({"pooling": name} for name, mode in POOLINGS.items() if content.get(mode)), {})
 
 

@@ -86,9 +86,8 @@ def _settings(activations: Names, default: str, feed_forward: str) -> tuple[Sett
         Setting("vocab_size", "vocab_size", size="vocab"),
         *uer_only(mask="fully_visible", layernorm_positioning="pre", feed_forward=feed_forward, layernorm="t5",
                   relative_position_embedding=True, remove_attention_scale=True, remove_transformer_bias=True,
-                  remove_embedding_layernorm=True, parameter_sharing=False, has_residual_attention=False,
-                  factorized_embedding_parameterization=False, encoder="transformer", decoder="transformer",
-                  share_embedding=True, embedding=("word",), tgt_embedding=("word",), has_lmtarget_bias=False),
+                  remove_embedding_layernorm=True, decoder="transformer", share_embedding=True, embedding=("word",),
+                  tgt_embedding=("word",), has_lmtarget_bias=False),
     )
 
 

@@ -5,13 +5,12 @@ The heads: `mlm` (masked-language model), and the fine-tuned ones.
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from uer.convert.architectures.base import Architecture
-from uer.convert.architectures.bert import AS_BERT, BERT
+from uer.convert.architectures.bert import BERT, UNSHARED, settings
+from uer.convert.architectures.gpt2 import inputs
 from uer.convert.changes import AddRows, Chain, Change, DropRows, OneSegment
 from uer.convert.names import WORD_EMBEDDING, NameTable, Row, Stack, layer_norm, linear
-from uer.convert.settings import Names, Setting, epsilon, from_epsilon, probability, whole_number
+from uer.convert.settings import Names, Setting, epsilon, from_epsilon
 
 # Both sides have as many rows, so UER's last two find no room in Hugging Face's, and are zeros on the way back.
 _CHANGES: dict[str, Change] = {"embedding.pos.embedding.weight": Chain((AddRows(2), DropRows(2, last=True))),
@@ -45,38 +44,16 @@ _NAMES = NameTable(
 # The mlm head of transformers has gelu, whatever config.json says.
 _ACTIVATIONS = Names({"gelu": ("gelu",)}, "Hugging Face's XLM-RoBERTa")
 
-_SETTINGS = (
-    Setting("dropout", "attention_probs_dropout_prob", only="write"),
+_SETTINGS = settings(
+    *UNSHARED,
     Setting("cls_id", "bos_token_id", only="write"),
-    Setting("", "classifier_dropout", must=None, only="write"),
     Setting("sep_id", "eos_token_id", only="write"),
     Setting("hidden_act", "hidden_act", _ACTIVATIONS.to, _ACTIVATIONS.back),
-    Setting("dropout", "hidden_dropout_prob", back=probability),
-    Setting("hidden_size", "hidden_size", size="hidden"),
-    Setting("emb_size", size="hidden"),
-    Setting("", "initializer_range", must=0.02, only="write"),
-    Setting("feedforward_size", "intermediate_size", size="feedforward"),
     Setting("layernorm_eps", "layer_norm_eps", epsilon, from_epsilon, default=1e-12),
-    Setting("max_seq_length", "max_position_embeddings", size="positions"),
-    Setting("heads_num", "num_attention_heads", back=whole_number),
-    Setting("layers_num", "num_hidden_layers", size="layers"),
     # Positions are counted from this number on, and so begin at row 2.
     Setting("", "pad_token_id", must=1),
-    Setting("", "position_embedding_type", must="absolute"),
-    Setting("tie_weights", "tie_word_embeddings", only="write"),
     Setting("", "type_vocab_size", must=1),
-    Setting("", "use_cache", must=True, only="write"),
-    Setting("vocab_size", "vocab_size", size="vocab"),
-    Setting("", "is_decoder", must=False, only="read"),
-    Setting("embedding", must=("word", "pos", "seg"), only="write"),
-    *AS_BERT,
-    Setting("pooling", must="first", heads=("text_classification",)),
 )
-
-
-def inputs(src: Tensor, seg: Tensor) -> dict[str, Tensor]:
-    """src, seg (B, S) -> the same for XLMRobertaModel, which counts positions itself."""
-    return {"input_ids": src, "attention_mask": (seg > 0).long()}
 
 
 XLM_ROBERTA = Architecture(

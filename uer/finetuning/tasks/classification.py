@@ -1,6 +1,6 @@
 """Classification: one label for a text or a pair of texts; optionally with distillation from a teacher's logits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.heads import Classifier
 from uer.finetuning.inputs import Prediction, likeliest, softmax, texts_or_pairs
-from uer.finetuning.labels import LabelSet, parse_logits, train_labels
+from uer.finetuning.labels import LabelSet, numbered_labels, parse_logits, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix, label_scores
 from uer.finetuning.readers import Table, read_table
 from uer.finetuning.task import Task, TextToRows
@@ -98,10 +98,6 @@ class Classification(Task):
             soft = soft * weight[batch.targets["label"]]
         return (self.soft_alpha * soft + (1.0 - self.soft_alpha) * hard).sum()
 
-    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
-        """(C,) logits for each row."""
-        return list(predicted.float().cpu().numpy())
-
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
         return classification(np.stack(outputs).argmax(-1), examples.targets["label"], len(self.labels))
 
@@ -119,9 +115,7 @@ class Classification(Task):
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "Classification":
-        if labels_num is None:
-            raise UserError("--labels_num is required: there is no settings file beside --load_model_path")
-        return cls(LabelSet(tuple(map(str, range(labels_num)))))
+        return cls(numbered_labels(labels_num))
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """A TSV: label, and where wanted logits and probabilities in the order of the labels."""
@@ -131,7 +125,7 @@ class Classification(Task):
             columns["logits"] = number_words(stacked)
         if prob:
             columns["prob"] = number_words(softmax(stacked))
-        return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
+        return table_lines(columns)
 
     def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
         return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name, self.pairs)))
@@ -144,6 +138,11 @@ class Classification(Task):
 def number_words(rows: np.ndarray) -> list[str]:
     """Each row of (N, C) as text: numbers separated by spaces, with enough digits to read the same float32 again."""
     return [" ".join(f"{value:.9g}" for value in row) for row in rows]
+
+
+def table_lines(columns: Mapping[str, Iterable[str]]) -> list[str]:
+    """The lines of a TSV: the names of the columns, then their values."""
+    return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
 
 
 def balanced_weights(numbers: np.ndarray, labels_num: int) -> np.ndarray:

@@ -13,11 +13,11 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.heads import Classifier
 from uer.finetuning.inputs import Prediction, texts_or_pairs
-from uer.finetuning.labels import LabelSet, shorten
+from uer.finetuning.labels import LabelSet, numbered_labels, shorten
 from uer.finetuning.metrics import f1_of_counts
 from uer.finetuning.readers import Table, read_table
 from uer.finetuning.task import Task, TextToRows
-from uer.finetuning.tasks.classification import number_words
+from uer.finetuning.tasks.classification import number_words, table_lines
 
 THRESHOLD = 0.5
 
@@ -74,10 +74,6 @@ class MultiLabel(Task):
         each = F.binary_cross_entropy_with_logits(predicted, batch.targets["labels"], reduction="none")
         return each.mean(-1).sum()
 
-    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
-        """(C,) logits for each row."""
-        return list(predicted.float().cpu().numpy())
-
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
         """Micro F1 over all (row, label) pairs, macro F1 over labels, and the fraction of rows without any error."""
         chosen, wanted = decide(np.stack(outputs)), examples.targets["labels"] > 0.5
@@ -95,9 +91,7 @@ class MultiLabel(Task):
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "MultiLabel":
-        if labels_num is None:
-            raise UserError("--labels_num is required: there is no settings file beside --load_model_path")
-        return cls(LabelSet(tuple(map(str, range(labels_num)))))
+        return cls(numbered_labels(labels_num))
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """A TSV: labels with commas between, and where wanted logits and probabilities in the order of the labels."""
@@ -108,7 +102,7 @@ class MultiLabel(Task):
             columns["logits"] = number_words(stacked)
         if prob:
             columns["prob"] = number_words(torch.sigmoid(torch.from_numpy(stacked)).numpy())
-        return ["\t".join(columns), *map("\t".join, zip(*columns.values()))]
+        return table_lines(columns)
 
     def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
         return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name)))

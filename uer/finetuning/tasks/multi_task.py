@@ -21,12 +21,12 @@ from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import MultiTaskConfig, MultiTaskFinetuneConfig, MultiTaskInferConfig
 from uer.finetuning.heads import PooledModel
 from uer.finetuning.inputs import Prediction, softmax, texts_or_pairs
-from uer.finetuning.labels import LabelSet, train_labels
+from uer.finetuning.labels import LabelSet, numbered_labels, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix
 from uer.finetuning.readers import read_table
 from uer.finetuning.rows import Ragged, Sequences, content_hash
 from uer.finetuning.task import Task, TextToRows
-from uer.finetuning.tasks.classification import number_words, report_lines
+from uer.finetuning.tasks.classification import number_words, report_lines, table_lines
 from uer.layers.linear import Linear
 
 
@@ -121,10 +121,6 @@ class MultiTask(Task):
         logits = predicted.masked_fill(owner.to(own)[None] != own[:, None], float("-inf"))
         return F.cross_entropy(logits, batch.targets["label"] + ends[own], reduction="sum")
 
-    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
-        """(sum of C,) logits for each row."""
-        return list(predicted.float().cpu().numpy())
-
     def _parts(self, outputs: list[np.ndarray]) -> list[np.ndarray]:
         """The logits (N, C) of every dataset's head."""
         return np.split(np.stack(outputs), self.ends[1:-1], axis=1)
@@ -166,7 +162,7 @@ class MultiTask(Task):
                    state: Mapping[str, Tensor]) -> "MultiTask":
         if not flags.labels_num_list:
             raise UserError("--labels_num_list is required: there is no settings file beside --load_model_path")
-        return cls([Dataset(str(number), LabelSet(tuple(map(str, range(labels)))))
+        return cls([Dataset(str(number), numbered_labels(labels))
                     for number, labels in enumerate(flags.labels_num_list)])
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
@@ -178,7 +174,7 @@ class MultiTask(Task):
             columns["logits"] = [number_words(part) for part in parts]
         if prob:
             columns["prob"] = [number_words(softmax(part)) for part in parts]
-        return ["\t".join(columns), *map("\t".join, zip(*(map("|".join, zip(*each)) for each in columns.values())))]
+        return table_lines({name: map("|".join, zip(*each)) for name, each in columns.items()})
 
     def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
         return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name)))

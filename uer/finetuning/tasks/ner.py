@@ -217,7 +217,7 @@ class Ner(Task):
 
 
 def split_words(item: str | Sequence[str], at: int) -> list[str]:
-    """The words of a text as `run_ner.py` reads them: in a text without spaces every character is a word.
+    """The words of a text: in one without spaces every character is a word.
 
     >>> split_words("北京", 0), split_words("New York", 0)
     (['北', '京'], ['New', 'York'])
@@ -301,17 +301,8 @@ def read_sentences(path: str, labelled: bool, columns: Sequence[str]) -> tuple[T
     found = None if columns else read_conll(path, labelled)
     if found is None:
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), columns=columns)
-        found = table, read_words(table)
+        found = table, [split_words(text, row) for row, text in enumerate(table["text_a"])]
     return found
-
-
-def read_words(table: Table) -> list[list[str]]:
-    """The words of every row; in a text without spaces every character is a word."""
-    rows = []
-    for text in table["text_a"]:
-        words = text.split()
-        rows.append(list(text.strip()) if len(words) == 1 else words)
-    return rows
 
 
 def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: str) -> list[list[str]]:

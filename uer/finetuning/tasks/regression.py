@@ -38,10 +38,6 @@ class Regression(Task):
         """Squared error of predictions (B, 1) and target `label` (B,), summed over rows."""
         return (predicted[:, 0] - batch.targets["label"]).square().sum()
 
-    def outputs(self, predicted: Tensor, batch: Batch) -> list[np.ndarray]:
-        """(1,), the number, for each row."""
-        return list(predicted.float().cpu().numpy())
-
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
         return correlations(np.stack(outputs)[:, 0].astype(np.float64), examples.targets["label"].astype(np.float64))
 
