@@ -3,7 +3,6 @@
     {"a": Tensor, "b": {"c": Tensor, "d": 3}}  <->  {"a": ref 0, "b": {"c": ref 1, "d": 3}} and [Tensor, Tensor]
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ def take_out_tensors(tree: Any, tensors: list[Tensor]) -> Any:
         return _TensorRef(len(tensors) - 1)
     if isinstance(tree, Mapping):
         return {key: take_out_tensors(value, tensors) for key, value in tree.items()}
-    return copy.copy(tree)
+    return tree
 
 
 def put_back_tensors(tree: Any, tensors: list[Tensor]) -> Any:

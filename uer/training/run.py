@@ -402,30 +402,34 @@ class Run:
 
     def _build_model(self, fresh: bool) -> Model:
         """The model with random weights or, if `fresh` or where it is frozen, those of --pretrained_model_path."""
-        config, model_config, lora = self.config, self.settings.model, self.settings.lora
+        config = self.config
         torch.manual_seed(config.seed)
         model = new_model(self.settings, self.data.vocab_size, self.data.processor,
                           cache(partial(token_counts, self.data.train)), **self.layout)
-        path = config.pretrained_model_path
-        if path and (fresh or lora.use_lora):
-            weights = load_uer_weights(path, self.reporter.say)
-            check_sizes(weights, model_config, self.data.vocab_size, path, config.config_path)
-            report = checkpoint.load_into(model, weights, path)
-            lines = report.lines()
-            self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
-            for line in lines:
-                self.reporter.say(f"{path}: {line}")
-            if not (report.missing or report.other_shape) and (idle := initial_settings(config)):
-                self.reporter.say(f"warning: {' '.join(idle)}: without effect, because every weight is in {path}")
-            if lora.use_lora:
-                require_backbone(report, path)
-                adapt(model, lora, self.reporter.say, report.missing)
-        uniform = fresh and not path and config.output_bias_init == "zeros" and has_output_bias(model)
-        if config.sampled_softmax and uniform:
+        if config.pretrained_model_path and (fresh or self.settings.lora.use_lora):
+            self._load_pretrained(model)
+        random = fresh and not config.pretrained_model_path
+        if config.sampled_softmax and random and config.output_bias_init == "zeros" and has_output_bias(model):
             self.reporter.say("note: --sampled_softmax learns much sooner with --output_bias_init frequencies")
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model
+
+    def _load_pretrained(self, model: Model) -> None:
+        """Load the weights of --pretrained_model_path, and with --use_lora add the adapters that are trained."""
+        path, lora = self.config.pretrained_model_path, self.settings.lora
+        weights = load_uer_weights(path, self.reporter.say)
+        check_sizes(weights, self.settings.model, self.data.vocab_size, path, self.config.config_path)
+        report = checkpoint.load_into(model, weights, path)
+        lines = report.lines()
+        self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
+        for line in lines:
+            self.reporter.say(f"{path}: {line}")
+        if not (report.missing or report.other_shape) and (idle := initial_settings(self.config)):
+            self.reporter.say(f"warning: {' '.join(idle)}: without effect, because every weight is in {path}")
+        if lora.use_lora:
+            require_backbone(report, path)
+            adapt(model, lora, self.reporter.say, report.missing)
 
     @property
     def saves_merged(self) -> bool:
