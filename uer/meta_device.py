@@ -63,8 +63,8 @@ def extrapolated_model(count: Callable[[ModelConfig], Number], config: ModelConf
         local = extrapolated_model(count, replace(config, global_attention_every=0))
         whole = extrapolated_model(count, replace(config, attention_window=0, local_rotary_base=None))
         inner = config.layers_num - 1  # the last layer is that of one layer alone
-        share = -(-inner // config.global_attention_every) / inner
-        return local if local == whole else local + share * (whole - local)
+        fraction = -(-inner // config.global_attention_every) / inner
+        return local if local == whole else local + fraction * (whole - local)
 
     def of_layers(encoder: int, decoder: int = 1) -> Number:
         return count(replace(config, layers_num=encoder, **({"decoder_layers_num": decoder} if config.decoder else {})))

@@ -41,10 +41,10 @@ class StableAdamW(AdamW):
     def _update_group(self, group: dict[str, Any]) -> None:
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for (device, _), rows in self._rows(group).items():
-            rates = group["lr"] / self._excess(group, rows, grad_scale)  # (N,)
-            rates, decay = of_the_kernel(rates, group["weight_decay"])
-            for row, rate in zip(rows, rates.unbind()):  # the kernel takes one learning rate
-                fused_update(group, [row], rate, decay, self._infinity(device), grad_scale, found_inf)
+            learning_rates = group["lr"] / self._excess(group, rows, grad_scale)  # (N,)
+            learning_rates, decay = of_the_kernel(learning_rates, group["weight_decay"])
+            for row, learning_rate in zip(rows, learning_rates.unbind()):  # the kernel takes one learning rate
+                fused_update(group, [row], learning_rate, decay, self._infinity(device), grad_scale, found_inf)
 
     def _excess(self, group: dict[str, Any], rows: list[tuple[Tensor, ...]], grad_scale: Tensor | None) -> Tensor:
         """max(1, rms) of N parameters, (N,) in float32, on their device. The host does not wait for it."""

@@ -91,7 +91,7 @@ def decay_schedule(start: Start, decay_steps: int) -> dict[str, Any]:
         raise UserError(f"--decay_from {start.path}: the learning rate is {there:g} there and not at its peak of "
                         f"{peak:g}, where a decay starts (--scheduler constant, constant_with_warmup or trapezoidal)")
     total_steps = step + decay_steps
-    share = decay_steps / total_steps
+    fraction = decay_steps / total_steps
     warmup = 0.0 if saved["scheduler"] == "constant" else saved["warmup"] * saved["total_steps"] / total_steps
-    return {"total_steps": total_steps, "scheduler": "trapezoidal", "warmup": min(warmup, 1.0 - share),
-            "lr_decay": share}
+    return {"total_steps": total_steps, "scheduler": "trapezoidal", "warmup": min(warmup, 1.0 - fraction),
+            "lr_decay": fraction}

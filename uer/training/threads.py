@@ -117,8 +117,8 @@ def add_gradients(workers: Workers, parameters: Sequence[nn.Parameter], parts: S
             parameter.grad = _own(used.pop(0), seen)
         if used:
             sums.append((parameter.grad.view(-1), [gradient.reshape(-1) for gradient in used]))
-    share = -(-sum(len(total) for total, _ in sums) // workers.split.parts)
-    workers.run([partial(_add_range, sums, number * share, (number + 1) * share)
+    size = -(-sum(len(total) for total, _ in sums) // workers.split.parts)
+    workers.run([partial(_add_range, sums, number * size, (number + 1) * size)
                  for number in range(workers.split.parts)])
 
 
