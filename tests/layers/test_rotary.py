@@ -46,3 +46,9 @@ def test_both_forms_and_every_type_agree(monkeypatch):
     assert turned(vectors.bfloat16(), turns).dtype == torch.bfloat16
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     torch.testing.assert_close(turned(vectors, turns), found)
+
+
+def test_no_vectors_can_be_turned():
+    """A rank whose part of the held-out data has no predictions has no queries in the last layer."""
+    turns = Rotary().turns(torch.arange(0), 4)
+    assert turned(torch.empty(0, 12), turns).shape == (0, 12)

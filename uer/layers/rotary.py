@@ -43,7 +43,7 @@ def turned(vectors: Tensor, turns: Tensor) -> Tensor:
         (N, heads * head_size)
     """
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    pairs = wide.view(len(vectors), -1, *turns.shape[2:])  # (N, heads, head_size / 2, 2)
+    pairs = wide.unflatten(-1, (-1, *turns.shape[2:]))  # (N, heads, head_size / 2, 2), where N may be 0
     turns = turns.to(wide.dtype)
     if torch.compiler.is_compiling():
         (first, second), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
