@@ -98,7 +98,7 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
     config, folds, *configs = model_settings.parse(description, (InferConfig, FoldsConfig, ModelConfig,
                                                                  TokenizerConfig), argv)
     _require_folds(config.load_model_path, folds.folds_num)
-    prepare_predictions(config)
+    prepare_predictions(config, Classification)
     if folds.test_features_path:
         prepare_file(folds.test_features_path, "--test_features_path")
     total, task, examples = 0.0, None, None

@@ -37,13 +37,16 @@ def infer(description: str, task_class: type[Task], argv: Sequence[str] | None =
     """
     own = (task_class.infer_config_class,) if task_class.infer_config_class else ()
     config, *configs = model_settings.parse(description, (InferConfig, ModelConfig, TokenizerConfig, *own), argv)
-    prepare_predictions(config)
+    prepare_predictions(config, task_class)
     task, examples, outputs = compute_outputs(task_class, config, *configs)
     write_predictions(config, task, examples, outputs)
 
 
-def prepare_predictions(config: InferConfig) -> None:
-    """Check that the prediction file can be written, before anything is computed."""
+def prepare_predictions(config: InferConfig, task_class: type[Task]) -> None:
+    """Check that the prediction file can be written as the flags want it, before anything is computed."""
+    for name in ("output_logits", "output_prob"):
+        if getattr(config, name) and not task_class.writes_logits:
+            raise UserError(f"--{name}: the predictions of the task '{task_class.name}' have no such column")
     prepare_file(config.prediction_path, "--prediction_path")
 
 
