@@ -34,7 +34,7 @@ def main() -> None:
 def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
     """The mean of each tensor, summed in float64; only two checkpoints are in memory at the same time.
 
-    Names that share one tensor in the first checkpoint (tied weights) share one in the result, too, if their means agree.
+    Weights that share one tensor in the first checkpoint share one in the result, too, if their means agree.
 
     Raises:
         UserError: the checkpoints differ in names or shapes, or a tensor is not of a floating-point type.
