@@ -195,7 +195,11 @@ def test_xlm_roberta_has_its_sentence_piece_model(run_script: Run, tmp_path: Pat
     assert tokenizer("中国 ab")["input_ids"] == [0, *ours.encode("中国 ab"), 2] and tokenizer.model_max_length == 32
     assert "<mask>" in (tmp_path / "back/README.md").read_text()
     assert tokenizer_settings(tmp_path / "back")["tokenizer"] == "xlmroberta"
-    assert uer.load(tmp_path / "back", device="cpu").encode(["中国"]).shape == (1, 32)
+    ids = tokenizer("长江" * 40, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted = transformers.XLMRobertaModel.from_pretrained(tmp_path / "back")(**ids).last_hidden_state[:, 0]
+    found = uer.load(tmp_path / "back", device="cpu").encode(["长江" * 40])
+    assert ids["input_ids"].shape == (1, 32) and torch.allclose(torch.from_numpy(found), wanted, atol=1e-5)
     with pytest.raises(UserError, match="--spm_model_path is required"):
         run_script(to_huggingface("xlmroberta"), "--input_model_path", tmp_path / "uer.bin", "--config_path",
                    tmp_path / "uer.json", "--output_dir", tmp_path / "new")
