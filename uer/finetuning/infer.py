@@ -118,6 +118,13 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
         given = task_class.open_tokenizer(tokenizer_config).vocab.fingerprint
         if given != saved.encoder.tokenizer.vocab.fingerprint:
             raise UserError(f"--vocab_path {tokenizer_config.vocab_path}: not the vocabulary of {path}")
+    tokenizer = saved.encoder.tokenizer
+    for name, given, default, ours in (
+            ("pooling", model_config.pooling, ModelConfig.pooling, saved.model.pooling),
+            ("tokenizer", tokenizer_config.tokenizer, TokenizerConfig.tokenizer, tokenizer.kind),
+            ("do_lower_case", tokenizer_config.do_lower_case, True, tokenizer.do_lower_case)):
+        if given not in (default, ours):
+            raise UserError(f"--{name} {given}: {path} was fine-tuned with {ours}")
     encoder = dataclasses.replace(saved.encoder, seq_length=config.seq_length or saved.encoder.seq_length,
                                   truncation=config.truncation or saved.encoder.truncation)
     return task_of(saved, task_class), saved.model, encoder
