@@ -23,6 +23,7 @@ from uer.finetuning.command import (
 )
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
+from uer.finetuning.labels import shorten
 from uer.finetuning.loop import Fit
 from uer.finetuning.paths import existing_folds, fold_path
 from uer.finetuning.progress import describe
@@ -104,7 +105,11 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
     total, task, examples = 0.0, None, None
     for fold in range(folds.folds_num):
         one = dataclasses.replace(config, load_model_path=fold_path(config.load_model_path, fold))
-        task, examples, outputs = compute_outputs(Classification, one, *configs)
+        own, examples, outputs = compute_outputs(Classification, one, *configs)
+        task = task or own
+        if own.labels.names != task.labels.names:
+            raise UserError(f"{one.load_model_path}: its labels are {shorten(own.labels.names)}, those of fold 0 are "
+                            f"{shorten(task.labels.names)}")
         total = total + np.stack(outputs)
     mean = total / folds.folds_num
     if folds.test_features_path:
