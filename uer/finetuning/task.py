@@ -116,7 +116,8 @@ class Task:
         """Build the model with random weights.
 
         Its `forward(batch: Batch)` returns in training what `loss`, and in evaluation what `outputs` calls `predicted`,
-        for instance logits (examples, C) of a classifier or (B, S, C) of a tagger. What is not in its `embedding` or `encoder` is the head.
+        for instance logits (examples, C) of a classifier or (B, S, C) of a tagger. What is not in its `embedding` or
+        `encoder` is the head.
         """
         raise NotImplementedError
 

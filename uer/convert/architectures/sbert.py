@@ -91,7 +91,7 @@ def dual_settings(config: ModelConfig) -> dict[str, Any]:
             "stream_0": stream, "stream_1": stream}
 
 
-def told_beside(folder: Path) -> dict[str, Any]:
+def read_other_files(folder: Path) -> dict[str, Any]:
     """The pooling that a folder of sentence-transformers names; {} where it has no file for that.
 
     Raises:
@@ -132,7 +132,7 @@ SBERT = replace(
                         "this toolkit nor Hugging Face's model computes: a model trained with it gives other vectors"},
     prepare=prepare,
     complete=complete,
-    told_beside=told_beside,
+    read_other_files=read_other_files,
     backbone=backbone,
     first_stream=first_stream,
     settings_json=dual_settings,
