@@ -22,7 +22,7 @@ from uer.checkpoint.files import load_weights, save_weights
 from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
 from uer.convert.folder import with_copies, write_folder
-from uer.convert.hugging_face_files import FOLDER_FILES, bytes_of, write_json
+from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint
 from uer.convert.provenance import Stage, record_names, recorded_stages
@@ -41,6 +41,9 @@ from uer.tokenizers.characters import is_ideograph
 FINE_TUNING = {"epochs_num": "Epochs", "best_epoch": "Best epoch", "batch_size": "Batch size",
                "learning_rate": "Peak learning rate", "seed": "Seed", "train_hash": "Hash of the training file",
                "dev_hash": "Hash of the dev file", "converted_from": "Converted from"}
+
+# Files of an earlier export that are removed where the new one has none of the name: transformers would read them.
+REPLACED_FILES = {*FOLDER_FILES} - {*WEIGHT_FILES, "README.md"}
 
 
 @dataclass(frozen=True)
@@ -303,8 +306,8 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
         (temporary / "README.md").write_text(card, encoding="utf-8")
         written = sorted(path.name for path in temporary.iterdir())
         files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
-    for path in Path(folder).glob("model*.safetensors*"):  # of an export before, divided otherwise
-        if path.name not in files:
+    for path in Path(folder).iterdir():  # of an export before: weights divided otherwise, another tokenizer's files
+        if path.name not in files and (path.name in REPLACED_FILES or path.match("model*.safetensors*")):
             path.unlink()
     print(f"written: {folder}: {', '.join(written)}")
     return files

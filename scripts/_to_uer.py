@@ -88,7 +88,7 @@ def _import_model(architecture: Architecture | Mapping[str, Architecture], flags
     found = read_hugging_face(path)
     if isinstance(architecture, Mapping):
         architecture, head = choose_type(architecture, head, found.weights, "hugging_face", path), None
-    architecture.told(found.config, path)  # another architecture is an error of its own, before what its heads are
+    architecture.read_config(found.config, path)  # says first that a model is of another architecture
     model = HuggingFaceModel(architecture.tidied(found.weights, found.config, path), found.config)
     if head not in HEAD_TASKS:
         head = resolve_head(head, model.weights, architecture, "hugging_face", path)

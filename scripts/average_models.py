@@ -35,7 +35,7 @@ def main() -> None:
 def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
     """The mean of each tensor, summed in float64; only two checkpoints are in memory at the same time.
 
-    Names that share one tensor in the first checkpoint (tied weights) also share one in the result.
+    Weights that share one tensor in the first checkpoint share one in the result, too, if their means agree.
 
     Raises:
         UserError: the checkpoints differ in names or shapes, or a tensor is not of a floating-point type.
@@ -44,7 +44,7 @@ def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
     owner: dict[int, str] = {}
     shared = {name: owner.setdefault(tensor.data_ptr(), name) for name, tensor in first.items()}
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in first.items()}
-    sums = {name: torch.zeros_like(first[name], dtype=torch.float64) for name in set(shared.values())}
+    sums = {name: torch.zeros_like(first[name], dtype=torch.float64) for name in shared}
     del first
     for path in paths:
         weights = load_checkpoint(path)
@@ -52,7 +52,8 @@ def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
         for name, total in sums.items():
             total += weights[name]
     means = {name: (total / len(paths)).to(shapes[name][1]) for name, total in sums.items()}
-    return {name: means[shared[name]] for name in shared}
+    return {name: means[owner] if torch.equal(means[name], means[owner]) else means[name]
+            for name, owner in shared.items()}
 
 
 def _require_same_model(shapes: dict[str, tuple], weights: dict[str, Tensor], path: str, first: str) -> None:

@@ -13,7 +13,7 @@ run of `pretrain.py` with the same seed on this dataset alone. Each has some of 
     source:  what the encoder reads, of t5 and bart; ‹<extra_id_0>←b c› is a sentinel in place of b c
     order:   of bart, which sentences of the plain text follow one another in the source
     target:  what the decoder reads
-    mlm:     the labels of this target, behind their positions; "target" where these are the decoder's
+    mlm:     the labels of this target, after their positions; "target" where these are the decoder's
     cls:     the label of the row
 """
 
@@ -324,7 +324,7 @@ class Sample:
                 for token in tokens]
 
     def label_lines(self, name: str, labels: Labels) -> dict[str, str]:
-        """What a target predicts in the row: the label of the row, or entries behind their positions."""
+        """What a target predicts in the row: the label of the row, or entries after their positions."""
         found = labelled(labels)
         if not found:
             return {name: "not predicted"}

@@ -97,7 +97,7 @@ def teacher_output(path: str, config: TeacherConfig) -> TeacherOutput:
                         precision=config.precision)
     _, examples, outputs = compute_outputs(Classification, infer, ModelConfig(), TokenizerConfig())
     assert len(examples) == len(table)
-    labels = ["" if label == NO_LABEL else label.strip() for label in table.get("label") or [""] * len(table)]
+    labels = ["" if label.strip() == NO_LABEL else label.strip() for label in table.get("label") or [""] * len(table)]
     return TeacherOutput(path, table["text_a"], table.get("text_b"), labels, np.stack(outputs))
 
 

@@ -188,7 +188,8 @@ def test_predictions_are_those_of_the_inference_scripts(root, tmp_path, monkeypa
     rows = [{"text_a": text} | ({"text_b": texts[-at]} if pairs else {}) for at, text in enumerate(texts)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(sys, "argv", ["x", "--load_model_path", str(path), "--test_path", str(tmp_path / "t.jsonl"),
-                                      "--prediction_path", str(tmp_path / "p.tsv"), "--output_prob", "--device", "cpu"])
+                                      "--prediction_path", str(tmp_path / "p.tsv"), "--device", "cpu",
+                                      *["--output_prob"] * task.writes_logits])
     runpy.run_path(str(root / "inference" / f"run_{script}_infer.py"), run_name="script")["main"]()
     header, *lines = [line.split("\t") for line in (tmp_path / "p.tsv").read_text().split("\n")[:-1]]
     found = uer.load(path).predict([tuple(row.values()) if pairs else row["text_a"] for row in rows], batch_size=4)

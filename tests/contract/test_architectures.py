@@ -220,7 +220,7 @@ def test_settings_come_back(architecture: Architecture, head: str, tied: bool, e
     assert content["model_type"] == architecture.name and content["architectures"] == [architecture.classes[head]]
     assert content["pad_token_id"] == (architecture.padding_id or 4) and content["id2label"] == {"0": "a", "1": "b"}
     assert content["tie_word_embeddings"] is (tied and not architecture.names.stores_output_layer)
-    told = architecture.told(content, "x")
+    told = architecture.read_config(content, "x")
     architecture.require_sizes(content, sizes, "x")
     assert architecture.model_config(sizes, None, head, tied, "x", told) == config
     assert architecture.model_config(sizes, config, head, tied, "x") == config
@@ -247,9 +247,9 @@ def test_settings_that_contradict_are_refused(architecture: Architecture) -> Non
                 architecture.model_config(sizes, wrong, head, True, "x")
         elif not row.uer and row.only != "write":
             with pytest.raises(UserError, match=f"^x: {row.hugging_face} is "):
-                architecture.told({row.hugging_face: "other"}, "x")
+                architecture.read_config({row.hugging_face: "other"}, "x")
     with pytest.raises(UserError, match="model_type is other"):
-        architecture.told({"model_type": "other"}, "x")
+        architecture.read_config({"model_type": "other"}, "x")
     with pytest.raises(UserError, match="vocab_size 1, but the weights have 97"):
         architecture.require_sizes({"vocab_size": 1}, sizes, "x")
 

@@ -156,15 +156,15 @@ class Tried:
         return self.encoder.tokenizer.vocab.pad_id
 
     @torch.no_grad()
-    def predicted(self, batch: Batch) -> Any:
+    def predicted(self, batch: Batch, training: bool = False) -> Any:
         """What the model's forward returns."""
-        return self.model.eval()(batch)
+        return self.model.train(training)(batch)
 
     @torch.no_grad()
     def loss(self, chosen: np.ndarray) -> float:
         """Summed over these training examples."""
         batch = collate(self.train, chosen, self.pad_id)
-        loss = self.task.loss(self.predicted(batch), batch)
+        loss = self.task.loss(self.predicted(batch, training=True), batch)
         assert loss.shape == ()
         return float(loss)
 
@@ -271,7 +271,8 @@ def test_padding_changes_nothing(tried):
     padded = Batch(wider(batch.src, tried.pad_id), wider(batch.seg, 0),
                    {name: wider(value, IGNORED) if name in tried.train.token_targets else value
                     for name, value in batch.targets.items()})
-    assert float(tried.task.loss(tried.predicted(padded), padded)) == pytest.approx(tried.loss(chosen), rel=1e-5)
+    loss = tried.task.loss(tried.predicted(padded, training=True), padded)
+    assert float(loss) == pytest.approx(tried.loss(chosen), rel=1e-5)
     assert close(tried.task.outputs(tried.predicted(padded), padded),
                  tried.task.outputs(tried.predicted(batch), batch))
     assert close(tried.outputs(batch_size=1), tried.outputs())

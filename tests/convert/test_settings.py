@@ -64,7 +64,7 @@ def test_a_setting_that_is_absent_or_null_has_its_default_or_says_nothing() -> N
 ])
 def test_a_config_of_another_function_is_refused(content: dict, message: str) -> None:
     with pytest.raises(UserError, match=f"^x: {message}"):
-        BERT.told(content, "x")
+        BERT.read_config(content, "x")
 
 
 def test_what_weights_do_not_tell() -> None:
@@ -92,14 +92,14 @@ def test_the_epsilon_of_layer_norms_is_read_and_written(name: str, key: str, usu
     """Where config.json is silent, GPT-2's is 1e-5, as in transformers; 1e-12 is UER's own."""
     architecture = ARCHITECTURES[name]
     head = next(iter(architecture.outputs))
-    assert architecture.told({}, "x").get("layernorm_eps") == usual
+    assert architecture.read_config({}, "x").get("layernorm_eps") == usual
     for written, ours in ((1e-12, None), (1e-5, 1e-5), (0.25, 0.25)):
-        assert architecture.told({key: written}, "x")["layernorm_eps"] == ours
+        assert architecture.read_config({key: written}, "x")["layernorm_eps"] == ours
         config = ModelConfig(layernorm_eps=ours, hidden_act="gelu_fast")
         assert architecture.config_json(config, 9, head)[key] == written
     for wrong in (0.0, 1.0, "small", True, float("nan")):
         with pytest.raises(UserError, match=f"^x: {key} must lie between 0 and 1, not {wrong}$"):
-            architecture.told({key: wrong}, "x")
+            architecture.read_config({key: wrong}, "x")
 
 
 def activation_key(name: str) -> str:
@@ -112,5 +112,5 @@ def test_an_unknown_activation_function_is_refused_in_one_line(name: str) -> Non
     key = activation_key(name)
     for unknown in ("gelu_10", "", ["gelu"], 3):
         with pytest.raises(UserError, match=r"^x: .* has no counterpart in UER; these have: [^\n]*gelu.*$") as found:
-            ARCHITECTURES[name].told({key: unknown}, "x")
+            ARCHITECTURES[name].read_config({key: unknown}, "x")
         assert key in str(found.value)

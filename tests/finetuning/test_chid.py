@@ -13,7 +13,7 @@ from uer.finetuning.command import finetune
 from uer.finetuning.config import ChidConfig
 from uer.finetuning.infer import infer
 from uer.finetuning.task import TextToRows
-from uer.finetuning.tasks.chid import Chid, assign, window
+from uer.finetuning.tasks.chid import Chid, Passages, assign, window
 from uer.tokenizers import CharTokenizer, Vocab
 
 COMPLETE = 3  # of the original's golden examples, so many are short enough to have every token of the passage
@@ -35,6 +35,14 @@ def test_rows_are_those_of_the_original(golden, google_vocab):
     for number in range(COMPLETE * 5, len(examples.rows)):
         row = examples.rows.tokens[number]
         assert len(row) == (64 if number % 5 < 4 else 2) and row[-1] == 102
+
+
+@pytest.mark.parametrize("seq_length", range(4, 10))
+def test_no_row_is_longer_than_seq_length(google_vocab, seq_length):
+    encoder = TextToRows(CharTokenizer(Vocab.load(str(google_vocab))), seq_length)
+    examples = Chid(2).of_passages([Passages(("山明水秀#idiom1#鸟语花香",), ("万紫千红", "一"), "")], encoder)
+    first, second = (examples.rows.tokens[row] for row in range(2))
+    assert len(first) == seq_length == len(second) and first[-1] == second[-1] == 102
 
 
 def test_windows_and_assignments_are_those_of_the_original(golden):

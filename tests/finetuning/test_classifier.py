@@ -180,6 +180,10 @@ def test_flags_must_not_contradict_the_saved_settings(tiny):
     assert predictions(tiny, labels_num=2, config_path=tiny.path("config.json"), vocab_path=tiny.path("vocab.txt"))
     with pytest.raises(UserError, match=r"--labels_num 3: .* has 2 labels"):
         predictions(tiny, labels_num=3)
+    for flag, value, ours in (("pooling", "mean", "max"), ("tokenizer", "char", "bert"),
+                              ("do_lower_case", "false", "True")):
+        with pytest.raises(UserError, match=f"--{flag} (?i:{value}): .* was fine-tuned with {ours}"):
+            predictions(tiny, **{flag: value})
     tiny.write("wide.json", json.dumps({"hidden_size": 32, "emb_size": 32, "heads_num": 2}))
     with pytest.raises(UserError, match="emb_size is 32, but 16"):
         predictions(tiny, config_path=tiny.path("wide.json"))

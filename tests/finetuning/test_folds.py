@@ -37,5 +37,9 @@ def test_cross_validation_and_its_inference(tiny, capsys):
     features = np.load(tiny.path("test.npy"))
     predicted = Path(tiny.path("p.tsv")).read_text().splitlines()[1:]
     assert [str(row.argmax()) for row in features] == predicted
+    settings = Path(tiny.path("out/model-fold_1.json"))
+    settings.write_text(settings.read_text("utf-8").replace('"0"', '"no"'), "utf-8")
+    with pytest.raises(UserError, match=r"model-fold_1.bin: its labels are no, 1, those of fold 0 are 0, 1"):
+        infer_with_folds("test", [*flags, "--folds_num", "2"])
     with pytest.raises(UserError, match="cannot be used with cross-validation"):
         cross_validate("test", tiny.flags())

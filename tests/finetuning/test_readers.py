@@ -41,7 +41,7 @@ def test_json_lines_of_clue_and_ours(tmp_path, record, expected):
 
 
 def test_rows_without_an_agreed_label_are_left_out_and_counted(tmp_path):
-    lines = [{"sentence1": "甲", "sentence2": "乙", "label": label} for label in ("-", "neutral", "-")]
+    lines = [{"sentence1": "甲", "sentence2": "乙", "label": label} for label in ("-", "neutral", " -")]
     path = write(tmp_path, "\n".join(map(json.dumps, lines)))
     table = read_table(path, ("label", "text_a", "text_b"))
     assert table.lines == [2]

@@ -54,6 +54,8 @@ def test_regression(tiny):
     lines = predict(tiny, Regression, "text_a\n丙甲\n丙丁\n")
     assert lines[0] == "label"
     assert float(lines[1]) > float(lines[2])
+    with pytest.raises(UserError, match="--output_prob: the predictions of the task 'regression' have no such column"):
+        predict(tiny, Regression, "text_a\n丙甲\n", "test.tsv", "--output_prob")
     with pytest.raises(UserError, match=r"data.tsv:2: the label 'x' is not a number"):
         train(tiny, Regression, "label\ttext_a\nx\t丙\n")
 

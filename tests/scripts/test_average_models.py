@@ -27,6 +27,13 @@ def test_the_mean_keeps_ties(run_script: Run, tmp_path: Path) -> None:
     assert mean["word"].data_ptr() == mean["tied"].data_ptr()
 
 
+def test_weights_tied_in_one_checkpoint_only_have_a_mean_each(run_script: Run, tmp_path: Path) -> None:
+    paths = [save(tmp_path / "tied.bin", 1.0), save(tmp_path / "untied.bin", 3.0, tied=torch.full((3, 2), 7.0))]
+    run_script("average_models.py", "--model_list_path", *paths, "--output_model_path", tmp_path / "mean.bin")
+    mean = load_weights(tmp_path / "mean.bin")
+    assert torch.equal(mean["word"], torch.full((3, 2), 2.0)) and torch.equal(mean["tied"], torch.full((3, 2), 4.0))
+
+
 @pytest.mark.parametrize(("others", "message"), [
     ({"more": torch.zeros(1)}, "only one of them has more"),
     ({"bias": torch.zeros(3)}, r"bias is \[3\] in one and \[2\] in the other"),

@@ -179,6 +179,9 @@ def test_xlm_roberta_has_its_sentence_piece_model(run_script: Run, tmp_path: Pat
     printed = run_script(to_uer("xlmroberta"), "--input_model_path", tmp_path / "theirs", "--output_model_path",
                          tmp_path / "uer.bin", "--output_config_path", tmp_path / "uer.json")
     assert "checked: on " in printed and "sequences have at most 32 tokens" in printed
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back/tokenizer.json").write_text("of a BERT that was here before")
+    (tmp_path / "back/notes.txt").write_text("of the user")
     run_script(to_huggingface("xlmroberta"), "--input_model_path", tmp_path / "uer.bin", "--config_path",
                tmp_path / "uer.json", "--output_dir", tmp_path / "back", "--spm_model_path", tmp_path / "m.model")
     first, back = (read_hugging_face(tmp_path / name).weights for name in ("theirs", "back"))
@@ -189,13 +192,18 @@ def test_xlm_roberta_has_its_sentence_piece_model(run_script: Run, tmp_path: Pat
     assert not differing(rows["first"], rows["back"])
     assert torch.equal(positions[0][2:], positions[1][2:]) and not positions[1][:2].any()
     assert (tmp_path / "back/sentencepiece.bpe.model").read_bytes() == content.getvalue()
+    assert not (tmp_path / "back/tokenizer.json").exists() and (tmp_path / "back/notes.txt").exists()
     answers = transformers.pipeline("fill-mask", model=str(tmp_path / "back"), top_k=3)("中国的<mask>都")
     assert len(answers) == 3
     tokenizer, ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "back"), read_tokenizer(tmp_path / "back")
     assert tokenizer("中国 ab")["input_ids"] == [0, *ours.encode("中国 ab"), 2] and tokenizer.model_max_length == 32
     assert "<mask>" in (tmp_path / "back/README.md").read_text()
     assert tokenizer_settings(tmp_path / "back")["tokenizer"] == "xlmroberta"
-    assert uer.load(tmp_path / "back", device="cpu").encode(["中国"]).shape == (1, 32)
+    ids = tokenizer("长江" * 40, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted = transformers.XLMRobertaModel.from_pretrained(tmp_path / "back")(**ids).last_hidden_state[:, 0]
+    found = uer.load(tmp_path / "back", device="cpu").encode(["长江" * 40])
+    assert ids["input_ids"].shape == (1, 32) and torch.allclose(torch.from_numpy(found), wanted, atol=1e-5)
     with pytest.raises(UserError, match="--spm_model_path is required"):
         run_script(to_huggingface("xlmroberta"), "--input_model_path", tmp_path / "uer.bin", "--config_path",
                    tmp_path / "uer.json", "--output_dir", tmp_path / "new")

@@ -175,7 +175,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not consist of heads of 14"):
         architecture.tidied(weights, {"head_dim": 14}, "x")
     with pytest.raises(UserError, match="x: rope_parameters is yarn"):
-        architecture.told({"rope_parameters": {"rope_type": "yarn"}}, "x")
+        architecture.read_config({"rope_parameters": {"rope_type": "yarn"}}, "x")
     config = replace(open_hugging_face(save_random(model, tmp_path / "m")).config, attention_window=4)
     with pytest.raises(UserError, match="x: attention_window is 4 in the model's settings, but it is 0 in"):
         architecture.model_config({"hidden": 48, "vocab": 97, "layers": 3, "feedforward": 53}, config, "lm", False, "x")

@@ -273,6 +273,10 @@ def test_sbert_there_and_back(run_script: Run, golden_model: Callable[[str], Gol
     assert {key: after[key] for key in ("encoder", "embedding", "pooling", "tie_weights")} == {
         key: before[key] for key in ("encoder", "embedding", "pooling", "tie_weights")}
     assert after["stream_1"].items() <= before["stream_1"].items()
+    for mode in ("pooling_mode_weightedmean_tokens", "pooling_mode_cls_token"):
+        (folder / "1_Pooling/config.json").write_text(json.dumps({**pooling, mode: True}))
+        with pytest.raises(UserError, match=rf"1_Pooling/config.json: pools by .*{mode}"):
+            run_script(to_uer("sbert"), "--input_model_path", folder, "--output_model_path", tmp_path / "other.bin")
 
 
 def test_sentence_transformers_open_the_folder(run_script: Run, golden_model: Callable[[str], Golden],

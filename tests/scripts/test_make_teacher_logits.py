@@ -46,7 +46,7 @@ def test_labels_are_kept_and_the_rest_is_the_teachers(run_script, tmp_path, teac
     path, answer = teacher
     labelled = write(tmp_path / "a.tsv", "label\ttext_a\n好\t太差了\n坏\t这本书很好看\n")
     unlabelled = write(tmp_path / "b.jsonl", '{"sentence": "她住在北京", "label": "-"}\n'
-                                             '{"sentence": "好\\t书", "label": "-"}\n')
+                                             '{"sentence": "好\\t书", "label": "- "}\n')
     output = tmp_path / "soft.tsv"
     said = run_script("make_teacher_logits.py", "--teacher_model_path", path, "--input_path", labelled, unlabelled,
                       "--output_path", output)

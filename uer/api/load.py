@@ -1,6 +1,7 @@
 """Opens the model at a path: a fine-tuned model, a UER checkpoint, or a Hugging Face folder."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -81,13 +82,14 @@ def _finetuned(path: str, device: torch.device, precision: str) -> TextModel:
 def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tokenizer, device: torch.device,
                   precision: str) -> TextModel:
     path, weights, size = source.path, source.converted.weights, source.converted.sizes["vocab"]
+    usable = replace(config, max_seq_length=config.max_seq_length - source.architecture.unused_positions)
     if source.head not in HEAD_TASKS:
-        return TextModel(path, pretrained_model(config, size, weights, path).to(device), config, tokenizer, device,
+        return TextModel(path, pretrained_model(config, size, weights, path).to(device), usable, tokenizer, device,
                          precision=precision)
     task = task_of_head(source.head, source.converted.sizes, source.model.config, path)
     model = fill(task.build(config, size), weights, path).to(device)
-    encoder = TextToRows(tokenizer, config.max_seq_length, "first")
-    return TextModel(path, model, config, tokenizer, device, task, encoder, precision)
+    encoder = TextToRows(tokenizer, usable.max_seq_length, "first")
+    return TextModel(path, model, usable, tokenizer, device, task, encoder, precision)
 
 
 def _tokenizer_of(source: HuggingFaceSource, wanted: TokenizerConfig, do_lower_case: bool | None) -> Tokenizer:

@@ -1,8 +1,8 @@
 """How a tensor of UER becomes one of Hugging Face, and back: pairs of inverse functions, which can be chained.
 
 A row of a name table has one or several UER tensors and one Hugging Face tensor, so a change maps a tuple of tensors to
-a tuple of tensors. Hugging Face's weights come back exactly: `to_hugging_face(to_uer(x)) == x`. UER's come back exactly
-but for rows that one side does not have: those of `DropRows` are never read by a model, and come back as zeros.
+a tuple of tensors. There and back gives the same tensors, but for rows that no model reads and one side does not have:
+UER's of `DropRows` and Hugging Face's of `AddRows` come back as zeros.
 
 >>> query, key, value = torch.eye(2), torch.zeros(2, 2), torch.ones(2, 2)
 >>> (stacked,) = Chain((Fused(3), TRANSPOSED)).to_hugging_face((query, key, value))
@@ -67,23 +67,18 @@ class DropRows(Change):
 
 @dataclass(frozen=True)
 class AddRows(Change):
-    """Hugging Face's tensor has rows that UER's has not: (N, ...) <-> (N + count, ...).
+    """Hugging Face's tensor has `count` more rows at its beginning, zeros: (N, ...) <-> (N + count, ...).
 
-    Position embeddings of BART and RoBERTa have two rows before position 0. Those rows are zeros on the way there, and
-    dropped on the way back, so Hugging Face's weights come back exactly where the rows were zeros.
-
-    Attributes:
-        count, last: as `DropRows`.
+    Position embeddings of BART and RoBERTa have two such rows before position 0.
     """
 
     count: int
-    last: bool = False
 
     def to_hugging_face(self, tensors: Tensors) -> Tensors:
-        return tuple(_with_zero_rows(tensor, self.count, self.last) for tensor in tensors)
+        return tuple(_with_zero_rows(tensor, self.count) for tensor in tensors)
 
     def to_uer(self, tensors: Tensors) -> Tensors:
-        return tuple(_without_rows(tensor, self.count, self.last) for tensor in tensors)
+        return tuple(_without_rows(tensor, self.count) for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -190,10 +185,10 @@ SAME = Change()
 TRANSPOSED = Transposed()
 
 
-def _without_rows(tensor: Tensor, count: int, last: bool) -> Tensor:
+def _without_rows(tensor: Tensor, count: int, last: bool = False) -> Tensor:
     return tensor[:max(len(tensor) - count, 0)] if last else tensor[count:]
 
 
-def _with_zero_rows(tensor: Tensor, count: int, last: bool) -> Tensor:
+def _with_zero_rows(tensor: Tensor, count: int, last: bool = False) -> Tensor:
     zeros = tensor.new_zeros(count, *tensor.shape[1:])
     return torch.cat([tensor, zeros] if last else [zeros, tensor])

@@ -91,7 +91,7 @@ def open_hugging_face(path: str | os.PathLike, head: str | None = None) -> Huggi
 def convert_hugging_face(model: HuggingFaceModel, architecture: Architecture, path: str, head: str
                          ) -> HuggingFaceSource:
     """A model that was read, its names tidied, converted under a head; errors as `open_hugging_face`."""
-    told = {**architecture.told(model.config, path), **architecture.told_beside(folder_of(path))}
+    told = {**architecture.read_config(model.config, path), **architecture.read_other_files(folder_of(path))}
     converted = names.from_hugging_face(model.weights, architecture.names, head, path)
     converted.weights.update(architecture.complete(converted.weights))
     architecture.require_sizes(model.config, converted.sizes, path)

@@ -60,7 +60,7 @@ def _write_wordpiece(vocab: Vocab, do_lower_case: bool, max_length: int, folder:
 
 
 def _sentinels(vocab: Vocab) -> list[str]:
-    """T5's sentinels: the entry whose role is sentinel_token, and those behind it that are numbered on."""
+    """T5's sentinels: the entry whose role is sentinel_token, and those after it that are numbered on."""
     ids = vocab.special_ids
     return vocab.tokens[ids["sentinel"]:ids["last_sentinel"] + 1] if "sentinel" in ids else []
 

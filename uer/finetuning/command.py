@@ -161,31 +161,31 @@ def opened(rank_info: launch.RankInfo, command: Command, prepare: Callable[[Comm
 
 
 def _rank(rank_info: launch.RankInfo, command: Command) -> int:
-    with opened(rank_info, command, prepare_output) as (bench, state, writer):
-        report(bench, run_seeds(command, bench, state, writer), command.finetune.output_model_path)
+    with opened(rank_info, command, prepare_output) as (trainings, state, writer):
+        report(trainings, run_seeds(command, trainings, state, writer), command.finetune.output_model_path)
     return 0
 
 
-def run_seeds(command: Command, bench: Trials, state: TrainingState, writer: MetricsWriter | None) -> list[Trial]:
+def run_seeds(command: Command, trainings: Trials, state: TrainingState, writer: MetricsWriter | None) -> list[Trial]:
     """One training for each seed; the model of the best, the earliest of equals in the order of --seeds, is saved."""
     trials: list[Trial] = []
     seeds = command.finetune.seeds or (command.finetune.seed,)
     for number, seed in enumerate(seeds, start=1):
-        settings = command.settings(seed, bench.save_best_by)
+        settings = command.settings(seed, trainings.save_best_by)
         before = max((trial.score for trial in trials), default=float("-inf"))
         if len(seeds) > 1:
             logger.info("Seed %d (%d of %d)", seed, number, len(seeds))
 
         def save(fitted: Fit, settings: FitSettings = settings, before: float = before) -> None:
             if fitted.metrics[settings.save_best_by] > before:
-                bench.save(command.finetune.output_model_path, fitted, settings)
+                trainings.save(command.finetune.output_model_path, fitted, settings)
 
-        trials.append(run_trial(bench, settings, f"seed {seed}", save, state, writer, len(seeds) - number,
+        trials.append(run_trial(trainings, settings, f"seed {seed}", save, state, writer, len(seeds) - number,
                                 tag=f"seed_{seed}/" if len(seeds) > 1 else ""))
     return trials
 
 
-def run_trial(bench: Trials, settings: FitSettings, name: str, save: Callable[[Fit], None], state: TrainingState,
+def run_trial(trainings: Trials, settings: FitSettings, name: str, save: Callable[[Fit], None], state: TrainingState,
               writer: MetricsWriter | None, trials_left: int, tag: str = "",
               facts: Mapping[str, Any] | None = None) -> Trial:
     """One training, from the state where it is finished or begun there.
@@ -202,21 +202,21 @@ def run_trial(bench: Trials, settings: FitSettings, name: str, save: Callable[[F
         return finished
     facts = {**(facts or {}), "seed": settings.seed, "batch_size": settings.batch_size,
              "peak_learning_rate": settings.optim.learning_rate, "epochs_num": settings.epochs_num}
-    progress = Progress(bench.world, writer, facts, tag, trials_left)
-    trial = bench.run(settings, save, progress=progress, kept=TrialState(state, name))
+    progress = Progress(trainings.world, writer, facts, tag, trials_left)
+    trial = trainings.run(settings, save, progress=progress, kept=TrialState(state, name))
     if trial.test_metrics is not None:
         progress.tested(trial.fit.epoch, trial.test_metrics)
     state.finish(name, trial)
     return trial
 
 
-def decides(command: Command, bench: Trials) -> dict[str, Any]:
+def decides(command: Command, trainings: Trials) -> dict[str, Any]:
     """What decides the figures of a training, but its seed, batch size, learning rate and number of epochs."""
     config = command.finetune
-    return {"version": RESULTS_VERSION, "task": command.task_class.name, **bench.fingerprints,
+    return {"version": RESULTS_VERSION, "task": command.task_class.name, **trainings.fingerprints,
             "seq_length": config.seq_length, "truncation": config.truncation, "early_stop": config.early_stop,
             "save_best_by": config.save_best_by, "precision": config.precision,
-            "tokenizer": bench.encoder.tokenizer.settings, "columns": config.columns,
+            "tokenizer": trainings.encoder.tokenizer.settings, "columns": config.columns,
             "model": model_identity(command.model),
             "adversarial": dataclasses.asdict(command.adversarial),
             "optim": {**optim_identity(command.optim), "learning_rate": None},
@@ -231,15 +231,15 @@ def _lora_identity(lora: LoraConfig) -> dict[str, Any]:
     return {**lora.values(), "pretrained_hash": pretrained_hash(path) if path else None}
 
 
-def open_state(command: Command, bench: Trials, **more: Any) -> TrainingState:
+def open_state(command: Command, trainings: Trials, **more: Any) -> TrainingState:
     """The training state beside the output.
 
     Args:
         more: what decides the results of this command beside the settings of all.
     """
-    config, world = command.finetune, bench.world
-    identity = content_hash({**decides(command, bench), **more, "batch_size": config.batch_size, "seed": config.seed,
-                             "seeds": config.seeds, "epochs_num": config.epochs_num,
+    config, world = command.finetune, trainings.world
+    identity = content_hash({**decides(command, trainings), **more, "batch_size": config.batch_size,
+                             "seed": config.seed, "seeds": config.seeds, "epochs_num": config.epochs_num,
                              "learning_rate": command.optim.learning_rate, "world_size": world.world_size,
                              "device": world.device.type})
     return TrainingState(state_path(weights_path(config.output_model_path)), identity, world, config.resume)
@@ -255,36 +255,36 @@ def prepare_output(command: Command) -> None:
             prepare_file(file, flag)
 
 
-def describe_data(bench: Trials) -> None:
+def describe_data(trainings: Trials) -> None:
     """Log one line for each file, with the number of examples that were left out."""
-    for name, examples in (("train", bench.train), ("dev", bench.dev), ("test", bench.test)):
+    for name, examples in (("train", trainings.train), ("dev", trainings.dev), ("test", trainings.test)):
         if examples is None:
             continue
         skipped = "".join(f", {count} {what} left out" for what, count in examples.skipped.items() if count)
-        cut = int((examples.lengths >= bench.encoder.seq_length).sum())
+        cut = int((examples.lengths >= trainings.encoder.seq_length).sum())
         logger.info("%s: %d examples%s, %d reach --seq_length, hash %s", name, len(examples), skipped, cut,
                     examples.hash[:12])
 
 
-def report(bench: Trials, trials: list[Trial], path: str) -> None:
+def report(trainings: Trials, trials: list[Trial], path: str) -> None:
     """What the best trial does on dev and test, and how much seeds matter; of equal trials the first is the best."""
     best = max(trials, key=lambda trial: trial.score)
     logger.info("Best: seed %d, epoch %d; the model is at %s", best.settings.seed, best.fit.epoch, path)
-    for name, outputs, metrics, examples in (("Dev", best.fit.outputs, best.fit.metrics, bench.dev),
-                                             ("Test", best.test_outputs, best.test_metrics, bench.test)):
+    for name, outputs, metrics, examples in (("Dev", best.fit.outputs, best.fit.metrics, trainings.dev),
+                                             ("Test", best.test_outputs, best.test_metrics, trainings.test)):
         if outputs is None:
             continue
         logger.info("%s set evaluation: %s", name, describe(metrics))
         if metrics.get("predicted_labels") == 1:
             logger.warning("Every prediction is the same label: the model has learned nothing else")
-        for line in bench.task.report(outputs, examples, bench.config.report_all_labels):
+        for line in trainings.task.report(outputs, examples, trainings.config.report_all_labels):
             logger.info(line)
     if len(trials) > 1:
         for name, scores in (("dev", [trial.score for trial in trials]),
-                             ("test", [trial.test_metrics[bench.save_best_by] for trial in trials
+                             ("test", [trial.test_metrics[trainings.save_best_by] for trial in trials
                                        if trial.test_metrics])):
             if scores:
-                logger.info("%d seeds, %s %s: %s", len(trials), name, bench.save_best_by, spread(scores))
+                logger.info("%d seeds, %s %s: %s", len(trials), name, trainings.save_best_by, spread(scores))
 
 
 def spread(scores: Sequence[float]) -> str:

@@ -23,6 +23,7 @@ from uer.finetuning.command import (
 )
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
+from uer.finetuning.labels import shorten
 from uer.finetuning.loop import Fit
 from uer.finetuning.paths import existing_folds, fold_path
 from uer.finetuning.progress import describe
@@ -57,30 +58,30 @@ def _prepare(command: Command) -> None:
 
 def _rank(rank_info: launch.RankInfo, command: Command) -> int:
     config = command.finetune
-    with opened(rank_info, command, _prepare, folds_num=config.folds_num) as (bench, state, writer):
-        if len(bench.train) < config.folds_num:
-            raise UserError(f"{config.train_path}: {len(bench.train)} examples for --folds_num {config.folds_num}")
-        outputs, scores = run_folds(command, bench, state, writer)
-        logger.info("%d folds, %s: %s", config.folds_num, bench.save_best_by, spread(scores))
+    with opened(rank_info, command, _prepare, folds_num=config.folds_num) as (trainings, state, writer):
+        if len(trainings.train) < config.folds_num:
+            raise UserError(f"{config.train_path}: {len(trainings.train)} examples for --folds_num {config.folds_num}")
+        outputs, scores = run_folds(command, trainings, state, writer)
+        logger.info("%d folds, %s: %s", config.folds_num, trainings.save_best_by, spread(scores))
         logger.info("All examples, each by the model that did not see it: %s",
-                    describe(bench.task.metrics(outputs, bench.train)))
-        if bench.world.is_main and config.train_features_path:
+                    describe(trainings.task.metrics(outputs, trainings.train)))
+        if trainings.world.is_main and config.train_features_path:
             save_features(config.train_features_path, np.stack(outputs))
     return 0
 
 
-def run_folds(command: Command, bench: Trials, state: TrainingState,
+def run_folds(command: Command, trainings: Trials, state: TrainingState,
               writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[float]]:
     """One training for each fold; the output for every example, of the model that did not see it, and the scores."""
-    config, settings = command.finetune, command.settings(command.finetune.seed, bench.save_best_by)
-    folds = fold_of(len(bench.train), config.folds_num, config.seed)
-    outputs: list[np.ndarray] = [np.empty(0)] * len(bench.train)
+    config, settings = command.finetune, command.settings(command.finetune.seed, trainings.save_best_by)
+    folds = fold_of(len(trainings.train), config.folds_num, config.seed)
+    outputs: list[np.ndarray] = [np.empty(0)] * len(trainings.train)
     scores = []
     for fold in range(config.folds_num):
         logger.info("Fold %d of %d", fold + 1, config.folds_num)
         held_out = np.flatnonzero(folds == fold)
-        part = dataclasses.replace(bench, train=subset(bench.train, np.flatnonzero(folds != fold)),
-                                   dev=subset(bench.train, held_out))
+        part = dataclasses.replace(trainings, train=subset(trainings.train, np.flatnonzero(folds != fold)),
+                                   dev=subset(trainings.train, held_out))
 
         def save(fitted: Fit, part: Trials = part, fold: int = fold) -> None:
             part.save(fold_path(config.output_model_path, fold), fitted, settings)
@@ -98,13 +99,17 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
     config, folds, *configs = model_settings.parse(description, (InferConfig, FoldsConfig, ModelConfig,
                                                                  TokenizerConfig), argv)
     _require_folds(config.load_model_path, folds.folds_num)
-    prepare_predictions(config)
+    prepare_predictions(config, Classification)
     if folds.test_features_path:
         prepare_file(folds.test_features_path, "--test_features_path")
     total, task, examples = 0.0, None, None
     for fold in range(folds.folds_num):
         one = dataclasses.replace(config, load_model_path=fold_path(config.load_model_path, fold))
-        task, examples, outputs = compute_outputs(Classification, one, *configs)
+        own, examples, outputs = compute_outputs(Classification, one, *configs)
+        task = task or own
+        if own.labels.names != task.labels.names:
+            raise UserError(f"{one.load_model_path}: its labels are {shorten(own.labels.names)}, those of fold 0 are "
+                            f"{shorten(task.labels.names)}")
         total = total + np.stack(outputs)
     mean = total / folds.folds_num
     if folds.test_features_path:

@@ -62,14 +62,14 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
     path = Path(config.results_path or grid_results_path(command.finetune.output_model_path))
     locks = [] if not run else _locks(command, config, path)
     try:
-        bench = open_trials(command, world)
-        shared = decides(command, bench)
+        trainings = open_trials(command, world)
+        shared = decides(command, trainings)
         seeds = command.finetune.seeds or (command.finetune.seed,)
         plans = [plan_of(setting, seed, shared) for setting in settings_of(config) for seed in seeds]
         if not run:
             results = read_results(path)
             return [results[plan.key] for plan in plans if plan.key in results]
-        return _run_missing(bench, command, config, plans, path)
+        return _run_missing(trainings, command, config, plans, path)
     finally:
         if run:
             clear_away(path)
@@ -97,30 +97,35 @@ def _lock(path: Path) -> OutputLock:
         raise UserError(f"{path}: another grid is writing there") from None
 
 
-def _run_missing(bench: Trials, command: Command, config: GridConfig, plans: Sequence[Plan],
+def _run_missing(trainings: Trials, command: Command, config: GridConfig, plans: Sequence[Plan],
                  path: Path) -> list[dict[str, Any]]:
     """Run the trials that the results file lacks; the records of all, in the grid's order."""
     clear_away(path)
-    _set_threads(bench.world.device)
+    _set_threads(trainings.world.device)
     results = read_results(path)
     keeper = Keeper(command, config, path, plans, results)
-    waiting = [plan for plan in plans if plan.key not in results]
+    waiting = _waiting(plans, results)
     logger.info("%d trials, %d of them finished before (%s)", len(plans), len(keeper.records), path)
-    workers = min(len(waiting), config.parallel_trials or _default_workers(bench.world.device))
+    workers = min(len(waiting), config.parallel_trials or _default_workers(trainings.world.device))
     keeper.workers = max(1, workers)
     if workers <= 1:
         for plan in waiting:
-            keeper.take(run_plan(bench, command, config, plan, path))
+            keeper.take(run_plan(trainings, command, config, plan, path))
     else:
         start_worker = partial(_start_worker, command, config, path)
         for _, record in run_jobs(waiting, start_worker, workers, has_cuda=torch.cuda.is_available(),
                                   finish_earlier=False, advice="--parallel_trials 1 runs one trial at a time"):
             keeper.take(record)
-    _restore_best(bench, command, config, plans, path, keeper)
+    _restore_best(trainings, command, config, plans, path, keeper)
     return keeper.in_order()
 
 
-def _restore_best(bench: Trials, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
+def _waiting(plans: Sequence[Plan], results: dict[str, dict[str, Any]]) -> list[Plan]:
+    """The trials that have to be run; a function of its own, so that a test can change their order."""
+    return [plan for plan in plans if plan.key not in results]
+
+
+def _restore_best(trainings: Trials, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
                   keeper: Keeper) -> None:
     """See that the best trial's model is at the output; where it is not, run that trial once more."""
     best = keeper.best()
@@ -128,7 +133,7 @@ def _restore_best(bench: Trials, command: Command, config: GridConfig, plans: Se
         return
     logger.info("The model of the best trial is not at %s: it is trained once more", command.finetune.output_model_path)
     plan = next(plan for plan in plans if plan.key == best["key"])
-    run_plan(bench, command, config, plan, path)
+    run_plan(trainings, command, config, plan, path)
     move_model(trial_model(path, plan.key), command.finetune.output_model_path)
 
 
@@ -145,29 +150,29 @@ def _set_threads(device: torch.device) -> None:
         torch.set_num_threads(max(1, CPU_THREADS // min(MOST_CPU_WORKERS, CPU_THREADS)))
 
 
-def run_plan(bench: Trials, command: Command, config: GridConfig, plan: Plan, path: Path) -> dict[str, Any]:
+def run_plan(trainings: Trials, command: Command, config: GridConfig, plan: Plan, path: Path) -> dict[str, Any]:
     """One trial; its model is saved beside the results file under its key until the keeper has compared it.
 
     A trial that diverges has a record without figures: the grid goes on, and its model is never kept.
     """
     began = time.monotonic()
     settings = dataclasses.replace(
-        command.settings(plan.seed, bench.save_best_by), batch_size=plan.setting.batch_size,
+        command.settings(plan.seed, trainings.save_best_by), batch_size=plan.setting.batch_size,
         epochs_num=plan.setting.epochs_num, report_steps=10**9,
         optim=dataclasses.replace(command.optim, learning_rate=plan.setting.learning_rate))
     record = {"key": plan.key, "seed": plan.seed, **dataclasses.asdict(plan.setting), "dev": None, "test": None,
-              "best_epoch": None, "score": None, "score_name": bench.save_best_by, "collapsed": False,
+              "best_epoch": None, "score": None, "score_name": trainings.save_best_by, "collapsed": False,
               "diverged": True}
     try:
-        trial = bench.run(settings, quiet=True)
+        trial = trainings.run(settings, quiet=True)
         dev = trial.fit.metrics
         record |= {"dev": dev, "test": trial.test_metrics, "best_epoch": trial.fit.epoch, "score": trial.score,
                    "collapsed": dev.get("predicted_labels", 2) == 1, "diverged": False}
         if config.save_model:
-            bench.save(str(trial_model(path, plan.key)), trial.fit, settings, trial=plan.key)
+            trainings.save(str(trial_model(path, plan.key)), trial.fit, settings, trial=plan.key)
     except Diverged:
         pass
-    return {**record, "seconds": round(time.monotonic() - began, 2), **bench.fingerprints,
+    return {**record, "seconds": round(time.monotonic() - began, 2), **trainings.fingerprints,
             "torch": torch.__version__}
 
 
@@ -178,10 +183,10 @@ def _start_worker(command: Command, config: GridConfig, path: Path, number: int)
     world = connect(RankInfo(local_rank=local_rank), ParallelConfig(device=command.parallel.device))
     _set_threads(world.device)
     set_up_logging(dataclasses.replace(command.log, log_path=None, log_level="ERROR"), LOGGER, PREFIX)
-    bench = open_trials(command, world)
+    trainings = open_trials(command, world)
 
     def run(plan: Plan) -> dict[str, Any]:
         with as_user_errors():
-            return run_plan(bench, command, config, plan, path)
+            return run_plan(trainings, command, config, plan, path)
 
     return run

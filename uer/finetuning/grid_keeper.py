@@ -21,7 +21,7 @@ from uer.text import duration, seconds_text
 
 logger = logging.getLogger("uer.finetuning")
 
-# What a trial's files are called behind the results file's name: its key, and perhaps the name of a file half written.
+# What a trial's files are called after the results file's name: its key, and perhaps the name of a file half written.
 TRIAL_FILE = rf"\.[0-9a-f]{{16}}\.(bin|json|vocab\.txt)({TEMPORARY_ENDING})?$"
 
 

@@ -37,13 +37,16 @@ def infer(description: str, task_class: type[Task], argv: Sequence[str] | None =
     """
     own = (task_class.infer_config_class,) if task_class.infer_config_class else ()
     config, *configs = model_settings.parse(description, (InferConfig, ModelConfig, TokenizerConfig, *own), argv)
-    prepare_predictions(config)
+    prepare_predictions(config, task_class)
     task, examples, outputs = compute_outputs(task_class, config, *configs)
     write_predictions(config, task, examples, outputs)
 
 
-def prepare_predictions(config: InferConfig) -> None:
-    """Check that the prediction file can be written, before anything is computed."""
+def prepare_predictions(config: InferConfig, task_class: type[Task]) -> None:
+    """Check that the prediction file can be written as the flags want it, before anything is computed."""
+    for name in ("output_logits", "output_prob"):
+        if getattr(config, name) and not task_class.writes_logits:
+            raise UserError(f"--{name}: the predictions of the task '{task_class.name}' have no such column")
     prepare_file(config.prediction_path, "--prediction_path")
 
 
@@ -115,6 +118,13 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
         given = task_class.open_tokenizer(tokenizer_config).vocab.fingerprint
         if given != saved.encoder.tokenizer.vocab.fingerprint:
             raise UserError(f"--vocab_path {tokenizer_config.vocab_path}: not the vocabulary of {path}")
+    tokenizer = saved.encoder.tokenizer
+    for name, given, default, ours in (
+            ("pooling", model_config.pooling, ModelConfig.pooling, saved.model.pooling),
+            ("tokenizer", tokenizer_config.tokenizer, TokenizerConfig.tokenizer, tokenizer.kind),
+            ("do_lower_case", tokenizer_config.do_lower_case, True, tokenizer.do_lower_case)):
+        if given not in (default, ours):
+            raise UserError(f"--{name} {given}: {path} was fine-tuned with {ours}")
     encoder = dataclasses.replace(saved.encoder, seq_length=config.seq_length or saved.encoder.seq_length,
                                   truncation=config.truncation or saved.encoder.truncation)
     return task_of(saved, task_class), saved.model, encoder

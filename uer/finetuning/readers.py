@@ -90,7 +90,7 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = (),
     numbers: list[int] = []
     columns: dict[str, list[str]] = {}
     for number, record in records:
-        if record.get("label") == NO_LABEL and "label" in required:
+        if "label" in required and record["label"].strip() == NO_LABEL:
             skipped["rows without an agreed label"] += 1
             continue
         if not columns:

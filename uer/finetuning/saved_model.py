@@ -284,7 +284,7 @@ def _in_both_streams(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _refuse_second_layer_norm(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """
     Raises:
-        UserError: the weights are those of a dual embedding as UER-py has it since July 2023, with a layer norm behind
+        UserError: the weights are those of a dual embedding as UER-py has it since July 2023, with a layer norm after
             the layer norm of each stream; without it, the model would compute something else.
     """
     second = [name for name in state if name.startswith("embedding.dual.stream_")]

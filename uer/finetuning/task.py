@@ -59,6 +59,7 @@ class Task:
         whole_batch: whether the loss compares the examples of a batch; threads cannot share a batch then, and ranks
             share it by `gather`.
         has_target: whether the model has a pretraining target instead of a head, as pretrained models do.
+        writes_logits: whether the predictions can have columns of logits and probabilities.
         tokenizer: the tokenizer of this task, which replaces the default of --tokenizer.
         gather: the rows of all ranks and the number of those before this rank's (`World.gather_rows`); set where a
             training has several ranks.
@@ -72,6 +73,7 @@ class Task:
     columns: tuple[str, ...] = ()
     whole_batch: bool = False
     has_target: bool = False
+    writes_logits: bool = False
     tokenizer: str | None = None
     gather: Callable[[Tensor], tuple[Tensor, int]] = staticmethod(_one_rank)
 
@@ -113,8 +115,9 @@ class Task:
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         """Build the model with random weights.
 
-        Its `forward(batch: Batch)` returns what `loss` and `outputs` call `predicted`, for instance logits
-        (examples, C) of a classifier or (B, S, C) of a tagger. What is not in its `embedding` or `encoder` is the head.
+        Its `forward(batch: Batch)` returns in training what `loss`, and in evaluation what `outputs` calls `predicted`,
+        for instance logits (examples, C) of a classifier or (B, S, C) of a tagger. What is not in its `embedding` or
+        `encoder` is the head.
         """
         raise NotImplementedError
 
@@ -226,7 +229,7 @@ class Task:
 
         Args:
             outputs, examples: as in `metrics`.
-            logits, prob: whether to add columns of logits and probabilities.
+            logits, prob: whether to add columns of logits and probabilities; False unless `writes_logits`.
         """
         raise NotImplementedError
 

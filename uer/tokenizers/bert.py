@@ -164,7 +164,7 @@ class BertTokenizer(WordTokenizer):
     def _word_strings(self, points: np.ndarray, is_word: np.ndarray) -> list[str]:
         """The runs of word characters, folded."""
         chosen = is_word.copy()
-        chosen[1:] |= is_word[:-1]  # one more behind each run, to become the space that separates it from the next
+        chosen[1:] |= is_word[:-1]  # one more after each run, to become the space that separates it from the next
         chars = self._folded.take(points[chosen])
         chars[~is_word[chosen]] = 32
         return chars.astype("<u4", copy=False).tobytes().decode("utf-32-le").split()
@@ -199,7 +199,7 @@ class BertTokenizer(WordTokenizer):
 
 @functools.cache
 def _stands_alone(char: str) -> bool:
-    """Whether tokens end before and behind a character."""
+    """Whether tokens end before and after a character."""
     return is_whitespace(char) or is_ideograph(char) or is_punctuation(char)
 
 

@@ -24,12 +24,12 @@ from uer.tokenizers.base import IDEOGRAPH, Tokenizer
 from uer.tokenizers.fetch import ensure_vocab
 from uer.tokenizers.vocab import ROBERTA_SPECIAL_TOKENS, TOKENIZER_JSON, Vocab, named_roles, read_any_entries
 
-# A line can be cut behind a letter or digit, before a sign or before a space that a letter or digit follows; and behind
+# A line can be cut after a letter or digit, before a sign or before a space that a letter or digit follows; and after
 # an ideographic comma or full stop, before an ideograph.
 STOP = rb"\xe3\x80[\x81\x82]|\xef\xbc\x8c"  # U+3001, U+3002, U+FF0C
 LETTER, SIGN = rb"(?:[0-9A-Za-z]|" + IDEOGRAPH + rb")", rb"[,.;:!?()]|" + STOP
 LINE_CUTS = LETTER + rb"(?= " + LETTER + rb"|" + SIGN + rb")|(?:" + STOP + rb")(?=" + IDEOGRAPH + rb")"
-# The same in text, and behind a line feed.
+# The same in text, and after a line feed.
 TEXT_CUTS = re.compile(r"(?<=\n)|(?<=[\u3001\u3002\uff0c])(?=[\u4e00-\u8fff])|"
                        r"(?<=[0-9A-Za-z\u4e00-\u8fff])(?= [0-9A-Za-z\u4e00-\u8fff]|[,.;:!?()\u3001\u3002\uff0c])")
 BLANK_LINES = re.compile(r"(?m)^[^\S\n]+$")

@@ -185,7 +185,7 @@ def named_roles(entries: Sequence[str], path: Path, special_tokens_map: str | No
 
 
 def read_entries(path: Path) -> list[str]:
-    """The file's lines as entries: `"的\\t1023"`, where a count stands behind the entry, gives `"的"`.
+    """The file's lines as entries: `"的\\t1023"`, where a count stands after the entry, gives `"的"`.
 
     Raises:
         UserError: the file is missing, unreadable, empty or not UTF-8.

@@ -47,7 +47,7 @@ class Architecture:
             describes, once that size is known.
         complete: UER's weights, as `names` has them -> further ones that UER's model has.
         backbone: UER's weights -> those of the one encoder that is converted.
-        told_beside: the folder of Hugging Face's model -> what its other files say, under UER's names.
+        read_other_files: the folder of Hugging Face's model -> what its other files say, under UER's names.
         first_stream: UER's settings, the path -> those of the one encoder that is converted.
         settings_json: the settings of that encoder -> the content of the file for --config_path.
         files: these settings -> further files of the folder: path -> content of the JSON file.
@@ -80,7 +80,7 @@ class Architecture:
     by_head: Mapping[str, Callable[[int], Change]] = field(default_factory=dict)
     complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda weights: {}
     backbone: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights
-    told_beside: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    read_other_files: Callable[[Path], dict[str, Any]] = lambda folder: {}
     first_stream: Callable[[ModelConfig, str], ModelConfig] = lambda config, path: config
     settings_json: Callable[[ModelConfig], dict[str, Any]] = ModelConfig.values
     files: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
@@ -146,7 +146,7 @@ class Architecture:
         """The targets of a model with this head; for a head that is not pretrained, the fewest that pretrain one."""
         return tuple(self.outputs.get(head) or min(self.outputs.values(), key=len))
 
-    def told(self, content: Mapping[str, Any], path: str) -> dict[str, Any]:
+    def read_config(self, content: Mapping[str, Any], path: str) -> dict[str, Any]:
         """What config.json says that tensors cannot, under UER's names.
 
         Raises:
@@ -202,7 +202,7 @@ class Architecture:
             head: what stands on top; "" is nothing.
             tied: whether the output layer shares the word embedding's weight.
             path: the checkpoint's, for the messages.
-            told: instead of `base`, what config.json says: `told`.
+            told: instead of `base`, what config.json says: `read_config`.
 
         Raises:
             UserError: `base` contradicts the checkpoint or is another architecture's; or the number of heads or of

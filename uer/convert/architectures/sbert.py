@@ -91,11 +91,21 @@ def dual_settings(config: ModelConfig) -> dict[str, Any]:
             "stream_0": stream, "stream_1": stream}
 
 
-def told_beside(folder: Path) -> dict[str, Any]:
-    """The pooling that a folder of sentence-transformers names; {} where it names none that UER has."""
+def read_other_files(folder: Path) -> dict[str, Any]:
+    """The pooling that a folder of sentence-transformers names; {} where it has no file for that.
+
+    Raises:
+        UserError: it names several, or none that UER has.
+    """
     path = folder / "1_Pooling" / "config.json"
-    content = read_json_object(path) if path.is_file() else {}
-    return next(({"pooling": name} for name, mode in POOLINGS.items() if content.get(mode)), {})
+    if not path.is_file():
+        return {}
+    modes = [mode for mode, value in read_json_object(path).items() if mode.startswith("pooling_mode_") and value]
+    found = [name for name, mode in POOLINGS.items() if [mode] == modes]
+    if not found:
+        raise UserError(f"{path}: pools by {' and '.join(modes) or 'nothing'}; one of {', '.join(POOLINGS.values())} "
+                        "is needed")
+    return {"pooling": found[0]}
 
 
 def files(config: ModelConfig) -> dict[str, Any]:
@@ -122,7 +132,7 @@ SBERT = replace(
                         "this toolkit nor Hugging Face's model computes: a model trained with it gives other vectors"},
     prepare=prepare,
     complete=complete,
-    told_beside=told_beside,
+    read_other_files=read_other_files,
     backbone=backbone,
     first_stream=first_stream,
     settings_json=dual_settings,

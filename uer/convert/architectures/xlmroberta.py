@@ -1,4 +1,4 @@
-"""XLM-RoBERTa (Conneau et al., 2020): BERT's layers, one segment, and positions that begin behind two unused rows.
+"""XLM-RoBERTa (Conneau et al., 2020): BERT's layers, one segment, and positions that begin after two unused rows.
 
 The heads: `mlm` (masked-language model), and the fine-tuned ones.
 """

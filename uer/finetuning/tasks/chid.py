@@ -114,7 +114,8 @@ class Chid(MultipleChoiceTask):
     def _add(self, found: ChidRows, number: int, line: Passages, encoder: TextToRows) -> None:
         """Append the rows of every blank of line `number`."""
         vocab = encoder.tokenizer.vocab
-        idioms = [ids[:encoder.seq_length // 2] for ids in tokenize_all(encoder.tokenizer, line.candidates)]
+        most = min(encoder.seq_length // 2, encoder.seq_length - 4)
+        idioms = [ids[:most] for ids in tokenize_all(encoder.tokenizer, line.candidates)]
         empty = np.array([vocab.cls_id, vocab.sep_id])
         for text in line.texts:
             parts = BLANK.split(text)  # text, blank, text, ..., blank, text

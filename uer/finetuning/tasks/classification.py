@@ -36,6 +36,7 @@ class Classification(Task):
     name = "classifier"
     metric_names = ("accuracy", "macro_f1")
     config_class = ClassifierConfig
+    writes_logits = True
     evaluated_columns: tuple[str, ...] = ()
     """Columns beside `label` and `text_a` that files with labels must have."""
 

@@ -27,6 +27,7 @@ class MultiLabel(Task):
 
     name = "multi_label"
     metric_names = ("f1", "macro_f1", "accuracy")
+    writes_logits = True
 
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels

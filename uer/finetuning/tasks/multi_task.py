@@ -72,6 +72,7 @@ class MultiTask(Task):
     config_class = MultiTaskConfig
     infer_config_class = MultiTaskInferConfig
     finetune_class = MultiTaskFinetuneConfig
+    writes_logits = True
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
         self.datasets = tuple(datasets)

@@ -47,7 +47,7 @@ from uer.layers.crf import negative_log_likelihood, pack, viterbi
 logger = logging.getLogger("uer.finetuning")
 
 PADDING = "[PAD]"
-# Marks of entities that are no prefixes: a letter behind the kind, or another sign than a hyphen.
+# Marks of entities that are no prefixes: a letter after the kind, or another sign than a hyphen.
 OTHER_MARKS = re.compile(r".+[-_.][BIEMSLU]|[BIEMSLU][_./].+")
 
 

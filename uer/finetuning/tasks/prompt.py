@@ -152,7 +152,7 @@ def answer_scores(logits: Tensor, answers: Tensor) -> Tensor:
 
     Args:
         logits: (B, P, V).
-        answers: (B, C, P) int64, the same for every row; IGNORED behind the end of an answer.
+        answers: (B, C, P) int64, the same for every row; IGNORED after the end of an answer.
 
     Returns:
         (B, C)
@@ -189,7 +189,7 @@ def read_prompt(path: str, name: str) -> Prompt:
 
 
 def answer_ids(prompt: Prompt, labels: LabelSet, encoder: TextToRows) -> np.ndarray:
-    """The tokens of every label's answer, int64 (C, P), with IGNORED behind the end of shorter ones.
+    """The tokens of every label's answer, int64 (C, P), with IGNORED after the end of shorter ones.
 
     Raises:
         UserError: an answer has no tokens or one that the vocabulary lacks, or two labels have the same.

@@ -12,7 +12,7 @@ has at most --tgt_seq_length tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,19 +34,6 @@ from uer.model import Model
 from uer.tokenizers import Tokenizer
 
 
-@dataclass(frozen=True)
-class Written:
-    """What the model returns for a batch of B rows.
-
-    Attributes:
-        logits: (B, T, V) of each token of the target `tgt` but the first; None without this target.
-        texts: token ids of each generated text; None in training.
-    """
-
-    logits: Tensor | None
-    texts: list[list[int]] | None
-
-
 class Writer(Model):
     """A model with a decoder and the target lm: it computes logits in training, and generates texts in evaluation.
 
@@ -59,10 +46,10 @@ class Writer(Model):
         super().__init__(config, vocab_size)
         self.longest, self.generation = longest, generation
 
-    def forward(self, batch: Batch) -> Written:
-        """See `Written`; the target `ends` (B, 2) has the ids of [CLS] and [SEP]."""
-        return Written(self._logits(batch) if "tgt" in batch.targets else None,
-                       None if self.training else self._texts(batch))
+    def forward(self, batch: Batch) -> Tensor | list[list[int]]:
+        """In training the logits (B, T, V) of each token of the target `tgt` but the first; in evaluation the token ids
+        of B generated texts."""
+        return self._logits(batch) if self.training else self._texts(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
         """(B, T, V)"""
@@ -73,7 +60,7 @@ class Writer(Model):
         return self.target["lm"].logits(layout.scatter(self.decoder(embedded, layout, memory, memory_layout)))
 
     def _texts(self, batch: Batch) -> list[list[int]]:
-        cls_id, sep_id = batch.targets["ends"][0].tolist()
+        cls_id, sep_id = batch.targets["ends"][0].tolist()  # (B, 2), in each row the same
         prompts = [row[:length] for row, length in zip(batch.src.tolist(), batch.real_tokens.tolist())]
         return generate(self, prompts, most=self.longest, stop_id=sep_id, start_id=cls_id, config=self.generation)
 
@@ -139,19 +126,19 @@ class Text2Text(Task):
         """The number of tokens that are learned."""
         return float((examples.targets["tgt"][chosen, 1:] != IGNORED).sum())
 
-    def loss(self, predicted: Written, batch: Batch) -> Tensor:
+    def loss(self, predicted: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the tokens that follow, summed over tokens.
 
         Args:
-            predicted: with logits (B, T, V).
+            predicted: (B, T, V) logits.
             batch: target `tgt` (B, T + 1), whose column t + 1 the logits of column t predict.
         """
-        return F.cross_entropy(predicted.logits.float().flatten(0, 1), batch.targets["tgt"][:, 1:].flatten(),
+        return F.cross_entropy(predicted.flatten(0, 1), batch.targets["tgt"][:, 1:].flatten(),
                                ignore_index=IGNORED, reduction="sum")
 
-    def outputs(self, predicted: Written, batch: Batch) -> list[np.ndarray]:
+    def outputs(self, predicted: list[list[int]], batch: Batch) -> list[np.ndarray]:
         """The token ids of each text, float32 (tokens,); without [SEP]."""
-        return [np.array(text, np.float32) for text in predicted.texts]
+        return [np.array(text, np.float32) for text in predicted]
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
         """Exact match of token ids up to [SEP], and the scores that --text_metrics names."""
