@@ -149,7 +149,7 @@ def test_a_teacher_of_another_size_is_refused(translator):
     (translator / "wide.json").write_text(json.dumps({**json.loads((translator / "encoder.json").read_text()),
                                                       "feedforward_size": 77}))
     config = DistillationConfig(str(translator / "encoder.bin"), str(translator / "wide.json"))
-    with pytest.raises(UserError, match=r"feed-forward 77 in .*wide\.json: give the --teacher_config_path of this model"):
+    with pytest.raises(UserError, match=r"feed-forward 77 in .*wide\.json: give the --teacher_config_path"):
         load_teacher(config, ("lm",), VOCAB, 13, print)
 
 
