@@ -107,8 +107,8 @@ def shown(batches: Iterable[list[int]], total: int) -> Iterator[list[int]]:
         done, now = done + len(batch), time.monotonic()
         if now >= told + SECONDS_BETWEEN_LINES and done < total:
             told = now
-            print(f"{done:,} of {amount(total, 'line')} answered, about {duration((now - start) * (total - done) / done)} "
-                  "left", file=sys.stderr, flush=True)
+            left = duration((now - start) * (total - done) / done)
+            print(f"{done:,} of {total:,} lines answered, about {left} left", file=sys.stderr, flush=True)
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int, room: int, positions: int) -> Iterator[list[int]]:
