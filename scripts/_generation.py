@@ -1,7 +1,9 @@
 """What the scripts that generate text share; not a command."""
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from _checkpoint import CheckpointFlags, open_checkpoint, open_tokenizer
@@ -14,9 +16,10 @@ from uer.errors import UserError
 from uer.files import atomic_path
 from uer.model import Model, build_model
 from uer.reading import require_regular
-from uer.text import amount
+from uer.text import amount, duration
 from uer.tokenizers import Tokenizer, build_tokenizer
 
+SECONDS_BETWEEN_LINES = 10
 OUTPUT_LAYER = "target.lm.output_layer.weight"
 TGT_WORDS = "tgt_embedding.word.embedding.weight"
 
@@ -93,6 +96,19 @@ def write_texts(path: str, lines: Sequence[str], texts: Sequence[str]) -> None:
         for line, text in zip(lines, texts, strict=True):
             output.write(f"{line}\n{' '.join(text.splitlines())}\n")
     print(f"{amount(len(lines), 'line')} answered: {path}")
+
+
+def shown(batches: Iterable[list[int]], total: int) -> Iterator[list[int]]:
+    """The batches. Now and then standard error gets a line that says how many of the `total` lines are answered."""
+    start = told = time.monotonic()
+    done = 0
+    for batch in batches:
+        yield batch
+        done, now = done + len(batch), time.monotonic()
+        if now >= told + SECONDS_BETWEEN_LINES and done < total:
+            told = now
+            left = duration((now - start) * (total - done) / done)
+            print(f"{done:,} of {total:,} lines answered, about {left} left", file=sys.stderr, flush=True)
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int, room: int, positions: int) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _checkpoint import CheckpointFlags
-from _generation import FileFlags, batches, open_language_model, read_lines, write_texts
+from _generation import FileFlags, batches, open_language_model, read_lines, shown, write_texts
 
 from uer import cli
 from uer.config import ModelConfig, TokenizerConfig
@@ -31,7 +31,7 @@ def main() -> None:
     end = [vocab.sep_id] if answers else []
     prompts = [[vocab.cls_id, *tokenizer.encode(line)][:length - 1 - len(end)] + end for line in lines]
     texts = [""] * len(lines)
-    for batch in batches(prompts, files.batch_size, length, model.config.longest_row):
+    for batch in shown(batches(prompts, files.batch_size, length, model.config.longest_row), len(lines)):
         chosen = [prompts[number] for number in batch]
         found = generate(model, chosen, most=length - min(map(len, chosen)), stop_id=vocab.sep_id, config=config,
                          numbers=batch)

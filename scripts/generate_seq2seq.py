@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _checkpoint import CheckpointFlags
-from _generation import FileFlags, batches, encode_text, open_language_model, read_lines, write_texts
+from _generation import FileFlags, batches, encode_text, open_language_model, read_lines, shown, write_texts
 
 from uer import cli
 from uer.config import ModelConfig, TokenizerConfig, flag
@@ -40,7 +40,7 @@ def main() -> None:
     length = min(files.seq_length, model.config.longest_row)
     prompts = [[vocab.cls_id, *encode_text(tokenizer, line)[:length - 2], vocab.sep_id] for line in lines]
     texts = [""] * len(lines)
-    for batch in batches(prompts, files.batch_size, 0, length):
+    for batch in shown(batches(prompts, files.batch_size, 0, length), len(lines)):
         found = generate(model, [prompts[number] for number in batch], most=target.tgt_seq_length,
                          stop_id=tgt_vocab.sep_id, start_id=tgt_vocab.cls_id, config=config, numbers=batch)
         for number, new in zip(batch, found):

@@ -99,7 +99,8 @@ def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
                 raise UserError(f"{path}, line {number}: not a line of --metrics_path") from None
     kept = [record for record in found.values() if record.get("step", skip_steps) >= skip_steps]
     if not any(record["kind"] in ("train", "grid") for record in kept):
-        raise UserError(f"--metrics_path {path}: no reports in it yet")
+        raise UserError(f"--metrics_path {path}: no reports in it"
+                        + (f" from step {skip_steps} on (--skip_steps)" if skip_steps else " yet"))
     _name_runs(kept)
     return sorted(kept, key=lambda record: (record.get("step", 0), record.get("epoch", 0)))
 

@@ -34,6 +34,7 @@ from uer.family.scheduling import start_order
 from uer.family.sizes import check_architecture, resolve
 from uer.family.teaching import build_teaching
 from uer.model_settings import model_settings
+from uer.text import amount
 from uer.tokenizers import build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +106,7 @@ def _run(family: FamilyFolder, plan: FamilyPlan) -> None:
         except Stopped as stopped:
             _say("stopped; everything is saved, the same command continues")
             sys.exit(128 + stopped.number)
-    _say(f"done: {len(plan.costs)} models in {family.folder}")
+    _say(f"done: {amount(len(plan.costs), 'model')} in {family.folder}")
 
 
 def _say(line: str) -> None:

@@ -145,6 +145,14 @@ def test_a_teacher_that_does_not_fit_the_target_side_is_refused(translator, name
         load_teacher(config, ("lm",), VOCAB, lengths[0], print, lengths[1], tgt_vocab_size=tgt_vocab)
 
 
+def test_a_teacher_of_another_size_is_refused(translator):
+    (translator / "wide.json").write_text(json.dumps({**json.loads((translator / "encoder.json").read_text()),
+                                                      "feedforward_size": 77}))
+    config = DistillationConfig(str(translator / "encoder.bin"), str(translator / "wide.json"))
+    with pytest.raises(UserError, match=r"feed-forward 77 in .*wide\.json: give the --teacher_config_path"):
+        load_teacher(config, ("lm",), VOCAB, 13, print)
+
+
 def test_a_teacher_with_a_decoder_teaches(translator):
     config = DistillationConfig(str(translator / "both.bin"), str(translator / "both.json"), soft_alpha=1.0)
     teacher = load_teacher(config, ("lm",), VOCAB, 13, lambda line: None, 13, tgt_vocab_size=29)

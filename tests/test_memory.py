@@ -150,6 +150,15 @@ def test_gradients_are_hidden_behind_what_is_computed():
     assert found.exposed(10.0) == 0.5 and found.exposed(2.5) == 1.0
 
 
+def test_a_teacher_is_planned_for():
+    """Its forward pass costs a third of what training it costs; its weights and logits have their own line."""
+    train, rows = TrainConfig(output_model_path="m", dry_run=True, batch_size=10), rows_of(SMALL)
+    alone, taught = (plan_lines(SMALL, train, ParallelConfig(), rows, teacher) for teacher in (None, SMALL))
+    flops = [float(lines[-1].split()[1]) for lines in (alone, taught)]
+    assert flops[1] / flops[0] == pytest.approx(4 / 3, rel=0.02)
+    assert len(taught) == len(alone) + 1 and any(line.startswith("    teacher ") for line in taught)
+
+
 def test_plans_that_cannot_be():
     train = TrainConfig(output_model_path="m", dry_run=True, device_name="H101")
     with pytest.raises(UserError, match="--device_name: 'H101' is unknown"):

@@ -77,7 +77,7 @@ def test_a_hugging_face_folder_brings_settings_and_vocabulary(folder, tmp_path):
     train, model, tokenizer = parse("--pretrained_model_path", folder, "--config_path", tmp_path / "own.json",
                                     "--vocab_path", "own.txt")
     assert (model.layers_num, model.hidden_act, tokenizer.vocab_path) == (3, "gelu", "own.txt")
-    assert parse("--pretrained_model_path", "models/tiny.bin")[1].hidden_size == 768
+    assert parse("--pretrained_model_path", "models/tiny.bin", "--vocab_path", "own.txt")[1].hidden_size == 768
 
 
 def test_a_folder_with_a_decoder_brings_the_settings_of_its_target(tmp_path):
@@ -87,8 +87,9 @@ def test_a_folder_with_a_decoder_brings_the_settings_of_its_target(tmp_path):
         decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=12))
     model.save_pretrained(tmp_path / "bart")
     (tmp_path / "bart/vocab.txt").write_text("".join(f"{token}\n" for token in TOKENS), encoding="utf-8")
-    words = "--pretrained_model_path", tmp_path / "bart", "--target", "lm"
+    words = "--pretrained_model_path", tmp_path / "bart"
     _, settings, _ = parse(*words)
+    assert settings.target == ("lm",) and parse(*words, "--target", "cls")[1].target == ("cls",)
     assert settings.of(LmConfig).has_lmtarget_bias and settings.decoder_layers_num == 1
     report = load_into(build_model(settings, 9), load_uer_weights(tmp_path / "bart"), "bart")
     assert report.lines() == []
@@ -163,6 +164,9 @@ def test_fine_tuning_starts_from_a_folder(folder, tmp_path):
 
 
 def test_folders_that_cannot_be_read(folder, tmp_path):
+    for path, message in ((tmp_path / "none", "No such file"), (tmp_path, "a folder without the config.json")):
+        with pytest.raises(UserError, match=f"--pretrained_model_path {path}: {message}"):
+            parse("--pretrained_model_path", path)
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(UserError, match="holds none of"):
         parse("--pretrained_model_path", tmp_path)

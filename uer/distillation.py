@@ -27,6 +27,7 @@ from uer.flops import teacher_bytes
 from uer.layers.distillation import SoftTargets
 from uer.model import TGT_WORD_EMBEDDING, Model, build_model
 from uer.registry import choose
+from uer.sizes import check_widths
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
 from uer.training.update import Metrics, StepModule
@@ -101,13 +102,9 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
         UserError: the files do not fit one another or this run; every key that does not fit is named.
     """
     path, config_path = config.teacher_model_path, config.teacher_config_path
-    distilled = tuple(name for name in targets if issubclass(choose(TARGETS, name, "--target"), VocabularyTarget))
-    if not distilled:
-        raise UserError(f"--teacher_model_path: a teacher teaches what predicts vocabulary entries, and --target "
-                        f"{' '.join(targets)} does not")
-    architecture = replace(sections.read_section(ModelConfig, config_path, "--teacher_config_path"), target=distilled)
-    _require_rows(architecture, longest, longest_tgt, config_path)
+    architecture = teacher_architecture(config_path, targets, longest, longest_tgt)
     state = load_uer_weights(path, say)
+    check_widths(state, architecture, path, config_path, "--teacher_config_path")
     _require_entries(state, WORD_EMBEDDING, vocab_size, "", path)
     if architecture.decoder:
         _require_entries(state, TGT_WORD_EMBEDDING, building.get("tgt_vocab_size") or vocab_size,
@@ -152,6 +149,22 @@ def _require_entries(state: Mapping[str, Tensor], name: str, expected: int, side
     if entries != expected:
         raise UserError(f"--teacher_model_path {path}: a vocabulary of {entries} entries{side}, but this run's has "
                         f"{expected}; teacher and student must share one")
+
+
+def teacher_architecture(config_path: str, targets: tuple[str, ...], longest: int, longest_tgt: int) -> ModelConfig:
+    """The settings of the teacher's JSON file, with those of the targets that are distilled; arguments as
+    `load_teacher`.
+
+    Raises:
+        UserError: it is missing or wrong, teaches no target, or cannot read the dataset's rows.
+    """
+    distilled = tuple(name for name in targets if issubclass(choose(TARGETS, name, "--target"), VocabularyTarget))
+    if not distilled:
+        raise UserError(f"--teacher_model_path: a teacher teaches what predicts vocabulary entries, and --target "
+                        f"{' '.join(targets)} does not")
+    architecture = replace(sections.read_section(ModelConfig, config_path, "--teacher_config_path"), target=distilled)
+    _require_rows(architecture, longest, longest_tgt, config_path)
+    return architecture
 
 
 def _fingerprint(model: Model) -> str:

@@ -45,6 +45,7 @@ class Memory:
         logits: the output layers' logits, what their losses keep, and the gradient of the logits.
         recomputed: with activation checkpointing, what one layer keeps when it is computed again; the logits are gone
             by then.
+        teacher: weights and logits of a teacher.
     """
 
     weights: int
@@ -53,11 +54,13 @@ class Memory:
     activations: int
     logits: int
     recomputed: int = 0
+    teacher: int = 0
 
     @property
     def total(self) -> int:
         """An upper estimate: gradients are complete only when the activations are gone."""
-        return self.weights + self.gradients + self.moments + self.activations + max(self.logits, self.recomputed)
+        return self.weights + self.gradients + self.moments + self.activations + self.teacher \
+            + max(self.logits, self.recomputed)
 
 
 class Exchange(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any
 
 from uer import cli
 from uer.config import ModelConfig
+from uer.errors import UserError
 from uer.sections import read_section
 
 COMMANDS = "uer_commands"
@@ -22,6 +23,7 @@ COMMANDS = "uer_commands"
 CONFIG_FLAGS = ("--config_path", "--teacher_config_path")
 # Settings that are not taken from a Hugging Face folder, but from the command.
 OF_THE_COMMAND = ("target",)
+LM = ("lm",)  # but a language model's
 
 
 def model_settings(path: str | os.PathLike | None, flag: str = "--config_path") -> ModelConfig | None:
@@ -105,14 +107,22 @@ def _given(words: Sequence[str], name: str) -> str | None:
 
 def _hugging_face_settings(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of a Hugging Face model at --pretrained_model_path, by flag names, and those of its members such as
-    `has_lmtarget_bias`; {}, {} if it is no such model."""
+    `has_lmtarget_bias`; {}, {} if it is no such model.
+
+    Raises:
+        UserError: nothing is there, and no vocabulary is given either.
+    """
     path = _given(words, "pretrained_model_path")
     if not path:
         return {}, {}
     from uer.convert.open import folder_of, is_hugging_face, open_hugging_face  # torch takes seconds
     from uer.convert.tokenizer_files import tokenizer_settings
 
+    without_vocab = all(_given(words, name) is None for name in ("vocab_path", "spm_model_path"))
     if not is_hugging_face(path):
+        if without_vocab and not os.path.isfile(path):  # before the vocabulary that it should bring is missed
+            raise UserError(f"--pretrained_model_path {path}: " + ("a folder without the config.json of a Hugging Face "
+                            "model" if os.path.isdir(path) else "No such file or directory"))
         return {}, {}
     told: dict[str, Any] = {}
     members: dict[str, Any] = {}
@@ -121,7 +131,9 @@ def _hugging_face_settings(words: Sequence[str]) -> tuple[dict[str, Any], dict[s
         told = {known.name: getattr(config, known.name) for known in dataclasses.fields(config)
                 if "help" in known.metadata and known.name not in OF_THE_COMMAND}
         told["config_path"], members = None, config.members
-    if all(_given(words, name) is None for name in ("vocab_path", "spm_model_path")):
+        if config.target == LM:
+            told["target"] = LM
+    if without_vocab:
         told |= tokenizer_settings(folder_of(path))
     return told, members
 

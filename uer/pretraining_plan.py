@@ -6,7 +6,7 @@ largest batch, the loss to expect.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uer.config import ModelConfig, ParallelConfig, TrainConfig
 from uer.data.processors import PROCESSORS, Processor
@@ -14,7 +14,7 @@ from uer.data.schema import VocabInfo
 from uer.errors import UserError
 from uer.family.devices import Devices, named_devices
 from uer.family.scaling import LINK_EFFICIENCY, NETWORK_BANDWIDTH, NODE, all_reduce_seconds
-from uer.flops import flops_per_token, parameter_count
+from uer.flops import flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
 from uer.hardware import GPUS, Gpu, known_gpu
 from uer.loss_law import law_of, layer_parameters, read_law
 from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
@@ -61,8 +61,12 @@ def assumed_rows(config: ModelConfig, processor: str | None, vocab_size: int, sp
     return Rows(made, vocab_size, made.batch_lengths()["src"])
 
 
-def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows) -> list[str]:
+def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows,
+               teacher: ModelConfig | None = None) -> list[str]:
     """The plan as it is printed.
+
+    Args:
+        teacher: its settings, where there is one.
 
     Raises:
         UserError: the GPU is unknown, or the mesh does not fit the model or the number of ranks.
@@ -74,8 +78,11 @@ def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig,
     precision = train.precision if train.precision != "auto" else automatic(gpu is None or gpu.bf16)
 
     def memory(batch_size: int) -> Memory:
-        return memory_of(model, rows.vocab_size, rows.processor, batch_size, parallel, TYPES.get(precision))
+        found = memory_of(model, rows.vocab_size, rows.processor, batch_size, parallel, TYPES.get(precision))
+        return replace(found, teacher=_teacher_bytes(teacher, rows, batch_size)) if teacher else found
 
+    per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor) + (
+        forward_flops_per_token(teacher, rows.vocab_size, rows.length, rows.processor) if teacher else 0)
     data_ranks = parallel.world_size // parallel.tensor_parallel_size
     parameters = parameter_count(model, rows.vocab_size, rows.tgt_vocab_size)
     return [f"plan: {parameters:,} parameters on {parallel.world_size} x {train.device_name or 'any device'}: "
@@ -83,7 +90,14 @@ def plan_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig,
             f"{parallel.tensor_parallel_size}; sharding {parallel.sharding}, activation checkpointing "
             f"{parallel.activation_checkpointing}, {precision}",
             *_memory_lines(memory, train, rows, gpu),
-            *_time_lines(model, train, parallel, rows, precision, gpu), *_loss_lines(model, train, parallel, rows)]
+            *_time_lines(model, train, parallel, rows, precision, gpu, per_token),
+            *_loss_lines(model, train, parallel, rows)]
+
+
+def _teacher_bytes(teacher: ModelConfig, rows: Rows, batch_size: int) -> int:
+    lengths = rows.processor.batch_lengths()
+    return teacher_bytes(teacher, rows.vocab_size, batch_size * lengths["src"], rows.tgt_vocab_size,
+                         batch_size * lengths.get("tgt", 0))
 
 
 def _memory_lines(memory: Callable[[int], Memory], train: TrainConfig, rows: Rows, gpu: Gpu | None) -> list[str]:
@@ -91,7 +105,8 @@ def _memory_lines(memory: Callable[[int], Memory], train: TrainConfig, rows: Row
     found = memory(train.batch_size)
     lengths = " + ".join(f"{length:,}" for length in rows.processor.batch_lengths().values())
     lines = [f"memory of a device, for a micro-batch of {train.batch_size} x {lengths} tokens:"]
-    parts = ["weights", "gradients", "moments", "activations", "logits", *["recomputed"] * bool(found.recomputed)]
+    parts = ["weights", "gradients", "moments", "activations", "logits", *["recomputed"] * bool(found.recomputed),
+             *["teacher"] * bool(found.teacher)]
     lines += [f"    {part:12}{getattr(found, part) / 2**30:10.2f} GiB" for part in parts]
     lines.append(f"    {'in all':12}{found.total / 2**30:10.2f} GiB"
                  + (" at most; the larger one of logits and recomputed counts" if found.recomputed else " at most"))
@@ -104,9 +119,8 @@ def _memory_lines(memory: Callable[[int], Memory], train: TrainConfig, rows: Row
 
 
 def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig, rows: Rows, precision: str,
-                gpu: Gpu | None) -> list[str]:
-    """Operations, communication and hours."""
-    per_token = flops_per_token(model, rows.vocab_size, rows.length, rows.processor)
+                gpu: Gpu | None, per_token: float) -> list[str]:
+    """Operations, `per_token` of them a token, communication and hours."""
     update = rows_of_update(train, parallel)
     tokens = update * train.total_steps * rows.length
     lines = [f"compute: {per_token / 1e9:.3g} GFLOP a token, {count(tokens)} tokens in "

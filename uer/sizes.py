@@ -54,6 +54,27 @@ def check_sizes(state: Mapping[str, Tensor], config: ModelConfig, vocab_size: in
     Raises:
         UserError: layers, widths, vocabulary or positions differ.
     """
+    check_widths(state, config, path, config_path)
+    sizes = sizes_of(state)
+    if sizes.get("vocabulary", vocab_size) != vocab_size:
+        raise UserError(f"{path} has {sizes['vocabulary']} vocabulary entries, but --vocab_path has {vocab_size}: give "
+                        "the vocabulary of this model (scripts/extend_vocab.py adds entries to both)")
+    if "pos" in config.embedding and sizes.get("max_seq_length", config.max_seq_length) != config.max_seq_length:
+        raise UserError(f"{path} has {sizes['max_seq_length']} positions, but max_seq_length is "
+                        f"{config.max_seq_length}: give --max_seq_length {sizes['max_seq_length']}")
+
+
+def check_widths(state: Mapping[str, Tensor], config: ModelConfig, path: str | os.PathLike, config_path: str,
+                 flag: str = "--config_path") -> None:
+    """See that a checkpoint has the layers and widths of the model that it is loaded into.
+
+    Args:
+        state, config, path, config_path: see `check_sizes`.
+        flag: the flag that names the file, for the message.
+
+    Raises:
+        UserError: they differ.
+    """
     sizes = sizes_of(state)
     if not config.decoder:
         sizes.pop("decoder_layers_num", None)
@@ -63,12 +84,7 @@ def check_sizes(state: Mapping[str, Tensor], config: ModelConfig, vocab_size: in
     if wrong:
         theirs, ours = (", ".join(SHOWN[name].format(source[name]) for name in wrong)
                         for source in (sizes, vars(config)))
-        default = " (--config_path's default)" if str(config_path).endswith(TrainConfig.config_path) else ""
+        usual = flag == "--config_path" and str(config_path).endswith(TrainConfig.config_path)
+        default = " (--config_path's default)" if usual else ""
         raise UserError(f"{path} is a model of another size: {theirs}, but {ours} in {config_path}{default}: give the "
-                        "--config_path of this model")
-    if sizes.get("vocabulary", vocab_size) != vocab_size:
-        raise UserError(f"{path} has {sizes['vocabulary']} vocabulary entries, but --vocab_path has {vocab_size}: give "
-                        "the vocabulary of this model (scripts/extend_vocab.py adds entries to both)")
-    if "pos" in config.embedding and sizes.get("max_seq_length", config.max_seq_length) != config.max_seq_length:
-        raise UserError(f"{path} has {sizes['max_seq_length']} positions, but max_seq_length is "
-                        f"{config.max_seq_length}: give --max_seq_length {sizes['max_seq_length']}")
+                        f"{flag} of this model")

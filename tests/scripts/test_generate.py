@@ -117,3 +117,13 @@ def test_what_cannot_generate_is_refused(run_script: Run, files: Callable) -> No
         run_script("generate_lm.py", *flags[:6])
     with pytest.raises(UserError, match="it has no lm head"):
         run_script("generate_lm.py", *files("bert_mlm_sp"), "--no-tie_weights")
+
+
+def test_how_many_lines_are_answered_is_told_now_and_then(monkeypatch, capsys, root):
+    monkeypatch.syspath_prepend(str(root / "scripts"))
+    import _generation
+
+    clock = iter([0.0, 5.0, 12.0, 20.0, 33.0])
+    monkeypatch.setattr(_generation.time, "monotonic", lambda: next(clock))
+    assert list(_generation.shown([[0, 1], [2], [3], [4]], 5)) == [[0, 1], [2], [3], [4]]
+    assert capsys.readouterr().err == "3 of 5 lines answered, about 0:00:08 left\n"

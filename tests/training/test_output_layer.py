@@ -50,6 +50,7 @@ def test_a_sampled_softmax_without_frequencies_is_noted(shared_playground):
     ({"sampled_softmax": 3}, "must be 0 or at least 16"),
     ({"sampled_softmax": 16, "tensor_parallel_size": 2, "world_size": 2}, "chooses among all entries"),
     ({"position_init": "sinusoidal", "embedding": "word"}, "no learned position embeddings"),
+    ({"scheduler": "tri_stage", "warmup": 0.9}, "must not exceed 1"),
 ])
 def test_what_does_not_fit_is_refused(shared_playground, flags, message):
     assert message in shared_playground.fail("refused", **ONE, **flags)

@@ -114,7 +114,7 @@ def test_too_little_room_for_the_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
     needed = preflight.checkpoint_bytes(10100, 10100, saves=100, keep=2)
     assert needed == 40400 * (100 + 9)
-    with pytest.raises(UserError, match=r"--output_model_path .* 0\.0 GB free"):
+    with pytest.raises(UserError, match=r"--output_model_path .* need 4\.4 MB and .* has 1\.0 MB free"):
         preflight.check_output(str(tmp_path / "m"), needed)
     preflight.check_output(str(tmp_path / "m"), 10**5)
 

@@ -19,6 +19,9 @@ SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 ZIP = b"PK\x03\x04"
 TAR_NAME = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
+GBK_BYTES = 1 << 16
+FEW_DAMAGED = 5
+"""So many lines, or fewer, may be GBK by chance."""
 READ_BYTES = 1 << 19
 LINE_END = re.compile(rb"\n")
 LOOK_BACK = 4096
@@ -51,11 +54,15 @@ def find_files(paths: Iterable[str]) -> list[CorpusFile]:
     Hidden files inside folders are left out, and so are empty ones beside others.
 
     Raises:
-        UserError: a path is missing or no regular file, is UTF-16 or an archive, or all files are empty.
+        UserError: a path is missing or no regular file, is UTF-16 or an archive, the largest plain file
+            is GBK, or all files are empty.
     """
     files = [_look_at(name) for path in paths for name in _expand(path)]
     if not any(file.size for file in files):
         raise UserError(f"--corpus_path {' '.join(paths)}: the corpus is empty")
+    plain = [file for file in files if not file.compression]
+    if plain:
+        refuse_gbk(take_sample(plain, GBK_BYTES).text, largest(plain).path)
     return [file for file in files if file.size]
 
 
@@ -186,6 +193,25 @@ def take_sample(files: list[CorpusFile], size: int) -> Sample:
 def _whole_lines(text: bytes) -> bytes:
     """Without the line that the end of the sample cuts; a sample inside one long line is kept as it is."""
     return text[:text.rfind(b"\n") + 1] or text
+
+
+def refuse_gbk(sample: bytes, path: str) -> None:
+    """
+    Raises:
+        UserError: of the lines with other than ASCII characters none is UTF-8, but all are GBK (its superset GB18030).
+    """
+    lines = [line for line in sample.split(b"\n") if not line.isascii()]
+    if len(lines) > FEW_DAMAGED and all(_decodes(line, "gb18030") and not _decodes(line, "utf-8") for line in lines):
+        raise UserError(f"--corpus_path {path}: the text seems to be GBK; convert it to UTF-8, for example with iconv "
+                        "-f GB18030 -t UTF-8")
+
+
+def _decodes(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def unchanged(file: CorpusFile) -> bool:

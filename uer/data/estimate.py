@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from uer.data.corpus import CorpusFile, largest, take_sample
+from uer.data.corpus import CorpusFile, largest, refuse_gbk, take_sample
 from uer.data.draws import Draws
 from uer.data.line_cleaner import LineCleaner
 from uer.data.processors.base import Lines, Ragged
@@ -16,7 +16,6 @@ from uer.text import in_bytes
 
 SAMPLE_BYTES = 1 << 17
 FEW_LINES = 20  # a smaller sample says nothing about the format
-FEW_DAMAGED = 5  # so many lines, or fewer, may be GBK by chance
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,7 @@ def forecast(files: list[CorpusFile], settings: BuildSettings) -> Forecast:
         UserError: the sample is GBK.
     """
     sample = take_sample(files, SAMPLE_BYTES)
-    if is_gbk(sample.text):
-        raise UserError(f"--corpus_path {largest(files).path}: the text seems to be GBK; convert it to UTF-8, for "
-                        "example with iconv -f GB18030 -t UTF-8")
+    refuse_gbk(sample.text, largest(files).path)
     cleaner = LineCleaner(files[0].path, "replace", settings.text_field, settings.field_counts)
     text = cleaner.clean(sample.text, False) if sample.text else ""
 
@@ -76,21 +73,6 @@ def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
                 f"{len(filled) / paragraphs:.0f} lines, then a blank one), as --data_processor bert reads it; this "
                 "--data_processor makes a document of each line"]
     return []
-
-
-def is_gbk(sample: bytes) -> bool:
-    """Whether no line with other than ASCII characters is UTF-8, but all are GBK (its superset GB18030)."""
-    lines = [line for line in sample.split(b"\n") if not line.isascii()]
-    return len(lines) > FEW_DAMAGED and not any(_decodes(line, "utf-8") for line in lines) and all(
-        _decodes(line, "gb18030") for line in lines)
-
-
-def _decodes(line: bytes, encoding: str) -> bool:
-    try:
-        line.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _is_json_object(line: str) -> bool:

@@ -122,7 +122,7 @@ class Summary:
         if commonest:
             report.append("commonest unknown: " + "  ".join(f"{_visible(char)} {count:,}" for char, count in commonest))
         return [*report,
-                f"instances of up to {self.seq_length} tokens: {totals.instances:,}, of them full: "
+                f"instances of up to {self.seq_length:,} tokens: {totals.instances:,}, of them full: "
                 f"{totals.full_instances:,} ({totals.full_instances / max(totals.instances, 1):.1%})",
                 f"{self.dataset_path}: {in_bytes(self.dataset_bytes)}, "
                 f"{self.dataset_bytes / max(totals.tokens, 1):.2f} bytes a token",

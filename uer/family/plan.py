@@ -17,7 +17,7 @@ from uer.family.sizes import Size
 from uer.family.teaching import Teaching
 from uer.flops import PREDICTED
 from uer.hardware import GPUS, known_gpu
-from uer.text import count, hours
+from uer.text import amount, count, hours
 
 WORTH_SAYING = 0.9  # another setting is recommended if it takes less than this part of the time
 WIDTH = 100
@@ -108,7 +108,8 @@ class FamilyPlan:
         flops = sum(sum(cost.flops) for cost in self.costs)
         note = f" ({devices.note})" if devices.note else ""
         precision = f" in {devices.precision}" if devices.precision else ""
-        lines = [f"{len(self.costs)} models: {flops:.2e} FLOP, {self._tokens(*range(len(self.recipe.stages)))} each",
+        tokens = self._tokens(*range(len(self.recipe.stages)))
+        lines = [f"{amount(len(self.costs), 'model')}: {flops:.2e} FLOP, {tokens} each",
                  f"on {devices.count} x {devices.name} at {devices.peak_flops / 1e12:.3g} TFLOP/s{precision}{note}: "
                  f"{hours(self.hours)} from start to end"]
         if self.teaching:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -42,17 +43,19 @@ def meet(rank_info: RankInfo, timeout: timedelta) -> dist.Store:
 
 
 def _await_all(store: dist.Store, rank_info: RankInfo, seconds: float) -> None:
-    missing, waited = list(range(rank_info.world_size)), 0.0
-    while missing:
-        patience = min(NOTICE_SECONDS, seconds - waited)
-        try:
-            store.wait([f"rank {rank}" for rank in missing], timedelta(seconds=max(patience, 0.1)))
-            return
-        except RuntimeError:
-            waited += patience
-            missing = [rank for rank in missing if not store.check([f"rank {rank}"])]
+    """Asks again and again, because torch prints a warning for each wait that ends without an answer."""
+    missing, start, notice, pause = list(range(rank_info.world_size)), time.monotonic(), NOTICE_SECONDS, 0.01
+    limit = seconds + (rank_info.rank == 0)  # without rank 0, which hosts the store, the others cannot ask
+    while missing and not store.check([f"rank {rank}" for rank in missing]):
+        waited = time.monotonic() - start
+        if waited < min(notice, limit):
+            time.sleep(min(pause, limit - waited))
+            pause = min(2 * pause, 0.5)
+            continue
+        notice += NOTICE_SECONDS
+        missing = [rank for rank in missing if not store.check([f"rank {rank}"])]
         names = ", ".join(map(str, missing))
-        if missing and waited >= seconds:
+        if missing and waited >= limit:
             raise UserError(f"no response from rank {names} of {rank_info.world_size} within {seconds:.0f} s "
                             "(--collective_timeout); is it running, and can it reach --master_ip?")
         if missing and rank_info.rank == min(set(range(rank_info.world_size)) - set(missing)):

@@ -13,6 +13,7 @@ import numpy as np
 
 from uer.errors import UserError
 from uer.files import prepare_folder
+from uer.text import in_bytes
 
 SLOT_BYTES = 32
 """Memory for each position while a batch is made: tokens, segments, masks and their random numbers."""
@@ -34,7 +35,7 @@ def check_output(output_model_path: str, kept_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if kept_bytes > free:
         raise UserError(f"--output_model_path {output_model_path}: the checkpoints to come need "
-                        f"{kept_bytes / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; save less often "
+                        f"{in_bytes(kept_bytes)} and {folder} has {in_bytes(free)} free; save less often "
                         "(--save_checkpoint_steps), keep fewer states (--keep_checkpoints) or write elsewhere")
 
 

@@ -25,7 +25,7 @@ from uer.checkpoint.state import START_ANEW, StateFolder, check_settings, read_w
 from uer.convert.open import load_uer_weights
 from uer.data.processors import Processor
 from uer.data.token_counts import token_counts
-from uer.distillation import DistillationStep, Teacher, load_teacher
+from uer.distillation import DistillationStep, Teacher, load_teacher, teacher_architecture
 from uer.errors import UserError
 from uer.flops import (
     activation_bytes,
@@ -115,7 +115,16 @@ def plan(settings: Settings) -> list[str]:
         new_model(settings, rows.vocab_size, rows.processor, lambda side, entries: np.zeros(entries, np.int64),
                   tgt_vocab_size=rows.tgt_vocab_size)
     train = replace(settings.train, total_steps=settings.train.decay_steps or settings.train.total_steps)
-    return plan_lines(settings.model, train, settings.parallel, rows)
+    if not train.decay_steps:
+        SCHEDULES[settings.optim.scheduler](settings.optim, train.total_steps)
+    teacher, lengths = None, rows.processor.batch_lengths()
+    if settings.distillation.teacher_config_path:
+        teacher = teacher_architecture(settings.distillation.teacher_config_path, settings.model.target,
+                                       lengths["src"], lengths.get("tgt", 0))
+    lines = plan_lines(settings.model, train, settings.parallel, rows, teacher)
+    if settings.lora.use_lora:
+        lines.append("note: --use_lora needs less: all parameters count as trained here")
+    return lines
 
 
 def new_model(settings: Settings, vocab_size: int, processor: Processor, counts: Counts, **layout: Any) -> Model:
