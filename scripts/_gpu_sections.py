@@ -29,7 +29,7 @@ from _gpu_job import Job, first_line, run, usable
 from _gpu_kernels import attention, embedding_backward
 from _random_run import ROOT, RandomRows, executed_flops, host_seconds, open_trainer, real_tokens
 
-from uer.hardware import known_gpu
+from uer.planning.hardware import known_gpu
 from uer.training.update import Update
 
 SIZES = ("tiny", "mini", "small", "medium", "base")

@@ -28,7 +28,7 @@ from uer.config import MaskingConfig
 from uer.data.loader import open_processor
 from uer.data.processors import Processor
 from uer.data.store import open_dataset
-from uer.flops import flops_per_token
+from uer.planning.flops import flops_per_token
 from uer.training.trainer import Trainer
 
 WARM_UP = {"cpu": 5, "cuda": 30}  # updates that are not timed; on a GPU every size of batch is captured in them

@@ -30,10 +30,10 @@ from uer.config import REQUIRED, TokenizerConfig, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.json_files import json_text
-from uer.loss_law import LossLaw, Run, fit_law, kind_of, layer_parameters
 from uer.model_config import ModelConfig
 from uer.model_settings import model_settings
 from uer.paths import File
+from uer.planning.loss_law import LossLaw, Run, fit_law, kind_of, layer_parameters
 from uer.text import count
 from uer.tokenizers import build_tokenizer
 

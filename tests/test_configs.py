@@ -10,9 +10,9 @@ from uer import cli
 from uer.config import ModelConfig, flag
 from uer.data.processors import PROCESSORS
 from uer.data.schema import VocabInfo
-from uer.flops import flops_per_token, made_tokens, mean_length, mean_tgt_length, parameter_count
 from uer.meta_device import Unfilled
 from uer.model import build_model
+from uer.planning.flops import flops_per_token, made_tokens, mean_length, mean_tgt_length, parameter_count
 
 VOCAB = 21128
 NAMED = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768),

@@ -33,7 +33,7 @@ from uer.config import ModelConfig
 from uer.data.schema import SENTENCES
 from uer.data.store import open_dataset
 from uer.errors import UserError
-from uer.flops import parameter_count
+from uer.planning.flops import parameter_count
 from uer.runtime import lock
 
 

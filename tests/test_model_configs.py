@@ -6,8 +6,8 @@ import pytest
 
 from uer.config import ModelConfig
 from uer.finetuning.heads import SiameseClassifier
-from uer.flops import parameter_count
 from uer.meta_device import Unfilled
+from uer.planning.flops import parameter_count
 from uer.sections import from_json, settings_of
 
 # Folder -> the golden model whose settings its files have but for sizes; then each file's parameters in millions.

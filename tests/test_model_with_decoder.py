@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.test_model import CONFIG, LENGTH, VOCAB
 from uer.data.batch import Batch, Labels, Packing, Side
 from uer.errors import UserError
-from uer.flops import activation_bytes, parameter_count
 from uer.meta_device import Unfilled, extrapolated_model
 from uer.model import Model, build_model
+from uer.planning.flops import activation_bytes, parameter_count
 from uer.runtime import sharding
 
 BOTH_SIDES = dataclasses.replace(CONFIG, embedding=("word", "pos"), tgt_embedding=("word", "pos"), target=("lm",),

@@ -8,7 +8,7 @@ import pytest
 
 from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES
-from uer.flops import parameter_count
+from uer.planning.flops import parameter_count
 from uer.sections import from_json
 
 # Millions of parameters with the vocabulary of the published model; of ModernBERT with a masked-language model's head.

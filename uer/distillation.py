@@ -23,9 +23,9 @@ from uer.checkpoint import files as checkpoint
 from uer.config import DistillationConfig, ModelConfig
 from uer.convert.open import load_uer_weights
 from uer.errors import UserError
-from uer.flops import teacher_bytes
 from uer.layers.distillation import SoftTargets
 from uer.model import TGT_WORD_EMBEDDING, Model, build_model
+from uer.planning.flops import teacher_bytes
 from uer.registry import choose
 from uer.sizes import check_widths
 from uer.targets import TARGETS

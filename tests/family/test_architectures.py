@@ -20,8 +20,8 @@ from uer.family.plan import make_plan
 from uer.family.recipe import RECIPES, build_recipe, check_recipe_file, settings_of
 from uer.family.scaling import Batch, _keys, step_time
 from uer.family.sizes import Size, check_architecture, resolve
-from uer.flops import parameter_count
 from uer.model_settings import model_settings
+from uer.planning.flops import parameter_count
 
 VOCAB = 21128
 H100 = named_devices("h100", 8)

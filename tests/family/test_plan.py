@@ -20,10 +20,10 @@ from uer.family.plan import make_plan
 from uer.family.recipe import RECIPES, Recipe, Stage
 from uer.family.sizes import resolve
 from uer.family.teaching import Teaching
-from uer.flops import parameter_count
-from uer.hardware import known_gpu
 from uer.meta_device import Unfilled
 from uer.model import build_model
+from uer.planning.flops import parameter_count
+from uer.planning.hardware import known_gpu
 from uer.text import hours
 
 VOCAB = 21128

@@ -16,8 +16,8 @@ from uer.family.recipe import RECIPES
 from uer.family.scaling import Batch, Measured, StepTime, all_reduce_seconds, read_step_times, step_time
 from uer.family.scaling_tables import RANKS, family_lines, scaling_lines, size_lines
 from uer.family.sizes import resolve
-from uer.flops import flops_per_token, parameter_count
 from uer.model_settings import model_settings
+from uer.planning.flops import flops_per_token, parameter_count
 from uer.text import hours
 
 VOCAB = 21128

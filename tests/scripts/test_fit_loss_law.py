@@ -6,8 +6,8 @@ import re
 import pytest
 
 from uer.errors import UserError
-from uer.loss_law import Coefficients, layer_parameters, read_law
 from uer.model_settings import model_settings
+from uer.planning.loss_law import Coefficients, layer_parameters, read_law
 
 CONFIGS = {"models/modernbert/L-2_H-128_config.json": 2, "models/modernbert/L-2_H-256_config.json": 3}
 TRUE = Coefficients(limit=1.0, size_factor=0.5, size_exponent=0.4, token_factor=3.0, token_exponent=0.5)

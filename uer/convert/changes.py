@@ -21,6 +21,7 @@ Tensors = tuple[Tensor, ...]
 DOES_NOT_FIT = (RuntimeError, IndexError, TypeError)
 
 
+@dataclass(frozen=True)
 class Change:
     """Leaves tensors as they are; the others override both functions.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from uer.config import ModelConfig
-from uer.flops import parameter_count
+from uer.planning.flops import parameter_count
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What one size costs: parameters, FLOPs, memory and hours, by formula.
 
-FLOPs of a stage = `uer.flops.flops_per_token` at the mean length of its rows, or of its documents where attention stays
-inside of them and --document_length tells it, times its tokens; hours = its steps times
-the time of a step (`uer.family.scaling`). A teacher's forward passes take FLOPs and hours too.
+FLOPs of a stage = `uer.planning.flops.flops_per_token` at the mean length of its rows, or of its documents where
+attention stays inside of them and --document_length tells it, times its tokens; hours = its steps times the time of a
+step (`uer.family.scaling`). A teacher's forward passes take FLOPs and hours too.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from uer.family.recipe import Recipe, Stage
 from uer.family.scaling import Batch, StepTime, forward_seconds, step_time
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
-from uer.flops import (
+from uer.planning.flops import (
     PREDICTED,
     activation_bytes,
     flops_per_token,

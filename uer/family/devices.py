@@ -9,7 +9,7 @@ import torch
 from uer.errors import UserError
 from uer.family import mps
 from uer.family.config import MachineConfig
-from uer.hardware import GPUS, known_gpu
+from uer.planning.hardware import GPUS, known_gpu
 from uer.runtime.precision import TYPES, Precision, automatic
 
 NAMED_COUNT = 8

@@ -15,8 +15,8 @@ from uer.family.recipe import Recipe
 from uer.family.scheduling import elapsed_hours, start_order
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
-from uer.flops import PREDICTED
-from uer.hardware import GPUS, known_gpu
+from uer.planning.flops import PREDICTED
+from uer.planning.hardware import GPUS, known_gpu
 from uer.text import amount, count, hours
 
 WORTH_SAYING = 0.9  # another setting is recommended if it takes less than this part of the time

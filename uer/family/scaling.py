@@ -22,9 +22,9 @@ from uer.encoders.transformer import is_local
 from uer.errors import UserError
 from uer.family.devices import Devices
 from uer.family.sizes import Size
-from uer.flops import PREDICTED, flops_per_token, parameter_count
-from uer.hardware import GPUS, known_gpu
 from uer.json_files import read_json
+from uer.planning.flops import PREDICTED, flops_per_token, parameter_count
+from uer.planning.hardware import GPUS, known_gpu
 
 LAUNCH_SECONDS = 2.8e-6
 """Of a kernel that does almost nothing, in a CUDA graph."""

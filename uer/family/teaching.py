@@ -10,7 +10,7 @@ from uer.errors import UserError
 from uer.family.config import TeachingConfig
 from uer.family.recipe import Recipe
 from uer.family.sizes import Size, resolve
-from uer.flops import parameter_count
+from uer.planning.flops import parameter_count
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ class Reporter:
         total_steps: updates of the run.
 
     Attributes:
-        flops_per_token: operations of training on a real token (`uer.flops.flops_per_token` at the mean length of the
-            rows), for MFU; 0 when unknown.
+        flops_per_token: operations of training on a real token (`uer.planning.flops.flops_per_token` at the mean
+            length of the rows), for MFU; 0 when unknown.
         peak_flops: operations a second of all devices together; 0 when unknown.
     """
 

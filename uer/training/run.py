@@ -27,17 +27,6 @@ from uer.data.processors import Processor
 from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher, teacher_architecture
 from uer.errors import UserError
-from uer.flops import (
-    activation_bytes,
-    example_batch,
-    flops_per_token,
-    forward_flops_per_token,
-    made_tokens,
-    mean_length,
-    mean_tgt_length,
-    parameter_count,
-)
-from uer.hardware import peak_flops
 from uer.layers.cpu.random_bits import masks_from
 from uer.layers.lora import is_adapter, merged
 from uer.lora import adapt, require_backbone
@@ -47,7 +36,18 @@ from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
 from uer.output_layer import Counts, has_output_bias, sample_softmax, start_at_frequencies
-from uer.pretraining_plan import Rows, assumed_rows, plan_lines
+from uer.planning.flops import (
+    activation_bytes,
+    example_batch,
+    flops_per_token,
+    forward_flops_per_token,
+    made_tokens,
+    mean_length,
+    mean_tgt_length,
+    parameter_count,
+)
+from uer.planning.hardware import peak_flops
+from uer.planning.plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect

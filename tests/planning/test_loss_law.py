@@ -10,8 +10,18 @@ import pytest
 
 from uer.config import ModelConfig
 from uer.errors import UserError
-from uer.loss_law import SHIPPED, Coefficients, Run, fit_law, fitted, kind_of, law_of, layer_parameters, read_law
 from uer.model_settings import find_config, model_settings
+from uer.planning.loss_law import (
+    SHIPPED,
+    Coefficients,
+    Run,
+    fit_law,
+    fitted,
+    kind_of,
+    law_of,
+    layer_parameters,
+    read_law,
+)
 
 TRUE = Coefficients(limit=1.5, size_factor=0.6, size_exponent=0.4, token_factor=3.0, token_exponent=0.5)
 SIZES, BUDGETS = (0.4e6, 0.8e6, 1.6e6, 3.2e6), (2.5e6, 5e6, 10e6, 40e6)

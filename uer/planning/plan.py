@@ -14,10 +14,10 @@ from uer.data.schema import VocabInfo
 from uer.errors import UserError
 from uer.family.devices import Devices, named_devices
 from uer.family.scaling import LINK_EFFICIENCY, NETWORK_BANDWIDTH, NODE, all_reduce_seconds
-from uer.flops import flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
-from uer.hardware import GPUS, Gpu, known_gpu
-from uer.loss_law import law_of, layer_parameters, read_law
-from uer.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
+from uer.planning.flops import flops_per_token, forward_flops_per_token, parameter_count, teacher_bytes
+from uer.planning.hardware import GPUS, Gpu, known_gpu
+from uer.planning.loss_law import law_of, layer_parameters, read_law
+from uer.planning.memory import Exchange, Memory, largest_batch, memory_of, traffic_of
 from uer.registry import choose
 from uer.runtime.precision import TYPES, automatic
 from uer.text import amount, count, hours
@@ -164,7 +164,7 @@ class Communication:
 
     Attributes:
         sent: part -> bytes.
-        seconds: part -> seconds; the parts are those of `uer.memory.Traffic`.
+        seconds: part -> seconds; the parts are those of `uer.planning.memory.Traffic`.
     """
 
     sent: dict[str, float]

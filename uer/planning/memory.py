@@ -1,8 +1,8 @@
 """The memory of training on each GPU, by part, without one: a model on the meta device counts what autograd would keep,
 and what the ranks would send one another.
 
-Models with one and with two layers are counted, as in `uer.flops`. Autocast and torch's fused attention, which the meta
-device has not, are put in their place: matrix products take and give bfloat16, norms and losses float32.
+Models with one and with two layers are counted, as in `uer.planning.flops`. Autocast and torch's fused attention, which
+the meta device has not, are put in their place: matrix products take and give bfloat16, norms and losses float32.
 """
 
 import functools
@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from uer.config import ModelConfig, ParallelConfig
 from uer.data.processors import Processor
-from uer.flops import example_batch
 from uer.layers.recompute import OFF, SELECTIVE
 from uer.layers.transformer import TransformerLayer
 from uer.meta_device import Unfilled, extrapolated_model
 from uer.model import Model, build_model
+from uer.planning.flops import example_batch
 from uer.runtime.tensor_parallel import ModelRanks
 from uer.tensor_parallel import split_model
 

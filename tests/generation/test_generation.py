@@ -13,7 +13,7 @@ from tests.targets.test_golden_targets import open_model
 from tests.tools.configs import model_config
 from uer.errors import UserError
 from uer.generation import GREEDY, GenerationConfig, Seen, filtered, generate
-from uer.generation_step import top_entries
+from uer.generation.step import top_entries
 from uer.layers.layout import padded_layout
 from uer.model import build_model
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from uer.decoders import DecoderCache
-from uer.generation_step import PlainStack, is_plain, output_layer
+from uer.generation.step import PlainStack, is_plain, output_layer
 from uer.layers.layout import padded_layout
 from uer.layers.linear import weight_and_bias
 from uer.layers.view import Cache

@@ -11,13 +11,13 @@ from uer.config import ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 from uer.errors import UserError
 from uer.family.devices import named_devices
 from uer.family.scaling import all_reduce_seconds
-from uer.flops import example_batch, parameter_count
 from uer.layers import attention, cross_entropy, dropout, view
-from uer.memory import Exchange, Traffic, largest_batch, memory_of, traffic_of
 from uer.meta_device import Unfilled
 from uer.model import build_model
 from uer.optim import build_optimizer
-from uer.pretraining_plan import Communication, assumed_rows, exchange_seconds, plan_lines
+from uer.planning.flops import example_batch, parameter_count
+from uer.planning.memory import Exchange, Traffic, largest_batch, memory_of, traffic_of
+from uer.planning.plan import Communication, assumed_rows, exchange_seconds, plan_lines
 from uer.runtime.parallel import World
 from uer.tensor_parallel import split_model
 from uer.training.update import StepModule

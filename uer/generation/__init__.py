@@ -3,7 +3,7 @@
     found = generate(model.eval(), [[2, 17, 33], [2, 95]], most=20, stop_id=3)     # greedily, two prompts
     found = generate(model.eval(), prompts, most=20, stop_id=3, config=GenerationConfig(beam_size=4))
 
-Each step takes the logits of the next token of every row from `uer.generation_rows`, and chooses the token here.
+Each step takes the logits of the next token of every row from `uer.generation.rows`, and chooses the token here.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from uer.config import LARGEST_SEED, flag
 from uer.errors import UserError
-from uer.generation_rows import Rows, open_rows
-from uer.generation_step import top_entries
+from uer.generation.rows import Rows, open_rows
+from uer.generation.step import top_entries
 from uer.model import Model
 
 EXCLUDED = float("-inf")

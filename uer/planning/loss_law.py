@@ -16,9 +16,9 @@ import numpy as np
 
 from uer.config import ModelConfig
 from uer.errors import UserError
-from uer.flops import parameter_count
 from uer.json_files import read_json_object
 from uer.model_settings import find_config
+from uer.planning.flops import parameter_count
 from uer.text import count
 
 SHIPPED = ("models/loss_laws/modernbert.json",)
