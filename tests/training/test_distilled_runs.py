@@ -97,10 +97,12 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(school):
                                    "teacher_model_path": folder / names[1]})
 
     assert "max_seq_length is 8, but the dataset's rows have 16 tokens" in refused({"max_seq_length": 8})
-    line = refused({"layers_num": 4})
-    assert "missing or of another shape: encoder.transformer.3.self_attn" in line and "--teacher_config_path" in line
+    assert "another size: layers 3, but layers 4 in" in refused({"layers_num": 4})
+    line = refused({"feed_forward": "gated"})
+    assert "missing or of another shape: encoder.transformer.0.feed" in line and "--teacher_config_path" in line
     assert "embedding.pos.embedding.weight ([32, 24] in the file, [64, 24] by its" in refused({"max_seq_length": 64})
-    assert "--teacher_config_path" in refused({"heads_num": 5}) and "not divisible" in refused({"heads_num": 5})
+    line = refused({"heads_num": 5})
+    assert "--teacher_config_path" in line and "not divisible" in line
     larger = {name: torch.cat([value, value[:3]]) if len(value) == 45 else value for name, value in weights.items()}
     assert "a vocabulary of 48 entries, but this run's has 45" in refused(state=larger)
     extra = {**weights, "target.sp.linear_1.weight": torch.zeros(24, 24)}
