@@ -208,7 +208,7 @@ class TrainConfig:
                             identity=False)
     total_steps: int = flag(100000, "Number of optimizer updates.")
     save_checkpoint_steps: int = flag(10000, "Save a checkpoint every N updates.", identity=False)
-    report_steps: int = flag(100, "Print metrics every N updates.", identity=False)
+    report_steps: int = flag(100, "Print metrics every N updates, and at the end.", identity=False)
     accumulation_steps: int = flag(1, "Gradient accumulation: micro-batches per update.", identity=False)
     batch_size: int = flag(32, "Rows of a micro-batch in each process.", identity=False)
     instances_buffer_size: int = flag(25600, "Accepted for UER-py's commands; shuffling is global without it.",

@@ -84,7 +84,7 @@ def test_killed_while_it_trains_it_ends_as_if_it_had_not_been(inputs, tmp_path, 
     assert server.ask({"wait": process, "seconds": 60}) == 128 + signal.SIGKILL
 
     text = run(server, inputs, output, tmp_path / "again.txt")
-    assert "done: 1 models" in text and "nano: stage 2 of 2" in text
+    assert "done: 1 model " in text and "nano: stage 2 of 2" in text
     assert "datasets:" not in text and "nano: stage 1" not in text  # what was complete is not made again
     assert "resumed after step" in read(output / "logs" / "nano.log")
     check_folder(output / "test_nano")

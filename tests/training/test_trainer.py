@@ -154,7 +154,7 @@ def test_a_poisoned_update_changes_nothing_and_is_written_down(tmp_path, optimiz
     assert all(torch.equal(after[key], value) for key, value in state.items())
     trainer.step = 4
     trainer._between_updates()
-    dump = json.loads((tmp_path / "m.skipped-3-rank0.json").read_text())
+    dump = json.loads((tmp_path / "m.skipped-4-rank0.json").read_text())
     assert [row["sample"] for row in dump["rows"]] == list(range(30, 40))
     assert dump["rows"][2] == {"sample": 32, "ids": [32] * 3, "text": "32 32 32"}
     update(trainer, 4)
@@ -274,7 +274,7 @@ def test_reports_and_checkpoints_come_at_their_steps(tmp_path):
     trainer = build(tmp_path, total_steps=11, save_checkpoint_steps=4)
     trainer.train()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [5, 10]
+    assert [line["step"] for line in lines] == [5, 10, 11]
     assert {"loss", "grad_norm", "learning_rate", "epoch", "tokens_per_second", "real_tokens_per_second",
             "seconds_left", "memory_gib", "skipped"} <= set(lines[0])
     assert lines[0]["epoch"] == pytest.approx(0.5)

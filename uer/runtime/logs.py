@@ -1,5 +1,6 @@
 """Log lines: to the terminal without tearing a progress bar, and to `--log_path`."""
 
+import contextlib
 import logging
 import sys
 
@@ -28,7 +29,8 @@ def set_up_logging(config: LogConfig, name: str = "uer", prefix: str = PREFIX, i
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk has ended the run before this one
+            handler.close()
     wanted: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
     if config.log_path and is_main:
         prepare_file(config.log_path, "--log_path")

@@ -86,7 +86,7 @@ class SkipWatch:
 
 def dump_batches(prefix: str, step: int, rank: int, batches: list[Any],
                  decode: Callable[[list[int]], str] | None) -> Path:
-    """Write the rows of update `step` on this rank to `<prefix>.skipped-<step>-rank<rank>.json`.
+    """Write the rows of update `step`, counted from 1 as in reports, to `<prefix>.skipped-<step>-rank<rank>.json`.
 
     Each row: its sample number, its token ids and, with `decode`, its text.
     """

@@ -68,8 +68,9 @@ class Trainer:
         config, step = self.config, self.step
         last = step == config.total_steps
         saving = step % config.save_checkpoint_steps == 0 or last
-        self._check_health(now=saving or step % config.report_steps == 0)
-        if step % config.report_steps == 0:
+        reporting = step % config.report_steps == 0 or last
+        self._check_health(now=saving or reporting)
+        if reporting:
             self._report()
         if self.parts.evaluate and (step % config.eval_steps == 0 or last if config.eval_steps else saving):
             self._evaluate()
@@ -85,7 +86,7 @@ class Trainer:
         """
         skipped, in_a_row = self.update.watch.look(self.step, now)
         for step in skipped:
-            path = dump_batches(self.config.output_model_path, step, self.world.rank, self.parts.loader.step(step),
+            path = dump_batches(self.config.output_model_path, step + 1, self.world.rank, self.parts.loader.step(step),
                                 self.parts.decode)
             self.parts.reporter.say(f"step {step + 1}: the loss or gradient is not finite; the update is skipped, its "
                                     f"batch is in {path}")
