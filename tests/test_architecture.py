@@ -12,7 +12,8 @@ MODELS = ("uer.layers", "uer.embeddings", "uer.encoders", "uer.decoders", "uer.t
 BASICS = ("uer.config", "uer.errors", "uer.registry")
 TRAINING = ("uer.training", "uer.optim", "uer.finetuning")
 # These put a run together from the parts; no part imports them.
-WIRING = ("uer.training.run", "uer.training.inputs", "uer.training.loaders", "uer.training.run_problems")
+WIRING = tuple(f"uer.training.{name}" for name in (
+    "run", "dry_run", "new_model", "inputs", "loaders", "run_problems"))
 
 # A part may import these of `uer`, and itself.
 ALLOWED = {"uer.layers": (), **{f"uer.{family}": ("uer.layers", *BASICS)

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,22 +22,19 @@ from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
 from uer.checkpoint.state import START_ANEW, StateFolder, check_settings, read_weights
 from uer.convert.open import load_uer_weights
-from uer.data.processors import Processor
 from uer.data.token_counts import token_counts
-from uer.distillation import DistillationStep, Teacher, load_teacher, teacher_architecture
+from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.layers.cpu.random_bits import masks_from
 from uer.layers.lora import is_adapter, merged
 from uer.lora import adapt, require_backbone
-from uer.meta_device import Unfilled
-from uer.model import Model, build_model, require_sides, start_sinusoidal
+from uer.model import Model
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
 from uer.optim.schedules import SCHEDULES
-from uer.output_layer import Counts, has_output_bias, sample_softmax, start_at_frequencies
+from uer.output_layer import has_output_bias
 from uer.planning.flops import (
     activation_bytes,
-    example_batch,
     flops_per_token,
     forward_flops_per_token,
     made_tokens,
@@ -47,7 +43,6 @@ from uer.planning.flops import (
     parameter_count,
 )
 from uer.planning.hardware import peak_flops
-from uer.planning.plan import Rows, assumed_rows, plan_lines
 from uer.runtime import launch
 from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
@@ -55,12 +50,13 @@ from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
 from uer.sizes import check_sizes
 from uer.tensor_parallel import split_model
-from uer.tokenizers import build_tokenizers
 from uer.training import decay, preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
+from uer.training.dry_run import plan
 from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
 from uer.training.loaders import Loaders
+from uer.training.new_model import new_model
 from uer.training.report import Reporter
 from uer.training.run_problems import check_weights_dtype, graph_problems, initial_settings, require_possible
 from uer.training.run_summary import Plan, device_name
@@ -101,56 +97,6 @@ def run(settings: Settings) -> int:
 def not_captured(error: CaptureError) -> UserError:
     """The error that is shown."""
     return UserError(f"the update cannot be captured as a CUDA graph ({error}); --cuda_graph off does without it")
-
-
-def plan(settings: Settings) -> list[str]:
-    """The lines of --dry_run, with the datasets where they exist, else with full rows of the model's longest length."""
-    if all(map(os.path.exists, settings.train.dataset_path)):
-        data = open_data(settings)
-        rows = Rows(data.processor, data.vocab_size, mean_length(data.train, data.processor))
-    else:
-        vocab = build_tokenizers(settings.tokenizer, ["src"])["src"].vocab
-        rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
-    with Unfilled():  # raises what the run would
-        new_model(settings, rows.vocab_size, rows.processor, lambda side, entries: np.zeros(entries, np.int64),
-                  tgt_vocab_size=rows.tgt_vocab_size)
-    train = replace(settings.train, total_steps=settings.train.decay_steps or settings.train.total_steps)
-    if not train.decay_steps:
-        SCHEDULES[settings.optim.scheduler](settings.optim, train.total_steps)
-    teacher, lengths = None, rows.processor.batch_lengths()
-    if settings.distillation.teacher_config_path:
-        teacher = teacher_architecture(settings.distillation.teacher_config_path, settings.model.target,
-                                       lengths["src"], lengths.get("tgt", 0))
-    lines = plan_lines(settings.model, train, settings.parallel, rows, teacher)
-    if settings.lora.use_lora:
-        lines.append("note: --use_lora needs less: all parameters count as trained here")
-    return lines
-
-
-def new_model(settings: Settings, vocab_size: int, processor: Processor, counts: Counts, **layout: Any) -> Model:
-    """The model with random weights, as the flags of new weights want them.
-
-    Args:
-        vocab_size, layout: see `build_model`.
-        processor: makes the batches.
-        counts: how frequent the tokens are in the training data.
-
-    Raises:
-        UserError: the settings exclude one another, or the model does not fit the batches.
-    """
-    config = settings.train
-    model = build_model(settings.model, vocab_size, **layout, deep_init=config.deep_init,
-                        activation_checkpointing=settings.parallel.activation_checkpointing,
-                        initializer_range=config.initializer_range)
-    if config.position_init == "sinusoidal":
-        start_sinusoidal(model, config.initializer_range)
-    if config.output_bias_init == "frequencies":
-        start_at_frequencies(model, counts)
-    if config.sampled_softmax:
-        sample_softmax(model, config.sampled_softmax, counts)
-    sides = example_batch(processor, rows=1).labels
-    require_sides(model, {name: labels.side for name, labels in sides.items()})
-    return model
 
 
 def pretrain(rank_info: launch.RankInfo, settings: Settings) -> int:
