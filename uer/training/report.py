@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from uer.config import LogConfig
 from uer.runtime.logs import set_up_logging
 from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World
+from uer.terminal import progress_bar
 from uer.text import duration
 
 logger = logging.getLogger("uer")
@@ -152,7 +152,7 @@ class Reporter:
     def start(self, first_step: int) -> None:
         """Show the progress bar where there is a terminal."""
         if self.world.is_main and sys.stderr.isatty():
-            self.bar = tqdm(total=self.total_steps, initial=first_step, unit=" steps", dynamic_ncols=True, leave=False)
+            self.bar = progress_bar(total=self.total_steps, initial=first_step, unit=" steps")
 
     def advance(self) -> None:
         """One update is done."""
