@@ -28,23 +28,10 @@ class Killed(BaseException):
     """Stands for a kill: nothing of the program catches it."""
 
 
-@pytest.fixture(autouse=True)
-def small_and_unflushed(tiny, monkeypatch):
-    """Fewer examples; nobody pulls the plug, so that nothing has to reach the disk."""
-    cut_training_file(tiny)
-    monkeypatch.setattr("uer.files.flush_to_disk", lambda path: None, raising=False)
-
-
-def cut_training_file(tiny) -> None:
-    lines = Path(tiny.path("train.tsv")).read_text("utf-8").splitlines(keepends=True)
-    tiny.write("train.tsv", "".join(lines[:41]))
-
-
 @pytest.fixture(scope="module")
 def whole(shared_tiny):
     """(files, printed text, records of a grid): a training and a grid that nobody killed, under the names `whole` and
     `whole_grid`."""
-    cut_training_file(shared_tiny)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         train(shared_tiny, "whole")
     return shared_tiny, printed.getvalue(), run_grid(shared_tiny, "whole_grid")

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from uer.checkpoint.files import load_weights
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, save_dataset
@@ -119,8 +122,22 @@ class Playground:
         write_dataset(path, Vocab.load(self.folder / "vocab.txt"), **changes)
         return path
 
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Those of the checkpoint of this name."""
+        return load_weights(self.folder / name)
+
     def losses(self, name: str) -> list[float]:
         return [line["loss"] for line in self.figures(name)]
+
+
+def assert_close_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """The same to the rounding of a few updates whose sums were taken in another order."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Between two models, as points of the space of their weights."""
+    return float(sum((value - other[key]).square().sum() for key, value in one.items()).sqrt())
 
 
 def write_dataset(path: Path, vocab: Vocab, seed: int = 5, rows: int = 101, seq_length: int = 16,
