@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tools.processes import is_running
 from uer.checkpoint.files import load_weights
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import Column, VocabInfo
@@ -54,10 +55,7 @@ class Job:
     @property
     def runs(self) -> bool:
         """Whether it has not ended yet."""
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except FileNotFoundError:
-            return not Path("/proc/self").exists()
+        return is_running(self.pid) or not Path("/proc/self").exists()
 
     def refusal(self) -> str:
         """Wait for it to end with status 2; returns its one line that begins with "error: "."""

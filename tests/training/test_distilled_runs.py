@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_bit_for_bit_and_with_its_own_teacher_only(school):
 
 
 def test_two_ranks_equal_one(school):
-    flags = {**school.taught, "dropout": 0.0, "soft_alpha": 0.7, "total_steps": 6, "save_checkpoint_steps": 6}
+    flags = {**school.taught, "dropout": 0.0, "soft_alpha": 0.7, "total_steps": 3, "save_checkpoint_steps": 3}
     school.run("one", **flags, batch_size=8)
     for sharding in ("none", "fsdp"):
         name = f"two-{sharding}"
@@ -79,7 +79,7 @@ def test_two_ranks_equal_one(school):
         assert school.losses(name) == pytest.approx(school.losses("one"), abs=2e-5)
         taught = [[line["distillation loss"] for line in school.figures(run)] for run in (name, "one")]
         assert taught[0] == pytest.approx(taught[1], abs=2e-5)
-        assert_close_weights(school.weights(f"{name}-6"), school.weights("one-6"))
+        assert_close_weights(school.weights(f"{name}-3"), school.weights("one-3"))
 
 
 def test_a_teacher_that_does_not_fit_is_refused_by_name(school):
