@@ -120,6 +120,10 @@ class Playground:
         write_dataset(path, Vocab.load(self.folder / "vocab.txt"), **changes)
         return path
 
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the model."""
+        (self.folder / "config.json").write_text(json.dumps({**MODEL, **changes}))
+
     def weights(self, name: str) -> dict[str, Tensor]:
         """Those of the checkpoint of this name."""
         return load_weights(self.folder / name)

@@ -1,10 +1,8 @@
 """Ranks that divide a model among them: the losses, gradients and checkpoints of one rank."""
 
-import json
-
 import pytest
 
-from tests.training.conftest import MODEL, assert_close_weights
+from tests.training.conftest import assert_close_weights
 
 SAME: dict = {"dropout": 0.0, "total_steps": 3, "save_checkpoint_steps": 2, "report_steps": 1}
 FOUR = {"world_size": 4, "gpu_ranks": (0, 1, 2, 3)}
@@ -24,8 +22,7 @@ def test_a_run_goes_from_mesh_to_mesh(playground):
 
     The model has rotary positions and grouped queries, besides what BERT has, and one layer: each takes a second.
     """
-    grouped = {"heads_num": 8, "local_kv_heads_num": 4, "rotary_position_embedding": True, "layers_num": 1}
-    (playground.folder / "config.json").write_text(json.dumps({**MODEL, **grouped}))
+    playground.configure(layers_num=1, heads_num=8, local_kv_heads_num=4, rotary_position_embedding=True)
     playground.run("one", **SAME, batch_size=8)
     square = playground.start("square", **SAME, **FOUR, tensor_parallel_size=2, sharding="fsdp", batch_size=4,
                               kill={"call": "uer.checkpoint.state:StateFolder.complete", "count": 2})

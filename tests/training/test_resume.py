@@ -49,6 +49,7 @@ PHASES = {
 
 def test_killed_in_every_phase_leaves_no_trace(playground):
     """In place of SIGKILL at random moments: one in each phase, in one run that goes on after each."""
+    playground.configure(layers_num=1)
     flags = {"total_steps": 30, "save_checkpoint_steps": 3, "report_steps": 2, "eval_steps": 4, "dev_fraction": 0.1}
     playground.run("whole", **flags)
     half_written = set()
@@ -160,6 +161,7 @@ def test_a_state_is_plain_tensors_and_json(finished_run):
 
 def test_going_on_with_other_ranks(playground):
     """1 rank -> 2 -> 1 with micro-batches -> 2 that share the parameters -> 1; each ends where the first one ends."""
+    playground.configure(layers_num=1)
     flags = {"total_steps": 5, "keep_checkpoints": 5, "report_steps": 1, "dropout": 0.0}
     two = {"batch_size": 2, "world_size": 2, "gpu_ranks": (0, 1)}
     playground.run("ranks-0", **flags, save_checkpoint_steps=1, batch_size=4)
