@@ -166,7 +166,7 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
     if any(map(is_adapter, state)):
         base = _in_streams_of(model, _recorded_base(weights))
         backbone = {name: tensor for name, tensor in base.items() if task.has_target or name.startswith(BACKBONE)}
-        state = merged({**backbone, **state}, recorded_alpha(_training_of(weights), None, str(weights)))
+        state = merged({**backbone, **state}, recorded_alpha(training_of(weights), None, str(weights)))
     require_finetuned(state, task, weights)
     _refuse_second_layer_norm(state, weights)
     absent = [name for name in head_names(model) if name not in state]
@@ -236,9 +236,9 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
     return lines, report.missing
 
 
-def _training_of(weights: Path) -> dict[str, Any]:
+def training_of(path: str | os.PathLike) -> dict[str, Any]:
     """How a fine-tuned model was trained, as its settings file tells; {} without one."""
-    settings = settings_path(weights)
+    settings = settings_path(path)
     return read_json_object(settings).get("training", {}) if settings.is_file() else {}
 
 
@@ -248,7 +248,7 @@ def _recorded_base(weights: Path) -> Mapping[str, Tensor]:
     Raises:
         UserError: they are not where they were, or are others.
     """
-    training = _training_of(weights)
+    training = training_of(weights)
     base, known = training.get("pretrained_model_path"), training.get("lora", {}).get("pretrained_hash")
     if not base or not os.path.exists(base):
         raise UserError(f"{weights}: holds adapters (LoRA) of {base or 'a model that nothing beside it names'}, which "

@@ -43,6 +43,7 @@ from uer.finetuning.readers import Table, read_json, read_table
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
 from uer.layers.crf import negative_log_likelihood, pack, viterbi
+from uer.text import amount
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -162,7 +163,7 @@ class Ner(Task):
 
     def describe(self, examples: Examples) -> str:
         texts, windows = len({row for row, _ in examples.info["windows"]}), len(examples)
-        return f"{texts} predictions" + (f" (from {windows} windows)" if windows > texts else "")
+        return amount(texts, "prediction") + (f" (from {windows} windows)" if windows > texts else "")
 
     def settings(self) -> dict[str, Any]:
         return {"labels": list(self.labels.names), "crf": self.crf, "scheme": self.scheme}
