@@ -117,7 +117,7 @@ def test_what_cannot_be_guessed_is_not_proposed(tmp_path):
     ("text_a\n好\n", ":1: no column 'label'; found: text_a"),
     ("1\t好\n0\t坏\n", ":1: no header"),
     ("label\ttext_a\n1\t好\n0\n", ":3: 1 columns where the header has 2 (label, text_a)"),
-    ("label\ttext_a\ttext_a\n", ":1: the header names a column twice: text_a$"),
+    ("label\ttext_a\ttext_a\n", ":1: the header names a column twice: text_a"),
     (b"label\ttext_a\n1\t\xff\n", ":2: not UTF-8 at byte 3"),
     ('{"label": 1, "sentence": "x"}\n{"label": 1\n', ":2: not JSON"),
     ('{"label": 1, "sentence": "x"}\n[1]\n', ":2: a JSON object is needed"),
