@@ -168,4 +168,4 @@ def _finetuned(source: HuggingFaceSource) -> tuple[Task, TextToRows]:
     if len(tokenizer.vocab) != size:
         raise UserError(f"{source.folder}: its vocabulary has {len(tokenizer.vocab)} entries, its weights {size}")
     return (task_of_head(source.head, source.converted.sizes, source.model.config, source.path),
-            TextToRows(tokenizer, min(128, source.config.max_seq_length)))
+            TextToRows(tokenizer, min(128, source.config.max_seq_length), "first"))  # cut as transformers does

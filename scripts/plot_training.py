@@ -111,6 +111,8 @@ def _records(line: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         KeyError, TypeError, ValueError: the line is none of these.
     """
+    if isinstance(line, dict) and "key" not in line:
+        line = {name: value for name, value in line.items() if value is not None}  # null: all updates were skipped
     if not isinstance(line, dict) or not all(isinstance(line[name], (int, float)) for name in NUMBERS & line.keys()):
         raise TypeError("not the numbers of a report")
     metrics = {OTHER_NAMES.get(name, name): value for name, value in line.items()}

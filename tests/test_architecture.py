@@ -13,7 +13,7 @@ BASICS = ("uer.config", "uer.errors", "uer.registry")
 TRAINING = ("uer.training", "uer.optim", "uer.finetuning")
 # These put a run together from the parts; no part imports them.
 WIRING = tuple(f"uer.training.{name}" for name in (
-    "run", "dry_run", "new_model", "inputs", "loaders", "run_problems"))
+    "run", "dry_run", "new_model", "pretrained", "inputs", "loaders", "run_problems"))
 
 # A part may import these of `uer`, and itself.
 ALLOWED = {"uer.layers": (), **{f"uer.{family}": ("uer.layers", *BASICS)

@@ -87,7 +87,13 @@ class DistillationStep(StepModule):
 
 def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_size: int, longest: int,
                  say: Callable[[str], None], longest_tgt: int = 0, **building: Any) -> Teacher:
-    """Load the teacher that the settings name.
+    """The teacher that the settings name; arguments and errors as `teacher_model`."""
+    return Teacher(teacher_model(config, targets, vocab_size, longest, say, longest_tgt, **building), config)
+
+
+def teacher_model(config: DistillationConfig, targets: tuple[str, ...], vocab_size: int, longest: int,
+                  say: Callable[[str], None], longest_tgt: int = 0, **building: Any) -> Model:
+    """Build the teacher's model and load its weights.
 
     Args:
         config: its two files, and the weight of its loss.
@@ -119,7 +125,7 @@ def load_teacher(config: DistillationConfig, targets: tuple[str, ...], vocab_siz
     say(f"loaded the teacher {path}" + ("" if report.left_over else ": every key fits"))
     for name in report.left_over:
         say(f"{path}: left over, not used: {name}")
-    return Teacher(model, config)
+    return model
 
 
 def _require_rows(architecture: ModelConfig, longest: int, longest_tgt: int, config_path: str) -> None:

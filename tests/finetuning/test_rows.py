@@ -35,7 +35,8 @@ def test_head_cuts_the_joined_row_as_uer_does():
     assert pair.first.tolist() == [4, 7]
 
 
-@pytest.mark.parametrize("truncation, expected", [("tail", [13, 14, 15, 16]), ("head_tail", [11, 14, 15, 16])])
+@pytest.mark.parametrize("truncation, expected", [("first", [11, 12, 13, 14]), ("tail", [13, 14, 15, 16]),
+                                                  ("head_tail", [11, 14, 15, 16])])
 def test_other_truncations_keep_the_special_tokens(truncation, expected):
     rows = build_sequences(ragged([11, 12, 13, 14, 15, 16], [11]), None, 6, truncation, CLS, SEP)
     assert rows_of(rows) == [[CLS, *expected, SEP], [CLS, 11, SEP]]

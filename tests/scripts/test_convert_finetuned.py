@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,9 @@ def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: 
     load_finetuned(again, task, tmp_path / "back.bin")
     with torch.no_grad():
         assert torch.equal(again.eval()(batch_of("太差了")), model(batch_of("太差了")))
+    long = "这本书" * 9
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(long, truncation=True, max_length=20)
+    assert replace(saved.encoder, seq_length=20).sequences([long]).tokens[0].tolist() == theirs["input_ids"]
 
 
 @pytest.mark.parametrize(("task", "kind", "outputs_num", "problem_type"), [

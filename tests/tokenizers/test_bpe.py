@@ -156,3 +156,12 @@ def test_qwen_joins_signs_and_spaces_with_the_letters_behind_them():
     assert PATTERNS["bpe"].findall(text) == ["don", "'t", " (", "see", ")", " 23", "。", "北京"]
     assert PATTERNS["qwen"].findall(text) == ["don", "'t", " (", "see", ")", " ", "2", "3", "。北京"]
     assert PATTERNS["qwen"].findall("(a. \n b.\n\nC") == ["(a", ".", " \n", " b", ".\n\n", "C"]
+
+
+@pytest.mark.parametrize("kind", ["bert", "char", "space"])
+def test_its_vocabulary_is_no_other_tokenizer_s(kind, tmp_path):
+    """Its entries are bytes, of which BERT's rules find the ASCII words alone: nearly all is unknown."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"model": {"type": "BPE", "merges": [], "vocab": {"[PAD]": 0, "[UNK]": 1, "a": 2}}}))
+    with pytest.raises(UserError, match=f"of a byte-level BPE, not of --tokenizer {kind}: give bpe or qwen"):
+        build_tokenizer(TokenizerConfig(kind, str(path)))

@@ -100,6 +100,8 @@ def test_a_teacher_that_does_not_fit_is_refused_by_name(school):
     assert "another size: layers 3, but layers 4 in" in refused({"layers_num": 4})
     line = refused({"feed_forward": "gated"})
     assert "missing or of another shape: encoder.transformer.0.feed" in line and "--teacher_config_path" in line
+    assert line == school.fail("refused", **{**school.taught, "teacher_config_path": folder / "other.json"},
+                               dry_run=True)
     assert "embedding.pos.embedding.weight ([32, 24] in the file, [64, 24] by its" in refused({"max_seq_length": 64})
     line = refused({"heads_num": 5})
     assert "--teacher_config_path" in line and "not divisible" in line

@@ -42,6 +42,32 @@ def test_sums_divide_after_adding():
     assert float(sums.loss) == 0.0 and float(sums.metrics["mlm/acc"].sum()) == 0.0
 
 
+def test_a_skipped_update_leaves_the_other_losses_alone():
+    sums, bad = Sums(torch.device("cpu")), torch.tensor(float("nan"))
+    for mlm in (torch.tensor(6.0), bad):
+        one = torch.tensor(1.0)
+        sums.add_metrics({"mlm": {"loss": (mlm, 2 * one)}, "sp": {"loss": (one, one)}})
+        sums.add_update(mlm, mlm, mlm.isfinite())
+    world = connect(RankInfo(), ParallelConfig(device="cpu"))
+    assert averages(sums.collect(world)) == {"loss_mlm": 3.0, "loss_sp": 1.0, "loss": 6.0, "grad_norm": 6.0}
+
+
+def test_an_interval_of_skipped_updates_alone_has_no_loss(tmp_path):
+    """A loss of 0.00 would look like the best one; JSON has null, which the scripts leave out."""
+    sums, bad = Sums(torch.device("cpu")), torch.tensor(float("nan"))
+    sums.add_update(bad, bad, torch.tensor(False))
+    world = connect(RankInfo(), ParallelConfig(device="cpu"))
+    means = averages(sums.collect(world))
+    reporter = Reporter(LogConfig(metrics_path=str(tmp_path / "m.jsonl")), world, 10)
+    for step, extra in ((1, {}), (2, means)):
+        reporter.report(step, {**FIGURES, **extra})
+    reporter.close()
+    assert "| loss     nan|" in report_line(2, 10, {**FIGURES, **means})
+    assert json.loads((tmp_path / "m.jsonl").read_text().splitlines()[1])["loss"] is None
+    first, second = plot_training.read_metrics(str(tmp_path / "m.jsonl"))
+    assert first["loss"] == 7.012 and "loss" not in second
+
+
 def test_the_plan_names_what_matters():
     plan = Plan(parameters=3205000, instances=6616, tokens=663005, seq_length=128, global_batch=32, total_steps=300,
                 flops_per_token=5.2e6, activation_bytes=10**8, learning_rate=lambda step: 1e-3 * step, precision="fp32",

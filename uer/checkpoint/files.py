@@ -109,12 +109,13 @@ class LoadReport:
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | os.PathLike) -> LoadReport:
     """Copy the tensors of `state` that fit into `model`; report for every other key why it does not fit.
 
-    A name the file lacks is not missing when the model ties it to one the file has.
+    A name the file lacks is not missing when the model ties it to one the file has. A model on the meta device is only
+    compared.
 
     Raises:
         UserError: nothing fits, so `source` belongs to another kind of model.
     """
-    ours = model.state_dict()
+    ours = model.state_dict(keep_vars=True)  # the parameters themselves: one that is tied has several names
     fitting, other_shape = {}, []
     for name, value in state.items():
         if name in ours and ours[name].shape == value.shape:
@@ -124,11 +125,12 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str | os.Pa
     if not fitting:
         example = next(iter(state), "none")
         raise UserError(f"{source}: none of its {len(state)} tensors fits this model (it has {example})")
-    covered = {ours[name].data_ptr() for name in fitting if ours[name].numel()}
+    covered = {id(ours[name]) for name in fitting}
     different = {name for name, _, _ in other_shape}
     missing = [name for name in ours
-               if name not in fitting and name not in different and ours[name].data_ptr() not in covered]
-    model.load_state_dict(fitting, strict=False)
+               if name not in fitting and name not in different and id(ours[name]) not in covered]
+    if not any(parameter.is_meta for parameter in ours.values()):
+        model.load_state_dict(fitting, strict=False)
     return LoadReport(missing, [name for name in state if name not in ours], other_shape)
 
 

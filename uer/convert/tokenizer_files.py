@@ -23,6 +23,7 @@ from uer.tokenizers.vocab import (
     BERT_SPECIAL_TOKENS,
     SHARED_ROLES,
     TOKENIZER_JSON,
+    holds_merges,
     read_any_entries,
     read_special_tokens,
 )
@@ -125,8 +126,7 @@ def _byte_level_files(folder: str | os.PathLike) -> tuple[Path, Path] | None:
     """The files of vocabulary and merges of a byte-level BPE, None where the folder has no merges."""
     described, merges = Path(folder) / TOKENIZER_JSON, Path(folder) / "merges.txt"
     if not merges.is_file():
-        bpe = described.is_file() and "merges" in (read_json_object(described).get("model") or {})
-        return (described, described) if bpe else None
+        return (described, described) if described.is_file() and holds_merges(described) else None
     paths = (described, Path(folder) / "vocab.json", Path(folder) / "vocab.txt")
     return next((path for path in paths if path.is_file()), paths[1]), merges
 

@@ -1,6 +1,5 @@
 """What preprocessing tells its user: how far it is, and what came out."""
 
-import shutil
 import sys
 import time
 from collections import Counter
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from uer.data.shards import COUNTS, Account
+from uer.terminal import progress_bar
 from uer.text import amount, in_bytes, in_time
 from uer.tokenizers.base import Tokenizer
 
@@ -32,9 +32,8 @@ class Progress:
             from tqdm import tqdm  # a tenth of a short run's time, for nothing where there is no terminal
 
             tqdm.monitor_interval = 0  # no thread of its own: workers are forked after this
-            columns, rows = shutil.get_terminal_size()  # tqdm itself shows nothing on a terminal that says 0 x 0
-            self._bar = tqdm(total=total_bytes, unit="B", unit_scale=True, file=stream, desc="tokenizing",
-                             ncols=columns, nrows=rows, mininterval=0.2)
+            self._bar = progress_bar(stream, total=total_bytes, unit="B", unit_scale=True, desc="tokenizing",
+                                     mininterval=0.2)
 
     def add(self, size: int, worked: bool = True) -> None:
         """`size` more bytes of the corpus are done; `worked` is False for what an earlier run did."""
@@ -62,7 +61,6 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
-            self._bar.leave = False
             self._bar.close()
 
 

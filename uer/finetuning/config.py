@@ -6,7 +6,7 @@ from uer.config import LARGEST_SEED, MOST_THREADS, REQUIRED, LabelsConfig, flag
 from uer.finetuning.paths import existing_folds, fold_path, grid_results_path, model_files, state_path, weights_path
 from uer.paths import File, files_behind
 
-TRUNCATIONS = ("head", "tail", "head_tail")
+TRUNCATIONS = ("head", "first", "tail", "head_tail")
 COLUMNS_HELP = ("For TSV files without a header line: the names of the columns from left to right (label, text_a, "
                 "text_b, logits); a column with any other name is not read.")
 
@@ -38,8 +38,9 @@ class FinetuneConfig:
     seed: int = flag(7, "Random seed of the new layers' weights, the order of examples and dropout.")
     seeds: tuple[int, ...] = flag((), "Train once with each of these seeds; report median, lowest and highest score.")
     truncation: str = flag("head", "Which part of a text longer than --seq_length is kept: head (the beginning, as in "
-                                   "UER-py), tail (the end) or head_tail (a quarter from the beginning, the rest from "
-                                   "the end).",
+                                   "UER-py, without the last [SEP]); or, with every [SEP], first (the beginning, as "
+                                   "in transformers), tail (the end) or head_tail (a quarter from the beginning, the "
+                                   "rest from the end).",
                            choices=TRUNCATIONS)
     early_stop: int = flag(0, "Stop after N epochs without a better score on dev; 0: never stop early.")
     save_best_by: str | None = flag(None, "The score on dev that chooses the best epoch, for a classifier accuracy or "

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World
+from uer.terminal import progress_bar
 from uer.text import amount, duration, seconds_text
 
 logger = logging.getLogger("uer.finetuning")
@@ -58,7 +58,7 @@ class Progress:
         self.step, self.total_steps, self.epochs_done, self.epochs_num = step, total_steps, epochs_done, epochs_num
         self.evaluation_updates = evaluation_updates
         if self.speaks and sys.stderr.isatty():
-            self._bar = tqdm(total=total_steps, initial=step, unit=" updates", dynamic_ncols=True, leave=False)
+            self._bar = progress_bar(total=total_steps, initial=step, unit=" updates")
 
     @contextmanager
     def training(self, epoch: int) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Writes the metrics of a run: JSON lines (`--metrics_path`), TensorBoard, Weights & Biases."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ class MetricsWriter:
         self._file = _open_metrics(self._path)
 
     def write(self, kind: str, step: int, metrics: Mapping[str, Any], facts: Mapping[str, Any], tag: str = "") -> None:
-        """One record.
+        """One record. JSON has no word for numbers that are not finite: they become null.
 
         Args:
             kind: "train", "eval" or "test".
@@ -31,7 +32,7 @@ class MetricsWriter:
             tag: put before the scalars' names, where a command trains several models.
         """
         if self._file is not None:
-            line = json.dumps({"kind": kind, "step": step, **facts, **metrics}, ensure_ascii=False) + "\n"
+            line = json.dumps(_strict({"kind": kind, "step": step, **facts, **metrics}), ensure_ascii=False) + "\n"
             try:
                 self._file.write(line.encode())
             except OSError as error:
@@ -51,6 +52,11 @@ class MetricsWriter:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _strict(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()}
 
 
 def _open_metrics(path: str | None) -> Any:

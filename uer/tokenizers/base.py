@@ -20,7 +20,7 @@ import numpy as np
 from uer.config import TokenizerConfig
 from uer.errors import UserError
 from uer.tokenizers.fetch import ensure_vocab
-from uer.tokenizers.vocab import BERT_SPECIAL_TOKENS, Vocab
+from uer.tokenizers.vocab import BERT_SPECIAL_TOKENS, Vocab, holds_merges
 
 UNKNOWN_SURFACES = 100_000  # a counter of unknown pieces is cut to its commoner half beyond this
 
@@ -80,14 +80,17 @@ class Tokenizer(ABC):
             side: "src" reads `--vocab_path` and so on, "tgt" reads `--tgt_vocab_path` and so on.
 
         Raises:
-            UserError: a flag is missing, or its file cannot be read or fetched.
+            UserError: a flag is missing, or its file cannot be read or fetched, or is that of another tokenizer.
         """
         own = config.of_side(side)
         if not own.vocab_path:
             prefix = "" if side == "src" else f"{side}_"
             raise UserError(f"--{prefix}vocab_path is required for --{prefix}tokenizer {cls.kind}")
-        return cls(Vocab.load(ensure_vocab(own.vocab_path), cls.default_special_tokens, own.special_tokens_map),
-                   own.do_lower_case)
+        path = ensure_vocab(own.vocab_path)
+        if holds_merges(path):
+            raise UserError(f"{path}: the vocabulary of a byte-level BPE, not of --tokenizer {cls.kind}: give bpe or "
+                            "qwen")
+        return cls(Vocab.load(path, cls.default_special_tokens, own.special_tokens_map), own.do_lower_case)
 
     @property
     def settings(self) -> dict[str, str]:

@@ -221,6 +221,11 @@ def read_tokenizer_json(path: Path) -> list[str]:
     return sorted(ids, key=ids.__getitem__)
 
 
+def holds_merges(path: str | Path) -> bool:
+    """Whether the file is the tokenizer.json of a BPE; errors as `read_tokenizer_json`."""
+    return Path(path).name == TOKENIZER_JSON and "merges" in (read_json_object(path).get("model") or {})
+
+
 def read_vocab_json(path: Path) -> list[str]:
     """The entries of a JSON object `{"!": 0, "\"": 1, ...}`, such as GPT-2's vocab.json, in the order of their ids.
 

@@ -1,11 +1,12 @@
-"""`pretrain.py --dry_run`: what the run would need, without running it."""
+"""`pretrain.py --dry_run`: what the run would need, without running it. The files of weights that it names are read."""
 
 import os
 from dataclasses import replace
 
 import numpy as np
 
-from uer.distillation import teacher_architecture
+from uer.config import ModelConfig
+from uer.distillation import teacher_model
 from uer.meta_device import Unfilled
 from uer.optim.schedules import SCHEDULES
 from uer.planning.flops import mean_length
@@ -13,6 +14,7 @@ from uer.planning.plan import Rows, assumed_rows, plan_lines
 from uer.tokenizers import build_tokenizers
 from uer.training.inputs import Settings, open_data
 from uer.training.new_model import new_model
+from uer.training.pretrained import load_pretrained
 
 
 def plan(settings: Settings) -> list[str]:
@@ -23,17 +25,26 @@ def plan(settings: Settings) -> list[str]:
     else:
         vocab = build_tokenizers(settings.tokenizer, ["src"])["src"].vocab
         rows = assumed_rows(settings.model, settings.train.data_processor, len(vocab), vocab.special_ids)
+    train, lines = settings.train, []
     with Unfilled():  # raises what the run would
-        new_model(settings, rows.vocab_size, rows.processor, lambda side, entries: np.zeros(entries, np.int64),
-                  tgt_vocab_size=rows.tgt_vocab_size)
-    train = replace(settings.train, total_steps=settings.train.decay_steps or settings.train.total_steps)
+        model = new_model(settings, rows.vocab_size, rows.processor, lambda side, entries: np.zeros(entries, np.int64),
+                          tgt_vocab_size=rows.tgt_vocab_size)
+    if train.pretrained_model_path:
+        load_pretrained(model, settings, rows.vocab_size, lines.append)
+    teacher = _teacher(settings, rows, lines)
+    train = replace(train, total_steps=train.decay_steps or train.total_steps)
     if not train.decay_steps:
         SCHEDULES[settings.optim.scheduler](settings.optim, train.total_steps)
-    teacher, lengths = None, rows.processor.batch_lengths()
-    if settings.distillation.teacher_config_path:
-        teacher = teacher_architecture(settings.distillation.teacher_config_path, settings.model.target,
-                                       lengths["src"], lengths.get("tgt", 0))
-    lines = plan_lines(settings.model, train, settings.parallel, rows, teacher)
+    lines += plan_lines(settings.model, train, settings.parallel, rows, teacher)
     if settings.lora.use_lora:
         lines.append("note: --use_lora needs less: all parameters count as trained here")
     return lines
+
+
+def _teacher(settings: Settings, rows: Rows, lines: list[str]) -> ModelConfig | None:
+    """The settings of the teacher, which is loaded as a run does; None without a teacher."""
+    config, lengths = settings.distillation, rows.processor.batch_lengths()
+    if not config.teacher_config_path:
+        return None
+    return teacher_model(config, settings.model.target, rows.vocab_size, lengths["src"], lines.append,
+                         lengths.get("tgt", 0), tgt_vocab_size=rows.tgt_vocab_size).config

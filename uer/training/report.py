@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from uer.config import LogConfig
 from uer.runtime.logs import set_up_logging
 from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World
+from uer.terminal import progress_bar
 from uer.text import duration
 
 logger = logging.getLogger("uer")
@@ -42,13 +43,14 @@ class Sums:
         """"target/name" -> (2,) numerator and denominator"""
 
     def add_metrics(self, metrics: Mapping[str, Mapping[str, Sequence[Tensor]]]) -> None:
-        """Add a micro-batch's metrics: target -> name -> (numerator, denominator)."""
+        """Add a micro-batch's metrics: target -> name -> (numerator, denominator), unless they are not finite."""
         for target, named in metrics.items():
             for name, pair in named.items():
                 key = f"{target}/{name}"
                 if key not in self.metrics:
                     self.metrics[key] = torch.zeros(2, device=self.device)
-                self.metrics[key] += torch.stack([part.detach().float() for part in pair])
+                numbers = torch.stack([part.detach().float() for part in pair])
+                self.metrics[key] += torch.where(numbers.isfinite().all(), numbers, 0.0)
 
     def add_update(self, loss: Tensor, norm: Tensor, finite: Tensor) -> None:
         """Add an update's loss and gradient norm, unless they are not finite."""
@@ -98,8 +100,11 @@ def metric_columns(collected: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def averages(collected: dict[str, Tensor]) -> dict[str, float]:
-    """The columns of a report line: mean loss and gradient norm of the updates, and the targets' metrics."""
-    updates = max(1.0, float(collected["updates"]))
+    """The columns of a report line: mean loss and gradient norm of the updates, and the targets' metrics.
+
+    The means are NaN where every update was skipped.
+    """
+    updates = float(collected["updates"]) or math.nan
     total = {"loss": float(collected["loss"]) / updates}
     return {**metric_columns(collected), **total, "grad_norm": float(collected["norm"]) / updates}
 
@@ -147,7 +152,7 @@ class Reporter:
     def start(self, first_step: int) -> None:
         """Show the progress bar where there is a terminal."""
         if self.world.is_main and sys.stderr.isatty():
-            self.bar = tqdm(total=self.total_steps, initial=first_step, unit=" steps", dynamic_ncols=True, leave=False)
+            self.bar = progress_bar(total=self.total_steps, initial=first_step, unit=" steps")
 
     def advance(self) -> None:
         """One update is done."""

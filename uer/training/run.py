@@ -21,13 +21,11 @@ from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.settings import settings_path, write_settings
 from uer.checkpoint.state import START_ANEW, StateFolder, check_settings, read_weights
-from uer.convert.open import load_uer_weights
 from uer.data.token_counts import token_counts
 from uer.distillation import DistillationStep, Teacher, load_teacher
 from uer.errors import UserError
 from uer.layers.cpu.random_bits import masks_from
 from uer.layers.lora import is_adapter, merged
-from uer.lora import adapt, require_backbone
 from uer.model import Model
 from uer.optim import build_optimizer
 from uer.optim.masters import narrow_linear_layers
@@ -48,7 +46,6 @@ from uer.runtime.lock import OutputLock
 from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision, cpu_choice, keep_dropout_exact
 from uer.runtime.threads import Split, Workers, pays, split_of, usable_cores
-from uer.sizes import check_sizes
 from uer.tensor_parallel import split_model
 from uer.training import decay, preflight
 from uer.training.cuda_graph import CaptureError, GraphedUpdate
@@ -57,8 +54,9 @@ from uer.training.evaluation import evaluate
 from uer.training.inputs import Data, Settings, masking_notes, open_data, run_identity
 from uer.training.loaders import Loaders
 from uer.training.new_model import new_model
+from uer.training.pretrained import load_pretrained
 from uer.training.report import Reporter
-from uer.training.run_problems import check_weights_dtype, graph_problems, initial_settings, require_possible
+from uer.training.run_problems import check_weights_dtype, graph_problems, require_possible
 from uer.training.run_summary import Plan, device_name
 from uer.training.threads import ThreadedUpdate, draws_of_torch
 from uer.training.trainer import Trainer
@@ -362,29 +360,13 @@ class Run:
         model = new_model(self.settings, self.data.vocab_size, self.data.processor,
                           cache(partial(token_counts, self.data.train)), **self.layout)
         if config.pretrained_model_path and (fresh or self.settings.lora.use_lora):
-            self._load_pretrained(model)
+            load_pretrained(model, self.settings, self.data.vocab_size, self.reporter.say)
         random = fresh and not config.pretrained_model_path
         if config.sampled_softmax and random and config.output_bias_init == "zeros" and has_output_bias(model):
             self.reporter.say("note: --sampled_softmax learns much sooner with --output_bias_init frequencies")
         if self.world.model_ranks:
             split_model(model, self.world.model_ranks)
         return model
-
-    def _load_pretrained(self, model: Model) -> None:
-        """Load the weights of --pretrained_model_path, and with --use_lora add the adapters that are trained."""
-        path, lora = self.config.pretrained_model_path, self.settings.lora
-        weights = load_uer_weights(path, self.reporter.say)
-        check_sizes(weights, self.settings.model, self.data.vocab_size, path, self.config.config_path)
-        report = checkpoint.load_into(model, weights, path)
-        lines = report.lines()
-        self.reporter.say(f"loaded {path}" + ("" if lines else ": every key fits"))
-        for line in lines:
-            self.reporter.say(f"{path}: {line}")
-        if not (report.missing or report.other_shape) and (idle := initial_settings(self.config)):
-            self.reporter.say(f"warning: {' '.join(idle)}: without effect, because every weight is in {path}")
-        if lora.use_lora:
-            require_backbone(report, path)
-            adapt(model, lora, self.reporter.say, report.missing)
 
     @property
     def saves_merged(self) -> bool:
