@@ -316,6 +316,18 @@ def test_a_folder_s_tokenizer_decides_case_and_special_entries(make_folder, tmp_
         uer.load(folder)
 
 
+def test_texts_are_cut_as_the_folder_s_tokenizer_cuts_them(make_folder, theirs, tmp_path):
+    shutil.copytree(make_folder("BertForSequenceClassification", num_labels=3), tmp_path / "m")
+    (tmp_path / "m/tokenizer_config.json").write_text('{"model_max_length": 9, "truncation_side": "left"}')
+    model, tokenizer = theirs(tmp_path / "m", "BertForSequenceClassification")
+    inputs = tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt")
+    assert inputs["input_ids"].shape[1] == 9
+    with torch.no_grad():
+        expected = model(**inputs).logits.softmax(-1)
+    found = [list(prediction.probabilities.values()) for prediction in uer.load(tmp_path / "m").predict(TEXTS)]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
 def test_importing_uer_is_light():
     code = "import sys, uer; print(uer.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

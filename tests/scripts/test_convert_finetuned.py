@@ -84,6 +84,7 @@ def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: 
         assert torch.equal(again.eval()(batch_of("太差了")), model(batch_of("太差了")))
     long = "这本书" * 9
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(long, truncation=True, max_length=20)
+    assert saved.encoder.seq_length == 41  # all that the model and its tokenizer take, as in transformers
     assert replace(saved.encoder, seq_length=20).sequences([long]).tokens[0].tolist() == theirs["input_ids"]
 
 

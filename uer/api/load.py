@@ -18,7 +18,7 @@ from uer.convert.open import (
     vocab_size,
 )
 from uer.convert.provenance import recorded_stages
-from uer.convert.tokenizer_files import read_tokenizer
+from uer.convert.tokenizer_files import cutting, read_tokenizer
 from uer.errors import UserError
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
 from uer.finetuning.readers import read_json
@@ -88,7 +88,7 @@ def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tok
                          precision=precision)
     task = task_of_head(source.head, source.converted.sizes, source.model.config, path)
     model = fill(task.build(config, size), weights, path).to(device)
-    encoder = TextToRows(tokenizer, usable.max_seq_length, "first")
+    encoder = TextToRows(tokenizer, *cutting(source.folder, usable.max_seq_length))
     return TextModel(path, model, usable, tokenizer, device, task, encoder, precision)
 
 

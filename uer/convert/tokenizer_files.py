@@ -30,6 +30,7 @@ from uer.tokenizers.vocab import (
 
 SPM_FILE = "sentencepiece.bpe.model"
 CONFIG = "tokenizer_config.json"
+LEAST_LENGTH = 4  # of a row: [CLS], a token, [SEP], and one of a second text
 # Byte-level tokenizers have bos and eos tokens; ours begin a text with [CLS] and end it with [SEP].
 AT_THE_ENDS = {"cls_token": "bos_token", "sep_token": "eos_token"}
 
@@ -114,6 +115,19 @@ def lower_cases(folder: str | os.PathLike) -> bool:
         raise UserError(f"{folder}: its tokenizer has strip_accents {str(not lower).lower()} and do_lower_case "
                         f"{str(lower).lower()}; UER's strips accents where it lower-cases")
     return lower
+
+
+def cutting(folder: str | os.PathLike, most: int) -> tuple[int, str]:
+    """How the tokenizer of a Hugging Face folder cuts long texts: `seq_length` and `truncation` of ours.
+
+    Args:
+        most: the tokens that the model takes, for folders that name no smaller number.
+    """
+    path = Path(folder) / CONFIG
+    told = read_json_object(path) if path.is_file() else {}
+    longest, side = told.get("model_max_length"), told.get("truncation_side")
+    shorter = isinstance(longest, (int, float)) and LEAST_LENGTH <= longest < most
+    return int(longest) if shorter else most, "tail" if side == "left" else "first"
 
 
 def _vocab_file(folder: str | os.PathLike) -> Path | None:
