@@ -28,7 +28,7 @@ from uer.files import atomic_path
 from uer.finetuning.config import TRUNCATIONS
 from uer.finetuning.labels import shorten
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
-from uer.finetuning.readers import file_hash
+from uer.finetuning.readers import file_hash, read_json
 from uer.finetuning.task import Task, TextToRows
 from uer.json_files import json_text, read_json_object
 from uer.layers.lora import is_adapter, merged
@@ -107,6 +107,15 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
         raise UserError(f"{settings}: damaged settings: no {error}") from None
     except (TypeError, AttributeError) as error:
         raise UserError(f"{settings}: damaged settings: {error}") from None
+
+
+def is_finetuned(path: str | os.PathLike) -> bool:
+    """Whether the settings of a fine-tuned model are beside the weights; other JSON files may have the same name."""
+    settings = settings_path(path)
+    if not settings.is_file():
+        return False
+    content = read_json(str(settings))
+    return isinstance(content, dict) and "format" in content
 
 
 def vocab_beside(path: str | os.PathLike, content: Mapping[str, Any]) -> Path:
