@@ -328,6 +328,19 @@ def test_texts_are_cut_as_the_folder_s_tokenizer_cuts_them(make_folder, theirs, 
     assert np.allclose(found, expected, atol=1e-5)
 
 
+def test_tokens_that_were_added_to_a_folder_are_entries_and_named(make_folder, theirs, tmp_path):
+    model, tokenizer = theirs(make_folder("BertForSequenceClassification", num_labels=3),
+                              "BertForSequenceClassification")
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(make_folder("BertForSequenceClassification", num_labels=3) / "vocab.txt", tmp_path)  # transformers 4's
+    tokenizer.add_tokens(["公园"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="added tokens of its tokenizer are read in pieces .*: 公园$"):
+        assert uer.load(tmp_path).tokenizer.vocab.tokens == [*TOKENS, "公园"]
+
+
 def test_importing_uer_is_light():
     code = "import sys, uer; print(uer.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """Opens the model at a path: a fine-tuned model, a UER checkpoint, or a Hugging Face folder."""
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from uer.convert.open import (
     vocab_size,
 )
 from uer.convert.provenance import recorded_stages
-from uer.convert.tokenizer_files import cutting, read_tokenizer
+from uer.convert.tokenizer_files import cutting, divided_tokens, read_tokenizer
 from uer.errors import UserError
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
 from uer.finetuning.saved_model import is_finetuned, load_finetuned, load_settings, settings_path
@@ -78,6 +79,8 @@ def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tok
                          precision=precision)
     task = task_of_head(source.head, source.converted.sizes, source.model.config, path)
     model = fill(task.build(config, size), weights, path).to(device)
+    if line := divided_tokens(source.folder, tokenizer):
+        warnings.warn(line, stacklevel=4)
     encoder = TextToRows(tokenizer, *cutting(source.folder, usable.max_seq_length))
     return TextModel(path, model, usable, tokenizer, device, task, encoder, precision)
 

@@ -131,9 +131,33 @@ def cutting(folder: str | os.PathLike, most: int) -> tuple[int, str]:
 
 
 def _vocab_file(folder: str | os.PathLike) -> Path | None:
-    """The file of BERT's vocabulary, None where there is none."""
-    paths = (Path(folder) / name for name in ("vocab.txt", TOKENIZER_JSON))
-    return next((path for path in paths if path.is_file()), None)
+    """The file of BERT's vocabulary, None where there is none; vocab.txt lacks the tokens that were added later."""
+    listed, described = Path(folder) / "vocab.txt", Path(folder) / TOKENIZER_JSON
+    if described.is_file() and not (listed.is_file() and not _added_tokens(described)):
+        return described
+    return listed if listed.is_file() else None
+
+
+def _added_tokens(described: Path) -> list[str]:
+    """The tokens of a tokenizer.json that its model's vocabulary lacks."""
+    content = read_json_object(described)
+    try:
+        own = content["model"]["vocab"]
+        return [token["content"] for token in content.get("added_tokens") or () if token["content"] not in own]
+    except (KeyError, TypeError):
+        return []
+
+
+def divided_tokens(folder: str | os.PathLike, tokenizer: Tokenizer) -> str:
+    """A line on the tokens that were added to a folder's tokenizer, which finds them in every text, where ours divides
+    them; "" where there are none."""
+    described = Path(folder) / TOKENIZER_JSON
+    added = _added_tokens(described) if described.is_file() and not _byte_level_files(folder) else []
+    divided = [token for token in added if tokenizer.tokenize(token) != [token]]
+    if not divided:
+        return ""
+    return (f"{folder}: added tokens of its tokenizer are read in pieces here, so texts that hold them give other "
+            f"results: {', '.join(divided[:5])}{', ...' if len(divided) > 5 else ''}")
 
 
 def _byte_level_files(folder: str | os.PathLike) -> tuple[Path, Path] | None:
