@@ -24,7 +24,7 @@ from uer.convert import Architecture, names
 from uer.convert.folder import with_copies, write_folder
 from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
-from uer.convert.open import load_checkpoint
+from uer.convert.open import load_checkpoint, require_whole_model
 from uer.convert.provenance import Stage, record_names, recorded_stages
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
@@ -220,6 +220,7 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
         raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not of {' or '.join(known)}")
     path = str(weights_path(flags.input_model_path)) if finetuned else flags.input_model_path
     weights = load_checkpoint(path)
+    require_whole_model(weights, path)
     if isinstance(architecture, Mapping):
         architecture, head = choose_type(architecture, head, weights, "uer", path), None
     if any(name.startswith("crf.") for name in weights):

@@ -319,7 +319,7 @@ def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: st
     for row, label in enumerate(table["label"]):
         tags = label.split()
         if len(tags) != len(words[row]):
-            raise table.error(row, f"{len(tags)} tags for {len(words[row])} words")
+            raise table.error(row, f"{amount(len(tags), 'tag')} for {amount(len(words[row]), 'word')}")
         for tag in tags:
             if tag not in labels.names:
                 raise table.error(row, f"tag '{tag}' is not one of {source}: {shorten(labels.names)}")
