@@ -1,6 +1,7 @@
 """Everything that the trainings of one command share and that is loaded once: task, examples, settings, ranks."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,12 +71,14 @@ class Trials:
         if config.seq_length > model.longest_row:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                             f"{model.longest_row}")
+        _require_files(config.pretrained_model_path, lora.lora_pretrained_model_path)
         encoder = TextToRows(task_class.open_tokenizer(tokenizer_config), config.seq_length, config.truncation)
         task = task_class.of_training_file(config.train_path, task_config, config.columns)
         task.columns = config.columns
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:
             raise UserError(f"--save_best_by: '{config.save_best_by}' is unknown for this task; choose from: "
                             f"{', '.join(task.metric_names)}")
+        _require_files(*(file for path in (config.dev_path, config.test_path) if path for file in task.files(path)))
         files = [_read(task, task.examples, config.train_path, encoder),
                  *(_read(task, task.evaluation_examples, path, encoder) if path else None
                    for path in (config.dev_path, config.test_path))]
@@ -200,6 +203,17 @@ class Trials:
         if not self.lora.use_lora:
             return {}
         return {"lora": {**self.lora.values(), "pretrained_hash": self.fingerprints["pretrained_hash"]}}
+
+
+def _require_files(*paths: str | None) -> None:
+    """See that files are there, before others are read for minutes.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for path in paths:
+        if path and not os.path.exists(path):
+            raise UserError(f"{path}: No such file or directory")
 
 
 def _read(task: Task, read: Callable[[str, TextToRows], Examples], path: str, encoder: TextToRows) -> Examples:
