@@ -223,6 +223,7 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
     require_whole_model(weights, path)
     if isinstance(architecture, Mapping):
         architecture, head = choose_type(architecture, head, weights, "uer", path), None
+    weights = architecture.adopt(weights)
     if any(name.startswith("crf.") for name in weights):
         raise UserError(f"{path}: decodes with a conditional random field (--crf_target), which Hugging Face's token "
                         "classification does not have: the converted model would give other tags")
