@@ -10,6 +10,7 @@ model.bin, model.json and model.vocab.txt.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from uer import sections
 from uer.backbone import Backbone
 from uer.checkpoint.files import load_into, save_weights
 from uer.config import ModelConfig, model_values
-from uer.convert.hugging_face_files import weights_files
+from uer.convert.hugging_face_files import weights_files, write_json
 from uer.convert.open import load_checkpoint, load_uer_weights
 from uer.errors import UserError
 from uer.files import atomic_path
@@ -128,6 +129,16 @@ def vocab_beside(path: str | os.PathLike, content: Mapping[str, Any]) -> Path:
 def with_vocab(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
     """The content of a settings file for weights at `path`: it names the vocabulary beside them."""
     return {**content, "tokenizer": {**content["tokenizer"], "vocab_path": vocab_path(path).name}}
+
+
+def write_beside(content: Mapping[str, Any], source: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Write settings beside weights at `path`, and the vocabulary that they name beside the weights at `source`."""
+    if "tokenizer" in content:
+        with atomic_path(vocab_path(path)) as temporary:
+            shutil.copyfile(vocab_beside(source, content), temporary)
+        content = with_vocab(content, path)
+    with atomic_path(settings_path(path)) as temporary:
+        write_json(content, temporary)
 
 
 def task_of(saved: SavedModel, task_class: type[Task]) -> Task:
