@@ -264,6 +264,7 @@ def test_mistakes_of_use(make_folder, call, message):
     (Classification(LABELS, pairs=False), [("玩", "好")], "single texts"),
     (Classification(LABELS), [("玩", "好"), "玩"], "input 1 must be a pair"),
     (Classification(LABELS), ["玩", ("玩", "好")], "input 1 must be a text"),
+    (Classification(LABELS), [None], "input 0 must be a text, not NoneType"),
     (Siamese(LABELS), ["玩"], "pair"), (ReadingComprehension(4, 3), ["玩"], r"\(question, text\)"),
     (MultipleChoiceTask(2), [("玩", "好", ["a", "b", "c"])], "3 choices"), (Ner(LABELS), [3], "list of words")])
 def test_inputs_that_a_task_does_not_read(tmp_path, task, inputs, message):
