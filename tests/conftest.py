@@ -22,6 +22,7 @@ sys.dont_write_bytecode = False
 os.fsync = lambda file: None  # no test cuts the power
 if "PYTEST_XDIST_WORKER" in os.environ:  # for torch, which is imported later: threads of two processes hinder another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.disable()  # until all is imported, which else takes a fifth longer
 
 
 def _existing(path: Path) -> Path:
@@ -58,6 +59,7 @@ def pytest_collection_finish() -> None:
     """The garbage collector leaves alone what was imported so far: collecting it takes 0.3 s each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 class Server:

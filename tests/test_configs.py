@@ -46,9 +46,12 @@ def test_a_file_describes_the_bert_of_its_name(root, name):
     assert content["target"] == ["mlm", "sp"]  # UER's; the command line chooses what is trained
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", NAMED)
 def test_parameters_by_formula(root, name):
-    """12 H^2 + 13 H a layer; V H + 512 H + 3 H + 2 H embeddings; H^2 + 3 H + V head (its matrix is tied)."""
+    """12 H^2 + 13 H a layer; V H + 512 H + 3 H + 2 H embeddings; H^2 + 3 H + V head (its matrix is tied).
+
+    The sizes of the grid lie between these.
+    """
     layers, hidden = SIZES[name]
     by_hand = (layers * (12 * hidden**2 + 13 * hidden) + (VOCAB + 517) * hidden + hidden**2 + 3 * hidden + VOCAB)
     config = read(root, name)

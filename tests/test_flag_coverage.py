@@ -1,18 +1,8 @@
 """Every flag of UER-py's commands is a flag of the command of the same name here, script by script."""
 
-import dataclasses
-import runpy
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from uer import cli
-from uer.sections import member_classes
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.tools.scripts import ROOT, flags_of, sections_of
 
 MODEL = """embedding tgt_embedding max_seq_length relative_position_embedding share_embedding remove_embedding_layernorm
     factorized_embedding_parameterization encoder decoder mask layernorm_positioning feed_forward
@@ -100,27 +90,9 @@ FLAGS = {
 }
 
 
-class Parsed(Exception):
-    """Ends a command once it says which flags it has."""
-
-
-def flags_of(script: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The flags that a script's `main` hands to the command line's parser, those of members among them."""
-    def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
-        raise Parsed({field.name for section in sections for part in (section, *member_classes(section))
-                      for field in dataclasses.fields(part)})
-
-    monkeypatch.setattr(cli, "parse", parse)
-    monkeypatch.setattr(sys, "argv", [script])
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    with pytest.raises(Parsed) as caught:
-        runpy.run_path(str(ROOT / script), run_name="script")["main"]()
-    return caught.value.args[0]
-
-
 @pytest.mark.parametrize("script", FLAGS)
-def test_every_flag_of_uer_py_is_there(script, monkeypatch):
-    missing = set(FLAGS[script].split()) - flags_of(script, monkeypatch)
+def test_every_flag_of_uer_py_is_there(script):
+    missing = set(FLAGS[script].split()) - {field.name for field in flags_of(sections_of(script))}
     assert not missing, f"{script} lacks: {', '.join(sorted(missing))}"
 
 

@@ -5,13 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.tools.processes import wait_for
 from uer.data.store import open_dataset
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc北京"]
@@ -75,7 +73,7 @@ def _start_long_run(command, tmp_path) -> subprocess.Popen:
     (tmp_path / "corpus.txt").write_text("北京 a b\n" * 2_000_000, encoding="utf-8")
     process = subprocess.Popen(command("--processes_num", "2"), cwd=tmp_path, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heed_ctrl_c)
-    _wait_for(lambda: list(tmp_path.glob("dataset.pt.work-*/*.json")) or process.poll() is not None)
+    wait_for(lambda: list(tmp_path.glob("dataset.pt.work-*/*.json")) or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     return process
 
@@ -83,13 +81,6 @@ def _start_long_run(command, tmp_path) -> subprocess.Popen:
 def _heed_ctrl_c() -> None:
     """As in a terminal. A shell starts background jobs, these tests among them, with Ctrl-C ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_ctrl_c_ends_it_with_status_130_and_no_traceback(command, tmp_path):
@@ -106,7 +97,7 @@ def test_workers_leave_when_the_command_is_killed(command, tmp_path):
     lock = tmp_path / "dataset.pt.lock"
     process.kill()
     process.communicate(timeout=120)
-    _wait_for(lambda: not _held(lock))
+    wait_for(lambda: not _held(lock))
 
 
 def _held(lock: Path) -> bool:

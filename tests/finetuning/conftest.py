@@ -74,6 +74,7 @@ def make_tiny(folder: Path) -> Tiny:
     files = Tiny(folder)
     files.write("vocab.txt", "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]) + "\n")
     files.write("config.json", json.dumps(CONFIG))
-    for name, count, seed in (("train.tsv", 96, 1), ("dev.tsv", 37, 2), ("test.tsv", 29, 3)):
+    # Of the 96 a model learns the task, so that it knows unseen texts; 40 of them, 5 updates, are enough for the rest.
+    for name, count, seed in (("many.tsv", 96, 1), ("train.tsv", 40, 1), ("dev.tsv", 37, 2), ("test.tsv", 29, 3)):
         files.write(name, tsv(examples(count, seed)))
     return files

@@ -37,7 +37,8 @@ def weights_equal(left: str, right: str) -> bool:
 
 
 def test_it_learns_and_inference_agrees_with_the_evaluation(tiny):
-    settings = train(tiny, epochs_num=8, learning_rate=0.003, seed=8, test_path=tiny.path("test.tsv"))
+    settings = train(tiny, train_path=tiny.path("many.tsv"), epochs_num=8, learning_rate=0.003, seed=8,
+                     test_path=tiny.path("test.tsv"))
     dev = settings["training"]["dev"]
     assert dev["accuracy"] >= 0.9
     rows = predictions(tiny, output_logits=True, output_prob=True)
@@ -257,7 +258,7 @@ def test_adversarial_training_learns_something_else(tiny, adversarial):
 
 
 def test_soft_targets_teach_a_student(tiny):
-    rows = [line.split("\t") for line in Path(tiny.path("train.tsv")).read_text("utf-8").splitlines()[1:]]
+    rows = [line.split("\t") for line in Path(tiny.path("many.tsv")).read_text("utf-8").splitlines()[1:]]
     tiny.write("soft.tsv", "label\ttext_a\tlogits\n" + "".join(
         f"{number % 2}\t{text}\t{'-3 3' if '甲' in text else '3 -3'}\n" for number, (_, text) in enumerate(rows[::-1])))
     settings = train(tiny, train_path=tiny.path("soft.tsv"), soft_targets=True, soft_alpha=1.0, epochs_num=6)
@@ -269,10 +270,10 @@ def test_early_stop_and_metrics_file(tiny):
           test_path=tiny.path("test.tsv"), save_best_by="macro_f1", class_weights="balanced")
     lines = [json.loads(line) for line in Path(tiny.path("metrics.jsonl")).read_text().splitlines()]
     assert [(line["kind"], line["step"], line["epoch"]) for line in lines] == [
-        ("train", 12, 1), ("eval", 12, 1), ("train", 24, 2), ("eval", 24, 2), ("test", 24, 1)]
+        ("train", 5, 1), ("eval", 5, 1), ("train", 10, 2), ("eval", 10, 2), ("test", 10, 1)]
     assert [line["set"] for line in lines if line["kind"] != "train"] == ["dev", "dev", "test"]
     assert all(line["acc"] == line["accuracy"] for line in lines if line["kind"] == "eval")
-    assert all(line["total_steps"] == 60 and line["loss"] > 0 for line in lines if line["kind"] == "train")
+    assert all(line["total_steps"] == 25 and line["loss"] > 0 for line in lines if line["kind"] == "train")
 
 
 def test_several_seeds_report_their_spread(tiny, capsys):

@@ -21,7 +21,7 @@ def test_cross_validation_and_its_inference(tiny, capsys):
     cross_validate("test", tiny.flags(dev_path=None, folds_num=3, train_features_path=tiny.path("train.npy"),
                                       log_level="INFO", epochs_num=1))
     assert re.search(r"3 folds, accuracy: median", capsys.readouterr().out)
-    assert np.load(tiny.path("train.npy")).shape == (96, 2)
+    assert np.load(tiny.path("train.npy")).shape == (40, 2)
     assert len(list(Path(tiny.path("out")).glob("model-fold_*.bin"))) == 3
     flags = ["--load_model_path", tiny.path("out/model.bin"), "--device", "cpu", "--test_path", tiny.path("test.tsv"),
              "--prediction_path", tiny.path("p.tsv"), "--test_features_path", tiny.path("test.npy")]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.processes import is_running, wait_for
 from uer.errors import UserError
 from uer.finetuning import grid, grid_results
 from uer.finetuning.command import parse_with
@@ -110,25 +111,10 @@ def test_the_workers_of_a_killed_grid_end(tiny, monkeypatch):
     flags = {"epochs_num_list": (1,), "parallel_trials": 2, "output_model_path": tiny.path("killed/model.bin")}
     process = multiprocessing.get_context("fork").Process(target=lambda: run(tiny, **flags))
     process.start()
-    _wait_for(lambda: len(list(tiny.folder.glob("*.worker"))) == 2)
+    wait_for(lambda: len(list(tiny.folder.glob("*.worker"))) == 2)
     process.kill()
     process.join()
-    _wait_for(lambda: not any(_runs(path.stem) for path in tiny.folder.glob("*.worker")))
-
-
-def _runs(process: str) -> bool:
-    """Whether there is such a process, and it is no zombie."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _wait_for(condition, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.01)
+    wait_for(lambda: not any(is_running(path.stem) for path in tiny.folder.glob("*.worker")))
 
 
 def test_the_table_shows_spread_and_collapse():

@@ -53,7 +53,8 @@ def logits(tiny, name: str) -> list[list[float]]:
 
 
 def test_only_adapters_and_head_are_trained_and_both_ways_of_saving_predict_the_same(tiny, base, capsys):
-    flags = {"epochs_num": 8, "learning_rate": 0.003, "dropout": 0.0, "lora_target": ["self_attn", "feed_forward"]}
+    flags = {"train_path": tiny.path("many.tsv"), "epochs_num": 8, "learning_rate": 0.003, "dropout": 0.0,
+             "lora_target": ["self_attn", "feed_forward"]}
     dev = train(tiny, base, "merged", log_level="INFO", **flags)["dev"]
     said = next(line for line in capsys.readouterr().out.splitlines() if "LoRA:" in line)
     assert "6 adapted layers" in said and " instead of " in said
@@ -79,7 +80,6 @@ def test_only_adapters_and_head_are_trained_and_both_ways_of_saving_predict_the_
 
 @pytest.mark.parametrize("owner, name, call", [(TrainingState, "save", 1), (loop, "predict", 2)])
 def test_a_killed_training_goes_on_and_its_state_is_small(tiny, base, monkeypatch, owner, name, call):
-    monkeypatch.setattr("uer.files.flush_to_disk", lambda path: None, raising=False)
     train(tiny, base, "whole", test_path=tiny.path("test.tsv"))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, owner, name, call)

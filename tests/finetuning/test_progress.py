@@ -18,9 +18,10 @@ from uer.runtime.parallel import ParallelConfig, connect
 
 
 def test_plan_reports_and_time_left(tiny, capsys):
-    finetune("test", Classification, tiny.flags(log_level="INFO", report_steps=5, epochs_num=3))
+    finetune("test", Classification, tiny.flags(train_path=tiny.path("many.tsv"), log_level="INFO", report_steps=5,
+                                                epochs_num=3))
     out = capsys.readouterr().out
-    assert f"Reading and tokenizing {tiny.path('train.tsv')}" in out
+    assert f"Reading and tokenizing {tiny.path('many.tsv')}" in out
     assert re.search(r"Plan: 96 examples in batches of 8, 3 epochs: 36 updates; [\d,]+ parameters; seed 7; CPU .*fp32",
                      out)
     assert out.index("Plan:") < out.index("Expected time:") < out.index("Epoch 3")

@@ -55,7 +55,8 @@ def test_a_label_that_the_prompt_lacks(tmp_path, golden):
 def test_a_prompt_learns_and_predicts_what_was_evaluated(tiny):
     prompts = tiny.write("prompts.json", json.dumps({"own": SENTIMENT}))
     finetune("test", PromptClassification, tiny.flags(prompt_path=prompts, prompt_id="own", epochs_num=8,
-                                                      learning_rate=0.02, test_path=tiny.path("dev.tsv")))
+                                                      learning_rate=0.02, test_path=tiny.path("dev.tsv"),
+                                                      train_path=tiny.path("many.tsv")))
     saved = json.loads(Path(tiny.path("out/model.json")).read_text("utf-8"))
     assert saved["training"]["dev"]["accuracy"] > 0.9
     flags = ["--test_path", tiny.path("dev.tsv"), "--prediction_path", tiny.path("out.tsv"), "--device", "cpu"]

@@ -28,23 +28,10 @@ class Killed(BaseException):
     """Stands for a kill: nothing of the program catches it."""
 
 
-@pytest.fixture(autouse=True)
-def small_and_unflushed(tiny, monkeypatch):
-    """Fewer examples; nobody pulls the plug, so that nothing has to reach the disk."""
-    cut_training_file(tiny)
-    monkeypatch.setattr("uer.files.flush_to_disk", lambda path: None, raising=False)
-
-
-def cut_training_file(tiny) -> None:
-    lines = Path(tiny.path("train.tsv")).read_text("utf-8").splitlines(keepends=True)
-    tiny.write("train.tsv", "".join(lines[:41]))
-
-
 @pytest.fixture(scope="module")
 def whole(shared_tiny):
     """(files, printed text, records of a grid): a training and a grid that nobody killed, under the names `whole` and
     `whole_grid`."""
-    cut_training_file(shared_tiny)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         train(shared_tiny, "whole")
     return shared_tiny, printed.getvalue(), run_grid(shared_tiny, "whole_grid")
@@ -95,14 +82,16 @@ def test_a_killed_run_ends_with_the_same_files(whole, monkeypatch, capsys, owner
 
 @pytest.mark.parametrize("adversarial", [{}, {"use_adv": True, "fgm_epsilon": 0.5}])
 def test_a_training_in_parts_goes_on_with_its_number_of_threads(tiny, monkeypatch, capsys, adversarial):
-    train(tiny, "threads", threads=3, **adversarial)
+    flags = {"epochs_num": 2, **adversarial}
+    train(tiny, "threads", threads=3, **flags)
     assert "CPU process of 3 threads, a part of each batch for each" in capsys.readouterr().out
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, TrainingState, "save", 3)
-        train(tiny, "killed", threads=3, **adversarial)
-    train(tiny, "killed", threads=2, **adversarial)
+        kill_at(patch, TrainingState, "save", 2)
+        train(tiny, "killed", threads=3, **flags)
+    train(tiny, "killed", threads=2, **flags)
+    assert "Going on after epoch 1" in capsys.readouterr().out
     assert same_files(tiny, "threads", "killed")
-    train(tiny, "single", threads=1, **adversarial)
+    train(tiny, "single", threads=1, **flags)
     assert not same_files(tiny, "threads", "single")
 
 

@@ -1,8 +1,6 @@
 """Generation beside the original's figures, and with itself: with and without a cache, alone and in a batch."""
 
 import dataclasses
-import functools
-import itertools
 import json
 
 import pytest
@@ -127,36 +125,33 @@ def test_the_penalty_of_what_is_there():
     assert run(model, stop_id=None) != run(model, stop_id=None, repetition_penalty=1.5)
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 2.0])
+def log_probs_after(model, prompt: list[int], texts: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    """(V,) of what follows each of N texts of one length."""
+    src = torch.tensor([[*prompt, *text] if model.decoder is None else prompt for text in texts])  # (N, S)
+    hidden = model.encode(src, torch.ones_like(src))  # (N, S, H)
+    if model.decoder is not None:
+        tgt = torch.tensor([[START, *text] for text in texts])
+        layout, memory = padded_layout(torch.ones_like(tgt)), padded_layout(torch.ones_like(src))
+        hidden = layout.scatter(model.decoder(model.tgt_embedding(tgt, layout), layout, memory.gather(hidden), memory))
+    return list(model.target["lm"].logits(hidden[:, -1]).double().log_softmax(-1))
+
+
 @pytest.mark.parametrize("name", ["causal", "both sides"])
-def test_enough_beams_find_the_best_text(name, length_penalty):
+@torch.no_grad()
+def test_enough_beams_find_the_best_text(name):
     """By comparison with all texts of up to 3 tokens of 5 entries."""
-    model, stop = make_model(entries=5, std=0.4, **MODELS[name]), 3
-    prompt = [2, 4, 1]
-
-    @functools.cache
-    def log_probs(text):
-        """(5,) of what follows."""
-        rows = [*prompt, *text] if model.decoder is None else prompt
-        src = torch.tensor([rows])
-        hidden = model.encode(src, torch.ones_like(src))
-        if model.decoder is not None:
-            tgt = torch.tensor([[START, *text]])
-            layout, memory = padded_layout(torch.ones_like(tgt)), padded_layout(torch.ones_like(src))
-            hidden = model.decoder(model.tgt_embedding(tgt, layout), layout, hidden[0], memory)[None]
-        return model.target["lm"].logits(hidden[0, -1]).double().log_softmax(-1)
-
-    with torch.no_grad():
-        best = {}
-        for length in range(4):
-            for text in itertools.product([0, 1, 2, 4], repeat=length):
-                total = sum(log_probs(text[:number])[token] for number, token in enumerate(text))
-                if length < 3:
-                    best[text] = (total + log_probs(text)[stop]) / (length + 1)**length_penalty
-                else:
-                    best[text] = total / 3**length_penalty
-    found = run(model, [prompt], most=3, stop_id=stop, beam_size=64, length_penalty=length_penalty)
-    assert tuple(found[0]) == max(best, key=best.get)
+    model, stop, prompt = make_model(entries=5, std=0.4, **MODELS[name]), 3, [2, 4, 1]
+    totals, ended = {(): 0.0}, {}  # the log-probability of each text that goes on, and of each that has ended
+    for length in range(3):
+        texts = [text for text in totals if len(text) == length]
+        for text, following in zip(texts, log_probs_after(model, prompt, texts)):
+            ended[text] = totals[text] + following[stop].item()
+            totals |= {(*text, token): totals[text] + following[token].item() for token in (0, 1, 2, 4)}
+    for length_penalty in (0.0, 2.0):
+        scores = {text: total / (len(text) + 1)**length_penalty for text, total in ended.items()}
+        scores |= {text: total / 3**length_penalty for text, total in totals.items() if len(text) == 3}
+        found = run(model, [prompt], most=3, stop_id=stop, beam_size=64, length_penalty=length_penalty)
+        assert len(scores) == 1 + 4 + 16 + 64 and tuple(found[0]) == max(scores, key=scores.get)
 
 
 def test_models_that_cannot_generate_are_refused():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.processes import is_running, wait_for
 from uer.errors import UserError
 from uer.runtime.processes import WorkerError, death_note, death_signal, run_jobs, signal_name, start_method
 
@@ -94,7 +95,7 @@ def test_a_failure_stops_the_rest(tmp_path, finish_earlier):
         def task(job):
             (tmp_path / f"{job}.begun").touch()
             if job == 1:
-                _wait_for(lambda: (tmp_path / "0.begun").exists())
+                wait_for(lambda: (tmp_path / "0.begun").exists())
                 raise UserError("job 1 failed")
             time.sleep(0.3 if finish_earlier else 20)
             (tmp_path / f"{job}.ended").touch()
@@ -150,10 +151,10 @@ def test_workers_die_when_their_parent_is_killed(tmp_path, method):
     parent = subprocess.Popen([sys.executable, str(tmp_path / "driver.py"), method], stdout=subprocess.PIPE, text=True,
                               env={**os.environ, "PYTHONPATH": str(ROOT)})
     workers = {int(parent.stdout.readline()) for _ in range(2)}
-    assert all(map(_runs, workers))
+    assert all(map(is_running, workers))
     parent.kill()
     parent.communicate()  # returns when the workers, who share the pipe, have ended too
-    _wait_for(lambda: not any(map(_runs, workers)))
+    wait_for(lambda: not any(map(is_running, workers)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a program of its parent's death")
@@ -168,7 +169,7 @@ def test_a_program_gets_a_signal_when_its_parent_is_killed(tmp_path):
     process = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
-    _wait_for(lambda: not _runs(process))
+    wait_for(lambda: not is_running(process))
     assert (tmp_path / "told").exists()
 
 
@@ -184,19 +185,3 @@ def test_how_a_process_ended_in_words():
 def test_the_module_is_light():
     code = "import sys, uer.runtime.processes; sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def _runs(process: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_text()
-        return status.rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _wait_for(condition, seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.01)

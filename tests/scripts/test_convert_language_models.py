@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import uer
+from tests.tools.golden_models import entries, write_golden
 from uer.checkpoint.files import load_into, load_weights, save_weights
 from uer.convert import ARCHITECTURES
 from uer.convert.hugging_face_files import read_hugging_face
@@ -27,8 +27,6 @@ transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()
 
 Run = Callable[..., str]
-TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys("中国的首都是北京。长江最河流，全约"),
-          *(f"w{n}" for n in range(98))]
 FAMILIES = {"gpt2_lm": "gpt2", "megatron_gpt2_lm": "gpt2", "albert_mlm_sp": "albert", "xlm_roberta_mlm": "xlmroberta"}
 # Rows that one side does not have.
 CHANGED = {"gpt2": set(), "albert": {"embedding.seg.embedding.weight"},
@@ -44,19 +42,11 @@ def to_uer(family: str) -> str:
 
 
 @pytest.fixture
-def golden_model(golden: Path, tmp_path: Path) -> Callable[[str], tuple[dict[str, Tensor], list[object]]]:
+def golden_model(golden: Path, tmp_path: Path) -> Callable[[str], tuple[dict[str, Tensor], tuple[object, ...]]]:
     """A golden model's weights, and the flags of its export."""
-    def make(name: str) -> tuple[dict[str, Tensor], list[object]]:
-        told = json.loads((golden / f"breadth/models/{name}.json").read_text())
-        weights = load_file(golden / f"breadth/models/{name}.safetensors")
-        weights |= {copy: weights[home] for copy, home in told["tied"].items()}
-        save_weights(weights, tmp_path / "uer.bin")
-        passed_over = ("data_processor", "bidirectional", "labels_num")
-        settings = {key: value for key, value in told["config"].items() if key not in passed_over}
-        (tmp_path / "uer.json").write_text(json.dumps(settings))
-        assert len(TOKENS) == told["vocab_size"]
-        (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in TOKENS), encoding="utf-8")
-        return weights, ["--input_model_path", tmp_path / "uer.bin", "--config_path", tmp_path / "uer.json"]
+    def make(name: str) -> tuple[dict[str, Tensor], tuple[object, ...]]:
+        model = write_golden(golden, name, tmp_path, entries())
+        return model.weights, model.flags("input_model_path", "config_path")
 
     return make
 

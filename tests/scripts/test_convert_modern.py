@@ -44,7 +44,7 @@ CASES: dict[str, tuple[str, str, dict]] = {
     "modernbert": ("modernbert", "ModernBertForMaskedLM", MODERNBERT),
     "modernbert with a layer of its own": ("modernbert", "ModernBertForMaskedLM", {
         **MODERNBERT, "tie_word_embeddings": False, "global_attn_every_n_layers": 2, "hidden_activation": "silu",
-        "classifier_activation": "silu"}),
+        "classifier_activation": "silu", "classifier_pooling": "mean"}),
     "bloom": ("bloom", "BloomForCausalLM", {"vocab_size": 97, "hidden_size": 48, "n_layer": 3, "n_head": 6}),
     "qwen3": ("qwen", "Qwen3ForCausalLM", {**LLAMA, "head_dim": 10}),
 }
@@ -110,6 +110,7 @@ def test_there_and_back(case: tuple[str, nn.Module, Path], run_script: Callable[
     assert first.weights.keys() == second.weights.keys()
     assert all(torch.equal(tensor, second.weights[key]) for key, tensor in first.weights.items())
     assert second.config["model_type"] == first.config["model_type"]
+    assert second.config.get("classifier_pooling") == first.config.get("classifier_pooling")  # for its fine-tuning
 
 
 @pytest.fixture(scope="module")

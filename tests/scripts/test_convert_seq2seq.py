@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.tools.golden_models import GoldenModel, entries, write_golden
 from uer.checkpoint.files import load_into, load_weights, save_weights
 from uer.convert.hugging_face_files import read_hugging_face
 from uer.convert.open import open_checkpoint, open_hugging_face
@@ -25,40 +25,18 @@ transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()
 
 Run = Callable[..., str]
+Make = Callable[[str], GoldenModel]
 TEXTS = ["中国的首都是北京。", "长江extra0江"]
-TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys("中国的首都是北京。长江最河流，全约"),
-          "extra0", "extra1", *(f"w{n}" for n in range(96))]
+TOKENS = entries("extra0", "extra1")
 FAMILIES = {"bart": "bart", "t5": "t5", "t5_v1_1": "t5", "pegasus": "pegasus"}  # golden model -> the scripts' name
 
 
-@dataclass(frozen=True)
-class Golden:
-    """A golden model as a user has it: weights (tied ones under every name), settings, vocabulary."""
-
-    weights: dict[str, Tensor]
-    checkpoint: Path
-    settings: Path
-    vocab: Path
-
-    def flags(self) -> tuple[object, ...]:
-        return ("--input_model_path", self.checkpoint, "--config_path", self.settings, "--vocab_path", self.vocab)
-
-
 @pytest.fixture
-def golden_model(golden: Path, tmp_path: Path) -> Callable[[str], Golden]:
-    def make(name: str) -> Golden:
-        told = json.loads((golden / f"breadth/models/{name}.json").read_text())
-        weights = load_file(golden / f"breadth/models/{name}.safetensors")
-        weights |= {copy: weights[home] for copy, home in told["tied"].items()}
-        assert len(TOKENS) == told["vocab_size"]
-        found = Golden(weights, tmp_path / "uer.bin", tmp_path / "uer.json", tmp_path / "vocab.txt")
-        save_weights(weights, found.checkpoint)
-        passed_over = ("data_processor", "bidirectional", "labels_num")
-        found.settings.write_text(json.dumps({key: value for key, value in told["config"].items()
-                                              if key not in passed_over}))
-        found.vocab.write_text("".join(f"{token}\n" for token in TOKENS), encoding="utf-8")
+def golden_model(golden: Path, tmp_path: Path) -> Make:
+    """Writes a golden model's files into the test's folder."""
+    def make(name: str) -> GoldenModel:
         (tmp_path / "special_tokens_map.json").write_text('{"sentinel_token": "extra0"}')
-        return found
+        return write_golden(golden, name, tmp_path, TOKENS)
 
     return make
 
@@ -76,7 +54,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_there_and_back(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path, name: str) -> None:
+def test_there_and_back(run_script: Run, golden_model: Make, tmp_path: Path, name: str) -> None:
     model, family, folder = golden_model(name), FAMILIES[name], tmp_path / "theirs"
     printed = run_script(to_huggingface(family), *model.flags(), "--output_dir", folder, "--output_model_path",
                          tmp_path / "theirs.bin", "--layers_num", 2, "--decoder_layers_num", 2)
@@ -116,7 +94,7 @@ def assert_generates_as_ours(folder: Path) -> None:
     assert [row[:len(text)] for row, text in zip(found, expected)] == expected and all(expected)
 
 
-def test_an_output_layer_of_its_own(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path) -> None:
+def test_an_output_layer_of_its_own(run_script: Run, golden_model: Make, tmp_path: Path) -> None:
     """BART without tied weights: transformers then shares nothing, so that every name is in the file."""
     model, folder = golden_model("bart"), tmp_path / "theirs"
     model.weights["target.lm.output_layer.weight"] = torch.randn(len(TOKENS), 32)
@@ -163,7 +141,7 @@ def test_models_of_other_origin(run_script: Run, tmp_path: Path, kind: str, fami
     assert "checked: on " in printed and "layernorm_eps" not in printed
 
 
-def test_an_old_pickled_file_of_mt5(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path) -> None:
+def test_an_old_pickled_file_of_mt5(run_script: Run, golden_model: Make, tmp_path: Path) -> None:
     """As UER-py's organisation publishes T5 v1.1."""
     model, folder = golden_model("t5_v1_1"), tmp_path / "theirs"
     run_script(to_huggingface("t5"), *model.flags(), "--output_dir", folder, "--no_check")
@@ -187,7 +165,7 @@ def test_an_old_pickled_file_of_mt5(run_script: Run, golden_model: Callable[[str
     ("pegasus", "sbert", (), "tensors are missing"),
     ("pegasus", "pegasus", ("--max_seq_length", 0), "--max_seq_length must lie between 1 and"),
 ])
-def test_what_does_not_fit_is_refused(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path, name: str,
+def test_what_does_not_fit_is_refused(run_script: Run, golden_model: Make, tmp_path: Path, name: str,
                                       script: str, flags: tuple, message: str) -> None:
     arguments = golden_model(name).flags()
     before = sorted(tmp_path.iterdir())
@@ -213,7 +191,7 @@ def part(weights: dict[str, Tensor]) -> None:
     (add, r"no row for encoder\.transformer\.1\.layer_norm_9\.gamma"),
     (part, r"tgt_embedding\.word\.embedding\.weight differs from embedding\.word\.embedding\.weight"),
 ])
-def test_damaged_checkpoints_are_refused(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path,
+def test_damaged_checkpoints_are_refused(run_script: Run, golden_model: Make, tmp_path: Path,
                                          change: Callable[[dict], None], message: str) -> None:
     model = golden_model("bart")
     change(model.weights)
@@ -223,7 +201,7 @@ def test_damaged_checkpoints_are_refused(run_script: Run, golden_model: Callable
     assert not (tmp_path / "theirs.bin").exists()
 
 
-def test_folders_of_another_model_are_refused(run_script: Run, golden_model: Callable[[str], Golden],
+def test_folders_of_another_model_are_refused(run_script: Run, golden_model: Make,
                                               tmp_path: Path) -> None:
     model, folder = golden_model("pegasus"), tmp_path / "theirs"
     run_script(to_huggingface("pegasus"), *model.flags(), "--output_dir", folder, "--no_check", "--max_seq_length", 30)
@@ -244,13 +222,13 @@ def test_folders_of_another_model_are_refused(run_script: Run, golden_model: Cal
     assert not (tmp_path / "back.bin").exists()
 
 
-def export_sbert(run_script: Run, model: Golden, folder: Path) -> str:
+def export_sbert(run_script: Run, model: GoldenModel, folder: Path) -> str:
     settings = json.loads(model.settings.read_text())
     model.settings.write_text(json.dumps({**settings, "pooling": "mean"}))
     return run_script(to_huggingface("sbert"), *model.flags(), "--output_dir", folder, "--layers_num", 2)
 
 
-def test_sbert_there_and_back(run_script: Run, golden_model: Callable[[str], Golden], tmp_path: Path) -> None:
+def test_sbert_there_and_back(run_script: Run, golden_model: Make, tmp_path: Path) -> None:
     """Mended: UER-py's second layer norm and its classifier are left out, and padding's segment comes back as zeros."""
     model, folder = golden_model("sbert_siamese"), tmp_path / "theirs"
     assert "a second layer norm" in export_sbert(run_script, model, folder)
@@ -279,7 +257,7 @@ def test_sbert_there_and_back(run_script: Run, golden_model: Callable[[str], Gol
             run_script(to_uer("sbert"), "--input_model_path", folder, "--output_model_path", tmp_path / "other.bin")
 
 
-def test_sentence_transformers_open_the_folder(run_script: Run, golden_model: Callable[[str], Golden],
+def test_sentence_transformers_open_the_folder(run_script: Run, golden_model: Make,
                                                tmp_path: Path) -> None:
     package = pytest.importorskip("sentence_transformers")
     export_sbert(run_script, golden_model("sbert_siamese"), tmp_path / "theirs")

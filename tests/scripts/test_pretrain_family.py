@@ -37,9 +37,9 @@ def inputs(tmp_path_factory):
 def command(inputs, output, *more):
     return [sys.executable, str(ROOT / "scripts" / "pretrain_family.py"), "--sizes", str(inputs / "nano_config.json"),
             "--corpus_path", str(inputs / "corpus.txt"), "--vocab_path", str(inputs / "vocab.txt"),
-            "--output_dir", str(output), "--seq_length", "32", "64", "--total_steps", "20", "80",
-            "--global_batch_size", "8", "4", "--batch_size", "4", "4", "--save_checkpoint_steps", "40",
-            "--report_steps", "10", "--report_seconds", "0.5", "--device", "cpu", "--name_prefix", "test", "--no_check",
+            "--output_dir", str(output), "--seq_length", "32", "64", "--total_steps", "10", "40",
+            "--global_batch_size", "8", "4", "--batch_size", "4", "4", "--save_checkpoint_steps", "20",
+            "--report_steps", "5", "--report_seconds", "0.5", "--device", "cpu", "--name_prefix", "test", "--no_check",
             "--full_sentences", "true", "--document_attention", "true", "--scheduler", "trapezoidal", *more]
 
 
@@ -123,8 +123,8 @@ def check_folder(folder):
     assert read(folder / "vocab.txt").split() == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]
     card = read(folder / "README.md")
     assert "# test_nano" in card and "Corpus: `corpus.txt`." in card and "| 32 | 300 | 0 |" in card
-    assert "Stage 1, 20 steps of 8 x 32 tokens:" in card and "Stage 2, 80 steps of 4 x 64 tokens:" in card
-    assert "| 20 | " in card and "| 80 | " in card  # the last points of both curves
+    assert "Stage 1, 10 steps of 8 x 32 tokens:" in card and "Stage 2, 40 steps of 4 x 64 tokens:" in card
+    assert "| 10 | " in card and "| 40 | " in card  # the last points of both curves
     assert "--accumulation_steps 2" in card and "| Attention inside documents | yes |" in card
     assert str(ROOT) not in card
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_done_is_one_line(inputs, tmp_path, run_script):
 def test_dry_run_and_commands_write_nothing(inputs, tmp_path, run_script):
     arguments = command(inputs, tmp_path / "out", "--global_batch_size", "8", "8")[2:]
     plan = run_script("pretrain_family.py", *arguments, "--dry_run")
-    assert "stage 1: 20 steps of 8 x 32 tokens (1 device x 4 rows x 2 micro-batches)" in plan
+    assert "stage 1: 10 steps of 8 x 32 tokens (1 device x 4 rows x 2 micro-batches)" in plan
     shown = run_script("pretrain_family.py", *arguments, "--show_commands", "--recipe", "modern")
     assert shown.count("/preprocess.py ") == 2 and shown.count("/pretrain.py ") == 2
     assert shown.count("--full_sentences") == 2 and shown.count("--document_attention") == 2

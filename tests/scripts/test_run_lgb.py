@@ -88,12 +88,13 @@ def lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_features_of_cross_validation(run_script: Run, lightgbm: None, tmp_path: Path) -> None:
     """The whole way: cross-validation and its inference write what run_lgb.py reads, in the order of the examples."""
     tiny = make_tiny(tmp_path)
-    cross_validate("test", tiny.flags(dev_path=None, folds_num=2, epochs_num=10, learning_rate=0.003,
+    cross_validate("test", tiny.flags(train_path=tiny.path("many.tsv"), dev_path=None, folds_num=2, epochs_num=10,
+                                      learning_rate=0.003,
                                       train_features_path=tiny.path("f/train_features_0.npy")))
     infer_with_folds("test", ["--load_model_path", tiny.path("out/model.bin"), "--folds_num", "2", "--device", "cpu",
                               "--test_path", tiny.path("test.tsv"), "--prediction_path", tiny.path("p.tsv"),
                               "--test_features_path", tiny.path("f/test_features_0.npy")])
-    printed = run_script("run_lgb.py", "--train_path", tiny.path("train.tsv"), "--test_path", tiny.path("test.tsv"),
+    printed = run_script("run_lgb.py", "--train_path", tiny.path("many.tsv"), "--test_path", tiny.path("test.tsv"),
                          "--train_features_path", tiny.path("f/"), "--test_features_path", tiny.path("f/"),
                          "--models_num", 1, "--labels_num", 2)
     assert printed.endswith(" of 29 right)\n") and float(printed.split()[1].rstrip(",")) > 0.9

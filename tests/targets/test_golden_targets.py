@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.tools.golden_models import read_golden
 from uer import sections
 from uer.config import ModelConfig
 from uer.data.batch import IGNORED, Batch, Labels, Side
@@ -24,12 +24,10 @@ MODELS = ("bert_mlm_sp", "albert_mlm_sp", "megatron_bert_mlm_sp", "bert_relative
 
 def open_model(folder, name, **others):
     """The model, the arrays, and the figures; `others` are settings that differ from the file's."""
-    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    weights, content = read_golden(folder, name)
     settings = {key: value for key, value in content["config"].items() if key != "data_processor"} | others
     model = build_model(sections.from_json(ModelConfig, settings, name), content["vocab_size"],
                         tgt_vocab_size=content.get("tgt_vocab_size")).eval()
-    weights = load_file(folder / f"{name}.safetensors")
-    weights |= {copy: weights[home] for copy, home in content["tied"].items()}
     assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == dict(content["keys"])
     model.load_state_dict(weights)
     arrays = {key: torch.from_numpy(value) for key, value in np.load(folder / f"{name}.npz").items()}

@@ -84,9 +84,9 @@ def test_random_unicode_equals_the_reference(lower, reference_encode):
 def test_random_unicode_equals_transformers(lower, tmp_path, reference_words):
     """5,000 lines of all planes.
 
-    Left out, because Hugging Face's Rust code differs from Google's there: private code points (it drops them);
-    U+2B820-2B91F (its list of ideographs begins later); characters whose category or case is not the same in its
-    Unicode tables and Python's; capital sigma (its lower case knows no final form).
+    Lines that are not the same are so without characters of which Hugging Face's Rust code differs from Google's:
+    private code points (it drops them); U+2B820-2B91F (its list of ideographs begins later); characters whose category
+    or case is not the same in its Unicode tables and Python's; capital sigma (its lower case knows no final form).
     """
     transformers = pytest.importorskip("transformers")
     lines = random_lines(5000, seed=3)
@@ -95,8 +95,18 @@ def test_random_unicode_equals_transformers(lower, tmp_path, reference_words):
     ours = BertTokenizer(Vocab.load(path), lower)
     theirs = transformers.BertTokenizerFast(str(path), do_lower_case=lower)
     normalizer, splitter = theirs.backend_tokenizer.normalizer, theirs.backend_tokenizer.pre_tokenizer
+
+    def both(lines: list[str]) -> list[tuple[str, list[int], list[int]]]:
+        encoded = theirs.backend_tokenizer.encode_batch(lines, add_special_tokens=False)
+        return list(zip(lines, lines_of(*ours.encode_lines("\n".join(lines) + "\n")), (item.ids for item in encoded),
+                        strict=True))
+
+    compared = both(lines)
+    assert sum(ids.count(1) for *_, ids in compared) < 0.5 * sum(len(ids) for *_, ids in compared)
+    differing = [line for line, found, expected in compared if found != expected]
+    assert len(differing) < len(lines) / 2
     other = {"Σ"} if lower else set()
-    for char in set("".join(lines)):
+    for char in set("".join(differing)):
         words = [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(f"x{char}y"))]
         if words != reference_words(f"x{char}y", lower):
             other.add(char)
@@ -104,12 +114,8 @@ def test_random_unicode_equals_transformers(lower, tmp_path, reference_words):
                    and not 0x2B820 <= ord(char) < 0x2B920]
     assert len(unexplained) < 200
     assert not [char for char in unexplained if ord(char) < 0x590 or 0x3000 <= ord(char) < 0xA000]
-    lines = ["".join(char for char in line if char not in other) for line in lines]
-    assert sum(map(len, lines)) > 45_000
-    encoded = theirs.backend_tokenizer.encode_batch(lines, add_special_tokens=False)
-    assert sum(item.ids.count(1) for item in encoded) < 0.5 * sum(len(item.ids) for item in encoded)
-    for line, found, expected in zip(lines, lines_of(*ours.encode_lines("\n".join(lines) + "\n")), encoded):
-        assert found == expected.ids, ascii(line)
+    for line, found, expected in both(["".join(char for char in line if char not in other) for line in differing]):
+        assert found == expected, ascii(line)
 
 
 def test_a_word_of_200_characters_is_cut_and_one_of_201_is_unknown(google):

@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from tests.tools.processes import is_running
+from uer.checkpoint.files import load_weights
 from uer.data.processors.mlm import MlmConfig
 from uer.data.schema import Column, VocabInfo
 from uer.data.store import FORMAT_VERSION, DatasetInfo, save_dataset
@@ -51,10 +55,7 @@ class Job:
     @property
     def runs(self) -> bool:
         """Whether it has not ended yet."""
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except FileNotFoundError:
-            return not Path("/proc/self").exists()
+        return is_running(self.pid) or not Path("/proc/self").exists()
 
     def refusal(self) -> str:
         """Wait for it to end with status 2; returns its one line that begins with "error: "."""
@@ -119,8 +120,26 @@ class Playground:
         write_dataset(path, Vocab.load(self.folder / "vocab.txt"), **changes)
         return path
 
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the model."""
+        (self.folder / "config.json").write_text(json.dumps({**MODEL, **changes}))
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Those of the checkpoint of this name."""
+        return load_weights(self.folder / name)
+
     def losses(self, name: str) -> list[float]:
         return [line["loss"] for line in self.figures(name)]
+
+
+def assert_close_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """The same to the rounding of a few updates whose sums were taken in another order."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Between two models, as points of the space of their weights."""
+    return float(sum((value - other[key]).square().sum() for key, value in one.items()).sqrt())
 
 
 def write_dataset(path: Path, vocab: Vocab, seed: int = 5, rows: int = 101, seq_length: int = 16,

@@ -178,6 +178,7 @@ def answer(request: dict, imports: dict[str, Any]) -> Any:
 
 
 def main() -> None:
+    gc.disable()  # as in conftest.py
     imports = import_everything()
     # Runs with --sharding fsdp need these, and they take long to import.
     import_module("torch._dynamo")
@@ -187,6 +188,7 @@ def main() -> None:
     # torch's modules, and so copy their memory: 0.3 s for each run.
     gc.collect()
     gc.freeze()
+    gc.enable()
     listener, owner = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     while is_alive(owner):
         if select.select([listener], [], [], 0.5)[0]:

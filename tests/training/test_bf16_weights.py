@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uer.checkpoint import files as checkpoint
+from tests.training.conftest import distance
 
 FLAGS = {"precision": "bf16", "total_steps": 12, "save_checkpoint_steps": 6, "report_steps": 2, "max_grad_norm": 1.0,
          "dev_fraction": 0.1}
@@ -14,16 +14,11 @@ def test_the_run_of_float32_weights_with_other_types_between_updates(playground)
     playground.run("narrow", **FLAGS, weights_dtype="bf16")
     playground.run("fp32", **{**FLAGS, "precision": "fp32"})
     assert playground.losses("narrow") == pytest.approx(playground.losses("wide"), abs=2e-3)
-    wide, narrow, fp32 = (checkpoint.load_weights(playground.folder / f"{name}-12")
-                          for name in ("wide", "narrow", "fp32"))
+    wide, narrow, fp32 = (playground.weights(f"{name}-12") for name in ("wide", "narrow", "fp32"))
     assert {value.dtype for value in narrow.values()} == {torch.float32} and narrow.keys() == wide.keys()
     weight = narrow["encoder.transformer.0.feed_forward.linear_1.weight"]
     assert not torch.equal(weight, weight.bfloat16().float()), "the file has the masters"
     assert distance(narrow, wide) < distance(fp32, wide)
-
-
-def distance(one, other):
-    return sum((value - other[key]).square().sum() for key, value in one.items()).sqrt()
 
 
 def test_a_run_goes_on_with_the_same_bits(playground):

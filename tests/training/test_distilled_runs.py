@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from tests.training.conftest import assert_close_weights
 from uer.checkpoint import files as checkpoint
 from uer.config import ModelConfig
 from uer.model import build_model
@@ -39,7 +40,7 @@ def test_what_is_said_and_what_is_saved(school):
     job = school.run("m", **school.taught, soft_alpha=0.25, soft_temperature=2, dev_fraction=0.1)
     line = next(line for line in job.output.splitlines() if "] teacher: " in line)
     assert "parameters" in line and "soft_alpha 0.25, soft_temperature 2; " in line and "GiB a process" in line
-    names = [set(checkpoint.load_weights(school.folder / f"{name}-12")) for name in ("m", "plain")]
+    names = [set(school.weights(f"{name}-12")) for name in ("m", "plain")]
     assert names[0] == names[1]
     sizes = [(school.folder / f"{name}.state-12").stat().st_size for name in ("m", "plain")]
     assert abs(sizes[0] - sizes[1]) < 2048
@@ -70,7 +71,7 @@ def test_a_killed_run_goes_on_bit_for_bit_and_with_its_own_teacher_only(school):
 
 
 def test_two_ranks_equal_one(school):
-    flags = {**school.taught, "dropout": 0.0, "soft_alpha": 0.7, "total_steps": 6, "save_checkpoint_steps": 6}
+    flags = {**school.taught, "dropout": 0.0, "soft_alpha": 0.7, "total_steps": 3, "save_checkpoint_steps": 3}
     school.run("one", **flags, batch_size=8)
     for sharding in ("none", "fsdp"):
         name = f"two-{sharding}"
@@ -78,13 +79,11 @@ def test_two_ranks_equal_one(school):
         assert school.losses(name) == pytest.approx(school.losses("one"), abs=2e-5)
         taught = [[line["distillation loss"] for line in school.figures(run)] for run in (name, "one")]
         assert taught[0] == pytest.approx(taught[1], abs=2e-5)
-        ours, theirs = (checkpoint.load_weights(school.folder / f"{run}-6") for run in (name, "one"))
-        for key in theirs:
-            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=2e-5)
+        assert_close_weights(school.weights(f"{name}-3"), school.weights("one-3"))
 
 
 def test_a_teacher_that_does_not_fit_is_refused_by_name(school):
-    folder, weights = school.folder, checkpoint.load_weights(school.folder / "teacher")
+    folder, weights = school.folder, school.weights("teacher")
 
     def refused(changes=None, state=None):
         if changes is not None:

@@ -18,24 +18,19 @@ def base(shared_playground):
     return path
 
 
-def weights(playground, name: str) -> dict:
-    return load_weights(playground.folder / name)
-
-
 def test_only_the_adapters_are_saved_and_a_merged_checkpoint_is_their_sum(shared_playground, base):
     job = shared_playground.run("merged", **LORA, pretrained_model_path=base, lora_save="merged")
     assert "4 adapted layers" in job.output
-    adapters, whole = weights(shared_playground, "plain-6"), weights(shared_playground, "merged-6")
+    adapters, whole = shared_playground.weights("plain-6"), shared_playground.weights("merged-6")
     assert len(adapters) == 8 and all(map(is_adapter, adapters))
     assert whole.keys() == load_weights(base).keys()
-    for name, tensor in merged({**load_weights(base), **adapters}, 16.0).items():
-        torch.testing.assert_close(whole[name], tensor, rtol=0, atol=1e-6)
+    torch.testing.assert_close(whole, merged({**load_weights(base), **adapters}, 16.0), rtol=0, atol=1e-6)
     state = read(shared_playground.folder / "merged.state-6")
     assert state["model"].keys() == state["optimizer"].keys() == adapters.keys()
     # A checkpoint that was lost is made again from the base and the state.
     (shared_playground.folder / "merged-6").unlink()
     shared_playground.run("merged", **LORA, pretrained_model_path=base, lora_save="merged")
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(shared_playground, "merged-6").items())
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in shared_playground.weights("merged-6").items())
 
 
 def test_a_run_goes_on_with_the_same_weights_and_no_other_base(shared_playground, base):
@@ -44,8 +39,8 @@ def test_a_run_goes_on_with_the_same_weights_and_no_other_base(shared_playground
     (shared_playground.folder / "first.state-6").unlink()
     job = shared_playground.run("first", **flags)
     assert "resumed after step 3" in job.output
-    for name, tensor in weights(shared_playground, "plain-6").items():
-        assert torch.equal(tensor, weights(shared_playground, "first-6")[name])
+    first, plain = shared_playground.weights("first-6"), shared_playground.weights("plain-6")
+    assert all(torch.equal(first[name], tensor) for name, tensor in plain.items())
     assert "lora was" in shared_playground.fail("first", **{**flags, "lora_r": 4})
     assert "lora was" in shared_playground.fail("first", **{**flags, "use_lora": None, "lora_save": None})
 
@@ -56,8 +51,8 @@ def test_ranks_and_threads_give_the_same_adapters(shared_playground, base):
     shared_playground.run("ranks", **exact, world_size=2, gpu_ranks=(0, 1), batch_size=2)
     shared_playground.run("threads", **exact, threads=2)
     for other in ("ranks", "threads"):
-        for name, tensor in weights(shared_playground, "one-6").items():
-            torch.testing.assert_close(weights(shared_playground, f"{other}-6")[name], tensor, rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(shared_playground.weights(f"{other}-6"), shared_playground.weights("one-6"),
+                                   rtol=1e-3, atol=2e-4)
 
 
 def test_what_cannot_be_is_said_in_one_line(shared_playground, base):

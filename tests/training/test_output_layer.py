@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from uer.checkpoint.files import load_weights
 from uer.data.store import open_dataset
 from uer.data.token_counts import token_counts
 
@@ -14,7 +13,7 @@ SAMPLED = {"sampled_softmax": 16, "output_bias_init": "frequencies", "position_i
 def test_a_new_model_predicts_the_frequencies(shared_playground):
     shared_playground.run("frequencies", **ONE, output_bias_init="frequencies", position_init="sinusoidal",
                           initializer_range=0.05)
-    weights = load_weights(shared_playground.folder / "frequencies-1")
+    weights = shared_playground.weights("frequencies-1")
     bias = weights["target.mlm.linear_2.bias"]
     counts = token_counts([open_dataset(shared_playground.folder / "data.pt")], "src", len(bias)).clip(min=1)
     torch.testing.assert_close(bias, torch.from_numpy(counts / counts.sum()).log().float())
@@ -33,7 +32,7 @@ def test_a_run_with_a_sampled_softmax_goes_on_to_the_same_bits(shared_playground
     for path in ("parts-6", "parts.state-6"):
         (shared_playground.folder / path).unlink()
     shared_playground.run("parts", **flags)
-    whole, parts = (load_weights(shared_playground.folder / f"{name}-6") for name in ("whole", "parts"))
+    whole, parts = (shared_playground.weights(f"{name}-6") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
     assert "sampled_softmax was 16 and is now 0" in shared_playground.fail("parts", **{**flags, "sampled_softmax": 0})
 

@@ -73,7 +73,7 @@ def test_checkpoints_that_do_not_load(playground):
 
 def test_a_pretrained_model_names_every_key(playground):
     playground.run("first", total_steps=2)
-    weights = checkpoint.load_weights(playground.folder / "first-2")
+    weights = playground.weights("first-2")
     del weights["encoder.transformer.1.layer_norm_1.gamma"]
     weights["left.over"] = torch.ones(3)
     weights["target.mlm.linear_1.bias"] = torch.ones(5)
@@ -84,7 +84,7 @@ def test_a_pretrained_model_names_every_key(playground):
         assert "missing, keeps its initial values: encoder.transformer.1.layer_norm_1.gamma" in output
         assert "left over, not used: left.over" in output
         assert "target.mlm.linear_1.bias: [5] in the file, [16] here" in output
-    weights = checkpoint.load_weights(playground.folder / "first-2")
+    weights = playground.weights("first-2")
     checkpoint.save_weights({name.replace("word.embedding", "word_embedding"): tensor
                              for name, tensor in weights.items()}, playground.folder / "old.bin")
     output = playground.run("third", pretrained_model_path=playground.folder / "old.bin", total_steps=2).output
@@ -94,8 +94,8 @@ def test_a_pretrained_model_names_every_key(playground):
 def test_stage_two_goes_on_from_stage_one(playground):
     playground.run("one")
     playground.run("two", total_steps=3, learning_rate=1e-12, pretrained_model_path=playground.folder / "one-12")
-    one, two = (checkpoint.load_weights(playground.folder / name) for name in ("one-12", "two-3"))
-    assert all(torch.allclose(one[name], two[name], atol=1e-9) for name in one)
+    one, two = (playground.weights(name) for name in ("one-12", "two-3"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-9)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
