@@ -15,6 +15,7 @@ from uer.convert import open as convert_open
 from uer.convert.open import folder_of, is_hugging_face
 from uer.convert.provenance import record_names
 from uer.convert.tokenizer_files import read_tokenizer
+from uer.finetuning.saved_model import is_finetuned, load_settings
 from uer.model_settings import model_settings
 from uer.paths import File, existing
 from uer.tokenizers import Tokenizer
@@ -61,6 +62,8 @@ def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) ->
         UserError: it cannot be read, or nothing tells its settings and --config_path is not given.
     """
     config = given if given and flags.config_path else model_settings(flags.config_path)
+    if config is None and is_finetuned(flags.path):
+        config = load_settings(flags.path).model
     weights, config = convert_open.open_checkpoint(flags.path, config)
     return weights, replace(config, **(given_settings(given) if given and not flags.config_path else {}))
 
@@ -85,11 +88,14 @@ def given_settings(config: ModelConfig, argv: Sequence[str] | None = None) -> di
 
 
 def open_tokenizer(flags: CheckpointFlags, config: TokenizerConfig, size: int) -> Tokenizer:
-    """The tokenizer of a model with so many entries: of --vocab_path, else a Hugging Face folder's own.
+    """The tokenizer of a model with so many entries: of --vocab_path or --spm_model_path, else a fine-tuned model's or
+    a Hugging Face folder's own.
 
     Raises:
         UserError: the vocabulary has another size, or there is none.
     """
+    if not (config.vocab_path or config.spm_model_path) and is_finetuned(flags.path):
+        return load_settings(flags.path).encoder.tokenizer
     if config.vocab_path or not is_hugging_face(flags.path):
         return opening.open_tokenizer(config, size, flags.path)
     folder = folder_of(flags.path)

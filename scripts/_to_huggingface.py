@@ -24,13 +24,13 @@ from uer.convert import Architecture, names
 from uer.convert.folder import with_copies, write_folder
 from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
-from uer.convert.open import load_checkpoint
+from uer.convert.open import load_checkpoint, require_whole_model
 from uer.convert.provenance import Stage, record_names, recorded_stages
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, PROBLEM_TYPES
 from uer.finetuning.paths import model_files, weights_path
-from uer.finetuning.saved_model import SavedModel, load_settings
+from uer.finetuning.saved_model import SavedModel, is_finetuned, load_settings
 from uer.model_settings import model_settings
 from uer.paths import File, existing
 from uer.runtime.lock import OutputLock
@@ -213,14 +213,17 @@ def _export(architecture: Architecture | Mapping[str, Architecture], flags: Expo
 def read_source(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None
                 ) -> Source:
     """The checkpoint, converted, with its settings: of --config_path, of files beside it, or as its tensors tell."""
-    saved = load_settings(flags.input_model_path) if head in HEAD_TASKS else None
+    finetuned = head in HEAD_TASKS or is_finetuned(flags.input_model_path)
+    saved = load_settings(flags.input_model_path) if finetuned else None
     known = [task.name for task in HEAD_TASKS.get(head, ())]
-    if saved and saved.task not in known:
+    if saved and known and saved.task not in known:
         raise UserError(f"{flags.input_model_path}: a model of the task '{saved.task}', not of {' or '.join(known)}")
-    path = str(weights_path(flags.input_model_path)) if head in HEAD_TASKS else flags.input_model_path
+    path = str(weights_path(flags.input_model_path)) if finetuned else flags.input_model_path
     weights = load_checkpoint(path)
+    require_whole_model(weights, path)
     if isinstance(architecture, Mapping):
         architecture, head = choose_type(architecture, head, weights, "uer", path), None
+    weights = architecture.adopt(weights)
     if any(name.startswith("crf.") for name in weights):
         raise UserError(f"{path}: decodes with a conditional random field (--crf_target), which Hugging Face's token "
                         "classification does not have: the converted model would give other tags")

@@ -21,7 +21,7 @@ from uer.convert.folder import with_copies
 from uer.convert.hugging_face_files import FOLDER_FILES, HuggingFaceModel, read_hugging_face, write_json
 from uer.convert.open import HuggingFaceSource, convert_hugging_face, folder_of
 from uer.convert.settings import labels_of
-from uer.convert.tokenizer_files import read_tokenizer, read_tokens
+from uer.convert.tokenizer_files import cutting, divided_tokens, read_tokenizer, read_tokens
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
@@ -167,5 +167,8 @@ def _finetuned(source: HuggingFaceSource) -> tuple[Task, TextToRows]:
     tokenizer = read_tokenizer(source.folder, size)
     if len(tokenizer.vocab) != size:
         raise UserError(f"{source.folder}: its vocabulary has {len(tokenizer.vocab)} entries, its weights {size}")
+    if line := divided_tokens(source.folder, tokenizer):
+        print(line)
+    longest = source.config.max_seq_length - source.architecture.unused_positions
     return (task_of_head(source.head, source.converted.sizes, source.model.config, source.path),
-            TextToRows(tokenizer, min(128, source.config.max_seq_length), "first"))  # cut as transformers does
+            TextToRows(tokenizer, *cutting(source.folder, longest)))

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -15,6 +16,11 @@ from uer.config import REQUIRED, flag
 from uer.convert.names import some
 from uer.convert.open import load_checkpoint
 from uer.errors import UserError
+from uer.finetuning.paths import model_files, settings_path
+from uer.finetuning.readers import file_hash
+from uer.finetuning.saved_model import is_finetuned, vocab_beside, write_beside
+from uer.json_files import read_json_object
+from uer.paths import File
 from uer.text import amount
 
 
@@ -23,13 +29,41 @@ class Flags:
     """The flags of this script."""
 
     model_list_path: tuple[str, ...] = flag(REQUIRED, "Checkpoints to average.", path="read")
-    output_model_path: str = flag("models/average_model.bin", "Where the average is written.", path="write")
+    output_model_path: str = flag("models/average_model.bin", "Where the average is written; of fine-tuned models with "
+                                                              "their settings beside it.", path="write")
+
+    def writes(self) -> list[File]:
+        """What lies beside the average of fine-tuned models."""
+        return [File("--output_model_path", str(path)) for path in model_files(self.output_model_path)[1:]]
 
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    save_weights(average(flags.model_list_path), flags.output_model_path)
+    settings = common_settings(flags.model_list_path)
+    means = average(flags.model_list_path)
+    if settings:
+        write_beside(settings, flags.model_list_path[0], flags.output_model_path)
+    save_weights(means, flags.output_model_path)
     print(f"written: {flags.output_model_path}: the average of {amount(len(flags.model_list_path), 'checkpoint')}")
+
+
+def common_settings(paths: tuple[str, ...]) -> dict[str, Any]:
+    """The settings of fine-tuned models, with no training of its own; {} where some are none, or are adapters.
+
+    Raises:
+        UserError: the models were fine-tuned for different tasks, labels or settings.
+    """
+    if not all(map(is_finetuned, paths)):
+        return {}
+    contents = [read_json_object(settings_path(path)) for path in paths]
+    if any("lora" in content.get("training", {}) for content in contents):
+        return {}
+    first, *others = ({**content, "training": {}, "tokenizer": {**content["tokenizer"], "vocab_path": file_hash(
+        str(vocab_beside(path, content)))}} for path, content in zip(paths, contents))
+    for path, other in zip(paths[1:], others):
+        if different := sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name)):
+            raise UserError(f"{path} and {paths[0]} were fine-tuned differently: {some(different)}")
+    return {**contents[0], "training": {"averaged": [Path(path).name for path in paths]}}
 
 
 def average(paths: tuple[str, ...]) -> dict[str, Tensor]:

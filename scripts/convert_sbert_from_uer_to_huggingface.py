@@ -1,4 +1,4 @@
-"""Convert an SBERT from UER to Hugging Face: the first encoder, in a folder that sentence-transformers opens."""
+"""Convert an SBERT or a model of run_simcse.py from UER to Hugging Face, for sentence-transformers too."""
 
 import sys
 from pathlib import Path

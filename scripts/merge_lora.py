@@ -1,6 +1,5 @@
 """Add adapters (LoRA) to the weights of the model that they belong to: a whole model, which loads as any other."""
 
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from uer import cli
 from uer.checkpoint.files import save_weights
 from uer.checkpoint.settings import ENDING, write_settings
 from uer.config import REQUIRED, flag
-from uer.convert.hugging_face_files import write_json
 from uer.errors import UserError
-from uer.files import atomic_path
-from uer.finetuning.paths import model_files, settings_path, vocab_path, weights_path
-from uer.finetuning.saved_model import vocab_beside, with_vocab
+from uer.finetuning.paths import model_files, weights_path
+from uer.finetuning.saved_model import write_beside
 from uer.finetuning.tasks import TASKS
 from uer.layers.lora import adapted_layers, merged
 from uer.paths import File
@@ -44,23 +41,11 @@ def main() -> None:
         read = read_adapters(flags)
         weights = merge(read)
         if read.finetuned:
-            write_settings_beside(read, output)
+            write_beside(read.finetuned, read.path, output)
         if read.pretrained:
             write_settings(output, read.pretrained["step"], read.pretrained["settings"])
         save_weights(weights, output)
     print(f"written: {output}: {read.base_path} with the adapters of {len(adapted_layers(read.state))} layers")
-
-
-def write_settings_beside(read: Adapters, output: Path) -> None:
-    """The settings beside the adapters, and the vocabulary that those of a fine-tuned model name, under the names that
-    belong to the new weights."""
-    content = read.finetuned
-    if "tokenizer" in content:
-        with atomic_path(vocab_path(output)) as temporary:
-            shutil.copyfile(vocab_beside(read.path, content), temporary)
-        content = with_vocab(content, output)
-    with atomic_path(settings_path(output)) as temporary:
-        write_json(content, temporary)
 
 
 def merge(read: Adapters) -> dict:

@@ -72,6 +72,17 @@ def test_names_that_follow_from_a_flag(sections: tuple[type, ...], flags: str, n
     assert named in message and "would be overwritten" in message
 
 
+@pytest.mark.parametrize("name", ["model.bin", "model.vocab.txt", "pytorch_model-00001-of-00002.bin", "config.json",
+                                  "model.safetensors", "tokenizer.json", "sentencepiece.bpe.model"])
+def test_a_model_s_folder_may_hold_predictions(name: str) -> None:
+    Path("folder").mkdir()
+    for file in (name, "p.tsv"):
+        Path("folder", file).write_text("x")
+    flags = ("--load_model_path", "folder", "--test_path", "corpus.txt", "--prediction_path")
+    cli.parse("", (InferConfig,), (*flags, "folder/p.tsv"))  # of an earlier command
+    assert "is read by this command (--load_model_path)" in refused((InferConfig,), *flags, f"folder/{name}")
+
+
 def test_the_files_of_a_corpus(tmp_path: Path) -> None:
     (tmp_path / "family" / "a.txt").write_text("a")
     assert files_behind(["family", "*.txt"]) == ["family/a.txt", "family/datasets/seq128.pt", "corpus.txt", "v.txt"]

@@ -12,12 +12,18 @@ Files are compared by device and inode, so that links and other spellings of a p
 import dataclasses
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 SPECIAL_TOKENS = "special_tokens_map.json"  # read from the folder of a vocabulary
+
+# What is read of a model's folder, Hugging Face's or a fine-tuned model's; its user may keep predictions there too.
+MODEL_FILE = re.compile(r".*\.(safetensors|model)|.*(config|index)\.json|pytorch_model.*\.bin|"
+                        r"(vocab|merges)\.(txt|json)|(tokenizer|added_tokens|special_tokens_map)\.json|"
+                        r"model\.(bin|json|vocab\.txt)")
 
 
 class File(NamedTuple):
@@ -89,7 +95,8 @@ def _read(sections: Sequence[Any]) -> Iterator[File]:
             if file.flag.endswith("vocab_path"):
                 yield File(file.flag, str(Path(file.path).with_name(SPECIAL_TOKENS)))
             elif file.flag != "--corpus_path":  # a folder of a corpus may hold what is made of it
-                yield from (File(file.flag, path) for path in _files_of(file.path))
+                yield from (File(file.flag, path) for path in _files_of(file.path)
+                            if not file.flag.endswith("model_path") or MODEL_FILE.fullmatch(Path(path).name))
         yield from section.reads() if hasattr(section, "reads") else ()
 
 

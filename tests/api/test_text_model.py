@@ -264,6 +264,7 @@ def test_mistakes_of_use(make_folder, call, message):
     (Classification(LABELS, pairs=False), [("玩", "好")], "single texts"),
     (Classification(LABELS), [("玩", "好"), "玩"], "input 1 must be a pair"),
     (Classification(LABELS), ["玩", ("玩", "好")], "input 1 must be a text"),
+    (Classification(LABELS), [None], "input 0 must be a text, not NoneType"),
     (Siamese(LABELS), ["玩"], "pair"), (ReadingComprehension(4, 3), ["玩"], r"\(question, text\)"),
     (MultipleChoiceTask(2), [("玩", "好", ["a", "b", "c"])], "3 choices"), (Ner(LABELS), [3], "list of words")])
 def test_inputs_that_a_task_does_not_read(tmp_path, task, inputs, message):
@@ -314,6 +315,31 @@ def test_a_folder_s_tokenizer_decides_case_and_special_entries(make_folder, tmp_
     (folder / "tokenizer_config.json").write_text('{"cls_token": "<cls>", "tokenize_chinese_chars": false}')
     with pytest.raises(UserError, match="tokenize_chinese_chars"):
         uer.load(folder)
+
+
+def test_texts_are_cut_as_the_folder_s_tokenizer_cuts_them(make_folder, theirs, tmp_path):
+    shutil.copytree(make_folder("BertForSequenceClassification", num_labels=3), tmp_path / "m")
+    (tmp_path / "m/tokenizer_config.json").write_text('{"model_max_length": 9, "truncation_side": "left"}')
+    model, tokenizer = theirs(tmp_path / "m", "BertForSequenceClassification")
+    inputs = tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt")
+    assert inputs["input_ids"].shape[1] == 9
+    with torch.no_grad():
+        expected = model(**inputs).logits.softmax(-1)
+    found = [list(prediction.probabilities.values()) for prediction in uer.load(tmp_path / "m").predict(TEXTS)]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_tokens_that_were_added_to_a_folder_are_entries_and_named(make_folder, theirs, tmp_path):
+    model, tokenizer = theirs(make_folder("BertForSequenceClassification", num_labels=3),
+                              "BertForSequenceClassification")
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(make_folder("BertForSequenceClassification", num_labels=3) / "vocab.txt", tmp_path)  # transformers 4's
+    tokenizer.add_tokens(["公园"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="added tokens of its tokenizer are read in pieces .*: 公园$"):
+        assert uer.load(tmp_path).tokenizer.vocab.tokens == [*TOKENS, "公园"]
 
 
 def test_importing_uer_is_light():

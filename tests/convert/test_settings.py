@@ -82,6 +82,10 @@ def test_what_weights_do_not_tell() -> None:
 def test_labels() -> None:
     assert labels_of({}, 2, "x") == ("LABEL_0", "LABEL_1")
     assert labels_of({"id2label": {"1": "b", "0": "a"}}, 2, "x") == ("a", "b")
+    with pytest.raises(UserError, match="id2label has no label 1; the weights have 0 to 1"):
+        labels_of({"id2label": {"0": "a", "2": "b"}}, 2, "model")
+    with pytest.raises(UserError, match="id2label names 'a' twice"):
+        labels_of({"id2label": {"0": "a", "1": "a"}}, 2, "model")
     with pytest.raises(UserError, match="id2label names 1 labels, the weights have 2"):
         labels_of({"id2label": {"0": "a"}}, 2, "x")
 

@@ -162,6 +162,13 @@ def test_inference_refuses_what_is_not_fine_tuned(tiny):
         predictions(tiny, load_model_path=tiny.path("nothing.bin"))
 
 
+def test_missing_files_are_named_before_any_is_tokenized(tiny, capsys):
+    for flag in ("pretrained_model_path", "dev_path", "test_path"):
+        with pytest.raises(UserError, match="nothing: No such file or directory"):
+            finetune("test", Classification, tiny.flags(log_level="INFO", **{flag: tiny.path("nothing")}))
+    assert "Reading and tokenizing" not in capsys.readouterr().out
+
+
 def test_weights_without_settings_take_uers_flags(tiny):
     train(tiny, epochs_num=1)
     expected = predictions(tiny, output_logits=True)

@@ -41,5 +41,8 @@ def test_cross_validation_and_its_inference(tiny, capsys):
     settings.write_text(settings.read_text("utf-8").replace('"0"', '"no"'), "utf-8")
     with pytest.raises(UserError, match=r"model-fold_1.bin: its labels are no, 1, those of fold 0 are 0, 1"):
         infer_with_folds("test", [*flags, "--folds_num", "2"])
+    settings.write_text(settings.read_text("utf-8").replace('"folds_num": 3', '"folds_num": 5'), "utf-8")
+    with pytest.raises(UserError, match=r"fold_1.bin is not of the cross-validation of fold 0: folds_num is 5, not 3"):
+        infer_with_folds("test", [*flags, "--folds_num", "2"])
     with pytest.raises(UserError, match="cannot be used with cross-validation"):
         cross_validate("test", tiny.flags())

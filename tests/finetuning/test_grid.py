@@ -94,7 +94,7 @@ def test_a_worker_that_dies_is_named_with_its_trial_and_the_grid_goes_on(tiny, m
         os.kill(os.getpid(), signal.SIGKILL)
 
     flags = {"epochs_num_list": (1,), "parallel_trials": 2}
-    message = r"was killed by SIGKILL .*while it worked on batch \d+, rate 0.01, 1 epochs, seed .*1 runs one trial"
+    message = r"was killed by SIGKILL .*while it worked on batch \d+, rate 0.01, 1 epoch, seed .*1 runs one trial"
     with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
         patch.setattr(grid, "run_plan", die)
         run(tiny, **flags)

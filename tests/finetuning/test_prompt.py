@@ -45,6 +45,13 @@ def test_rows_are_those_of_the_original(golden, google_vocab, name, prompt):
         assert np.flatnonzero(wanted["tgt"][row]).tolist() == [mask] and wanted["tgt"][row][mask] == answers[label]
 
 
+def test_a_label_that_the_prompt_lacks(tmp_path, golden):
+    (tmp_path / "train.tsv").write_text("label\ttext_a\ngood\tx\n")
+    task = PromptClassification(read_prompt(str(golden / "breadth/tasks/prompts.json"), "s"))
+    with pytest.raises(UserError, match=r"train.tsv:2: label 'good' is not one of the 2 labels of the prompt: 0, 1"):
+        task.read(str(tmp_path / "train.tsv"), labelled=True)
+
+
 def test_a_prompt_learns_and_predicts_what_was_evaluated(tiny):
     prompts = tiny.write("prompts.json", json.dumps({"own": SENTIMENT}))
     finetune("test", PromptClassification, tiny.flags(prompt_path=prompts, prompt_id="own", epochs_num=8,

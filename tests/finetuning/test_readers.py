@@ -56,6 +56,19 @@ def test_json_lines_have_the_columns_of_the_first(tmp_path):
             read_table(path, ("label", "text_a"), ("text_b",))
 
 
+def test_names_in_a_header_may_have_spaces_and_capitals(tmp_path):
+    path = write(tmp_path, "Label\t Text_A \tId\n1\t好\t7\n")
+    for columns in ((), ("label", "text_a", "id")):  # by --columns alone the header would be a row of a third label
+        assert read_table(path, ("label", "text_a"), columns=columns).columns == {"label": ["1"], "text_a": ["好"]}
+
+
+@pytest.mark.parametrize("text, hint", [('[{"label": 1, "text_a": "a"},\n', "an object on every line, not a list"),
+                                        ("1,good\n0,bad\n", "columns have tabs between them")])
+def test_files_of_other_formats_are_told_what_is_read(tmp_path, text, hint):
+    with pytest.raises(UserError, match=f"no header: .*; .*{hint}$"):
+        read_table(write(tmp_path, text), ("label", "text_a"))
+
+
 def test_lcqmc_as_published_has_no_header(tmp_path):
     table = read_table(write(tmp_path, "喜欢打篮球\t爱打篮球\t1\n我要\t你要\t0\n"), ("label", "text_a"), ("text_b",))
     assert table.columns == {"text_a": ["喜欢打篮球", "我要"], "text_b": ["爱打篮球", "你要"], "label": ["1", "0"]}
@@ -104,7 +117,7 @@ def test_what_cannot_be_guessed_is_not_proposed(tmp_path):
     ("text_a\n好\n", ":1: no column 'label'; found: text_a"),
     ("1\t好\n0\t坏\n", ":1: no header"),
     ("label\ttext_a\n1\t好\n0\n", ":3: 1 columns where the header has 2 (label, text_a)"),
-    ("label\ttext_a\ttext_a\n", ":1: the header names a column twice"),
+    ("label\ttext_a\ttext_a\n", ":1: the header names a column twice: text_a"),
     (b"label\ttext_a\n1\t\xff\n", ":2: not UTF-8 at byte 3"),
     ('{"label": 1, "sentence": "x"}\n{"label": 1\n', ":2: not JSON"),
     ('{"label": 1, "sentence": "x"}\n[1]\n', ":2: a JSON object is needed"),

@@ -145,7 +145,7 @@ def test_ner(tiny):
     lines = predict(tiny, Ner, "text_a\n丙 丁 甲\n丙丁乙\n" + " ".join("甲" * 20) + "\n")
     assert lines[:3] == ["pred_label", "O O B-PER", "O O B-LOC"]
     assert len(lines[3].split()) == 20 and "B-PER" in lines[3].split()[14:]  # longer than a row: from two windows
-    with pytest.raises(UserError, match=r"data.tsv:2: 1 tags for 2 words"):
+    with pytest.raises(UserError, match=r"data.tsv:2: 1 tag for 2 words"):
         train(tiny, Ner, "label\ttext_a\nO\t丙 丁\n")
     with pytest.raises(UserError, match="reads the beginning"):
         train(tiny, Ner, table, truncation="tail")

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from uer.checkpoint.files import load_weights, save_weights
+from uer.config import ModelConfig
 from uer.errors import UserError
+from uer.finetuning.labels import LabelSet
+from uer.finetuning.saved_model import load_settings, save_finetuned
+from uer.finetuning.task import TextToRows
+from uer.finetuning.tasks.classification import Classification
+from uer.tokenizers import BertTokenizer, Vocab
 
 Run = Callable[..., str]
 
@@ -44,3 +50,19 @@ def test_different_models_are_refused(run_script: Run, tmp_path: Path, others: d
     with pytest.raises(UserError, match=message):
         run_script("average_models.py", "--model_list_path", *paths, "--output_model_path", tmp_path / "mean.bin")
     assert not (tmp_path / "mean.bin").exists()
+
+
+def test_fine_tuned_models_keep_what_they_have_in_common(run_script: Run, tmp_path: Path) -> None:
+    tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a")
+    encoder = TextToRows(BertTokenizer(Vocab(tokens)), 19)
+    for name, labels in (("a", "01"), ("b", "01"), ("other", "10")):
+        save_finetuned(tmp_path / f"{name}.bin", {"x": torch.full((2,), 3.0)}, Classification(LabelSet(tuple(labels))),
+                       ModelConfig(), encoder, {"seed": name})
+    run_script("average_models.py", "--model_list_path", tmp_path / "a.bin", tmp_path / "b.bin", "--output_model_path",
+               tmp_path / "mean.bin")
+    saved = load_settings(tmp_path / "mean.bin")
+    assert saved is not None and saved.task_settings["labels"] == ["0", "1"] and saved.encoder.seq_length == 19
+    assert saved.task_settings["training"] == {"averaged": ["a.bin", "b.bin"]}
+    with pytest.raises(UserError, match=r"other.bin and .*a.bin were fine-tuned differently: labels$"):
+        run_script("average_models.py", "--model_list_path", tmp_path / "a.bin", tmp_path / "other.bin",
+                   "--output_model_path", tmp_path / "mean2.bin")

@@ -23,6 +23,7 @@ from uer.finetuning.tasks.cmrc import ReadingComprehension
 from uer.finetuning.tasks.multi_label import MultiLabel
 from uer.finetuning.tasks.ner import Ner
 from uer.finetuning.tasks.regression import Regression
+from uer.finetuning.tasks.simcse import Simcse
 from uer.tokenizers import BertTokenizer, Vocab
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -84,7 +85,24 @@ def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: 
         assert torch.equal(again.eval()(batch_of("太差了")), model(batch_of("太差了")))
     long = "这本书" * 9
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(long, truncation=True, max_length=20)
+    assert saved.encoder.seq_length == 41  # all that the model and its tokenizer take, as in transformers
     assert replace(saved.encoder, seq_length=20).sequences([long]).tokens[0].tolist() == theirs["input_ids"]
+
+
+def test_sentence_vectors_keep_their_pooling(run_script: Run, tmp_path: Path) -> None:
+    task, config = Simcse(0.05), replace(CONFIG, pooling="mean")
+    model = task.build(config, len(TOKENS)).eval()
+    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, config, TextToRows(BertTokenizer(Vocab(TOKENS)), 23),
+                   {})
+    run_script("convert_sbert_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin", "--output_dir",
+               tmp_path / "hf")
+    pooling = json.loads((tmp_path / "hf/1_Pooling/config.json").read_text())
+    assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_mean_tokens"]
+    theirs = transformers.BertModel.from_pretrained(tmp_path / "hf", add_pooling_layer=False).eval()
+    batch = batch_of("这本书很好看。")
+    with torch.no_grad():
+        found = theirs(batch.src).last_hidden_state
+        assert torch.allclose(found, model.encode(batch.src, batch.seg), atol=1e-5)
 
 
 @pytest.mark.parametrize(("task", "kind", "outputs_num", "problem_type"), [

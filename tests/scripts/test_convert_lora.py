@@ -69,6 +69,9 @@ def batch(size: int, length: int = 11) -> Batch:
 
 def test_a_merged_classifier_is_a_model_as_any_other(run_script: Run, tmp_path: Path, classifier) -> None:
     model, task = classifier
+    with pytest.raises(UserError, match=r"model.bin: holds adapters \(LoRA\), not a whole model; .*merge_lora.py"):
+        run_script("convert_bert_text_classification_from_uer_to_huggingface.py", "--input_model_path",
+                   tmp_path / "model.bin", "--output_dir", tmp_path / "hf")
     (tmp_path / "new").mkdir()
     of_another = "".join(f"{token}\n" for token in reversed(TOKENS))
     (tmp_path / "new/model.vocab.txt").write_text(of_another)

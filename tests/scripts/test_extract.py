@@ -1,6 +1,7 @@
 """Word vectors and sentence vectors."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,12 @@ import torch
 from uer.checkpoint.files import save_weights
 from uer.config import ModelConfig
 from uer.errors import UserError
+from uer.finetuning.labels import LabelSet
+from uer.finetuning.saved_model import save_finetuned
+from uer.finetuning.task import TextToRows
+from uer.finetuning.tasks.classification import Classification
 from uer.model import build_model
+from uer.tokenizers import BertTokenizer, Vocab
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"中国的首都是北京东南", *(f"w{n}" for n in range(13))]
 CONFIG = ModelConfig(emb_size=64, hidden_size=64, feedforward_size=37, heads_num=1, layers_num=2, max_seq_length=19,
@@ -65,6 +71,21 @@ def test_sentence_vectors_in_the_order_of_the_lines(run_script: Run, model_files
         hidden = model.encode(src, torch.ones_like(src))[0]
         expected = {"first": hidden[0], "last": hidden[-1], "mean": hidden.mean(0), "max": hidden.amax(0)}[pooling]
         assert np.allclose(vector, expected.detach().numpy(), atol=1e-5), line
+
+
+def test_a_fine_tuned_model_has_its_own_settings_and_vocabulary(run_script: Run, tmp_path: Path) -> None:
+    config, task = replace(CONFIG, heads_num=4), Classification(LabelSet(("0", "1")))
+    torch.manual_seed(4)
+    model = task.build(config, len(TOKENS)).eval()
+    encoder = TextToRows(BertTokenizer(Vocab(TOKENS[:5] + TOKENS[:4:-1])), 19)
+    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, config, encoder, {})
+    (tmp_path / "t.txt").write_text("北京\n")
+    run_script("extract_features.py", "--load_model_path", tmp_path / "m.bin", "--test_path", tmp_path / "t.txt",
+               "--prediction_path", tmp_path / "f.npy")
+    src = torch.tensor([[2, *(encoder.tokenizer.vocab.ids[char] for char in "北京"), 3]])
+    with torch.no_grad():
+        expected = model.encode(src, torch.ones_like(src))[0, 0]
+    assert np.allclose(np.load(tmp_path / "f.npy")[0], expected, atol=1e-6)
 
 
 def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tuple[Path, Path], tmp_path: Path) -> None:

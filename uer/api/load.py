@@ -1,6 +1,7 @@
 """Opens the model at a path: a fine-tuned model, a UER checkpoint, or a Hugging Face folder."""
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,10 @@ from uer.convert.open import (
     vocab_size,
 )
 from uer.convert.provenance import recorded_stages
-from uer.convert.tokenizer_files import read_tokenizer
+from uer.convert.tokenizer_files import cutting, divided_tokens, read_tokenizer
 from uer.errors import UserError
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
-from uer.finetuning.readers import read_json
-from uer.finetuning.saved_model import load_finetuned, load_settings, settings_path
+from uer.finetuning.saved_model import is_finetuned, load_finetuned, load_settings, settings_path
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks import TASKS
 from uer.model_settings import model_settings
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike, device: str = "auto", *, config_path: str | os
     wanted = TokenizerConfig(tokenizer=tokenizer, vocab_path=os.fspath(vocab_path) if vocab_path else None,
                              do_lower_case=do_lower_case is not False)
     config = model_settings(config_path)
-    if _is_finetuned(path):
+    if is_finetuned(path):
         for name, value in (("config_path", config_path), ("vocab_path", vocab_path), ("do_lower_case", do_lower_case)):
             if value is not None:
                 raise UserError(f"{path}: a fine-tuned model has its own settings; leave out {name}")
@@ -53,15 +53,6 @@ def load(path: str | os.PathLike, device: str = "auto", *, config_path: str | os
         own = _tokenizer_of(source, wanted, do_lower_case)
         return _hugging_face(source, config or source.config, own, torch_device, precision)
     return _checkpoint(path, config or _settings_beside(path), wanted, torch_device, precision)
-
-
-def _is_finetuned(path: str) -> bool:
-    """Whether the settings of a fine-tuned model are beside the weights; other JSON files may have the same name."""
-    settings = settings_path(path)
-    if not settings.is_file():
-        return False
-    content = read_json(str(settings))
-    return isinstance(content, dict) and "format" in content
 
 
 def _settings_beside(path: str) -> ModelConfig | None:
@@ -88,7 +79,9 @@ def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tok
                          precision=precision)
     task = task_of_head(source.head, source.converted.sizes, source.model.config, path)
     model = fill(task.build(config, size), weights, path).to(device)
-    encoder = TextToRows(tokenizer, usable.max_seq_length, "first")
+    if line := divided_tokens(source.folder, tokenizer):
+        warnings.warn(line, stacklevel=4)
+    encoder = TextToRows(tokenizer, *cutting(source.folder, usable.max_seq_length))
     return TextModel(path, model, usable, tokenizer, device, task, encoder, precision)
 
 

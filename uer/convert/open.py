@@ -158,8 +158,7 @@ def load_uer_weights(path: str | os.PathLike, say: Callable[[str], object] = log
     if is_hugging_face(path):
         return open_hugging_face(path).converted.weights
     weights = load_checkpoint(path, say)
-    if any(name.endswith(".lora_A") for name in weights):
-        raise UserError(f"{path}: holds adapters (LoRA), not a whole model; scripts/merge_lora.py makes one of them")
+    require_whole_model(weights, path)
     architecture = _architecture_of(weights)
     if architecture is None:
         return weights
@@ -220,6 +219,15 @@ def open_checkpoint(path: str | os.PathLike, config: ModelConfig | None) -> tupl
     if config is not None:
         return weights, config
     return weights, checkpoint_config(weights, recorded_stages(path), path)
+
+
+def require_whole_model(weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """
+    Raises:
+        UserError: the weights are adapters, as --lora_save adapter writes them.
+    """
+    if any(name.endswith(".lora_A") for name in weights):
+        raise UserError(f"{path}: holds adapters (LoRA), not a whole model; scripts/merge_lora.py makes one of them")
 
 
 def vocab_size(weights: Mapping[str, Tensor], path: str) -> int:

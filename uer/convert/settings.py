@@ -1,5 +1,6 @@
 """A model's settings by rows that both directions read: UER's `ModelConfig`, and Hugging Face's config.json."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -251,11 +252,16 @@ def labels_of(content: Mapping[str, Any], count: int, path: str) -> tuple[str, .
     """The labels' names in config.json, in the order of their numbers; LABEL_0, LABEL_1, ... where it has none.
 
     Raises:
-        UserError: it names another number of labels than the weights have.
+        UserError: it names another number of labels than the weights have, other numbers, or a label twice.
     """
     given = content.get("id2label")
     if not isinstance(given, Mapping):
         return tuple(f"LABEL_{number}" for number in range(count))
-    if {str(number) for number in given} != {str(number) for number in range(count)}:
-        raise UserError(f"{path}: id2label names {len(given)} labels, the weights have {count}")
-    return tuple(str({str(number): label for number, label in given.items()}[str(number)]) for number in range(count))
+    names = {str(number): str(label) for number, label in given.items()}
+    if len(names) != count:
+        raise UserError(f"{path}: id2label names {len(names)} labels, the weights have {count}")
+    if nameless := [number for number in range(count) if str(number) not in names]:
+        raise UserError(f"{path}: id2label has no label {nameless[0]}; the weights have 0 to {count - 1}")
+    if twice := next((name for name, number in Counter(names.values()).items() if number > 1), None):
+        raise UserError(f"{path}: id2label names '{twice}' twice")
+    return tuple(names[str(number)] for number in range(count))

@@ -30,6 +30,7 @@ from uer.tokenizers.vocab import (
 
 SPM_FILE = "sentencepiece.bpe.model"
 CONFIG = "tokenizer_config.json"
+LEAST_LENGTH = 4  # of a row: [CLS], a token, [SEP], and one of a second text
 # Byte-level tokenizers have bos and eos tokens; ours begin a text with [CLS] and end it with [SEP].
 AT_THE_ENDS = {"cls_token": "bos_token", "sep_token": "eos_token"}
 
@@ -116,10 +117,47 @@ def lower_cases(folder: str | os.PathLike) -> bool:
     return lower
 
 
+def cutting(folder: str | os.PathLike, most: int) -> tuple[int, str]:
+    """How the tokenizer of a Hugging Face folder cuts long texts: `seq_length` and `truncation` of ours.
+
+    Args:
+        most: the tokens that the model takes, for folders that name no smaller number.
+    """
+    path = Path(folder) / CONFIG
+    told = read_json_object(path) if path.is_file() else {}
+    longest, side = told.get("model_max_length"), told.get("truncation_side")
+    shorter = isinstance(longest, (int, float)) and LEAST_LENGTH <= longest < most
+    return int(longest) if shorter else most, "tail" if side == "left" else "first"
+
+
 def _vocab_file(folder: str | os.PathLike) -> Path | None:
-    """The file of BERT's vocabulary, None where there is none."""
-    paths = (Path(folder) / name for name in ("vocab.txt", TOKENIZER_JSON))
-    return next((path for path in paths if path.is_file()), None)
+    """The file of BERT's vocabulary, None where there is none; vocab.txt lacks the tokens that were added later."""
+    listed, described = Path(folder) / "vocab.txt", Path(folder) / TOKENIZER_JSON
+    if described.is_file() and not (listed.is_file() and not _added_tokens(described)):
+        return described
+    return listed if listed.is_file() else None
+
+
+def _added_tokens(described: Path) -> list[str]:
+    """The tokens of a tokenizer.json that its model's vocabulary lacks."""
+    content = read_json_object(described)
+    try:
+        own = content["model"]["vocab"]
+        return [token["content"] for token in content.get("added_tokens") or () if token["content"] not in own]
+    except (KeyError, TypeError):
+        return []
+
+
+def divided_tokens(folder: str | os.PathLike, tokenizer: Tokenizer) -> str:
+    """A line on the tokens that were added to a folder's tokenizer, which finds them in every text, where ours divides
+    them; "" where there are none."""
+    described = Path(folder) / TOKENIZER_JSON
+    added = _added_tokens(described) if described.is_file() and not _byte_level_files(folder) else []
+    divided = [token for token in added if tokenizer.tokenize(token) != [token]]
+    if not divided:
+        return ""
+    return (f"{folder}: added tokens of its tokenizer are read in pieces here, so texts that hold them give other "
+            f"results: {', '.join(divided[:5])}{', ...' if len(divided) > 5 else ''}")
 
 
 def _byte_level_files(folder: str | os.PathLike) -> tuple[Path, Path] | None:

@@ -37,6 +37,7 @@ from uer.runtime.lock import OutputLock
 from uer.runtime.logs import set_up_logging
 from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World, connect
+from uer.text import amount
 
 LOGGER = "uer.finetuning"
 PREFIX = "[%(asctime)s]"  # of every line
@@ -262,7 +263,7 @@ def describe_data(trainings: Trials) -> None:
             continue
         skipped = "".join(f", {count} {what} left out" for what, count in examples.skipped.items() if count)
         cut = int((examples.lengths >= trainings.encoder.seq_length).sum())
-        logger.info("%s: %d examples%s, %d reach --seq_length, hash %s", name, len(examples), skipped, cut,
+        logger.info("%s: %s%s, %d reach --seq_length, hash %s", name, amount(len(examples), "example"), skipped, cut,
                     examples.hash[:12])
 
 

@@ -28,12 +28,16 @@ from uer.finetuning.loop import Fit
 from uer.finetuning.paths import existing_folds, fold_path
 from uer.finetuning.progress import describe
 from uer.finetuning.resume import TrainingState
+from uer.finetuning.saved_model import training_of
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.trials import Trials
 from uer.runtime import launch
 from uer.runtime.metrics_writer import MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
+
+# What all folds of one cross-validation have in common, as the settings beside their models tell.
+COMMON = ("folds_num", "train_hash", "seed", "batch_size", "epochs_num", "learning_rate")
 
 
 def fold_of(examples_num: int, folds_num: int, seed: int) -> np.ndarray:
@@ -84,7 +88,7 @@ def run_folds(command: Command, trainings: Trials, state: TrainingState,
                                    dev=subset(trainings.train, held_out))
 
         def save(fitted: Fit, part: Trials = part, fold: int = fold) -> None:
-            part.save(fold_path(config.output_model_path, fold), fitted, settings)
+            part.save(fold_path(config.output_model_path, fold), fitted, settings, folds_num=config.folds_num)
 
         trial = run_trial(part, settings, f"fold {fold}", save, state, writer, config.folds_num - fold - 1,
                           tag=f"fold_{fold}/", facts={"fold": fold})
@@ -118,10 +122,11 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
 
 
 def _require_folds(path: str, folds_num: int) -> None:
-    """See that the models of so many folds are there; a note where there are more.
+    """See that the models of so many folds are there, all of one cross-validation; a note where there are more.
 
     Raises:
-        UserError: one is missing; it says which folds there are.
+        UserError: one is missing (it says which folds there are), or is of another cross-validation: files of an
+            earlier one with more folds are still there, or a second one was stopped.
     """
     existing = existing_folds(path)
     names = ", ".join(map(str, existing))
@@ -129,6 +134,12 @@ def _require_folds(path: str, folds_num: int) -> None:
     if missing is not None:
         raise UserError(f"--folds_num {folds_num}: {fold_path(path, missing)} is missing; there are "
                         + (f"folds {names}" if existing else "no folds"))
+    trainings = [training_of(fold_path(path, fold)) for fold in range(folds_num)]
+    for fold, training in enumerate(trainings):
+        other = next((name for name in COMMON if training.get(name) != trainings[0].get(name)), None)
+        if other:
+            raise UserError(f"{fold_path(path, fold)} is not of the cross-validation of fold 0: {other} is "
+                            f"{training.get(other)}, not {trainings[0].get(other)}")
     if len(existing) > folds_num:
         print(f"note: --folds_num {folds_num}: {folds_num} of the folds {names} are used", file=sys.stderr)
 

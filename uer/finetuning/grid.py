@@ -36,6 +36,7 @@ from uer.runtime.logs import set_up_logging
 from uer.runtime.parallel import connect
 from uer.runtime.processes import run_jobs
 from uer.runtime.threads import usable_cores
+from uer.text import amount
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -105,7 +106,7 @@ def _run_missing(trainings: Trials, command: Command, config: GridConfig, plans:
     results = read_results(path)
     keeper = Keeper(command, config, path, plans, results)
     waiting = _waiting(plans, results)
-    logger.info("%d trials, %d of them finished before (%s)", len(plans), len(keeper.records), path)
+    logger.info("%s, %d of them finished before (%s)", amount(len(plans), "trial"), len(keeper.records), path)
     workers = min(len(waiting), config.parallel_trials or _default_workers(trainings.world.device))
     keeper.workers = max(1, workers)
     if workers <= 1:

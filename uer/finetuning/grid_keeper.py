@@ -17,7 +17,7 @@ from uer.finetuning.grid_plan import Plan
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
 from uer.finetuning.saved_model import with_vocab
 from uer.json_files import read_json_object
-from uer.text import duration, seconds_text
+from uer.text import amount, duration, seconds_text
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -63,9 +63,10 @@ class Keeper:
         self.records.append(record)
         outcome = "DIVERGED (loss or weights not finite)" if record["diverged"] else (
             f"dev {record['score_name']} {record['score']:.4f}{', ONE LABEL ONLY' if record['collapsed'] else ''}")
-        logger.info("Trial %d of %d: batch %d, rate %g, %d epochs, seed %d: %s (%s), %s left", len(self.records),
-                    len(self.order), record["batch_size"], record["learning_rate"], record["epochs_num"],
-                    record["seed"], outcome, seconds_text(record["seconds"]), duration(self._seconds_left(record)))
+        logger.info("Trial %d of %d: batch %d, rate %g, %s, seed %d: %s (%s), %s left", len(self.records),
+                    len(self.order), record["batch_size"], record["learning_rate"],
+                    amount(record["epochs_num"], "epoch"), record["seed"], outcome, seconds_text(record["seconds"]),
+                    duration(self._seconds_left(record)))
 
     def _seconds_left(self, record: dict[str, Any]) -> float:
         """An estimate from the mean time of an epoch in the trials so far."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from uer.finetuning.config import GridConfig
 from uer.finetuning.rows import content_hash
+from uer.text import amount
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Setting:
     epochs_num: int
 
     def __str__(self) -> str:
-        return f"batch {self.batch_size}, rate {self.learning_rate:g}, {self.epochs_num} epochs"
+        return f"batch {self.batch_size}, rate {self.learning_rate:g}, {amount(self.epochs_num, 'epoch')}"
 
 
 @dataclass(frozen=True)

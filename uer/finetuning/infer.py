@@ -8,11 +8,12 @@ import numpy as np
 
 from uer import model_settings
 from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
-from uer.convert.open import load_checkpoint
+from uer.convert.open import is_hugging_face, load_checkpoint
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import InferConfig
+from uer.finetuning.hugging_face import HEAD_TASKS
 from uer.finetuning.loop import predict
 from uer.finetuning.paths import weights_path
 from uer.finetuning.saved_model import SavedModel, load_finetuned, load_settings, require_finetuned, task_of
@@ -133,6 +134,10 @@ def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfi
 def _without_settings(task_class: type[Task], config: InferConfig, tokenizer_config: TokenizerConfig,
                       task_flags: Any) -> tuple[Task, TextToRows]:
     """Task and tokenizer for weights without a settings file, as UER-py saves them: the flags describe them."""
+    if is_hugging_face(config.load_model_path):
+        head = next((head for head, tasks in HEAD_TASKS.items() if task_class in tasks), None)
+        script = f"; scripts/convert_bert_{head}_from_huggingface_to_uer.py makes one" if head else ""
+        raise UserError(f"{config.load_model_path}: a Hugging Face model, not one that was fine-tuned here{script}")
     path = weights_path(config.load_model_path)
     state = load_checkpoint(path, lambda line: None)  # `load_finetuned` says it
     require_finetuned(state, task_class, path)

@@ -72,7 +72,7 @@ def texts_or_pairs(inputs: Sequence[Any], task: str, pairs: bool | None = None) 
     Raises:
         UserError: an input is of the other kind.
     """
-    paired = bool(inputs) and not isinstance(inputs[0], str)
+    paired = bool(inputs) and isinstance(inputs[0], Sequence) and not isinstance(inputs[0], str)
     if inputs and pairs is not None and pairs != paired:
         raise UserError("predict: the model is trained on pairs of texts; give (text, text)" if pairs else
                         "predict: the model is trained on single texts, not on pairs")

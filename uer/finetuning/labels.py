@@ -36,8 +36,11 @@ class LabelSet:
         """The names of label numbers (n,)."""
         return [self.names[number] for number in numbers]
 
-    def numbers(self, table: Table, column: str = "label") -> np.ndarray:
+    def numbers(self, table: Table, column: str = "label", source: str = "the training file") -> np.ndarray:
         """The label number of every row, int64 (rows,).
+
+        Args:
+            source: what the labels come from, for the message.
 
         Raises:
             UserError: a label that is not in the set, named by file and line.
@@ -47,8 +50,8 @@ class LabelSet:
         for row, label in enumerate(table[column]):
             number = index.get(label.strip())
             if number is None:
-                raise table.error(row, f"label '{label.strip()}' is not one of the {len(self)} labels of the training "
-                                       f"file: {shorten(self.names)}")
+                raise table.error(row, f"label '{label.strip()}' is not one of the {len(self)} labels of "
+                                       f"{source}: {shorten(self.names)}")
             numbers[row] = number
         return numbers
 

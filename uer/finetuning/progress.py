@@ -15,7 +15,7 @@ import torch
 from uer.runtime.metrics_writer import MetricsWriter
 from uer.runtime.parallel import World
 from uer.terminal import progress_bar
-from uer.text import duration, seconds_text
+from uer.text import amount, duration, seconds_text
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -98,8 +98,8 @@ class Progress:
     def evaluating(self, epoch: int, loss: float, examples_num: int) -> Iterator[None]:
         """Around the evaluation of an epoch."""
         if self.speaks:
-            logger.info("Epoch %d of %d: trained in %s, mean loss %.4f; evaluating %d examples of dev", epoch,
-                        self.epochs_num, seconds_text(self._clock.epoch_seconds), loss, examples_num)
+            logger.info("Epoch %d of %d: trained in %s, mean loss %.4f; evaluating %s of dev", epoch,
+                        self.epochs_num, seconds_text(self._clock.epoch_seconds), loss, amount(examples_num, "example"))
         if self._bar is not None:
             self._bar.set_description(f"epoch {epoch} of {self.epochs_num}, evaluating dev")
         began = time.perf_counter()

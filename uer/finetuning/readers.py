@@ -23,6 +23,8 @@ from uer.reading import read_bytes, require_regular
 JSON_NAMES = {"sentence": "text_a", "sentence1": "text_a", "sentence2": "text_b"}
 # OCNLI's annotators did not agree on these.
 NO_LABEL = "-"
+# A header's names of columns count as these with spaces around them and with capitals too.
+HEADER_NAMES = ("label", "text_a", "text_b", "logits", "qid")
 NUMBER = re.compile(r"-?\d+(\.\d*)?")
 GUESSED_LINES = 200  # are looked at to propose names for columns
 HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -212,8 +214,8 @@ def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str
         raise UserError(f"{path}:1: a carriage return inside the line; lines must end with a line feed")
     header, lines, source = _header(path, lines, required, columns)
     _require(required, header, path, 1)
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}:1: the header names a column twice")
+    if shared := [name for name, number in Counter(header).items() if number > 1]:
+        raise UserError(f"{path}:1: the header names a column twice: {shared[0]}")
     wanted = {*required, *optional}
     for number, line in lines:
         values = line.split("\t")
@@ -226,7 +228,7 @@ def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str
 def _header(path: str, lines: list[tuple[int, str]], required: Sequence[str],
             columns: Sequence[str]) -> tuple[Sequence[str], list[tuple[int, str]], str]:
     """The names of a TSV's columns, the lines that hold rows, and what the names come from."""
-    first = lines[0][1].split("\t")
+    first = [_header_name(cell) for cell in lines[0][1].split("\t")]
     if "text_a" in first or "label" in first:
         return first, lines[1:], "the header"
     if columns:
@@ -237,8 +239,16 @@ def _header(path: str, lines: list[tuple[int, str]], required: Sequence[str],
     if guessed:
         are = f"columns are {' and '.join(guessed)}" if len(guessed) > 1 else f"only column is {guessed[0]}"
         raise UserError(f"{path}:1: no header; if its {are}: --columns {' '.join(guessed)}")
+    hint = ("; JSON needs an object on every line, not a list" if first[0].lstrip().startswith("[")
+            else "; columns have tabs between them" if len(first) == 1 else "")
     raise UserError(f"{path}:1: no header: the first line, or --columns, must name the columns, such as label and "
-                    "text_a")
+                    f"text_a{hint}")
+
+
+def _header_name(cell: str) -> str:
+    """What a cell of a header names: ` Text_A` is `text_a`."""
+    name = cell.strip().lower()
+    return name if name in HEADER_NAMES else cell
 
 
 def guess_columns(lines: Sequence[str], required: Sequence[str]) -> list[str]:

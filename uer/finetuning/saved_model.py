@@ -10,6 +10,7 @@ model.bin, model.json and model.vocab.txt.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,14 @@ from uer import sections
 from uer.backbone import Backbone
 from uer.checkpoint.files import load_into, save_weights
 from uer.config import ModelConfig, model_values
-from uer.convert.hugging_face_files import weights_files
+from uer.convert.hugging_face_files import weights_files, write_json
 from uer.convert.open import load_checkpoint, load_uer_weights
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.config import TRUNCATIONS
 from uer.finetuning.labels import shorten
 from uer.finetuning.paths import settings_path, vocab_path, weights_path
-from uer.finetuning.readers import file_hash
+from uer.finetuning.readers import file_hash, read_json
 from uer.finetuning.task import Task, TextToRows
 from uer.json_files import json_text, read_json_object
 from uer.layers.lora import is_adapter, merged
@@ -109,6 +110,15 @@ def load_settings(path: str | os.PathLike) -> SavedModel | None:
         raise UserError(f"{settings}: damaged settings: {error}") from None
 
 
+def is_finetuned(path: str | os.PathLike) -> bool:
+    """Whether the settings of a fine-tuned model are beside the weights; other JSON files may have the same name."""
+    settings = settings_path(path)
+    if not settings.is_file():
+        return False
+    content = read_json(str(settings))
+    return isinstance(content, dict) and "format" in content
+
+
 def vocab_beside(path: str | os.PathLike, content: Mapping[str, Any]) -> Path:
     """The vocabulary that the content of a settings file names, or that of the weights' name, where all three files
     were renamed."""
@@ -119,6 +129,16 @@ def vocab_beside(path: str | os.PathLike, content: Mapping[str, Any]) -> Path:
 def with_vocab(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
     """The content of a settings file for weights at `path`: it names the vocabulary beside them."""
     return {**content, "tokenizer": {**content["tokenizer"], "vocab_path": vocab_path(path).name}}
+
+
+def write_beside(content: Mapping[str, Any], source: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Write settings beside weights at `path`, and the vocabulary that they name beside the weights at `source`."""
+    if "tokenizer" in content:
+        with atomic_path(vocab_path(path)) as temporary:
+            shutil.copyfile(vocab_beside(source, content), temporary)
+        content = with_vocab(content, path)
+    with atomic_path(settings_path(path)) as temporary:
+        write_json(content, temporary)
 
 
 def task_of(saved: SavedModel, task_class: type[Task]) -> Task:
@@ -166,7 +186,7 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
     if any(map(is_adapter, state)):
         base = _in_streams_of(model, _recorded_base(weights))
         backbone = {name: tensor for name, tensor in base.items() if task.has_target or name.startswith(BACKBONE)}
-        state = merged({**backbone, **state}, recorded_alpha(_training_of(weights), None, str(weights)))
+        state = merged({**backbone, **state}, recorded_alpha(training_of(weights), None, str(weights)))
     require_finetuned(state, task, weights)
     _refuse_second_layer_norm(state, weights)
     absent = [name for name in head_names(model) if name not in state]
@@ -236,9 +256,9 @@ def load_pretrained(model: Backbone, path: str | os.PathLike, config_path: str) 
     return lines, report.missing
 
 
-def _training_of(weights: Path) -> dict[str, Any]:
+def training_of(path: str | os.PathLike) -> dict[str, Any]:
     """How a fine-tuned model was trained, as its settings file tells; {} without one."""
-    settings = settings_path(weights)
+    settings = settings_path(path)
     return read_json_object(settings).get("training", {}) if settings.is_file() else {}
 
 
@@ -248,7 +268,7 @@ def _recorded_base(weights: Path) -> Mapping[str, Tensor]:
     Raises:
         UserError: they are not where they were, or are others.
     """
-    training = _training_of(weights)
+    training = training_of(weights)
     base, known = training.get("pretrained_model_path"), training.get("lora", {}).get("pretrained_hash")
     if not base or not os.path.exists(base):
         raise UserError(f"{weights}: holds adapters (LoRA) of {base or 'a model that nothing beside it names'}, which "

@@ -19,6 +19,7 @@ from uer.finetuning.config import ClassifierConfig, FinetuneConfig, GridConfig
 from uer.finetuning.grid_results import summarise
 from uer.finetuning.readers import read_json
 from uer.model_settings import model_settings
+from uer.text import amount
 from uer.tokenizers import Vocab
 
 # The published family: accuracy on dev, in percent, of the best of 18 settings at sequence length 128.
@@ -218,7 +219,7 @@ def _cell_text(cell: Cell | None) -> str:
 
 def _trace_line(model: str, task: str, cell: Cell) -> str:
     best, first = cell.best, cell.records[0]
-    setting = f"batch {best['batch_size']}, rate {best['learning_rate']:g}, {best['epochs_num']} epochs"
+    setting = f"batch {best['batch_size']}, rate {best['learning_rate']:g}, {amount(best['epochs_num'], 'epoch')}"
     seeds = " ".join(str(seed) for seed in sorted({record["seed"] for record in cell.records}))
     test = "" if best["test"] is None else f"{100 * best['test']:.1f}"
     trials, collapsed = str(len(cell.records)), str(sum(record["collapsed"] for record in cell.records))
@@ -230,7 +231,7 @@ def grid_text(records: list[dict[str, Any]]) -> str:
     """`batch 32 64, rate 3e-05 0.0001, 3 5 epochs`"""
     batches, rates, epochs = (" ".join(f"{value:g}" for value in sorted({record[name] for record in records}))
                               for name in ("batch_size", "learning_rate", "epochs_num"))
-    return f"batch {batches}, rate {rates}, {epochs} epochs"
+    return f"batch {batches}, rate {rates}, {epochs} epoch{'s' * (epochs != '1')}"
 
 
 def csv_text(rows: list[Row]) -> str:

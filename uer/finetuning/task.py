@@ -17,6 +17,7 @@ from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.inputs import Prediction
 from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
+from uer.text import amount
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 
@@ -178,7 +179,7 @@ class Task:
 
     def describe(self, examples: Examples) -> str:
         """The number of predictions for a file, for a message: `300 predictions`."""
-        return f"{len(examples)} predictions"
+        return amount(len(examples), "prediction")
 
     def settings(self) -> dict[str, Any]:
         """What `from_settings` needs to create this task again at inference; plain JSON."""

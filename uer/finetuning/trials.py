@@ -1,6 +1,7 @@
 """Everything that the trainings of one command share and that is loaded once: task, examples, settings, ranks."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from uer.lora import adapt
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision, keep_dropout_exact
 from uer.runtime.threads import Split, pays, split_of, usable_cores
-from uer.text import seconds_text
+from uer.text import amount, seconds_text
 from uer.training.run_summary import device_name
 from uer.training.threads import draws_of_torch
 
@@ -70,12 +71,14 @@ class Trials:
         if config.seq_length > model.longest_row:
             raise UserError(f"--seq_length {config.seq_length} exceeds the model's max_seq_length "
                             f"{model.longest_row}")
+        _require_files(config.pretrained_model_path, lora.lora_pretrained_model_path)
         encoder = TextToRows(task_class.open_tokenizer(tokenizer_config), config.seq_length, config.truncation)
         task = task_class.of_training_file(config.train_path, task_config, config.columns)
         task.columns = config.columns
         if config.save_best_by is not None and config.save_best_by not in task.metric_names:
             raise UserError(f"--save_best_by: '{config.save_best_by}' is unknown for this task; choose from: "
                             f"{', '.join(task.metric_names)}")
+        _require_files(*(file for path in (config.dev_path, config.test_path) if path for file in task.files(path)))
         files = [_read(task, task.examples, config.train_path, encoder),
                  *(_read(task, task.evaluation_examples, path, encoder) if path else None
                    for path in (config.dev_path, config.test_path))]
@@ -116,7 +119,7 @@ class Trials:
                                         self.precision, on_best, progress, kept, split, threads))
             if self.test is not None:
                 if not quiet:
-                    logger.info("Evaluating %d examples of test with the model of epoch %d", len(self.test),
+                    logger.info("Evaluating %s of test with the model of epoch %d", amount(len(self.test), "example"),
                                 trial.fit.epoch)
                 load_trained(model, trial.fit.state)
                 trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
@@ -137,12 +140,11 @@ class Trials:
     def _plan(self, model: nn.Module, settings: FitSettings, split: Split | None) -> str:
         """One line before the first update."""
         updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
-        epochs = f"{settings.epochs_num} epoch{'s' * (settings.epochs_num > 1)}"
         parameters = sum(parameter.numel() for parameter in model.parameters())
         ranks = f"{self.world.world_size} ranks, each a " if self.world.world_size > 1 else ""
-        return (f"Plan: {len(self.train):,} examples in batches of {settings.batch_size}, "
-                f"{epochs}: {updates:,} updates; {parameters:,} parameters; seed {settings.seed}; "
-                f"{ranks}{device_name(self.world.device, split)}, {self.precision.describe()}")
+        return (f"Plan: {amount(len(self.train), 'example')} in batches of {settings.batch_size}, "
+                f"{amount(settings.epochs_num, 'epoch')}: {amount(updates, 'update')}; {parameters:,} parameters; "
+                f"seed {settings.seed}; {ranks}{device_name(self.world.device, split)}, {self.precision.describe()}")
 
     def _build(self, settings: FitSettings, quiet: bool) -> nn.Module:
         """The model before its first update: pretrained weights and a new head, on the device."""
@@ -203,12 +205,23 @@ class Trials:
         return {"lora": {**self.lora.values(), "pretrained_hash": self.fingerprints["pretrained_hash"]}}
 
 
+def _require_files(*paths: str | None) -> None:
+    """See that files are there, before others are read for minutes.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for path in paths:
+        if path and not os.path.exists(path):
+            raise UserError(f"{path}: No such file or directory")
+
+
 def _read(task: Task, read: Callable[[str, TextToRows], Examples], path: str, encoder: TextToRows) -> Examples:
     """Read the examples of a file, and log how long it took."""
     shown = ", ".join(task.files(path))
     logger.info("Reading and tokenizing %s", shown)
     began = time.perf_counter()
     examples = read(path, encoder)
-    logger.info("%s: %s examples, %s tokens, read in %s", shown, f"{len(examples):,}",
-                f"{int(examples.rows.lengths.sum()):,}", seconds_text(time.perf_counter() - began))
+    logger.info("%s: %s, %s, read in %s", shown, amount(len(examples), "example"),
+                amount(int(examples.rows.lengths.sum()), "token"), seconds_text(time.perf_counter() - began))
     return examples

@@ -46,6 +46,8 @@ class Architecture:
         by_head: ending of a Hugging Face name -> the size of a head -> what becomes of the tensor that `names`
             describes, once that size is known.
         complete: UER's weights, as `names` has them -> further ones that UER's model has.
+        adopt: UER's weights, maybe of another kind of model that can be converted as this one -> those that `names`
+            describes.
         backbone: UER's weights -> those of the one encoder that is converted.
         read_other_files: the folder of Hugging Face's model -> what its other files say, under UER's names.
         first_stream: UER's settings, the path -> those of the one encoder that is converted.
@@ -79,6 +81,7 @@ class Architecture:
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
     by_head: Mapping[str, Callable[[int], Change]] = field(default_factory=dict)
     complete: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda weights: {}
+    adopt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights
     backbone: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda weights: weights
     read_other_files: Callable[[Path], dict[str, Any]] = lambda folder: {}
     first_stream: Callable[[ModelConfig, str], ModelConfig] = lambda config, path: config

@@ -1,4 +1,4 @@
-"""SBERT (Reimers and Gurevych, 2019): the first encoder of UER's dual encoder, as a BERT without a head.
+"""SBERT (Reimers and Gurevych, 2019): the first encoder of UER's dual encoder, or a single one, as a headless BERT.
 
 The names are BERT's, without its prefix in Hugging Face's files and under `embedding_0` and `encoder_0` in UER's. The
 folder has the files of sentence-transformers, which say how hidden states become one vector.
@@ -69,6 +69,12 @@ def backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_renamed(name, back): tensor for name, tensor in weights.items() if name.startswith(tuple(back))}
 
 
+def adopt(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A single encoder, such as that of run_simcse.py, as the first of two; the tensors of two as they are."""
+    dual = any(name.startswith(tuple(_STREAM.values())) for name in weights)
+    return dict(weights) if dual else {_renamed(name, _STREAM): tensor for name, tensor in weights.items()}
+
+
 def first_stream(config: ModelConfig, path: str) -> ModelConfig:
     """The settings of the first encoder: those of `stream_0` override the others.
 
@@ -133,6 +139,7 @@ SBERT = replace(
     prepare=prepare,
     complete=complete,
     read_other_files=read_other_files,
+    adopt=adopt,
     backbone=backbone,
     first_stream=first_stream,
     settings_json=dual_settings,

@@ -39,6 +39,8 @@ class Classification(Task):
     writes_logits = True
     evaluated_columns: tuple[str, ...] = ()
     """Columns beside `label` and `text_a` that files with labels must have."""
+    labels_source = "the training file"
+    """What the labels come from, for messages."""
 
     def __init__(self, labels: LabelSet, weights: np.ndarray | None = None, soft_alpha: float | None = None,
                  pairs: bool | None = None) -> None:
@@ -64,7 +66,7 @@ class Classification(Task):
         if self.pairs is not None and self.pairs != ("text_b" in table):
             raise UserError(f"{path}: no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
                             f"{path}: a column 'text_b', but the model is trained on single texts")
-        targets = {"label": self.labels.numbers(table)} if labelled else {}
+        targets = {"label": self.labels.numbers(table, source=self.labels_source)} if labelled else {}
         if labelled and self.soft_alpha is not None and "logits" in table:
             targets["soft"] = parse_logits(table, len(self.labels))
         return table, targets

@@ -33,6 +33,7 @@ from uer.finetuning.inputs import Prediction, text_pairs
 from uer.finetuning.readers import file_hash, member, read_json
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
+from uer.text import amount
 
 LONGEST_QUESTION = 64
 SHORTEST_ROW = 7  # [CLS], half of the row's tokens for the question, [SEP], a token of the text, [SEP]
@@ -226,7 +227,7 @@ class ReadingComprehension(Task):
 
     def describe(self, examples: Examples) -> str:
         questions, windows = len(examples.info["questions"]), len(examples)
-        return f"{questions} answers" + (f" (from {windows} windows)" if windows > questions else "")
+        return amount(questions, "answer") + (f" (from {windows} windows)" if windows > questions else "")
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "ReadingComprehension":

@@ -43,6 +43,7 @@ from uer.finetuning.readers import Table, read_json, read_table
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
 from uer.layers.crf import negative_log_likelihood, pack, viterbi
+from uer.text import amount
 
 logger = logging.getLogger("uer.finetuning")
 
@@ -162,7 +163,7 @@ class Ner(Task):
 
     def describe(self, examples: Examples) -> str:
         texts, windows = len({row for row, _ in examples.info["windows"]}), len(examples)
-        return f"{texts} predictions" + (f" (from {windows} windows)" if windows > texts else "")
+        return amount(texts, "prediction") + (f" (from {windows} windows)" if windows > texts else "")
 
     def settings(self) -> dict[str, Any]:
         return {"labels": list(self.labels.names), "crf": self.crf, "scheme": self.scheme}
@@ -318,7 +319,7 @@ def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: st
     for row, label in enumerate(table["label"]):
         tags = label.split()
         if len(tags) != len(words[row]):
-            raise table.error(row, f"{len(tags)} tags for {len(words[row])} words")
+            raise table.error(row, f"{amount(len(tags), 'tag')} for {amount(len(words[row]), 'word')}")
         for tag in tags:
             if tag not in labels.names:
                 raise table.error(row, f"tag '{tag}' is not one of {source}: {shorten(labels.names)}")

@@ -71,6 +71,7 @@ class PromptClassification(Classification):
     config_class = PromptConfig
     infer_config_class = PromptInferConfig
     has_target = True
+    labels_source = "the prompt"
 
     def __init__(self, prompt: Prompt) -> None:
         super().__init__(LabelSet.of(prompt.answers), pairs=prompt.pairs)
