@@ -216,7 +216,7 @@ def test_predictions_name_lines_that_have_none_and_fit_the_training(tiny, capsys
     predictions(tiny, test_path=tiny.path("test.tsv"))
     infer("test", Classification, ["--load_model_path", tiny.path("out/model.bin"), "--test_path",
                                    tiny.path("test.tsv"), "--prediction_path", new_folder])
-    assert f"2 predictions written to {new_folder}; 1 blank lines of {tiny.path('test.tsv')} have" in \
+    assert f"2 predictions written to {new_folder}; 1 blank line of {tiny.path('test.tsv')} without" in \
         capsys.readouterr().out
     with pytest.raises(UserError, match=r"test.tsv is read by this command"):
         predictions(tiny, test_path=tiny.path("test.tsv"), prediction_path=tiny.path("test.tsv"))

@@ -20,6 +20,7 @@ from uer.finetuning.saved_model import load_finetuned, load_settings, save_finet
 from uer.finetuning.task import Task, TextToRows
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.tasks.cmrc import ReadingComprehension
+from uer.finetuning.tasks.dbqa import Dbqa
 from uer.finetuning.tasks.multi_label import MultiLabel
 from uer.finetuning.tasks.ner import Ner
 from uer.finetuning.tasks.regression import Regression
@@ -108,6 +109,7 @@ def test_sentence_vectors_keep_their_pooling(run_script: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(("task", "kind", "outputs_num", "problem_type"), [
     (MultiLabel(LabelSet(("a", "b", "c"))), "text_classification", 3, "multi_label_classification"),
     (Regression(), "text_classification", 1, "regression"),
+    (Dbqa(LabelSet(("0", "1"))), "text_classification", 2, "single_label_classification"),
     (Ner(LabelSet(("B-LOC", "I-LOC", "O"))), "token_classification", 3, None),
     (ReadingComprehension(17, 9), "extractive_qa", 2, None),
 ])
@@ -123,7 +125,7 @@ def test_other_tasks_keep_their_kind_and_labels(run_script: Run, tmp_path: Path,
     run_script(f"convert_bert_{kind}_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
                "--output_model_path", tmp_path / "back.bin")
     saved = load_settings(tmp_path / "back.bin")
-    assert saved is not None and saved.task == task.name
+    assert saved is not None and saved.task == ("classifier" if task.name == "dbqa" else task.name)  # as a folder tells
     if "labels" in task.settings():
         assert saved.task_settings["labels"] == task.settings()["labels"] == list(config["id2label"].values())
 

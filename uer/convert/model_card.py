@@ -58,7 +58,7 @@ _USES = {
     "albert": ("fill-mask", "pretrained with masked words and the order of sentences", "中国的首都是[MASK]京。"),
     "lm": ("text-generation", "pretrained to predict the next token", "中国的首都"),
     "sbert": ("sentence-similarity", "whose vectors of sentences can be compared", ""),
-    "seq2seq": ("text2text-generation", "that were pretrained together", "中国的首都是北京。"),
+    "seq2seq": ("text2text-generation", "that were trained together", "中国的首都是北京。"),
     "text_classification": ("text-classification", "fine-tuned to classify texts", "这本书很好看。"),
     "token_classification": ("token-classification", "fine-tuned to label tokens", "她住在北京。"),
     "extractive_qa": ("question-answering", "fine-tuned to find answers in a text", ""),

@@ -261,7 +261,7 @@ def describe_data(trainings: Trials) -> None:
     for name, examples in (("train", trainings.train), ("dev", trainings.dev), ("test", trainings.test)):
         if examples is None:
             continue
-        skipped = "".join(f", {count} {what} left out" for what, count in examples.skipped.items() if count)
+        skipped = "".join(f", {amount(count, what)} left out" for what, count in examples.skipped.items() if count)
         cut = int((examples.lengths >= trainings.encoder.seq_length).sum())
         logger.info("%s: %s%s, %d reach --seq_length, hash %s", name, amount(len(examples), "example"), skipped, cut,
                     examples.hash[:12])

@@ -21,6 +21,7 @@ from uer.finetuning.task import Task, TextToRows
 from uer.runtime.launch import RankInfo
 from uer.runtime.parallel import connect
 from uer.runtime.precision import Precision
+from uer.text import amount
 
 SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num")
 
@@ -60,7 +61,7 @@ def write_predictions(config: InferConfig, task: Task, examples: Examples, outpu
     lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
     with atomic_path(config.prediction_path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    skipped = "".join(f"; {count} {what} of {config.test_path} have no prediction"
+    skipped = "".join(f"; {amount(count, what)} of {config.test_path} without a prediction"
                       for what, count in examples.skipped.items() if count)
     print(f"{task.describe(examples)} written to {config.prediction_path}{skipped}")
 

@@ -93,7 +93,7 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = (),
     columns: dict[str, list[str]] = {}
     for number, record in records:
         if "label" in required and record["label"].strip() == NO_LABEL:
-            skipped["rows without an agreed label"] += 1
+            skipped["unlabelled row"] += 1
             continue
         if not columns:
             columns = {name: [] for name in record}
@@ -130,8 +130,8 @@ def split_lines(raw: bytes, path: str, skipped: Counter[str]) -> list[tuple[int,
         if text.strip():
             lines.append((number, text))
         else:
-            skipped["blank lines"] += 1
-    skipped["blank lines"] -= raw.endswith(b"\n") or not raw
+            skipped["blank line"] += 1
+    skipped["blank line"] -= raw.endswith(b"\n") or not raw
     return lines
 
 
