@@ -24,8 +24,8 @@ from uer.text import count
 SHIPPED = ("models/loss_laws/modernbert.json",)
 """Laws of this toolkit, which `--dry_run` uses for models of their kind."""
 SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "attention_head_size", "layers_num",
-         "decoder_layers_num", "max_seq_length", "local_kv_heads_num", "dropout")
-"""Settings in which the runs of a law, and the models that it is used for, may differ."""
+         "decoder_layers_num", "max_seq_length", "local_kv_heads_num", "dropout", "pooling")
+"""Settings in which the runs of a law, and the models that it is used for, may differ; pooling is for classifiers."""
 LEAST_RUNS = 7
 """One more than the coefficients, and one more again, because each run is left out once."""
 EXPONENTS = (0.02, 3.0)
