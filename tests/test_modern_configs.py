@@ -55,6 +55,13 @@ def test_the_family_has_the_parameters_of_berts(root: Path, layers: int, hidden:
     assert abs(layer / (12 * hidden**2) - 1) < 0.05
 
 
+def test_a_pooling_that_transformers_lacks_is_refused_for_classifiers_alone(root: Path) -> None:
+    config, architecture = replace(config_of(root, "modernbert/tiny"), pooling="max"), ARCHITECTURES["modernbert"]
+    assert architecture.config_json(config, VOCAB, "mlm")["classifier_pooling"] == "cls"
+    with pytest.raises(ValueError, match="max has no counterpart"):
+        architecture.config_json(config, VOCAB, "text_classification")
+
+
 @pytest.mark.parametrize("name", ["llama/7b", "llama2/70b", "bloom/1b1", "modernbert/base", "modernbert/tiny"])
 def test_they_are_what_their_conversions_take(root: Path, name: str) -> None:
     config = config_of(root, name)

@@ -137,6 +137,10 @@ def test_contradictions_are_refused_by_name(finished_run, change, field):
     assert field in line and "--resume never" in line
 
 
+def test_a_pooling_that_no_target_reads_may_change(finished_run):
+    assert "finished already" in finished_run.run("m", **STEPS, pooling="mean").output
+
+
 def test_resume_never_starts_anew_and_sets_old_states_aside(finished):
     job = finished.run("m", **STEPS, resume="never", seed=8)
     assert "renamed to *.old" in job.output and "resumed" not in job.output

@@ -26,6 +26,7 @@ from uer.errors import UserError
 from uer.registry import choose
 from uer.runtime.parallel import World
 from uer.targets import TARGETS
+from uer.targets.base import VocabularyTarget
 from uer.tokenizers import build_tokenizers
 from uer.tokenizers.base import Tokenizer
 from uer.training import preflight
@@ -149,6 +150,8 @@ def run_identity(settings: Settings, world: World, data: Data, teacher: Teacher 
     model = settings.model.values()
     if model["decoder"] is None:
         del model["decoder"]  # states of earlier versions name a decoder that no model had
+    if all(issubclass(TARGETS[name], VocabularyTarget) for name in settings.model.target):
+        del model["pooling"]  # decides nothing; the files of ModernBERT had another one in earlier versions
     rows = config.batch_size * config.accumulation_steps * world.data_world_size
     return {**model, **asdict(settings.optim), **asdict(settings.masking), **own,
             "data_processor": data.train[0].info.processor, "batch_size x accumulation_steps x world_size": rows,

@@ -91,7 +91,9 @@ _SETTINGS = (
     Setting("hidden_act", "classifier_activation", _ACTIVATIONS.to, _ACTIVATIONS.back, default="gelu"),
     Setting("", "classifier_bias", must=False),
     Setting("dropout", "classifier_dropout", only="write"),
-    Setting("pooling", "classifier_pooling", _POOLING.to, _POOLING.back, default="cls"),
+    Setting("pooling", "classifier_pooling", _POOLING.to, _POOLING.back, default="cls", heads=("text_classification",)),
+    Setting("pooling", "classifier_pooling", lambda value: "mean" if value == "mean" else "cls", _POOLING.back,
+            default="cls", heads=("mlm", "token_classification", "extractive_qa")),  # for a classifier made of it
     Setting("cls_id", "cls_token_id", only="write"),
     Setting("", "decoder_bias", must=True),
     Setting("dropout", "embedding_dropout", only="write"),
