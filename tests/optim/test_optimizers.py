@@ -72,6 +72,15 @@ def test_adamw_follows_its_formulas_while_the_rate_changes(capturable, tolerance
             torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=tolerance)
 
 
+def test_a_weight_decay_of_everything_leaves_nothing():
+    """1 - learning_rate * weight_decay is 0, by which the kernel's weight decay would be divided."""
+    params = parameters()
+    optimizer = AdamW(params, lr=100.0, weight_decay=0.01)
+    give_gradients(params, 1)
+    optimizer.step()
+    assert all(parameter.abs().max() < 1e-5 for parameter in params)
+
+
 def test_adamw_first_step_with_rate_zero_keeps_the_parameters_and_takes_the_moments():
     params = parameters()
     before = [p.detach().clone() for p in params]

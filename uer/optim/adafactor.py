@@ -30,6 +30,16 @@ class Adafactor(Optimizer):
         super().__init__(params, {"lr": lr, "eps": eps, "clip_threshold": clip_threshold, "decay_rate": decay_rate,
                                   "weight_decay": weight_decay}, capturable)
 
+    def new_state(self, group: dict[str, Any], parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        """The number of updates, and the moving averages of a matrix (..., R, C): of its rows (..., R) and of its
+        columns (..., C); of a vector one for each element."""
+        # A tensor, so that a CUDA graph increments it; float32 is exact up to 16 million steps.
+        step, shape = torch.zeros((), device=parameter.device), parameter.shape
+        if parameter.dim() < 2:
+            return {"step": step, "exp_avg_sq": torch.zeros_like(parameter)}
+        return {"step": step, "exp_avg_sq_row": parameter.new_zeros(shape[:-1]),
+                "exp_avg_sq_col": parameter.new_zeros(shape[:-2] + shape[-1:])}
+
     def _update_group(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:
             if parameter.grad is not None:
@@ -38,13 +48,7 @@ class Adafactor(Optimizer):
     def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient, state = parameter.grad, self.state[parameter]
         if not state:
-            # A tensor, so that a CUDA graph increments it; float32 is exact up to 16 million steps.
-            state["step"] = torch.zeros((), device=parameter.device)
-            if parameter.dim() >= 2:
-                state["exp_avg_sq_row"] = torch.zeros_like(gradient.mean(dim=-1))
-                state["exp_avg_sq_col"] = torch.zeros_like(gradient.mean(dim=-2))
-            else:
-                state["exp_avg_sq"] = torch.zeros_like(gradient)
+            state.update(self.new_state(group, parameter))
         state["step"] += 1
         weight = state["step"] ** group["decay_rate"]
         update = _inverse_root(state, gradient.square().add_(group["eps"]), weight).mul_(gradient)

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from uer.optim.base import Optimizer
 
+LEAST_REMAINING = 1e-30  # in place of 1 - r w where it is 0, which has no inverse: the parameters become 0
+
 
 class AdamW(Optimizer):
     """AdamW without bias correction.
@@ -44,6 +46,11 @@ class AdamW(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, capturable)
         self._infinities: dict[torch.device, Tensor] = {}
 
+    def new_state(self, group: dict[str, Any], parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        """The two moments."""
+        updated = self.masters.get(parameter, parameter)
+        return {"exp_avg": torch.zeros_like(updated), "exp_avg_sq": torch.zeros_like(updated)}
+
     def _update_group(self, group: dict[str, Any]) -> None:
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for (device, _), rows in self._rows(group).items():
@@ -57,8 +64,7 @@ class AdamW(Optimizer):
         for parameter, gradient in zip(parameters, self._wide_gradients(parameters)):
             updated, state = self.masters.get(parameter, parameter), self.state[parameter]
             if not state:
-                state["exp_avg"] = torch.zeros_like(updated)
-                state["exp_avg_sq"] = torch.zeros_like(updated)
+                state.update(self.new_state(group, parameter))
             row = (updated, gradient, state["exp_avg"], state["exp_avg_sq"])
             rows.setdefault((updated.device, updated.dtype), []).append(tuple(map(_local, row)))
         return rows
@@ -87,7 +93,7 @@ def _local(tensor: Tensor) -> Tensor:
 def of_the_kernel(learning_rate: float | Tensor, decay: float) -> tuple[float | Tensor, float]:
     """r' and w' of the module's formulas."""
     if not isinstance(learning_rate, Tensor):
-        remaining = 1.0 - learning_rate * decay
+        remaining = 1.0 - learning_rate * decay or LEAST_REMAINING
         return learning_rate * remaining, decay / remaining
     if decay:
         # The kernel takes no tensor as weight decay, so p decays by r w (1 - r w) instead of r w: the difference is

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Optimizer(torch.optim.Optimizer):
-    """torch's optimizer; a subclass implements `_update_group`.
+    """torch's optimizer; a subclass implements `new_state` and `_update_group`.
 
     In torch, four methods of this class are decorated with `torch._disable_dynamo`, which imports `torch._dynamo` at
     the first call. In a run that does not compile, this import is useless: it takes about 2 s of CPU time at the start
@@ -45,6 +45,10 @@ class Optimizer(torch.optim.Optimizer):
         if self.masters:
             torch._foreach_copy_(list(self.masters), list(self.masters.values()))
         return loss
+
+    def new_state(self, group: dict[str, Any], parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        """The state of a parameter of a group before its first update."""
+        raise NotImplementedError
 
     def _update_group(self, group: dict[str, Any]) -> None:
         """Update the parameters of one group that have a gradient."""

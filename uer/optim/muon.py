@@ -50,6 +50,12 @@ class Muon(AdamW):
             group.setdefault("muon", False)
             group.setdefault("momentum", momentum)
 
+    def new_state(self, group: dict[str, Any], parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        """The momentum of a matrix, or AdamW's moments."""
+        if not group["muon"]:
+            return super().new_state(group, parameter)
+        return {"momentum_buffer": torch.zeros_like(self.masters.get(parameter, parameter))}
+
     def _update_group(self, group: dict[str, Any]) -> None:
         if not group["muon"]:
             super()._update_group(group)
@@ -82,7 +88,7 @@ class Muon(AdamW):
         if grad_scale is not None:
             gradients /= grad_scale
         weights = [self.masters.get(parameter, parameter) for parameter in parameters]
-        momenta = [self._momentum(parameter, weight) for parameter, weight in zip(parameters, weights)]
+        momenta = [self._momentum(group, parameter) for parameter in parameters]
         momentum = torch.stack(momenta).lerp(gradients, 1.0 - group["momentum"])
         step = orthogonal(gradients.lerp(momentum, group["momentum"]))
         learning_rate = group["lr"] * RMS_OF_ADAMW * max(step.shape[-2:]) ** 0.5
@@ -94,10 +100,10 @@ class Muon(AdamW):
         torch._foreach_copy_(weights, list(after.unbind()))
         torch._foreach_copy_(momenta, list(momentum.unbind()))
 
-    def _momentum(self, parameter: torch.nn.Parameter, weight: Tensor) -> Tensor:
+    def _momentum(self, group: dict[str, Any], parameter: torch.nn.Parameter) -> Tensor:
         state = self.state[parameter]
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
+            state.update(self.new_state(group, parameter))
         return state["momentum_buffer"]
 
 
