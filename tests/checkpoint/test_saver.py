@@ -10,6 +10,7 @@ from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
 from uer.checkpoint.state import StateFolder, read_state
 from uer.config import ParallelConfig
+from uer.errors import UserError
 from uer.optim import AdamW
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
@@ -56,6 +57,32 @@ def test_the_copy_before_is_gone_when_the_next_is_made(saver, monkeypatch):
         saver.save(step, {}, with_weights=True)
     saver.finish()
     assert events == 2 * ["copied", "written", "written"]
+
+
+EDITS = {
+    "model.weight has another shape": lambda state: state["model"].update(weight=torch.zeros(3, 3)),
+    "model.weight is missing": lambda state: state["model"].pop("weight"),
+    "model.bias has another shape or type": lambda state: state["model"].update(bias=torch.zeros(256).long()),
+    "optimizer.weight.exp_avg has another": lambda state: state["optimizer"]["weight"].update(exp_avg=torch.zeros(3)),
+    "optimizer.bias.exp_avg_sq is missing": lambda state: state["optimizer"]["bias"].pop("exp_avg_sq"),
+    "'step' is wrong or missing": lambda state: state.pop("step"),
+    "entry 'step' is wrong": lambda state: state.update(step=-1),
+    "'optimizer' is wrong or missing": lambda state: state.pop("optimizer"),
+    "'random' is wrong or missing": lambda state: state.update(random=7)}
+
+
+@pytest.mark.parametrize("message", EDITS)
+def test_a_state_that_does_not_fit_is_refused(saver, message):
+    saver.save(1, {}, with_weights=False)
+    saver.finish()
+    path = saver.folder.state_path(1)
+    state = checkpoint.read(path)
+    EDITS[message](state)
+    checkpoint.write(state, path)
+    before = {name: value.clone() for name, value in saver.model.state_dict().items()}
+    with pytest.raises(UserError, match=rf"m\.state-1: .*{message}"):
+        saver.restore(read_state(path))
+    assert all(torch.equal(value, before[name]) for name, value in saver.model.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])

@@ -135,7 +135,8 @@ def test_provenance_follows_the_stages(tmp_path: Path) -> None:
     for name, step, before in (("one.bin", 100, None), ("two.bin", 50, str(tmp_path / "one.bin-100"))):
         settings = {**ModelConfig(heads_num=3, hidden_act="relu").values(), **asdict(OptimConfig(learning_rate=1e-4)),
                     "total_steps": 1000000, "pretrained_model_path": before, "seed": 0}
-        checkpoint.write({"format_version": 1, "step": step, "settings": json.dumps(settings), "model": {}},
+        checkpoint.write({"format_version": 1, "step": step, "settings": json.dumps(settings), "model": {},
+                          "optimizer": {}, "scale": {}, "sums": {}, "random": torch.zeros(1)},
                          tmp_path / f"{name}.state-{step}")
     assert recorded_stages(tmp_path / "two.bin") == recorded_stages(tmp_path / "two.bin-51") == []
     stages = recorded_stages(tmp_path / "two.bin-50")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.settings import write_settings
 from uer.checkpoint.state import FORMAT_VERSION, BackgroundWriter, StateFolder
+from uer.errors import UserError
 from uer.runtime import sharded_state
 from uer.runtime.parallel import World
 from uer.runtime.precision import Precision
@@ -83,7 +84,12 @@ class Saver:
         self._tell()
 
     def restore(self, state: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Restore a state that rank 0 has read; returns it, on every rank."""
+        """Restore a state that rank 0 has read; returns it, on every rank.
+
+        Raises:
+            UserError: it is not of this model and optimizer.
+        """
+        self.world.check(lambda: self._check_fits(state))
         shared = self.world.broadcast_tensors(state)
         if "folder" in shared:
             self.world.check(lambda: self._load_sharded(Path(shared["folder"])))
@@ -96,6 +102,37 @@ class Saver:
             self.precision.scale.load(shared["scale"])
         torch.set_rng_state(shared["random"])
         return shared
+
+    def _check_fits(self, state: Mapping[str, Any] | None) -> None:
+        """Check the names, shapes and types of a state that is one file, on the rank that has read it: torch's fused
+        kernels do not, and would write beyond the end of a moment that is too small.
+
+        Raises:
+            UserError: one is missing or differs.
+        """
+        if state is None or "folder" in state:
+            return
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        wanted = {f"model.{name}": self._whole(name, tensor) for name, tensor in self._weights().items()}
+        found = {f"model.{name}": _shape_of(value) for name, value in state["model"].items()}
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                name = names[parameter]
+                if saved := state["optimizer"].get(name):  # a parameter without a gradient so far has none
+                    new = self.optimizer.new_state(group, parameter)
+                    wanted |= {f"optimizer.{name}.{key}": self._whole(name, value) for key, value in new.items()}
+                    found |= {f"optimizer.{name}.{key}": _shape_of(value) for key, value in saved.items()}
+        for name in wanted:
+            if found.get(name) != wanted[name]:
+                raise UserError(f"{state['path']}: not a training state of this model, or a damaged one: {name} "
+                                + ("has another shape or type" if name in found else "is missing"))
+
+    def _whole(self, name: str, tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+        """The shape, as a file has it, and the type of a parameter, or of what belongs to it, on this rank."""
+        shape, split = list(tensor.shape), self.splits.get(name)
+        if split is not None:
+            shape[split.dim] = split.size
+        return tuple(shape), tensor.dtype
 
     def _load_whole(self, shared: Mapping[str, Any]) -> None:
         self.world.load_(self._weights(), shared["model"], self.splits)
@@ -204,3 +241,8 @@ class Saver:
     def _write_weights(self, step: int, weights: Mapping[str, Tensor]) -> None:
         path = self.folder.weights_path(step)
         checkpoint.write(self.export(weights), path, lambda: write_settings(path, step, json.loads(self.settings)))
+
+
+def _shape_of(value: Any) -> tuple[tuple[int, ...], torch.dtype] | None:
+    """Shape and type of a tensor; None of anything else."""
+    return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None

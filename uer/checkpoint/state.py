@@ -36,6 +36,8 @@ FORMAT_VERSION = 1
 RUN_FILE = "run.pt"
 """In the folder of a sharded state: everything but the tensors of the model and the optimizer."""
 SUMMED_BYTES = 1 << 24
+PARTS = {"step": int, "scale": Mapping, "sums": Mapping, "random": Tensor}
+"""Parts of every training state beside the tensors and the settings, and their types."""
 
 
 class StateFolder:
@@ -133,8 +135,8 @@ def remove(path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A training state's content. That of a folder has its path as "folder" and no tensors of the model and the
-    optimizer, which each rank reads by itself.
+    """A training state's content, with its path as "path". That of a folder has it as "folder" too and no tensors of
+    the model and the optimizer, which each rank reads by itself.
 
     Raises:
         UserError: the state is missing, damaged or something else.
@@ -145,7 +147,11 @@ def read_state(path: Path) -> dict[str, Any]:
     if content.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: a training state of format version {content.get('format_version')}; "
                         f"this program reads version {FORMAT_VERSION}")
-    return dict(content)
+    kinds = {**PARTS, **({"model": Mapping, "optimizer": Mapping} if "model" in content else {})}
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    if wrong or content["step"] < 0:
+        raise UserError(f"{path}: a damaged training state: its entry '{(wrong or ['step'])[0]}' is wrong or missing")
+    return {**content, "path": str(path)}
 
 
 def _read_folder(path: Path) -> dict[str, Any]:
