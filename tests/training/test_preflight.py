@@ -116,6 +116,8 @@ def test_too_little_room_for_the_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
     needed = preflight.checkpoint_bytes(10100, 10100, saves=100, keep=2)
     assert needed == 40400 * (100 + 9)
+    for saves, present, states in ((5, 2, 1), (5, 1, 2), (1, 2, 1), (1, 0, 1), (5, 4, 0)):
+        assert preflight.checkpoint_bytes(1, 100, saves, keep=2, present=present) == 4 * saves + 1200 * states
     with pytest.raises(UserError, match=r"--output_model_path .* need 4\.4 MB and .* has 1\.0 MB free"):
         preflight.check_output(str(tmp_path / "m"), needed)
     preflight.check_output(str(tmp_path / "m"), 10**5)
@@ -128,15 +130,20 @@ def test_the_checkpoints_to_come_are_counted(step, total, every):
 
 
 @pytest.mark.parametrize(("save", "saved"), [("adapter", 10), ("merged", 1000)])
-def test_frozen_parameters_are_in_no_training_state(save, saved, monkeypatch):
+def test_frozen_parameters_are_in_no_training_state(save, saved, monkeypatch, tmp_path):
     model = nn.Linear(100, 10)
     model.weight.requires_grad_(False)
     monkeypatch.setattr(run, "parameter_count", lambda *_: 1000)
     config = SimpleNamespace(total_steps=100, save_checkpoint_steps=10, keep_checkpoints=2)
     settings = SimpleNamespace(model=None, lora=LoraConfig(use_lora=True, lora_save=save))
     ours = SimpleNamespace(config=config, settings=settings, saves_merged=save == "merged",
+                           folder=StateFolder(tmp_path / "m", 2),
                            data=SimpleNamespace(vocab_size=0, tgt_vocab_size=0))
+    for step in (40, 50):
+        (tmp_path / f"m.state-{step}").touch()
     assert run.Run._checkpoint_bytes(ours, model, 0) == 4 * saved * 10 + 12 * 10 * 3
+    # A run that goes on removes its older states: of its three at once, two are there.
+    assert run.Run._checkpoint_bytes(ours, model, 50) == 4 * saved * 5 + 12 * 10 * 1
 
 
 def test_the_writer_keeps_one_in_flight_and_tells_errors_later():

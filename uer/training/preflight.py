@@ -48,8 +48,8 @@ def saves_left(step: int, total_steps: int, save_every: int) -> int:
     return total_steps // save_every - step // save_every + (total_steps % save_every > 0)
 
 
-def checkpoint_bytes(saved: int, trained: int, saves: int, keep: int) -> int:
-    """Bytes of the next `saves` checkpoints: the weights of all, and `keep` + 1 training states.
+def checkpoint_bytes(saved: int, trained: int, saves: int, keep: int, present: int = 0) -> int:
+    """Bytes that the next `saves` checkpoints add: the weights of all, and training states until there are `keep` + 1.
 
     One training state more than `keep` exists while it is written. A state has three times the size of what is trained,
     with AdamW's two moments. All numbers in files are float32, whatever --weights_dtype.
@@ -57,8 +57,9 @@ def checkpoint_bytes(saved: int, trained: int, saves: int, keep: int) -> int:
     Args:
         saved: parameters in the weights of a checkpoint.
         trained: parameters in a training state.
+        present: training states that are there, and are removed when there are newer ones.
     """
-    return 4 * saved * saves + 12 * trained * min(keep + 1, saves)
+    return 4 * saved * saves + 12 * trained * max(0, min(keep + 1 - present, saves))
 
 
 def check_lengths(path: str, seq_length: int, max_seq_length: int, flag: str = "--seq_length") -> None:

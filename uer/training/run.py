@@ -396,7 +396,8 @@ class Run:
             trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             saved = saved if self.saves_merged else trained
         saves = preflight.saves_left(step, config.total_steps, config.save_checkpoint_steps)
-        return preflight.checkpoint_bytes(saved, trained, saves, config.keep_checkpoints)
+        present = len([saved for saved in self.folder.steps() if saved <= step])
+        return preflight.checkpoint_bytes(saved, trained, saves, config.keep_checkpoints, present)
 
     def _print_summary(self, parts: Parts, teacher: Teacher | None) -> None:
         """Print sizes, costs and learning rates before the first update."""
