@@ -44,6 +44,7 @@ from uer.errors import UserError
 from uer.family.mps import Mps, available
 from uer.files import atomic_path
 from uer.json_files import json_text, read_json_object
+from uer.runtime.processes import death_signal
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ("output_model_path", "metrics_path", "seed", "threads", "log_path", "dry_run")
@@ -202,7 +203,7 @@ def _start(trial: Trial, environment: dict[str, str], pass_fds: tuple[int, ...])
         temporary.write_text(json_text(trial.flags, indent=2) + "\n", encoding="utf-8")
     with open(trial.folder / LOG, "a", encoding="utf-8") as log:
         return subprocess.Popen(trial.command(), stdout=log, stderr=log, env=environment, cwd=os.getcwd(),
-                                pass_fds=pass_fds)
+                                pass_fds=pass_fds, preexec_fn=death_signal(signal.SIGTERM))
 
 
 def _finish(trial: Trial, keep_weights: bool) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +133,25 @@ def test_a_failed_run_is_named_and_the_others_are_made(tmp_path, run_sweep):
         run_sweep(content)
     assert "| right | 1 | 3.000 |" in run_sweep.printed
     assert "AssertionError" in (tmp_path / "out" / "wrong-seed7" / "log.txt").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a program of its parent's death")
+def test_a_run_is_told_to_save_when_the_sweep_is_killed(tmp_path):
+    """Else it would go on by itself, and the sweep that is started again could not write there."""
+    told = tmp_path / "told"
+    (tmp_path / "pretrain.py").write_text(
+        "import pathlib, signal, sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        f"print('begun', flush=True)\nsignal.sigwait([signal.SIGTERM])\npathlib.Path({str(told)!r}).touch()\n")
+    driver = ("import os, pathlib, sys, time, sweep\n"
+              f"sweep.ROOT = folder = pathlib.Path({str(tmp_path)!r})\n"
+              "sweep._start(sweep.Trial('a', 7, folder / 'a'), dict(os.environ), ())\n"
+              "while 'begun' not in (folder / 'a' / sweep.LOG).read_text():\n    time.sleep(0.01)\n"
+              "os.kill(os.getpid(), 9)\n")
+    subprocess.run([sys.executable, "-c", driver], cwd=Path(sweep.__file__).parent, timeout=60, check=False)
+    until = time.monotonic() + 60
+    while not told.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert told.exists()
 
 
 def test_the_command_is_one_of_pretrain(tmp_path):
