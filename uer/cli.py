@@ -32,9 +32,7 @@ from uer.sections import (
     problems_of,
     settings_of,
 )
-from uer.terminal import output_error, tolerate_encodings
-
-BROKEN_PIPE_STATUS = 141
+from uer.terminal import BROKEN_PIPE_STATUS, output_error, tolerate_encodings
 
 
 def parse(description: str, sections: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
@@ -102,8 +100,9 @@ def run(main: Callable[[], Any]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or isinstance(error, BrokenPipeError):
             _finish_output(error)
+        output_error()
         if error.strerror is None:
             raise
         _fail(f"{_shown_name(error.filename)}: {error.strerror}" if error.filename else error.strerror)

@@ -5,6 +5,9 @@ import os
 import sys
 from typing import Any, TextIO
 
+BROKEN_PIPE_STATUS = 141
+"""The exit status where the reader of standard output has ended (`| head`), as a shell reports SIGPIPE."""
+
 
 def tolerate_encodings() -> None:
     """Print what the terminal's encoding lacks as an escape (`\\u4e2d`) instead of failing at it.

@@ -236,6 +236,18 @@ def test_an_error_longer_than_a_pipe_holds_reaches_the_command():
         launch.run(ranks, _fail_at_length)
 
 
+def _lose_its_reader(rank_info):
+    if rank_info.rank == 0:
+        raise BrokenPipeError(32, "Broken pipe", "standard output")
+    raise RuntimeError("gloo: connection closed by peer")
+
+
+def test_ranks_whose_output_nobody_reads_end_without_a_word(capfd):
+    """pretrain.py --world_size 2 ... | head"""
+    ranks = [launch.RankInfo(rank, 2, rank, 2, spawned=True) for rank in range(2)]
+    assert launch.run(ranks, _lose_its_reader) == 141 and capfd.readouterr().err == ""
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_stopped_rank_is_named(waiting):
     """Rank 0 holds the store that the ranks' pulses are in, and so is the harder case."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from uer.errors import UserError
+from uer.terminal import BROKEN_PIPE_STATUS
 
 
 def _no_explanation(error: BaseException) -> str:
@@ -31,7 +32,7 @@ class Failure:
         weight: larger for a cause than for its consequences (a rank fails too if another one has ended); the failure
             with the largest weight is shown.
         status: the exit status of the command.
-        message: one line, or a traceback.
+        message: one line, or a traceback; "" where nothing is shown.
         user: the user can correct it; it is shown as one line without a traceback.
     """
 
@@ -45,6 +46,8 @@ def describe(error: BaseException) -> Failure:
     """The description of a rank's exception that is sent to the parent process."""
     if isinstance(error, UserError):
         return Failure(3, 2, str(error), user=True)
+    if isinstance(error, BrokenPipeError) and error.filename is not None:  # standard output's, not a connection's
+        return Failure(3, BROKEN_PIPE_STATUS, "")
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         return Failure(3, 2, message, user=True)

@@ -28,6 +28,7 @@ from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.runtime.failures import Failure, SharedError, as_user_errors, describe
 from uer.runtime.processes import death_note, die_with_parent, start_method
+from uer.terminal import output_error
 
 GRACE_SECONDS = 2.0
 SLURM_FIRST_PORT = 20000
@@ -178,7 +179,7 @@ def _rank_main(pipe: Any, worker: Callable[..., int], rank_info: RankInfo, argum
     if failure is not None:
         pipe.send(failure)
     pipe.close()
-    sys.stdout.flush()
+    output_error()
     sys.stderr.flush()
     os._exit(status)  # at once: a communication library's thread must not keep a finished rank from ending
 
@@ -247,6 +248,8 @@ def _verdict(ranks: list[_Rank]) -> int:
     cause = max(failures, key=lambda failure: failure.weight)
     if cause.user:
         raise UserError(cause.message)
+    if not cause.message:
+        return cause.status
     number = next(rank.number for rank in ranks if rank.failure is cause)
     headline = cause.message if cause.weight == 4 else f"rank {number} failed:\n{cause.message}"
     print(f"error: {headline.rstrip()}", file=sys.stderr)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from uer.config import LogConfig
 from uer.errors import UserError
 from uer.files import prepare_file
+from uer.reading import naming
 
 PREFIX = "[%(asctime)s %(levelname)s]"
 TIME = "%Y-%m-%d %H:%M:%S"
@@ -34,7 +35,9 @@ def set_up_logging(config: LogConfig, name: str = "uer", prefix: str = PREFIX, i
     wanted: list[tuple[logging.Handler, str]] = [(BarHandler(), config.log_level)]
     if config.log_path and is_main:
         prepare_file(config.log_path, "--log_path")
-        wanted.append((LogFile(config.log_path, encoding="utf-8"), config.log_file_level))
+        # A file name whose bytes are not UTF-8 is written with escapes.
+        log = LogFile(config.log_path, encoding="utf-8", errors="backslashreplace")
+        wanted.append((log, config.log_file_level))
     for handler, level in wanted:
         handler.setFormatter(logging.Formatter(f"{prefix} %(message)s", TIME))
         handler.setLevel(level)
@@ -45,9 +48,10 @@ class BarHandler(logging.Handler):
     """Prints lines without tearing the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        """Print one line; an error names standard output."""
+        with naming("standard output"):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
 
 
 class LogFile(logging.FileHandler):

@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from uer.config import LogConfig
 from uer.errors import UserError
 from uer.files import prepare_file
+
+LINE_START = b'{"kind": '
+LONGEST_LINE = 1 << 16
 
 
 class MetricsWriter:
@@ -34,7 +38,7 @@ class MetricsWriter:
         if self._file is not None:
             line = json.dumps(_strict({"kind": kind, "step": step, **facts, **metrics}), ensure_ascii=False) + "\n"
             try:
-                self._file.write(line.encode())
+                _write(self._file, line.encode())
             except OSError as error:
                 raise UserError(f"--metrics_path {self._path}: {error.strerror}") from None
         scalars = {f"{tag}{kind}/{name}": value for name, value in metrics.items() if isinstance(value, (int, float))}
@@ -63,7 +67,25 @@ def _open_metrics(path: str | None) -> Any:
     if path is None:
         return None
     prepare_file(path, "--metrics_path")
+    if os.path.isfile(path):
+        _drop_half_line(path)
     return open(path, "ab", buffering=0)  # a line is one write: a kill leaves no half of one in a buffer
+
+
+def _drop_half_line(path: str) -> None:
+    """Remove a last line that a full disk has cut off: the next record would be appended to it."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LONGEST_LINE))
+        half = file.read().rpartition(b"\n")[2]
+        if half[:len(LINE_START)] == LINE_START[:len(half)]:  # a line of ours, not the end of another file
+            file.truncate(size - len(half))
+
+
+def _write(file: Any, line: bytes) -> None:
+    """Write all of a line: a disk that becomes full takes a part of it without an error."""
+    while line:
+        line = line[file.write(line):]
 
 
 def _open_board(folder: str | None) -> Any:
