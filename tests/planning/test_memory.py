@@ -83,6 +83,19 @@ def test_parts_of_a_mesh():
     assert alone.activations > two.activations == four.activations
 
 
+def test_what_is_offloaded_is_in_the_memory_of_the_host():
+    """A rank's part of weights, gradients and moments; on the device is what it gathers, and a block's gradients."""
+    there, off = (memory_of(SMALL, VOCAB, rows_of(SMALL).processor, 4, parallel, None) for parallel in (
+        ParallelConfig(world_size=2, sharding="fsdp", cpu_offload=offload) for offload in (False, True)))
+    part = -(-parameter_count(SMALL, VOCAB) // 2)
+    assert off.host == 16 * part and off.moments == there.host == 0
+    assert off.weights == there.weights - 4 * part and off.gradients < there.gradients
+    assert (off.activations, off.logits) == (there.activations, there.logits)
+    train = TrainConfig(output_model_path="m", dry_run=True, batch_size=2)
+    lines = plan_lines(SMALL, train, ParallelConfig(world_size=2, sharding="fsdp", cpu_offload=True), rows_of(SMALL))
+    assert any(line.startswith("memory of the host for each device (--cpu_offload): ") for line in lines)
+
+
 def test_the_largest_batch_fills_the_memory():
     def memory(rows):
         return memory_of(SMALL, VOCAB, rows_of(SMALL).processor, rows, ParallelConfig(), torch.bfloat16)

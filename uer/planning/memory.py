@@ -46,6 +46,8 @@ class Memory:
         recomputed: with activation checkpointing, what one layer keeps when it is computed again; the logits are gone
             by then.
         teacher: weights and logits of a teacher.
+        host: with --cpu_offload, what is in the host's memory instead, which `total` leaves out: weights, gradients and
+            moments in fp32. The device has the weights that are gathered and the gradients of one block at a time.
     """
 
     weights: int
@@ -55,6 +57,7 @@ class Memory:
     logits: int
     recomputed: int = 0
     teacher: int = 0
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -149,8 +152,12 @@ def memory_of(config: ModelConfig, vocab_size: int, processor: Processor, rows: 
         copies = 0 if dtype is None else width * one.rest
     activations = found.outside + (found.layers if mode == OFF else
                                    found.entered + (found.kept if mode == SELECTIVE else 0))
+    recomputed = 0 if mode == OFF else one.layers
+    if parallel.cpu_offload:
+        return Memory(copies + gathered, 4 * max(one.block, one.rest), 0, activations, found.logits, recomputed,
+                      host=(4 + 4 + MOMENTS) * parameters)
     return Memory(4 * parameters + copies + gathered, 4 * parameters, MOMENTS * parameters, activations, found.logits,
-                  0 if mode == OFF else one.layers)
+                  recomputed)
 
 
 def traffic_of(config: ModelConfig, vocab_size: int, processor: Processor, rows: int, parallel: ParallelConfig,

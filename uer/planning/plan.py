@@ -110,6 +110,9 @@ def _memory_lines(memory: Callable[[int], Memory], train: TrainConfig, rows: Row
     lines += [f"    {part:12}{getattr(found, part) / 2**30:10.2f} GiB" for part in parts]
     lines.append(f"    {'in all':12}{found.total / 2**30:10.2f} GiB"
                  + (" at most; the larger one of logits and recomputed counts" if found.recomputed else " at most"))
+    if found.host:
+        lines.append(f"memory of the host for each device (--cpu_offload): {found.host / 2**30:.2f} GiB of weights, "
+                     "gradients and moments")
     if gpu:
         room = int(FILLED * gpu.memory_gib * 2**30) - FIXED_BYTES
         most = largest_batch(memory, room)
