@@ -309,14 +309,16 @@ class TrainConfig:
         return found
 
     def writes(self) -> list[File]:
-        """The existing files that this run will overwrite: checkpoints, their settings, and training states."""
+        """The existing files that this run will overwrite: checkpoints, their settings, and training states. With
+        --decay_from they may be of any step, since its end is not known yet."""
         output = Path(self.output_model_path)
         kept = re.compile(rf"{re.escape(output.name)}(?:-(\d+)(?:\.settings\.json)?|\.state-\d+(?:\.old)?)")
         found = []
         for path in existing(output.parent, kept):
             step = int(kept.fullmatch(path.name)[1] or 0)
-            saved = step and step <= self.total_steps and (
-                step == self.total_steps or step % max(1, self.save_checkpoint_steps) == 0)
+            last = step == self.total_steps
+            saved = step and (self.decay_from or last or (
+                step < self.total_steps and step % max(1, self.save_checkpoint_steps) == 0))
             if saved or (not step and not path.is_dir()):  # a state of divided parameters is a folder
                 found.append(File("--output_model_path", str(path)))
         return found

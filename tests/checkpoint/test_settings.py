@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def test_they_may_be_outputs_but_no_inputs(tmp_path):
         cli.parse("", sections, [*flags, "--config_path", str(tmp_path / "m-10.settings.json")])
     train, _ = cli.parse("", sections, [*flags, "--config_path", str(tmp_path / "m-7.settings.json")])
     assert [Path(file.path).name for file in train.writes()] == ["m-10.settings.json"]
+    decay = replace(train, decay_from="n.state-3", decay_steps=4)  # its step 7 is not known before the state is read
+    assert "m-7.settings.json" in [Path(file.path).name for file in decay.writes()]
 
 
 def test_a_killed_run_leaves_no_part_of_one(tmp_path):
