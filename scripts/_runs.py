@@ -54,7 +54,7 @@ def read_curve(path: str) -> Curve:
     used = dict.fromkeys(AXES, 0.0)
     losses: list[float] = []
     axes: dict[str, list[float]] = {axis: [] for axis in AXES}
-    for record in sorted(read_metrics(path), key=lambda record: (record["step"], record["kind"] != "train")):
+    for record in sorted(read_metrics(path, flag=""), key=lambda record: (record["step"], record["kind"] != "train")):
         if record["kind"] == "train":
             tokens = record.get("interval_real_tokens", math.nan)
             used["tokens"] += tokens

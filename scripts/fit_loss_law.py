@@ -89,7 +89,7 @@ def read_run(path: str, model: ModelConfig, vocab_size: int) -> Run:
     Raises:
         UserError: the run has not ended, or its last update was not evaluated.
     """
-    records = read_metrics(path)
+    records = read_metrics(path, flag="--runs")
     trained = [record for record in records if record["kind"] == "train" and "interval_real_tokens" in record]
     losses = [record for record in records if record["kind"] == "eval" and "loss" in record]
     if not trained or not losses or losses[-1]["step"] < END * losses[-1]["total_steps"]:

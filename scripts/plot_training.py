@@ -77,8 +77,13 @@ def require_matplotlib() -> None:
         raise UserError("this script needs the package matplotlib: pip install matplotlib")
 
 
-def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
+def read_metrics(path: str, skip_steps: int = 0, flag: str = "--metrics_path") -> list[dict[str, Any]]:
     """The records of a file, sorted by step; of a step that a resumed run repeated, the last record.
+
+    Args:
+        path: the file.
+        skip_steps: leave out the steps before this one.
+        flag: the flag that names the file, for the messages.
 
     Returns:
         Records with `kind` (train, eval, test, or grid for a trial of a grid), `run` (the settings that distinguish
@@ -88,7 +93,7 @@ def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
         UserError: the file is missing or has no reports, or a line is not JSON; the last line may be incomplete,
             because the run may have been killed.
     """
-    lines = read_bytes(path, "--metrics_path").decode("utf-8", "replace").removesuffix("\n").split("\n")
+    lines = read_bytes(path, flag).decode("utf-8", "replace").removesuffix("\n").split("\n")
     found: dict[tuple, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -99,7 +104,7 @@ def read_metrics(path: str, skip_steps: int = 0) -> list[dict[str, Any]]:
                 raise UserError(f"{path}, line {number}: not a line of --metrics_path") from None
     kept = [record for record in found.values() if record.get("step", skip_steps) >= skip_steps]
     if not any(record["kind"] in ("train", "grid") for record in kept):
-        raise UserError(f"--metrics_path {path}: no reports in it"
+        raise UserError(f"{flag} {path}: no reports in it".strip()
                         + (f" from step {skip_steps} on (--skip_steps)" if skip_steps else " yet"))
     _name_runs(kept)
     return sorted(kept, key=lambda record: (record.get("step", 0), record.get("epoch", 0)))

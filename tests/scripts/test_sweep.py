@@ -186,3 +186,8 @@ def test_a_wrong_sweep_is_refused(tmp_path, run_script, content, message):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         run_script("sweep.py", "--sweep_path", path, "--output_dir", tmp_path / "out")
+
+
+def test_a_file_that_is_missing_is_named_without_a_flag_of_another_command(tmp_path, run_script):
+    with pytest.raises(UserError, match=r"^\S+/absent\.jsonl: No such file"):
+        run_script("compare_runs.py", "--runs", f"a={tmp_path / 'absent.jsonl'}")
