@@ -11,6 +11,7 @@ Shipped settings (`--config_path models/bert/tiny_config.json`) are found from a
 """
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,44 +20,6 @@ from types import ModuleType
 from uer import cli
 from uer.errors import UserError
 from uer.model_settings import commands_folder, find_configs
-
-CONVERSIONS = {
-    "bert-to-huggingface": "convert_bert_from_uer_to_huggingface.py",
-    "bert-to-uer": "convert_bert_from_huggingface_to_uer.py",
-    "text-classification-to-huggingface": "convert_bert_text_classification_from_uer_to_huggingface.py",
-    "text-classification-to-uer": "convert_bert_text_classification_from_huggingface_to_uer.py",
-    "token-classification-to-huggingface": "convert_bert_token_classification_from_uer_to_huggingface.py",
-    "token-classification-to-uer": "convert_bert_token_classification_from_huggingface_to_uer.py",
-    "extractive-qa-to-huggingface": "convert_bert_extractive_qa_from_uer_to_huggingface.py",
-    "extractive-qa-to-uer": "convert_bert_extractive_qa_from_huggingface_to_uer.py",
-    "bert-from-original-tf": "convert_bert_from_original_tf_to_uer.py",
-    "bert-to-original-tf": "convert_bert_from_uer_to_original_tf.py",
-    "albert-from-original-tf": "convert_albert_from_original_tf_to_uer.py",
-    "albert-to-original-tf": "convert_albert_from_uer_to_original_tf.py",
-    "gpt2-to-huggingface": "convert_gpt2_from_uer_to_huggingface.py",
-    "gpt2-to-uer": "convert_gpt2_from_huggingface_to_uer.py",
-    "albert-to-huggingface": "convert_albert_from_uer_to_huggingface.py",
-    "albert-to-uer": "convert_albert_from_huggingface_to_uer.py",
-    "xlmroberta-to-huggingface": "convert_xlmroberta_from_uer_to_huggingface.py",
-    "xlmroberta-to-uer": "convert_xlmroberta_from_huggingface_to_uer.py",
-    "bart-to-huggingface": "convert_bart_from_uer_to_huggingface.py",
-    "bart-to-uer": "convert_bart_from_huggingface_to_uer.py",
-    "t5-to-huggingface": "convert_t5_from_uer_to_huggingface.py",
-    "t5-to-uer": "convert_t5_from_huggingface_to_uer.py",
-    "lora-to-huggingface": "convert_lora_from_uer_to_huggingface.py",
-    "pegasus-to-huggingface": "convert_pegasus_from_uer_to_huggingface.py",
-    "pegasus-to-uer": "convert_pegasus_from_huggingface_to_uer.py",
-    "sbert-to-huggingface": "convert_sbert_from_uer_to_huggingface.py",
-    "sbert-to-uer": "convert_sbert_from_huggingface_to_uer.py",
-    "modernbert-to-huggingface": "convert_modernbert_from_uer_to_huggingface.py",
-    "modernbert-to-uer": "convert_modernbert_from_huggingface_to_uer.py",
-    "llama-to-huggingface": "convert_llama_from_uer_to_huggingface.py",
-    "llama-to-uer": "convert_llama_from_huggingface_to_uer.py",
-    "qwen-to-huggingface": "convert_qwen_from_uer_to_huggingface.py",
-    "qwen-to-uer": "convert_qwen_from_huggingface_to_uer.py",
-    "bloom-to-huggingface": "convert_bloom_from_uer_to_huggingface.py",
-    "bloom-to-uer": "convert_bloom_from_huggingface_to_uer.py",
-}
 
 
 def preprocess() -> None:
@@ -86,14 +49,25 @@ def infer() -> None:
 
 def convert() -> None:
     """uer-convert CONVERSION"""
-    scripts = _folder() / "scripts"
-    cli.run(lambda: _choose("uer-convert", "CONVERSION", {name: scripts / file for name, file in CONVERSIONS.items()}))
+    cli.run(lambda: _choose("uer-convert", "CONVERSION", conversions(_folder() / "scripts")))
 
 
 def tasks(folder: Path, start: str, end: str) -> dict[str, Path]:
     """The scripts of a folder by what they are about: run_classifier.py -> classifier."""
     return {path.name.removeprefix(start).removesuffix(end).replace("_", "-"): path
             for path in sorted(folder.glob(f"{start}*{end}"))}
+
+
+def conversions(folder: Path) -> dict[str, Path]:
+    """The scripts of a folder by what they convert: convert_bert_from_uer_to_huggingface.py -> bert-to-huggingface,
+    convert_bert_text_classification_from_huggingface_to_uer.py -> text-classification-to-uer,
+    convert_bert_from_original_tf_to_uer.py -> bert-from-original-tf."""
+    found = {}
+    for path in sorted(folder.glob("convert_*.py")):
+        model, source, target = re.fullmatch(r"convert_(.+)_from_(.+)_to_(.+)", path.stem).groups()
+        end = "from_original_tf" if source == "original_tf" else f"to_{target}"
+        found[f"{model.removeprefix('bert_')}_{end}".replace("_", "-")] = path
+    return found
 
 
 def _choose(command: str, what: str, scripts: Mapping[str, Path]) -> None:
