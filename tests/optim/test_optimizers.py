@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from uer.config import OptimConfig, optim_identity
 from uer.optim import (
@@ -70,6 +71,17 @@ def test_adamw_follows_its_formulas_while_the_rate_changes(capturable, tolerance
             v.mul_(0.999).add_(parameter.grad**2, alpha=0.001)
             value.sub_(rate * m / (v.sqrt() + 1e-6)).mul_(1 - rate * (0.01 if number < 3 else 0.0))
             torch.testing.assert_close(parameter.detach(), value, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", [AdamW, StableAdamW])
+def test_what_a_gpu_decides_is_brought_to_parameters_on_the_host(kind):
+    """--cpu_offload. Fake tensors know their devices, and refuse a kernel that mixes them."""
+    with FakeTensorMode():
+        params = parameters()
+        give_gradients(params, 1)
+        optimizer = kind(params, lr=0.1)
+        optimizer.grad_scale, optimizer.found_inf = (torch.ones((), device="cuda") for _ in range(2))
+        optimizer.step()
 
 
 def test_a_weight_decay_of_everything_leaves_nothing():

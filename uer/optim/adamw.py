@@ -52,10 +52,15 @@ class AdamW(Optimizer):
         return {"exp_avg": torch.zeros_like(updated), "exp_avg_sq": torch.zeros_like(updated)}
 
     def _update_group(self, group: dict[str, Any]) -> None:
-        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for (device, _), rows in self._rows(group).items():
             learning_rate, decay = of_the_kernel(group["lr"], group["weight_decay"])
-            fused_update(group, rows, learning_rate, decay, self._infinity(device), grad_scale, found_inf)
+            fused_update(group, rows, learning_rate, decay, self._infinity(device), *self._scale_and_infinity(device))
+
+    def _scale_and_infinity(self, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """`grad_scale` and `found_inf` on the device of parameters: a GPU computed them, and parameters may be kept in
+        the memory of the host, where the kernel would read an address of the GPU."""
+        given = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        return tuple(None if tensor is None else tensor.to(device) for tensor in given)
 
     def _rows(self, group: dict[str, Any]) -> dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]]:
         """(parameter or its master, gradient, m, v) of each parameter of a group, by device and dtype."""

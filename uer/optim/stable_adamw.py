@@ -39,8 +39,8 @@ class StableAdamW(AdamW):
     sum_: Callable[[Tensor], Tensor] | None = None
 
     def _update_group(self, group: dict[str, Any]) -> None:
-        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for (device, _), rows in self._rows(group).items():
+            grad_scale, found_inf = self._scale_and_infinity(device)
             learning_rates = group["lr"] / self._excess(group, rows, grad_scale)  # (N,)
             learning_rates, decay = of_the_kernel(learning_rates, group["weight_decay"])
             for row, learning_rate in zip(rows, learning_rates.unbind()):  # the kernel takes one learning rate

@@ -75,7 +75,8 @@ def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
     """`tensor`, whole and the same on every rank, split over the ranks as the sharded `like` is."""
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+    # It is on the mesh's device afterwards; `like` may be in the memory of the host.
+    return distribute_tensor(tensor, like.device_mesh, like.placements).to(like.device)
 
 
 def described(tensor: Tensor, split: Split | None, mesh: Any) -> Tensor:
