@@ -164,7 +164,7 @@ def test_the_writer_keeps_one_in_flight_and_tells_errors_later():
 
 def test_states_are_found_and_tidied(tmp_path):
     folder = StateFolder(tmp_path / "m.bin", keep=2)
-    for name in ("m.bin.state-5", "m.bin.state-40", "m.bin.state-9", "m.bin.state-x", "other.state-7",
+    for name in ("m.bin.state-5", "m.bin.state-40", "m.bin.state-9", "m.bin.state-x", "m.bin.state-²", "other.state-7",
                  "m.bin.state-50.0a1b2c3d.tmp", "m.bin-50.0a1b2c3d.tmp", "m.bin-50.tmp",
                  "m.bin-50.settings.json.0a1b2c3d.tmp"):
         (tmp_path / name).write_text("")

@@ -62,7 +62,7 @@ class StateFolder:
             return []
         names = [path.name.removeprefix(prefix) for path in self.output.parent.iterdir()
                  if path.name.startswith(prefix)]
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def prune(self, newest: int) -> None:
         """Remove all but `keep` of the states up to step `newest`, which was saved last.

@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from uer.checkpoint import files as checkpoint
 from uer.checkpoint.saver import Saver
@@ -282,10 +283,7 @@ class Run:
         graphed = self._is_graphed(model)
         module = forward if graphed else world.wrap(forward, accumulating=config.accumulation_steps > 1,
                                                     dtype=precision.dtype)
-        optimizer = build_optimizer(optim, model, capturable=graphed)
-        optimizer.masters = masters
-        if self.settings.parallel.sharding == "fsdp":
-            optimizer.sum_ = world.sum_  # for StableAdamW, which measures whole gradients
+        optimizer = self._optimizer(model, masters, capturable=graphed)
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
         reads_padding = model.encoder.reads_padding
         loaders = Loaders(config, self.data, world, self.document_start, self.static, reads_padding,
@@ -303,6 +301,14 @@ class Run:
             evaluate=partial(evaluate, forward, held_out, world, precision, model.perplexities,
                              self.threads if self.split else 1) if held_out else None,
             decode=self.data.tokenizer.decode, update=update)
+
+    def _optimizer(self, model: Model, masters: Mapping[nn.Parameter, Tensor], capturable: bool) -> Optimizer:
+        """The optimizer of the model's parameters, or of their float32 `masters` where they have one."""
+        optimizer = build_optimizer(self.settings.optim, model, capturable)
+        optimizer.masters = masters
+        if self.settings.parallel.sharding == "fsdp":
+            optimizer.sum_ = self.world.sum_  # for StableAdamW, which measures whole gradients
+        return optimizer
 
     def _cpu_update(self, model: Model, split: dict[str, int] | None, trim: bool) -> Callable[..., Update]:
         """The update where it is no CUDA graph: with workers where one rank has several CPU threads. Sets `self.split`.
