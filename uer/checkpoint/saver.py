@@ -6,7 +6,7 @@ part into one folder. Weights are always one file, whole.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +112,23 @@ class Saver:
         """
         if state is None or "folder" in state:
             return
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
         wanted = {f"model.{name}": self._whole(name, tensor) for name, tensor in self._weights().items()}
         found = {f"model.{name}": _shape_of(value) for name, value in state["model"].items()}
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                name = names[parameter]
-                if saved := state["optimizer"].get(name):  # a parameter without a gradient so far has none
-                    new = self.optimizer.new_state(group, parameter)
-                    wanted |= {f"optimizer.{name}.{key}": self._whole(name, value) for key, value in new.items()}
-                    found |= {f"optimizer.{name}.{key}": _shape_of(value) for key, value in saved.items()}
+        for name, group, parameter in self._trained():
+            if saved := state["optimizer"].get(name):  # a parameter without a gradient so far has none
+                new = self.optimizer.new_state(group, parameter)
+                wanted |= {f"optimizer.{name}.{key}": self._whole(name, value) for key, value in new.items()}
+                found |= {f"optimizer.{name}.{key}": _shape_of(value) for key, value in saved.items()}
         for name in wanted:
             if found.get(name) != wanted[name]:
                 raise UserError(f"{state['path']}: not a training state of this model, or a damaged one: {name} "
                                 + ("has another shape or type" if name in found else "is missing"))
+
+    def _trained(self) -> Iterator[tuple[str, dict[str, Any], nn.Parameter]]:
+        """Name, group and parameter of all that the optimizer updates."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        for group in self.optimizer.param_groups:
+            yield from ((names[parameter], group, parameter) for parameter in group["params"])
 
     def _whole(self, name: str, tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
         """The shape, as a file has it, and the type of a parameter, or of what belongs to it, on this rank."""
@@ -144,15 +147,10 @@ class Saver:
 
     def _load_sharded(self, folder: Path) -> None:
         """Read this rank's part of a state that is a folder."""
-        saved: dict[str, list[str]] = {}
-        for name in sharded_state.shapes(folder):
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                saved.setdefault(rest.rpartition(".")[0], []).append(rest.rpartition(".")[2])
-        for name, parameter in self.model.named_parameters():
-            like = self.masters.get(parameter, parameter.detach())
-            if name in saved:
-                self.optimizer.state[parameter] = {key: torch.zeros_like(like) for key in saved[name]}
+        saved = {name.rpartition(".")[0] for name in sharded_state.shapes(folder)}
+        for name, group, parameter in self._trained():
+            if f"optimizer.{name}" in saved:
+                self.optimizer.state[parameter] = self.optimizer.new_state(group, parameter)
         with torch.no_grad():
             sharded_state.load_(self._described(), folder)
 
