@@ -24,7 +24,7 @@ class Curve:
 
     Attributes:
         path: its metrics file.
-        losses: one an evaluation, natural logarithm.
+        losses: one an evaluation, natural logarithm; NaN where it was no finite number.
         axes: a key of `AXES` -> how much of it was used at each evaluation.
     """
 
@@ -41,7 +41,7 @@ class Curve:
                 if not number:
                     return used[0]
                 before = self.losses[number - 1]
-                share = (before - loss) / (before - found)
+                share = (before - loss) / (before - found) if math.isfinite(before) else 1.0
                 return used[number - 1] + share * (used[number] - used[number - 1])
         return None
 
@@ -60,9 +60,9 @@ def read_curve(path: str) -> Curve:
             used["tokens"] += tokens
             used["flops"] += tokens * (record.get("flops_per_token") or math.nan)  # 0: not counted
             used["seconds"] += record.get("interval_seconds", math.nan)
-        elif record["kind"] == "eval" and "loss" in record:
+        elif record["kind"] == "eval":
             used["updates"] = record["step"]
-            losses.append(record["loss"])
+            losses.append(record.get("loss", math.nan))  # null in the file
             for axis, values in axes.items():
                 values.append(used[axis])
     if not losses:
@@ -71,13 +71,14 @@ def read_curve(path: str) -> Curve:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and its standard error; NaN of a single value.
+    """The mean, and its standard error; NaN of a single value, or where a value is no finite number.
 
     >>> mean_and_error([1.0, 2.0, 3.0])
     (2.0, 0.5773502691896258)
     """
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return statistics.mean(values), error
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return statistics.mean(values), math.nan
+    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
 def with_error(values: Sequence[float], digits: int = 3, sign: bool = False) -> str:

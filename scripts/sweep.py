@@ -20,6 +20,7 @@ compared with.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -219,14 +220,17 @@ def _last_loss(trial: Trial) -> float:
 
 
 def print_table(trials: list[Trial]) -> None:
-    """The runs whose seeds are all finished: the first one, then the others from the lowest loss on."""
+    """The runs whose seeds are all finished: the first one, then the others from the lowest loss on; diverged ones are
+    the last."""
     names = list(dict.fromkeys(trial.name for trial in trials))
     groups = {name: [read_curve(str(trial.folder / METRICS)) for trial in trials if trial.name == name]
               for name in names if all(trial.finished for trial in trials if trial.name == name)}
     if not groups:
         return
     first, *others = compared(groups)
-    print("\n".join(["", *table([first, *sorted(others, key=lambda row: sum(row["losses"]))])]))
+    losses = [sum(row["losses"]) for row in others]
+    order = sorted(range(len(others)), key=lambda number: (math.isnan(losses[number]), losses[number]))
+    print("\n".join(["", *table([first, *(others[number] for number in order)])]))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,21 @@ def test_losses_that_are_not_finite_do_not_limit_the_picture(tmp_path):
     assert limits == [(2.9, 5.1)]
 
 
+def test_a_diverged_run_comes_last_in_the_table(tmp_path, capsys):
+    """Its file has null for a held-out loss that is no finite number."""
+    trials = []
+    for name, seed, losses in (("a", 1, [5.0, 4.0]), ("a", 2, [5.0, 4.0]), ("bad", 1, [5.0, None]), ("bad", 2, [None]),
+                               ("b", 1, [None, 3.0]), ("b", 2, [5.0, 3.0])):
+        folder = tmp_path / f"{name}{seed}"
+        folder.mkdir()
+        write_run(folder / sweep.METRICS, losses)
+        trials.append(SimpleNamespace(name=name, folder=folder, finished=True))
+    sweep.print_table(trials)
+    rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[3:]]
+    assert [row[:3] for row in rows] == [["| a", "2", "4.000 ± 0.000"], ["| b", "2", "3.000 ± 0.000"],
+                                         ["| bad", "2", "nan"]]
+
+
 def test_operations_that_were_not_counted_are_no_number(tmp_path):
     path = write_run(tmp_path / "a.jsonl", [4.0])
     (tmp_path / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text().replace("6000000.0", "0.0"))
