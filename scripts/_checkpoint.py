@@ -15,6 +15,7 @@ from uer.convert import open as convert_open
 from uer.convert.open import folder_of, is_hugging_face
 from uer.convert.provenance import record_names
 from uer.convert.tokenizer_files import read_tokenizer
+from uer.finetuning.paths import model_files, weights_path
 from uer.finetuning.saved_model import is_finetuned, load_settings
 from uer.model_settings import model_settings
 from uer.paths import File, existing
@@ -39,14 +40,15 @@ class CheckpointFlags:
         return []
 
     def reads(self) -> list[File]:
-        """The usual vocabulary, and what lies beside the checkpoint (settings, training state)."""
-        beside = existing(Path(self.path).parent, record_names(self.path))
+        """The usual vocabulary, and what lies beside the checkpoint (settings, vocabulary, training state)."""
+        beside = (*model_files(self.path), *existing(Path(self.path).parent, record_names(self.path)))
         return [File("--vocab_path", DEFAULT_VOCAB), *(File("--load_model_path", str(path)) for path in beside)]
 
     @property
     def path(self) -> str:
-        """The checkpoint, by whichever flag it was named."""
-        return self.load_model_path or self.pretrained_model_path or ""
+        """The checkpoint, by whichever flag it was named; in a fine-tuned model's folder, its weights."""
+        given = self.load_model_path or self.pretrained_model_path or ""
+        return given if not given or is_hugging_face(given) else str(weights_path(given))
 
 
 def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig]:

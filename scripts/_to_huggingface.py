@@ -74,6 +74,10 @@ class ExportFlags:
     push_dry_run: bool = flag(False, "With --push_to_hub: only list the files that would be sent.")
 
     def problems(self) -> list[str]:
+        try:
+            bytes_of(self.max_shard_size, "--max_shard_size")
+        except UserError as error:
+            return [str(error), *_push.problems(self)]
         return _push.problems(self)
 
     def tokenizer_config(self) -> TokenizerConfig:
@@ -175,6 +179,11 @@ class Source:
     def longest(self) -> int:
         """The longest sequence that transformers' model takes."""
         return self.config.max_seq_length - self.architecture.unused_positions
+
+    @property
+    def seq_length(self) -> int:
+        """The length to which texts are cut: that of fine-tuning, else as long as the model takes."""
+        return min(self.saved.encoder.seq_length, self.longest) if self.saved else self.longest
 
 
 def export(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None) -> None:
@@ -306,8 +315,9 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
         write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config,
-                     tokenizer, source.longest, segments, generation, bytes_of(max_shard_size, "--max_shard_size"))
-        for name, content in source.architecture.files(source.config).items():
+                     tokenizer, source.seq_length, segments, generation, bytes_of(max_shard_size, "--max_shard_size"),
+                     source.saved.encoder.truncation if source.saved else "first")
+        for name, content in source.architecture.files(source.config, source.seq_length).items():
             (temporary / name).parent.mkdir(exist_ok=True)
             write_json(content, temporary / name)
         checked = ""
@@ -399,6 +409,8 @@ def _fine_tuning(saved: SavedModel | None) -> dict[str, Any]:
     """What the settings of a fine-tuned model tell of its training: label -> value."""
     training = saved.task_settings.get("training", {}) if saved else {}
     rows = {label: training[name] for name, label in FINE_TUNING.items() if training.get(name) is not None}
+    if saved:
+        rows["Sequence length"] = saved.encoder.seq_length
     if training.get("pretrained_model_path"):
         rows["Started from"] = Path(training["pretrained_model_path"]).name
     metrics = {name: value for name, value in training.get("dev", {}).items() if isinstance(value, float)}

@@ -86,6 +86,14 @@ def test_a_fine_tuned_model_has_its_own_settings_and_vocabulary(run_script: Run,
     with torch.no_grad():
         expected = model.encode(src, torch.ones_like(src))[0, 0]
     assert np.allclose(np.load(tmp_path / "f.npy")[0], expected, atol=1e-6)
+    run_script("extract_embeddings.py", "--load_model_path", tmp_path / "m.bin", "--word_embedding_path",
+               tmp_path / "e.txt")
+    words = [line.split(" ")[0] for line in (tmp_path / "e.txt").read_text().split("\n")[1:-1]]
+    assert words == encoder.tokenizer.vocab.tokens
+    save_finetuned(f"{tmp_path / 'folder'}/", model.state_dict(), task, config, encoder, {})
+    run_script("extract_features.py", "--load_model_path", tmp_path / "folder", "--test_path", tmp_path / "t.txt",
+               "--prediction_path", tmp_path / "g.npy")
+    assert np.array_equal(np.load(tmp_path / "g.npy"), np.load(tmp_path / "f.npy"))
 
 
 def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,6 +114,7 @@ def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tup
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--test_path", "TMP/none.txt"], r"--test_path .*none.txt: No such file"),
     (["--test_path", "TMP/empty.txt"], "the file is empty"),
+    (["--test_path", "TMP/mark.txt"], "the file is empty"),
     (["--test_path", "TMP/v.txt", "--whitening_size", "65"], "the vectors have 64 dimensions"),
     (["--test_path", "TMP/v.txt", "--whitening_size", "64"], "needs more than 64 lines; .*v.txt has"),
     (["--test_path", "TMP/v.txt", "--pooling", "median"], "'median' is unknown; choose from: first, last, mean, max"),
@@ -115,6 +124,7 @@ def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tup
 def test_bad_settings_are_refused(run_script: Run, model_files: tuple[Path, Path], tmp_path: Path, arguments: list[str],
                                   message: str) -> None:
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbf")
     (tmp_path / "c.json").write_text('{"emb_size": 64, "hidden_size": 64, "heads_num": 1, "feedforward_size": 37, '
                                      '"layers_num": 3, "max_seq_length": 19, "embedding": ["word", "pos", "seg"]}')
     with pytest.raises(UserError, match=message):

@@ -92,6 +92,7 @@ def test_a_public_model_is_not_taken_for_a_private_one(export: Callable[..., str
     (["--push_to_hub", "me/tiny"], "--output_dir is needed"),
     (["--output_dir", "out", "--push_to_hub", "a/b/c"], "a name is needed such as user/model"),
     (["--output_dir", "out", "--push_dry_run"], "--push_dry_run is for --push_to_hub"),
+    (["--output_model_path", "out.bin", "--max_shard_size", "5XB"], "--max_shard_size 5XB: a size such as 5GB"),
     (["--output_dir", "out", "--private"], "--private is for --push_to_hub"),
 ])
 def test_flags_that_do_not_fit_are_refused(export: Callable[..., str], flags: list[str], message: str) -> None:

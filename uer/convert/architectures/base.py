@@ -52,7 +52,8 @@ class Architecture:
         read_other_files: the folder of Hugging Face's model -> what its other files say, under UER's names.
         first_stream: UER's settings, the path -> those of the one encoder that is converted.
         settings_json: the settings of that encoder -> the content of the file for --config_path.
-        files: these settings -> further files of the folder: path -> content of the JSON file.
+        files: these settings, the length to which texts are cut -> further files of the folder: path -> content of the
+            JSON file.
         arguments: what Hugging Face's class is opened with, so that it has no weights that were never trained.
         notes: beginning of a tensor's name -> what is said where it is left out.
         tokenizers: the kinds of tokenizers whose files a folder may have, by UER's names.
@@ -86,7 +87,7 @@ class Architecture:
     read_other_files: Callable[[Path], dict[str, Any]] = lambda folder: {}
     first_stream: Callable[[ModelConfig, str], ModelConfig] = lambda config, path: config
     settings_json: Callable[[ModelConfig], dict[str, Any]] = ModelConfig.values
-    files: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
+    files: Callable[[ModelConfig, int], dict[str, Any]] = lambda config, seq_length: {}
     arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     tokenizers: tuple[str, ...] = ("bert",)
