@@ -228,9 +228,18 @@ def open_any_folder(folder: Path, architecture: Architecture, head: str, weights
     Args:
         weights: the folder's, tidied. Of two names of one tensor transformers 4 reads only the second, which its own
             files leave out (`NameTable.stores_duplicates`): here the model gets the tensor under both.
+
+    Raises:
+        UserError: transformers cannot open it.
     """
-    kind, table = getattr(transformers(), architecture.classes[head]), architecture.names
-    model = kind.from_pretrained(folder, **architecture.arguments).float().eval()
+    package, table = transformers(), architecture.names
+    try:
+        model = getattr(package, architecture.classes[head]).from_pretrained(folder, **architecture.arguments)
+    except Exception as error:  # of many classes; its log says more
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: transformers {package.__version__} cannot open it as {architecture.classes[head]}: "
+                        f"{reason}") from None
+    model = model.float().eval()
     if table.stores_duplicates:
         model.load_state_dict({name: weights[home] for copy, home in table.duplicates.items() if home in weights
                                for name in (home, copy)}, strict=False)

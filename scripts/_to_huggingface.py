@@ -24,7 +24,7 @@ from uer.checkpoint.files import load_weights, save_weights
 from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
 from uer.convert.folder import with_copies, write_folder
-from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, bytes_of, write_json
+from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, WRITTEN_WEIGHTS, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint, require_whole_model
 from uer.convert.provenance import Stage, record_names, recorded_stages
@@ -329,7 +329,7 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
         written = sorted(path.name for path in temporary.iterdir())
         files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
     for path in Path(folder).iterdir():  # of an export before: weights divided otherwise, another tokenizer's files
-        if path.name not in files and (path.name in REPLACED_FILES or path.match("model*.safetensors*")):
+        if path.name not in files and (path.name in REPLACED_FILES or WRITTEN_WEIGHTS.fullmatch(path.name)):
             path.unlink()
     print(f"written: {folder}: {', '.join(written)}")
     return files

@@ -173,6 +173,12 @@ def test_extractive_qa_without_settings(run_script: Run, tmp_path: Path) -> None
         found = theirs(batch.src)
     assert torch.allclose(found.start_logits[0], start, atol=1e-4)
     assert torch.allclose(found.end_logits[0], end, atol=1e-4)
+    config = json.loads((tmp_path / "hf/config.json").read_text())  # whose labels belong to the model it was made of
+    (tmp_path / "hf/config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b", "2": "c"}}))
+    with pytest.raises(UserError, match=r"transformers .* cannot open it as BertForQuestionAnswering: "):
+        run_script("convert_bert_extractive_qa_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+                   "--output_model_path", tmp_path / "back.bin")
+    (tmp_path / "hf/config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))
     run_script("convert_bert_extractive_qa_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
                "--output_model_path", tmp_path / "back.bin")
     again = Tagger(CONFIG, len(TOKENS), 2).eval()

@@ -175,6 +175,12 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
         architecture.tidied(weights, {}, "x")
     with pytest.raises(UserError, match="does not consist of heads of 14"):
         architecture.tidied(weights, {"head_dim": 14}, "x")
+    with pytest.raises(UserError, match="does not consist of heads of -1") as found:
+        architecture.tidied(weights, {"head_dim": -1}, "x")
+    assert "\n" not in str(found.value)
+    for content in ({"layer_types": 3}, {"layer_types": []}, {"rope_parameters": "x"}):
+        with pytest.raises(UserError, match=f"x: {min(content)} "):
+            ARCHITECTURES["modernbert"].read_config(content, "x")
     with pytest.raises(UserError, match="x: rope_parameters is yarn"):
         architecture.read_config({"rope_parameters": {"rope_type": "yarn"}}, "x")
     config = replace(open_hugging_face(save_random(model, tmp_path / "m")).config, attention_window=4)

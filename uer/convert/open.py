@@ -128,9 +128,14 @@ def _architecture_of(weights: Mapping[str, Tensor], among: Mapping[str, Architec
 def fitting_head(weights: Mapping[str, Tensor], architecture: Architecture, config: Mapping[str, Any]) -> str:
     """The head that tidied Hugging Face weights hold, "" for none; config.json's class decides where several fit."""
     fitting = names.fitting_heads(weights, architecture.names, "hugging_face")
-    classes = config.get("architectures") or ()
-    told = [head for head, name in architecture.classes.items() if name in classes]
+    told = [head for head, name in architecture.classes.items() if name in class_names(config)]
     return next((head for head in (*architecture.outputs, *told, *architecture.classes) if head in fitting), "")
+
+
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes of transformers that config.json names."""
+    told = config.get("architectures")
+    return [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
 
 
 def load_checkpoint(path: str | os.PathLike, say: Callable[[str], object] = logger.warning) -> dict[str, Tensor]:

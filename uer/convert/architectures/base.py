@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from uer.config import MODERN, ModelConfig
-from uer.convert.changes import DOES_NOT_FIT, Change
+from uer.convert.changes import DOES_NOT_FIT, Change, reason
 from uer.convert.names import NameTable, tidy
 from uer.convert.settings import (
     Setting,
@@ -116,7 +116,7 @@ class Architecture:
         try:
             return tidied | {name: change.to_uer((tidied[name],))[0] for name, change in self._by_head(tidied, size)}
         except DOES_NOT_FIT as error:
-            raise UserError(f"{path}: its attention does not consist of heads of {size}: {error}") from None
+            raise UserError(f"{path}: its attention does not consist of heads of {size}: {reason(error)}") from None
 
     def arranged(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
         """What `tidied` changes by the size of a head, as Hugging Face has it.
@@ -245,9 +245,9 @@ class Architecture:
         needed = {"heads_num": f"hidden size {hidden} is no multiple of 64, so the number of heads is not known",
                   "layers_num": "its layers share one set of weights, so their number is not known"}
         found = {"heads_num": hidden // 64, **told} if hidden % 64 == 0 else dict(told)
-        for name, reason in needed.items():
+        for name, why in needed.items():
             if name not in measured and name not in found:
-                raise UserError(f"{path}: {reason}; give the model's settings (--config_path, or Hugging Face's "
+                raise UserError(f"{path}: {why}; give the model's settings (--config_path, or Hugging Face's "
                                 "config.json beside the weights)")
         return {name: value for name, value in found.items() if name in ModelConfig.__dataclass_fields__}
 
