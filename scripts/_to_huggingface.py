@@ -27,7 +27,7 @@ from uer.convert.folder import with_copies, write_folder
 from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, WRITTEN_WEIGHTS, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint, require_whole_model
-from uer.convert.provenance import Stage, record_names, recorded_stages
+from uer.convert.provenance import Stage, record_names, recorded_stages, require_vocabulary
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, PROBLEM_TYPES
@@ -379,6 +379,8 @@ def _tokenizer(source: Source, required: bool) -> Tokenizer | None:
     if not fits:
         raise UserError(f"{source.path}: its tokens are not those of a BERT vocabulary, so no tokenizer can be written")
     if len(tokenizer.vocab) == source.vocab_size:
+        recorded = source.stages[0].settings.get("vocabulary") if source.stages else None
+        require_vocabulary(recorded, tokenizer.vocab.fingerprint, path, source.path)
         return tokenizer
     if required:
         raise UserError(f"{path} has {len(tokenizer.vocab)} entries, but {source.path} has {source.vocab_size}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from uer.checkpoint.files import save_weights
+from uer.checkpoint.settings import write_settings
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.labels import LabelSet
@@ -51,6 +52,22 @@ def test_vocabulary_of_another_size_is_refused(run_script: Run, model_files: tup
         with pytest.raises(UserError, match=r"v.txt has 27 entries, but .*m.bin has 28"):
             run_script(name, "--load_model_path", model_files[0], "--vocab_path", model_files[1], *extra)
     assert not (tmp_path / "out.npy").exists()
+
+
+def test_another_vocabulary_than_that_of_the_training_is_refused(run_script: Run, model_files: tuple[Path, Path],
+                                                                 tmp_path: Path) -> None:
+    """A vocabulary of the right size would name each vector, and spell each text, wrongly."""
+    write_settings(model_files[0], 5, {**CONFIG.values(), "vocabulary": Vocab(TOKENS).fingerprint})
+    flags = {"extract_embeddings.py": ["--load_model_path", model_files[0], "--word_embedding_path",
+                                       tmp_path / "e.npy"],
+             "convert_bert_from_uer_to_huggingface.py": ["--input_model_path", model_files[0], "--output_dir",
+                                                         tmp_path / "hf", "--no_check"]}
+    for script, own in flags.items():
+        run_script(script, *own, "--vocab_path", model_files[1])
+    (tmp_path / "v.txt").write_text("".join(f"{token}\n" for token in TOKENS[:5] + TOKENS[:4:-1]))
+    for script, own in flags.items():
+        with pytest.raises(UserError, match=r"v\.txt: not the vocabulary that m\.bin was trained with"):
+            run_script(script, *own, "--vocab_path", model_files[1])
 
 
 @pytest.mark.parametrize("pooling", ["first", "last", "mean", "max"])
