@@ -204,6 +204,7 @@ def test_a_finetuned_model_there_and_back(run_script: Callable[..., str], tmp_pa
     kind = getattr(transformers, kind)
     folder = save_random(kind(kind.config_class(**settings, **{"num_labels": 3, "pad_token_id": 0, **own})),
                          tmp_path / "theirs")
+    assert open_hugging_face(folder).head == head
     options = ("--type", head, "--input_model_path")
     printed = run_script(f"convert_{script}_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
                          tmp_path / "uer.bin")
