@@ -13,8 +13,9 @@ from uer.api.weights import DEFAULT_VOCAB
 from uer.config import ModelConfig, TokenizerConfig, flag
 from uer.convert import open as convert_open
 from uer.convert.open import folder_of, is_hugging_face
-from uer.convert.provenance import record_names
+from uer.convert.provenance import record_names, recorded_vocabulary, require_vocabulary
 from uer.convert.tokenizer_files import read_tokenizer
+from uer.finetuning.paths import model_files, weights_path
 from uer.finetuning.saved_model import is_finetuned, load_settings
 from uer.model_settings import model_settings
 from uer.paths import File, existing
@@ -39,14 +40,15 @@ class CheckpointFlags:
         return []
 
     def reads(self) -> list[File]:
-        """The usual vocabulary, and what lies beside the checkpoint (settings, training state)."""
-        beside = existing(Path(self.path).parent, record_names(self.path))
+        """The usual vocabulary, and what lies beside the checkpoint (settings, vocabulary, training state)."""
+        beside = (*model_files(self.path), *existing(Path(self.path).parent, record_names(self.path)))
         return [File("--vocab_path", DEFAULT_VOCAB), *(File("--load_model_path", str(path)) for path in beside)]
 
     @property
     def path(self) -> str:
-        """The checkpoint, by whichever flag it was named."""
-        return self.load_model_path or self.pretrained_model_path or ""
+        """The checkpoint, by whichever flag it was named; in a fine-tuned model's folder, its weights."""
+        given = self.load_model_path or self.pretrained_model_path or ""
+        return given if not given or is_hugging_face(given) else str(weights_path(given))
 
 
 def open_checkpoint(flags: CheckpointFlags, given: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
@@ -92,12 +94,15 @@ def open_tokenizer(flags: CheckpointFlags, config: TokenizerConfig, size: int) -
     a Hugging Face folder's own.
 
     Raises:
-        UserError: the vocabulary has another size, or there is none.
+        UserError: the vocabulary has another size, is another than that of the training, or there is none.
     """
     if not (config.vocab_path or config.spm_model_path) and is_finetuned(flags.path):
         return load_settings(flags.path).encoder.tokenizer
     if config.vocab_path or not is_hugging_face(flags.path):
-        return opening.open_tokenizer(config, size, flags.path)
+        tokenizer = opening.open_tokenizer(config, size, flags.path)
+        require_vocabulary(recorded_vocabulary(flags.path), tokenizer.vocab.fingerprint,
+                           config.spm_model_path or config.vocab_path or DEFAULT_VOCAB, flags.path)
+        return tokenizer
     folder = folder_of(flags.path)
     tokenizer = read_tokenizer(folder, size)
     opening.require_size(tokenizer, size, f"the vocabulary of {folder}", flags.path)

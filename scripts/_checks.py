@@ -7,8 +7,6 @@ applies, a run that is killed and continued. Nothing is printed here.
 import contextlib
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -189,7 +187,7 @@ def kill_and_resume(folder: Path, flags: Sequence[str], updates: int, seconds: f
         while not StateFolder(folder / "killed", 1).steps() and process.poll() is None and time.monotonic() < ends:
             time.sleep(0.01)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     again = pretrain(of("killed"), max(1.0, ends - time.monotonic()))
     for done in (whole, again):

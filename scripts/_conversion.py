@@ -7,6 +7,7 @@ from torch import Tensor
 
 from uer.config import ModelConfig
 from uer.convert import ARCHITECTURES, Architecture, names
+from uer.convert.open import class_names
 from uer.errors import UserError
 from uer.finetuning.hugging_face import HEAD_TASKS
 
@@ -84,7 +85,7 @@ def require_class(content: Mapping[str, Any], architecture: Architecture, head: 
     Raises:
         UserError: it does.
     """
-    told = [name for name in content.get("architectures") or () if name in architecture.classes.values()]
+    told = [name for name in class_names(content) if name in architecture.classes.values()]
     if head in HEAD_TASKS and told and architecture.classes[head] not in told:
         raise UserError(f"{path}: a {told[0]}, not a {architecture.classes[head]}")
 

@@ -1,6 +1,7 @@
 """From UER to Hugging Face. What the scripts of that direction share; not a command."""
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import _logits_check as check
 import _push
+import torch
 from _checkpoint import DEFAULT_VOCAB
 from _conversion import (
     choose_type,
@@ -22,10 +24,10 @@ from uer.checkpoint.files import load_weights, save_weights
 from uer.config import LONGEST_ROW, ModelConfig, TokenizerConfig, flag
 from uer.convert import Architecture, names
 from uer.convert.folder import with_copies, write_folder
-from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, bytes_of, write_json
+from uer.convert.hugging_face_files import FOLDER_FILES, WEIGHT_FILES, WRITTEN_WEIGHTS, bytes_of, write_json
 from uer.convert.model_card import ModelCardFacts, model_card
 from uer.convert.open import load_checkpoint, require_whole_model
-from uer.convert.provenance import Stage, record_names, recorded_stages
+from uer.convert.provenance import Stage, record_names, recorded_stages, require_vocabulary
 from uer.errors import UserError
 from uer.files import atomic_folder, atomic_path
 from uer.finetuning.hugging_face import HEAD_TASKS, PROBLEM_TYPES
@@ -72,6 +74,10 @@ class ExportFlags:
     push_dry_run: bool = flag(False, "With --push_to_hub: only list the files that would be sent.")
 
     def problems(self) -> list[str]:
+        try:
+            bytes_of(self.max_shard_size, "--max_shard_size")
+        except UserError as error:
+            return [str(error), *_push.problems(self)]
         return _push.problems(self)
 
     def tokenizer_config(self) -> TokenizerConfig:
@@ -174,6 +180,11 @@ class Source:
         """The longest sequence that transformers' model takes."""
         return self.config.max_seq_length - self.architecture.unused_positions
 
+    @property
+    def seq_length(self) -> int:
+        """The length to which texts are cut: that of fine-tuning, else as long as the model takes."""
+        return min(self.saved.encoder.seq_length, self.longest) if self.saved else self.longest
+
 
 def export(architecture: Architecture | Mapping[str, Architecture], flags: ExportFlags, head: str | None) -> None:
     """Convert, check, and only then put the files in place.
@@ -244,9 +255,16 @@ def read_source(architecture: Architecture | Mapping[str, Architecture], flags: 
     require_layers(flags, config.layers_num, None, path)
     converted.weights.update(architecture.computed(config))
     converted.weights.update(architecture.arranged(converted.weights, config))
+    converted.weights.update(_of_one_type(converted.weights))
     labels = _labels(saved, converted.sizes["labels"], path) if "labels" in converted.sizes else ()
     return Source(path, architecture, head, weights, converted, config, flags.tokenizer_config(), saved, labels, stages,
                   _read_notes(flags.card_notes_path))
+
+
+def _of_one_type(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in the narrowest type that holds all of them: transformers opens a file's tensors as one type."""
+    widest = functools.reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()})
+    return {name: tensor.to(widest) for name, tensor in weights.items()}
 
 
 def _layers_of_shared_weights(flags: ExportFlags) -> dict[str, int]:
@@ -297,8 +315,9 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
         config["problem_type"] = PROBLEM_TYPES[source.saved.task]
     with atomic_folder(folder) as temporary:
         write_folder(temporary, source.converted.weights, source.architecture.names, source.head, config,
-                     tokenizer, source.longest, segments, generation, bytes_of(max_shard_size, "--max_shard_size"))
-        for name, content in source.architecture.files(source.config).items():
+                     tokenizer, source.seq_length, segments, generation, bytes_of(max_shard_size, "--max_shard_size"),
+                     source.saved.encoder.truncation if source.saved else "first")
+        for name, content in source.architecture.files(source.config, source.seq_length).items():
             (temporary / name).parent.mkdir(exist_ok=True)
             write_json(content, temporary / name)
         checked = ""
@@ -310,7 +329,7 @@ def _export_folder(source: Source, folder: str, name: str, with_check: bool, max
         written = sorted(path.name for path in temporary.iterdir())
         files = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
     for path in Path(folder).iterdir():  # of an export before: weights divided otherwise, another tokenizer's files
-        if path.name not in files and (path.name in REPLACED_FILES or path.match("model*.safetensors*")):
+        if path.name not in files and (path.name in REPLACED_FILES or WRITTEN_WEIGHTS.fullmatch(path.name)):
             path.unlink()
     print(f"written: {folder}: {', '.join(written)}")
     return files
@@ -339,9 +358,8 @@ def _check(source: Source, config: Mapping[str, Any], tokenizer: Tokenizer | Non
                               tokenizer, theirs)
     model = check.UerModel(source.path, source.architecture, source.head, source.config, source.weights,
                            source.converted.sizes, config)
-    ours = check.our_logits(check.with_their_eps(model), src, seg)
     found = check.their_logits(theirs, source.architecture, src, seg)
-    line = check.require_equal(ours, found, check.predicted(source.architecture, seg), source.path)
+    line = check.require_equal(check.with_their_eps(model), found, src, seg)
     print(f"checked: {line}")
     eps = check.eps_line(model, found, src, seg)
     if eps:
@@ -361,6 +379,8 @@ def _tokenizer(source: Source, required: bool) -> Tokenizer | None:
     if not fits:
         raise UserError(f"{source.path}: its tokens are not those of a BERT vocabulary, so no tokenizer can be written")
     if len(tokenizer.vocab) == source.vocab_size:
+        recorded = source.stages[0].settings.get("vocabulary") if source.stages else None
+        require_vocabulary(recorded, tokenizer.vocab.fingerprint, path, source.path)
         return tokenizer
     if required:
         raise UserError(f"{path} has {len(tokenizer.vocab)} entries, but {source.path} has {source.vocab_size}")
@@ -391,6 +411,8 @@ def _fine_tuning(saved: SavedModel | None) -> dict[str, Any]:
     """What the settings of a fine-tuned model tell of its training: label -> value."""
     training = saved.task_settings.get("training", {}) if saved else {}
     rows = {label: training[name] for name, label in FINE_TUNING.items() if training.get(name) is not None}
+    if saved:
+        rows["Sequence length"] = saved.encoder.seq_length
     if training.get("pretrained_model_path"):
         rows["Started from"] = Path(training["pretrained_model_path"]).name
     metrics = {name: value for name, value in training.get("dev", {}).items() if isinstance(value, float)}

@@ -77,32 +77,8 @@ def copy_weights(family: str, ours: nn.Module, theirs: nn.Module) -> None:
         RuntimeError: the names or the shapes do not fit.
     """
     weights = dict(ours.state_dict())
-    renamed = (from_uer(weights, ARCHITECTURES["gpt2"].names, "lm", "the model").weights if family == "gpt2"
-               else {_t5_name(name): tensor for name, tensor in weights.items()})
+    renamed = from_uer(weights, ARCHITECTURES[family].names, "lm", "the model").weights
     missing, unexpected = theirs.load_state_dict(renamed, strict=False)
     tied = {"lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
     if unexpected or not tied.issuperset(missing):
         raise RuntimeError(f"missing {missing}, unexpected {unexpected}")
-
-
-def _t5_name(name: str) -> str:
-    """`decoder.transformer_decoder.1.context_attn.linear_layers.0.weight` ->
-    `decoder.block.1.layer.1.EncDecAttention.q.weight`"""
-    stack, _, rest = name.partition(".")
-    if stack in ("embedding", "tgt_embedding", "target"):
-        return {"embedding": "shared.weight", "tgt_embedding": "decoder.embed_tokens.weight",
-                "target": "lm_head.weight"}[stack]
-    if "relative_attention_bias" in rest:
-        return f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    if rest.startswith("layer_norm."):
-        return f"{stack}.final_layer_norm.weight"
-    _, number, part, *inner = rest.split(".")
-    last = 1 if stack == "encoder" else 2
-    if part.startswith("layer_norm_"):
-        return f"{stack}.block.{number}.layer.{int(part[-1]) - 1}.layer_norm.weight"
-    if part == "feed_forward":
-        matrix = {"linear_1": "wi", "linear_2": "wo"}[inner[0]]
-        return f"{stack}.block.{number}.layer.{last}.DenseReluDense.{matrix}.weight"
-    attention, place = {"self_attn": ("SelfAttention", 0), "context_attn": ("EncDecAttention", 1)}[part]
-    matrix = "o" if inner[0] == "final_linear" else "qkv"[int(inner[1])]
-    return f"{stack}.block.{number}.layer.{place}.{attention}.{matrix}.weight"

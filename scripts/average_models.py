@@ -16,11 +16,12 @@ from uer.config import REQUIRED, flag
 from uer.convert.names import some
 from uer.convert.open import load_checkpoint
 from uer.errors import UserError
-from uer.finetuning.paths import model_files, settings_path
+from uer.finetuning.paths import model_files, settings_path, weights_path
 from uer.finetuning.readers import file_hash
 from uer.finetuning.saved_model import is_finetuned, vocab_beside, write_beside
 from uer.json_files import read_json_object
 from uer.paths import File
+from uer.runtime.lock import OutputLock
 from uer.text import amount
 
 
@@ -30,21 +31,28 @@ class Flags:
 
     model_list_path: tuple[str, ...] = flag(REQUIRED, "Checkpoints to average.", path="read")
     output_model_path: str = flag("models/average_model.bin", "Where the average is written; of fine-tuned models with "
-                                                              "their settings beside it.", path="write")
+                                                              "their settings beside it.", path="write_model")
+
+    def reads(self) -> list[File]:
+        """The files of fine-tuned models."""
+        return [File("--model_list_path", str(file)) for path in self.model_list_path for file in model_files(path)]
 
     def writes(self) -> list[File]:
-        """What lies beside the average of fine-tuned models."""
-        return [File("--output_model_path", str(path)) for path in model_files(self.output_model_path)[1:]]
+        """The average's files."""
+        return [File("--output_model_path", str(path)) for path in model_files(self.output_model_path)]
 
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    settings = common_settings(flags.model_list_path)
-    means = average(flags.model_list_path)
-    if settings:
-        write_beside(settings, flags.model_list_path[0], flags.output_model_path)
-    save_weights(means, flags.output_model_path)
-    print(f"written: {flags.output_model_path}: the average of {amount(len(flags.model_list_path), 'checkpoint')}")
+    paths = tuple(str(weights_path(path)) for path in flags.model_list_path)
+    output = weights_path(flags.output_model_path)
+    with OutputLock(output):
+        settings = common_settings(paths)
+        means = average(paths)
+        if settings:
+            write_beside(settings, paths[0], output)
+        save_weights(means, output)
+    print(f"written: {output}: the average of {amount(len(paths), 'checkpoint')}")
 
 
 def common_settings(paths: tuple[str, ...]) -> dict[str, Any]:
@@ -72,34 +80,31 @@ def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
     Weights that share one tensor in the first checkpoint share one in the result, too, if their means agree.
 
     Raises:
-        UserError: the checkpoints differ in names or shapes, or a tensor is not of a floating-point type.
+        UserError: the checkpoints differ in names or shapes.
     """
-    first = load_checkpoint(paths[0], lambda line: None)  # which is said when it is read again
-    owner: dict[int, str] = {}
-    shared = {name: owner.setdefault(tensor.data_ptr(), name) for name, tensor in first.items()}
-    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in first.items()}
-    sums = {name: torch.zeros_like(first[name], dtype=torch.float64) for name in shared}
-    del first
-    for path in paths:
+    first = load_checkpoint(paths[0])
+    owners: dict[int, str] = {}
+    shared = {name: owners.setdefault(tensor.data_ptr(), name) for name, tensor in first.items()}
+    types = {name: tensor.dtype for name, tensor in first.items()}
+    sums = {name: first.pop(name).to(torch.float64, copy=True) for name in shared}
+    for path in paths[1:]:
         weights = load_checkpoint(path)
-        _require_same_model(shapes, weights, path, paths[0])
+        _require_same_model(sums, weights, path, paths[0])
         for name, total in sums.items():
             total += weights[name]
-    means = {name: (total / len(paths)).to(shapes[name][1]) for name, total in sums.items()}
+    means = {name: total.div_(len(paths)).to(types[name]) for name, total in sums.items()}
     return {name: means[owner] if torch.equal(means[name], means[owner]) else means[name]
             for name, owner in shared.items()}
 
 
-def _require_same_model(shapes: dict[str, tuple], weights: dict[str, Tensor], path: str, first: str) -> None:
-    different = sorted(shapes.keys() ^ weights.keys())
+def _require_same_model(sums: dict[str, Tensor], weights: dict[str, Tensor], path: str, first: str) -> None:
+    different = sorted(sums.keys() ^ weights.keys())
     if different:
         raise UserError(f"{path} and {first} are different models: only one of them has {some(different)}")
     for name, tensor in weights.items():
-        if not tensor.is_floating_point():
-            raise UserError(f"{path}: {name} holds {tensor.dtype}, which has no average")
-        if tensor.shape != shapes[name][0]:
+        if tensor.shape != sums[name].shape:
             raise UserError(f"{path} and {first} are different models: {name} is {list(tensor.shape)} in one and "
-                            f"{list(shapes[name][0])} in the other")
+                            f"{list(sums[name].shape)} in the other")
 
 
 if __name__ == "__main__":

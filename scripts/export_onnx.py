@@ -199,7 +199,7 @@ def write_description(module: OnnxModule, loaded: TextModel, folder: Path) -> No
     """The vocabulary, and model.json."""
     tokenizer, length = loaded.tokenizer, loaded.encoder.seq_length if loaded.encoder else loaded.config.longest_row
     if tokenizer.finds_words:
-        write_tokenizer(tokenizer, length, folder)
+        write_tokenizer(tokenizer, length, folder, truncation=loaded.encoder.truncation if loaded.encoder else "first")
     else:
         text = "".join(f"{token}\n" for token in tokenizer.vocab.tokens)
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")

@@ -11,17 +11,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from _checkpoint import DEFAULT_VOCAB
+from _checkpoint import DEFAULT_VOCAB, CheckpointFlags, open_tokenizer
 
 from uer import cli
-from uer.config import REQUIRED, flag
+from uer.config import REQUIRED, TokenizerConfig, flag
 from uer.convert.names import WORD_EMBEDDING
-from uer.convert.open import folder_of, is_hugging_face, load_uer_weights
-from uer.convert.tokenizer_files import read_tokens
+from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.files import atomic_path
-from uer.tokenizers import Vocab
-from uer.tokenizers.fetch import ensure_vocab
+from uer.paths import File
 
 ROWS_AT_ONCE = 1024
 
@@ -31,21 +29,24 @@ class Flags:
     """The flags of this script."""
 
     load_model_path: str = flag(REQUIRED, "UER checkpoint, or a Hugging Face folder.", path="read")
-    vocab_path: str | None = flag(None, f"Vocabulary of the model (default: its folder's, else {DEFAULT_VOCAB}).",
+    vocab_path: str | None = flag(None, f"Vocabulary of the model (default: its own, else {DEFAULT_VOCAB}).",
                                   path="read")
     word_embedding_path: str = flag(REQUIRED, "Where the vectors are written; as an array if the name ends in .npy.",
                                     path="write")
 
+    def reads(self) -> list[File]:
+        """The files beside the model."""
+        return CheckpointFlags(load_model_path=self.load_model_path).reads()
+
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    weights, name = load_uer_weights(flags.load_model_path), WORD_EMBEDDING
+    source, name = CheckpointFlags(load_model_path=flags.load_model_path), WORD_EMBEDDING
+    weights = load_uer_weights(source.path)
     if name not in weights or weights[name].dim() != 2:
-        raise UserError(f"{flags.load_model_path}: has no matrix {name}; its names are not UER's")
+        raise UserError(f"{source.path}: has no matrix {name}; its names are not UER's")
     vectors = weights[name].float().numpy()
-    tokens, source = _tokens(flags, len(vectors))
-    if len(tokens) != len(vectors):
-        raise UserError(f"{source} has {len(tokens)} entries, but {flags.load_model_path} has {len(vectors)}")
+    tokens = open_tokenizer(source, TokenizerConfig(vocab_path=flags.vocab_path), len(vectors)).vocab.tokens
     with atomic_path(flags.word_embedding_path) as temporary:
         if flags.word_embedding_path.endswith(".npy"):
             with open(temporary, "wb") as file:
@@ -53,15 +54,6 @@ def main() -> None:
         else:
             write_text(temporary, tokens, vectors)
     print(f"written: {flags.word_embedding_path}: {len(vectors)} vectors of width {vectors.shape[1]}")
-
-
-def _tokens(flags: Flags, size: int) -> tuple[list[str], str]:
-    """The entries of the vocabulary, and its name for messages."""
-    if not flags.vocab_path and is_hugging_face(flags.load_model_path):
-        folder = folder_of(flags.load_model_path)
-        return read_tokens(folder, size), f"the vocabulary of {folder}"
-    path = flags.vocab_path or DEFAULT_VOCAB
-    return Vocab.load(ensure_vocab(path)).tokens, f"--vocab_path {path}"
 
 
 def write_text(path: Path, tokens: Sequence[str], vectors: np.ndarray) -> None:

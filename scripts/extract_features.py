@@ -23,6 +23,7 @@ from uer import cli
 from uer.api.rows import pooled_rows
 from uer.api.weights import fill, find_device
 from uer.config import REQUIRED, TokenizerConfig, flag
+from uer.data.line_cleaner import BYTE_ORDER_MARK
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.heads import SentenceEncoder
@@ -87,6 +88,8 @@ def count_lines(path: str) -> int:
     count, last = 0, b"\n"
     try:
         with open(path, "rb") as file:
+            if file.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
+                file.seek(0)
             while block := file.read(1 << 20):
                 count, last = count + block.count(b"\n"), block[-1:]
     except OSError as error:

@@ -12,6 +12,7 @@ from uer import model_settings
 from uer.checkpoint.files import load_into, save_weights
 from uer.config import ModelConfig, TokenizerConfig, TrainConfig
 from uer.convert.open import load_uer_weights, open_hugging_face
+from uer.convert.tokenizer_files import read_tokenizer
 from uer.errors import UserError
 from uer.finetuning.command import finetune, parse_command
 from uer.finetuning.saved_model import load_settings, pretrained_hash
@@ -105,11 +106,14 @@ def test_a_folder_s_case_and_tokenizer_json(folder, tmp_path):
          "model": {"type": "WordPiece", "vocab": {token: number for number, token in enumerate(TOKENS)}}}))
     tokenizer = parse("--pretrained_model_path", theirs)[2]
     assert tokenizer.vocab_path == str(theirs / "tokenizer.json") and not tokenizer.do_lower_case
-    (theirs / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0, "b": 2}}}')
     from uer.tokenizers import build_tokenizer
 
-    with pytest.raises(UserError, match="no WordPiece vocabulary"):
-        build_tokenizer(tokenizer)
+    for content in ('{"model": {"vocab": {"a": 0, "b": 2}}}', '{"model": 3}'):
+        (theirs / "tokenizer.json").write_text(content)
+        with pytest.raises(UserError, match="no WordPiece vocabulary"):
+            build_tokenizer(tokenizer)
+        with pytest.raises(UserError, match="no WordPiece vocabulary"):
+            read_tokenizer(theirs)
 
 
 @pytest.mark.parametrize(("kind", "head"), [("BertForMaskedLM", "mlm"), ("BertForPreTraining", "bert"),

@@ -90,7 +90,7 @@ def test_truncated_files_are_refused(tmp_path, weights):
     whole = path.read_bytes()
     for length in (0, 1, 7, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"model\.bin"):
+        with pytest.raises(UserError, match=r"model\.bin: not a checkpoint.*: (it ends too early|torch.save wrote no)"):
             checkpoint.load_weights(path)
 
 

@@ -33,6 +33,16 @@ def test_the_mean_keeps_ties(run_script: Run, tmp_path: Path) -> None:
     assert mean["word"].data_ptr() == mean["tied"].data_ptr()
 
 
+def test_tied_weights_of_float64_are_added_once(run_script: Run, tmp_path: Path) -> None:
+    for name, number in (("a", 1.0), ("b", 3.0)):
+        word = torch.full((3, 2), number, dtype=torch.float64)
+        save_weights({"word": word, "tied": word}, tmp_path / name)
+    run_script("average_models.py", "--model_list_path", tmp_path / "a", tmp_path / "b", "--output_model_path",
+               tmp_path / "mean.bin")
+    assert all(torch.equal(tensor, torch.full((3, 2), 2.0, dtype=torch.float64))
+               for tensor in load_weights(tmp_path / "mean.bin").values())
+
+
 def test_weights_tied_in_one_checkpoint_only_have_a_mean_each(run_script: Run, tmp_path: Path) -> None:
     paths = [save(tmp_path / "tied.bin", 1.0), save(tmp_path / "untied.bin", 3.0, tied=torch.full((3, 2), 7.0))]
     run_script("average_models.py", "--model_list_path", *paths, "--output_model_path", tmp_path / "mean.bin")
@@ -63,6 +73,15 @@ def test_fine_tuned_models_keep_what_they_have_in_common(run_script: Run, tmp_pa
     saved = load_settings(tmp_path / "mean.bin")
     assert saved is not None and saved.task_settings["labels"] == ["0", "1"] and saved.encoder.seq_length == 19
     assert saved.task_settings["training"] == {"averaged": ["a.bin", "b.bin"]}
+    for name in ("one", "two"):
+        save_finetuned(f"{tmp_path / name}/", {"x": torch.ones(2)}, Classification(LabelSet(("0", "1"))), ModelConfig(),
+                       encoder, {})
+    run_script("average_models.py", "--model_list_path", tmp_path / "one", f"{tmp_path / 'two'}/",
+               "--output_model_path", f"{tmp_path / 'three'}/")
+    assert {path.name for path in (tmp_path / "three").iterdir()} == {"model.bin", "model.json", "model.vocab.txt"}
+    with pytest.raises(UserError, match=r"would be overwritten"):
+        run_script("average_models.py", "--model_list_path", tmp_path / "a.bin", "--output_model_path",
+                   tmp_path / "a.vocab.txt")
     with pytest.raises(UserError, match=r"other.bin and .*a.bin were fine-tuned differently: labels$"):
         run_script("average_models.py", "--model_list_path", tmp_path / "a.bin", tmp_path / "other.bin",
                    "--output_model_path", tmp_path / "mean2.bin")

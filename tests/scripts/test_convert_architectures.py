@@ -102,6 +102,21 @@ def test_a_broken_conversion_fails_the_check(run_script: Callable[..., str], tmp
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_differences_that_rounding_explains_are_right(run_script: Callable[..., str], tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where less is allowed than float32 can keep, the same model in float64 tells what rounding does."""
+    import _logits_check
+
+    theirs = save_random(albert("AlbertForMaskedLM"), tmp_path / "theirs")
+    arguments = ("convert_albert_from_huggingface_to_uer.py", "--input_model_path", theirs, "--output_model_path",
+                 tmp_path / "uer.bin")
+    monkeypatch.setattr(_logits_check, "TOLERANCE", 3e-8)
+    assert "checked: on " in run_script(*arguments)
+    monkeypatch.setattr(_logits_check, "MOST_ROUNDING", 0)
+    with pytest.raises(UserError, match="the check failed: logits differ"):
+        run_script(*arguments)
+
+
 def test_gpt2_gives_transformers_hidden_states(tmp_path: Path) -> None:
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
         vocab_size=97, n_embd=48, n_layer=3, n_head=4, n_inner=53, n_positions=31, layer_norm_epsilon=1e-12,

@@ -61,13 +61,15 @@ def batch_of(text: str) -> Batch:
 def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: Path) -> None:
     model, task = random_model(Classifier, 3), Classification(LabelSet(("坏", "中", "好")))
     vocab = Vocab(TOKENS)
-    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, TextToRows(BertTokenizer(vocab), 23),
+    encoder = TextToRows(BertTokenizer(vocab), 23, "tail")
+    save_finetuned(tmp_path / "m.bin", model.state_dict(), task, CONFIG, encoder,
                    {"epochs_num": 3, "learning_rate": 1e-4, "pretrained_model_path": "/home/me/x.bin-5",
                     "dev": {"accuracy": 0.75, "correct": 3}})
     run_script("convert_bert_text_classification_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "m.bin",
                "--output_dir", tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "| Started from | x.bin-5 |" in card and "| On dev | accuracy 0.7500 |" in card and "/home" not in card
+    assert "| Sequence length | 23 |" in card
     pipeline = transformers.pipeline("text-classification", model=str(tmp_path / "hf"), top_k=None)
     (answers,) = pipeline(["这本书很好看。"])
     with torch.no_grad():
@@ -85,9 +87,9 @@ def test_classifier_there_and_back_with_its_settings(run_script: Run, tmp_path: 
     with torch.no_grad():
         assert torch.equal(again.eval()(batch_of("太差了")), model(batch_of("太差了")))
     long = "这本书" * 9
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(long, truncation=True, max_length=20)
-    assert saved.encoder.seq_length == 41  # all that the model and its tokenizer take, as in transformers
-    assert replace(saved.encoder, seq_length=20).sequences([long]).tokens[0].tolist() == theirs["input_ids"]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(long, truncation=True)
+    for cut in (encoder, saved.encoder):  # where a text is cut is kept, too
+        assert cut.sequences([long]).tokens[0].tolist() == theirs["input_ids"] and len(theirs["input_ids"]) == 23
 
 
 def test_sentence_vectors_keep_their_pooling(run_script: Run, tmp_path: Path) -> None:
@@ -99,6 +101,7 @@ def test_sentence_vectors_keep_their_pooling(run_script: Run, tmp_path: Path) ->
                tmp_path / "hf")
     pooling = json.loads((tmp_path / "hf/1_Pooling/config.json").read_text())
     assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_mean_tokens"]
+    assert json.loads((tmp_path / "hf/sentence_bert_config.json").read_text())["max_seq_length"] == 23
     theirs = transformers.BertModel.from_pretrained(tmp_path / "hf", add_pooling_layer=False).eval()
     batch = batch_of("这本书很好看。")
     with torch.no_grad():
@@ -170,6 +173,12 @@ def test_extractive_qa_without_settings(run_script: Run, tmp_path: Path) -> None
         found = theirs(batch.src)
     assert torch.allclose(found.start_logits[0], start, atol=1e-4)
     assert torch.allclose(found.end_logits[0], end, atol=1e-4)
+    config = json.loads((tmp_path / "hf/config.json").read_text())  # whose labels belong to the model it was made of
+    (tmp_path / "hf/config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b", "2": "c"}}))
+    with pytest.raises(UserError, match=r"transformers .* cannot open it as BertForQuestionAnswering: "):
+        run_script("convert_bert_extractive_qa_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
+                   "--output_model_path", tmp_path / "back.bin")
+    (tmp_path / "hf/config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))
     run_script("convert_bert_extractive_qa_from_huggingface_to_uer.py", "--input_model_path", tmp_path / "hf",
                "--output_model_path", tmp_path / "back.bin")
     again = Tagger(CONFIG, len(TOKENS), 2).eval()

@@ -175,6 +175,12 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
         architecture.tidied(weights, {}, "x")
     with pytest.raises(UserError, match="does not consist of heads of 14"):
         architecture.tidied(weights, {"head_dim": 14}, "x")
+    with pytest.raises(UserError, match="does not consist of heads of -1") as found:
+        architecture.tidied(weights, {"head_dim": -1}, "x")
+    assert "\n" not in str(found.value)
+    for content in ({"layer_types": 3}, {"layer_types": []}, {"rope_parameters": "x"}):
+        with pytest.raises(UserError, match=f"x: {min(content)} "):
+            ARCHITECTURES["modernbert"].read_config(content, "x")
     with pytest.raises(UserError, match="x: rope_parameters is yarn"):
         architecture.read_config({"rope_parameters": {"rope_type": "yarn"}}, "x")
     config = replace(open_hugging_face(save_random(model, tmp_path / "m")).config, attention_window=4)
@@ -198,6 +204,7 @@ def test_a_finetuned_model_there_and_back(run_script: Callable[..., str], tmp_pa
     kind = getattr(transformers, kind)
     folder = save_random(kind(kind.config_class(**settings, **{"num_labels": 3, "pad_token_id": 0, **own})),
                          tmp_path / "theirs")
+    assert open_hugging_face(folder).head == head
     options = ("--type", head, "--input_model_path")
     printed = run_script(f"convert_{script}_from_huggingface_to_uer.py", *options, folder, "--output_model_path",
                          tmp_path / "uer.bin")

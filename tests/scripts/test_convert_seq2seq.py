@@ -109,8 +109,9 @@ def random_model(kind: str, folder: Path, **settings: Any) -> nn.Module:
     """A small random model as transformers saves it."""
     torch.manual_seed(3)
     model_class = getattr(transformers, kind)
-    model = model_class(model_class.config_class(vocab_size=97, d_model=24, pad_token_id=0, decoder_start_token_id=2,
-                                                 eos_token_id=3, **settings))
+    model = model_class(model_class.config_class(
+        vocab_size=len(TOKENS), d_model=24, pad_token_id=0, decoder_start_token_id=2, eos_token_id=3,
+        **settings)).to(settings.get("dtype", torch.float32))
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "embed_positions" not in name or "Bart" in kind:
@@ -124,21 +125,29 @@ LAYERS = {"encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4
 T5_SIZES = {"num_layers": 2, "num_decoder_layers": 3, "num_heads": 3, "d_kv": 7, "d_ff": 29}
 
 
+PEGASUS = {**LAYERS, "scale_embedding": True, "activation_function": "relu"}
+
+
 @pytest.mark.parametrize(("kind", "family", "settings"), [
     ("BartForConditionalGeneration", "bart", {**LAYERS, "bos_token_id": 2}),
-    ("PegasusForConditionalGeneration", "pegasus", {**LAYERS, "scale_embedding": True, "activation_function": "relu"}),
+    ("PegasusForConditionalGeneration", "pegasus", PEGASUS),
+    ("PegasusForConditionalGeneration", "pegasus", {**PEGASUS, "dtype": torch.bfloat16}),
     ("T5ForConditionalGeneration", "t5", T5_SIZES),
+    ("T5ForConditionalGeneration", "t5", {**T5_SIZES, "dtype": torch.float16}),
 ])
 def test_models_of_other_origin(run_script: Run, tmp_path: Path, kind: str, family: str, settings: dict) -> None:
-    """Pegasus with all sines first, T5 with scaled hidden states: the scripts' check compares real logits."""
+    """Pegasus with all sines first, T5 with scaled hidden states, and both in 16 bits: the scripts' check
+    compares real logits."""
     random_model(kind, tmp_path / "theirs", **settings)
+    (tmp_path / "vocab.txt").write_text("\n".join(TOKENS))
     printed = run_script(to_uer(family), "--input_model_path", tmp_path / "theirs", "--output_model_path",
                          tmp_path / "uer.bin", "--output_config_path", tmp_path / "uer.json", "--layers_num", 2,
                          "--decoder_layers_num", 3)
     assert "checked: on " in printed
     printed = run_script(to_huggingface(family), "--input_model_path", tmp_path / "uer.bin", "--output_model_path",
-                         tmp_path / "back.bin", "--config_path", tmp_path / "uer.json")
-    assert "checked: on " in printed and "layernorm_eps" not in printed
+                         tmp_path / "back.bin", "--config_path", tmp_path / "uer.json", "--output_dir",
+                         tmp_path / "back", "--vocab_path", tmp_path / "vocab.txt")
+    assert printed.count("checked: on ") == 2 and "layernorm_eps" not in printed
 
 
 def test_an_old_pickled_file_of_mt5(run_script: Run, golden_model: Make, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from uer.checkpoint.files import save_weights
+from uer.checkpoint.settings import write_settings
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.labels import LabelSet
@@ -53,6 +54,22 @@ def test_vocabulary_of_another_size_is_refused(run_script: Run, model_files: tup
     assert not (tmp_path / "out.npy").exists()
 
 
+def test_another_vocabulary_than_that_of_the_training_is_refused(run_script: Run, model_files: tuple[Path, Path],
+                                                                 tmp_path: Path) -> None:
+    """A vocabulary of the right size would name each vector, and spell each text, wrongly."""
+    write_settings(model_files[0], 5, {**CONFIG.values(), "vocabulary": Vocab(TOKENS).fingerprint})
+    flags = {"extract_embeddings.py": ["--load_model_path", model_files[0], "--word_embedding_path",
+                                       tmp_path / "e.npy"],
+             "convert_bert_from_uer_to_huggingface.py": ["--input_model_path", model_files[0], "--output_dir",
+                                                         tmp_path / "hf", "--no_check"]}
+    for script, own in flags.items():
+        run_script(script, *own, "--vocab_path", model_files[1])
+    (tmp_path / "v.txt").write_text("".join(f"{token}\n" for token in TOKENS[:5] + TOKENS[:4:-1]))
+    for script, own in flags.items():
+        with pytest.raises(UserError, match=r"v\.txt: not the vocabulary that m\.bin was trained with"):
+            run_script(script, *own, "--vocab_path", model_files[1])
+
+
 @pytest.mark.parametrize("pooling", ["first", "last", "mean", "max"])
 def test_sentence_vectors_in_the_order_of_the_lines(run_script: Run, model_files: tuple[Path, Path], tmp_path: Path,
                                                     pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +103,14 @@ def test_a_fine_tuned_model_has_its_own_settings_and_vocabulary(run_script: Run,
     with torch.no_grad():
         expected = model.encode(src, torch.ones_like(src))[0, 0]
     assert np.allclose(np.load(tmp_path / "f.npy")[0], expected, atol=1e-6)
+    run_script("extract_embeddings.py", "--load_model_path", tmp_path / "m.bin", "--word_embedding_path",
+               tmp_path / "e.txt")
+    words = [line.split(" ")[0] for line in (tmp_path / "e.txt").read_text().split("\n")[1:-1]]
+    assert words == encoder.tokenizer.vocab.tokens
+    save_finetuned(f"{tmp_path / 'folder'}/", model.state_dict(), task, config, encoder, {})
+    run_script("extract_features.py", "--load_model_path", tmp_path / "folder", "--test_path", tmp_path / "t.txt",
+               "--prediction_path", tmp_path / "g.npy")
+    assert np.array_equal(np.load(tmp_path / "g.npy"), np.load(tmp_path / "f.npy"))
 
 
 def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,6 +131,7 @@ def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tup
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--test_path", "TMP/none.txt"], r"--test_path .*none.txt: No such file"),
     (["--test_path", "TMP/empty.txt"], "the file is empty"),
+    (["--test_path", "TMP/mark.txt"], "the file is empty"),
     (["--test_path", "TMP/v.txt", "--whitening_size", "65"], "the vectors have 64 dimensions"),
     (["--test_path", "TMP/v.txt", "--whitening_size", "64"], "needs more than 64 lines; .*v.txt has"),
     (["--test_path", "TMP/v.txt", "--pooling", "median"], "'median' is unknown; choose from: first, last, mean, max"),
@@ -115,6 +141,7 @@ def test_whitened_vectors_have_unit_covariance(run_script: Run, model_files: tup
 def test_bad_settings_are_refused(run_script: Run, model_files: tuple[Path, Path], tmp_path: Path, arguments: list[str],
                                   message: str) -> None:
     (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbf")
     (tmp_path / "c.json").write_text('{"emb_size": 64, "hidden_size": 64, "heads_num": 1, "feedforward_size": 37, '
                                      '"layers_num": 3, "max_seq_length": 19, "embedding": ["word", "pos", "seg"]}')
     with pytest.raises(UserError, match=message):

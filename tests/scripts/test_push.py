@@ -54,6 +54,21 @@ def export(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
+def test_weights_of_an_earlier_export_go_and_other_files_stay(export: Callable[..., str]) -> None:
+    """transformers would read weights that were divided otherwise."""
+    Path("out").mkdir()
+    for name in ("model_of_mine.safetensors", "models.safetensors.index.json"):
+        Path("out", name).write_text("of the user")
+    before = set(Path("out").iterdir())
+    export(Hub(), "--output_dir", "out", "--max_shard_size", "1KB")
+    divided = {path.name for path in Path("out").glob("model-0*")}
+    assert len(divided) > 2 and not Path("out/model.safetensors").exists()
+    export(Hub(), "--output_dir", "out")
+    left = {path.name for path in Path("out").iterdir()}
+    assert not left & {*divided, "model.safetensors.index.json"} and "model.safetensors" in left
+    assert all(path.read_text() == "of the user" for path in before)
+
+
 def test_the_files_of_the_folder_are_sent_and_no_others(export: Callable[..., str]) -> None:
     hub = Hub()
     Path("out").mkdir()
@@ -92,6 +107,7 @@ def test_a_public_model_is_not_taken_for_a_private_one(export: Callable[..., str
     (["--push_to_hub", "me/tiny"], "--output_dir is needed"),
     (["--output_dir", "out", "--push_to_hub", "a/b/c"], "a name is needed such as user/model"),
     (["--output_dir", "out", "--push_dry_run"], "--push_dry_run is for --push_to_hub"),
+    (["--output_model_path", "out.bin", "--max_shard_size", "5XB"], "--max_shard_size 5XB: a size such as 5GB"),
     (["--output_dir", "out", "--private"], "--private is for --push_to_hub"),
 ])
 def test_flags_that_do_not_fit_are_refused(export: Callable[..., str], flags: list[str], message: str) -> None:

@@ -3,7 +3,6 @@
 import os
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -18,7 +17,7 @@ from uer.convert.open import (
     open_hugging_face,
     vocab_size,
 )
-from uer.convert.provenance import recorded_stages
+from uer.convert.provenance import recorded_stages, require_vocabulary
 from uer.convert.tokenizer_files import cutting, divided_tokens, read_tokenizer
 from uer.errors import UserError
 from uer.finetuning.hugging_face import HEAD_TASKS, task_of_head
@@ -104,8 +103,7 @@ def _checkpoint(path: str, config: ModelConfig | None, wanted: TokenizerConfig, 
     config = config or checkpoint_config(weights, stages, path)
     tokenizer = open_tokenizer(wanted, size, path)
     recorded = stages[0].settings.get("vocabulary") if stages else None
-    if recorded and recorded != tokenizer.vocab.fingerprint:
-        raise UserError(f"vocab_path {wanted.vocab_path or 'is not given, and the default'}: not the vocabulary that "
-                        f"{Path(path).name} was trained with")
+    require_vocabulary(recorded, tokenizer.vocab.fingerprint,
+                       f"vocab_path {wanted.vocab_path or 'is not given, and the default'}", path)
     return TextModel(path, pretrained_model(config, size, weights, path).to(device), config, tokenizer, device,
                      precision=precision)

@@ -243,6 +243,8 @@ def _check_kind(path: Path) -> None:
                         "scripts/convert_bert_from_huggingface_to_uer.py makes checkpoints from Hugging Face models")
     if start and not start.startswith((b"PK", b"\x80")):
         raise UserError(f"{path}: not a checkpoint: torch.save wrote no such file")
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise EOFError
 
 
 def _check_sums(path: Path) -> None:

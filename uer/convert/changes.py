@@ -21,6 +21,11 @@ Tensors = tuple[Tensor, ...]
 DOES_NOT_FIT = (RuntimeError, IndexError, TypeError)
 
 
+def reason(error: Exception) -> str:
+    """What one of `DOES_NOT_FIT` says, without torch's list of C++ functions."""
+    return " ".join(str(error).partition("Exception raised from")[0].split())
+
+
 @dataclass(frozen=True)
 class Change:
     """Leaves tensors as they are; the others override both functions.

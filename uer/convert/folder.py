@@ -47,7 +47,8 @@ def _cloned(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Te
 
 def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table: NameTable, head: str,
                  config: Mapping[str, Any], tokenizer: Tokenizer, max_length: int, segments: bool = True,
-                 generation: Mapping[str, Any] | None = None, max_shard_bytes: int = 0) -> None:
+                 generation: Mapping[str, Any] | None = None, max_shard_bytes: int = 0, truncation: str = "first"
+                 ) -> None:
     """Write what transformers needs to open a folder offline; the model card is `uer.convert.model_card`'s.
 
     Args:
@@ -56,7 +57,7 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
         table, head: what they were converted by.
         config: the content of config.json.
         tokenizer: its files are written too.
-        max_length, segments: as for `write_tokenizer`.
+        max_length, segments, truncation: as for `write_tokenizer`.
         generation: the content of generation_config.json, of a model that generates.
         max_shard_bytes: as for `write_weights`.
     """
@@ -64,5 +65,5 @@ def write_folder(folder: str | os.PathLike, weights: Mapping[str, Tensor], table
     write_json(config, folder / "config.json")
     if generation:
         write_json(generation, folder / "generation_config.json")
-    write_tokenizer(tokenizer, max_length, folder, segments)
+    write_tokenizer(tokenizer, max_length, folder, segments, truncation)
     write_weights(stored_weights(weights, table, head), folder, max_shard_bytes)

@@ -19,6 +19,8 @@ from uer.reading import require_regular
 # What a Hugging Face folder may hold its weights in, in the order in which transformers looks.
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")
+# What `write_weights` calls its files.
+WRITTEN_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 # What such a folder holds, as far as this program reads or writes it.
 FOLDER_FILES = (*WEIGHT_FILES, "config.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model",
                 "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",

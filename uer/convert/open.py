@@ -126,11 +126,21 @@ def _architecture_of(weights: Mapping[str, Tensor], among: Mapping[str, Architec
 
 
 def fitting_head(weights: Mapping[str, Tensor], architecture: Architecture, config: Mapping[str, Any]) -> str:
-    """The head that tidied Hugging Face weights hold, "" for none; config.json's class decides where several fit."""
+    """The head that tidied Hugging Face weights hold, "" for none.
+
+    Where several fit, it is the fine-tuned one whose class config.json names: the output layer of a language model may
+    be left out, so that a classifier's weights fit both. Else it is the first of those that pretraining trains.
+    """
     fitting = names.fitting_heads(weights, architecture.names, "hugging_face")
-    classes = config.get("architectures") or ()
-    told = [head for head, name in architecture.classes.items() if name in classes]
-    return next((head for head in (*architecture.outputs, *told, *architecture.classes) if head in fitting), "")
+    told = [head for head, name in architecture.classes.items()
+            if name in class_names(config) and head not in architecture.outputs]
+    return next((head for head in (*told, *architecture.outputs, *architecture.classes) if head in fitting), "")
+
+
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes of transformers that config.json names."""
+    told = config.get("architectures")
+    return [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
 
 
 def load_checkpoint(path: str | os.PathLike, say: Callable[[str], object] = logger.warning) -> dict[str, Tensor]:

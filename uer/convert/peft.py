@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from uer.convert.architectures import Architecture
-from uer.convert.changes import DOES_NOT_FIT, TRANSPOSED, Chain, Change
+from uer.convert.changes import DOES_NOT_FIT, TRANSPOSED, Chain, Change, reason
 from uer.convert.names import Row
 from uer.errors import UserError
 
@@ -101,7 +101,7 @@ def _adapter_of(row: Row, state: Mapping[str, Tensor], base: Mapping[str, Tensor
             try:
                 columns += change.to_hugging_face(parts)  # (sum of out, r)
             except DOES_NOT_FIT as error:
-                raise UserError(f"{name}: its adapter cannot be converted ({error})") from None
+                raise UserError(f"{name}: its adapter cannot be converted ({reason(error)})") from None
             lows.append(low)
     return torch.cat(lows).contiguous(), torch.cat(columns, dim=1).contiguous()
 

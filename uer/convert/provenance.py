@@ -115,6 +115,25 @@ def recorded_stages(checkpoint: str | os.PathLike) -> list[Stage]:
     return stages
 
 
+def recorded_vocabulary(checkpoint: str | os.PathLike) -> str | None:
+    """The fingerprint of the vocabulary that a checkpoint was trained with; None where no settings file tells."""
+    recorded = read_settings(checkpoint)
+    return recorded["settings"].get("vocabulary") if recorded else None
+
+
+def require_vocabulary(recorded: str | None, fingerprint: str, what: str, checkpoint: str | os.PathLike) -> None:
+    """
+    Args:
+        recorded: the fingerprint that is recorded beside the checkpoint.
+        fingerprint: that of the vocabulary which is to be used, `what` in the message.
+
+    Raises:
+        UserError: they differ.
+    """
+    if recorded and recorded != fingerprint:
+        raise UserError(f"{what}: not the vocabulary that {Path(checkpoint).name} was trained with")
+
+
 def _stage(path: Path) -> Stage | None:
     """What the settings file beside a checkpoint tells, or its training state where there is no such file."""
     recorded = read_settings(path)

@@ -30,27 +30,31 @@ _RULES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def write_tokenizer(tokenizer: Tokenizer, max_length: int, folder: str | os.PathLike, segments: bool = True) -> None:
+def write_tokenizer(tokenizer: Tokenizer, max_length: int, folder: str | os.PathLike, segments: bool = True,
+                    truncation: str = "first") -> None:
     """Write the files of a tokenizer of ours.
 
     Args:
-        max_length: the longest sequence that the model takes.
+        max_length: the tokens to which a text is cut.
         folder: an existing folder.
         segments: whether the model has segments; without them BERT's tokenizer gives no token_type_ids.
+        truncation: which part of a long text is kept, as in fine-tuning; transformers has no other than tail and first.
     """
     folder, vocab, saved = Path(folder), tokenizer.vocab, tokenizer.saved_settings()
+    cutting = {"model_max_length": max_length, **({"truncation_side": "left"} if truncation == "tail" else {})}
     if tokenizer.kind in _RULES:
-        _write_byte_level(vocab, saved["merges"], max_length, folder, tokenizer.kind)
+        _write_byte_level(vocab, saved["merges"], cutting, folder, tokenizer.kind)
     elif tokenizer.kind == "xlmroberta":
-        _write_sentence_piece(base64.b64decode(saved["spm_model"]), vocab.special_tokens, max_length, folder)
+        _write_sentence_piece(base64.b64decode(saved["spm_model"]), vocab.special_tokens, cutting, folder)
     else:
-        _write_wordpiece(vocab, tokenizer.do_lower_case, max_length, folder, segments)
+        _write_wordpiece(vocab, tokenizer.do_lower_case, cutting, folder, segments)
 
 
-def _write_wordpiece(vocab: Vocab, do_lower_case: bool, max_length: int, folder: Path, segments: bool) -> None:
+def _write_wordpiece(vocab: Vocab, do_lower_case: bool, cutting: Mapping[str, Any], folder: Path, segments: bool
+                     ) -> None:
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocab.tokens), encoding="utf-8", newline="\n")
     write_json(_wordpiece_json(vocab, do_lower_case), folder / "tokenizer.json")
-    config = _wordpiece_config(vocab.special_tokens, do_lower_case, max_length)
+    config = _wordpiece_config(vocab.special_tokens, do_lower_case, cutting)
     if not segments:
         config["model_input_names"] = ["input_ids", "attention_mask"]
     if sentinels := _sentinels(vocab):
@@ -65,11 +69,12 @@ def _sentinels(vocab: Vocab) -> list[str]:
     return vocab.tokens[ids["sentinel"]:ids["last_sentinel"] + 1] if "sentinel" in ids else []
 
 
-def _wordpiece_config(special_tokens: Mapping[str, str], do_lower_case: bool, max_length: int) -> dict[str, Any]:
+def _wordpiece_config(special_tokens: Mapping[str, str], do_lower_case: bool, cutting: Mapping[str, Any]
+                      ) -> dict[str, Any]:
     """The content of tokenizer_config.json."""
     return {"tokenizer_class": "BertTokenizer", "do_lower_case": do_lower_case, "do_basic_tokenize": True,
             "never_split": None, "strip_accents": None, "tokenize_chinese_chars": True,
-            "clean_up_tokenization_spaces": True, "model_max_length": max_length,
+            "clean_up_tokenization_spaces": True, **cutting,
             **{role: entry for role, entry in special_tokens.items() if role != "sentinel_token"}}
 
 
@@ -116,7 +121,8 @@ def _added_tokens(ids: Mapping[str, int], special: Iterable[str]) -> list[dict[s
              "normalized": False, "special": True} for token in sorted(special, key=ids.__getitem__)]
 
 
-def _write_byte_level(vocab: Vocab, merges: Sequence[str], max_length: int, folder: Path, kind: str) -> None:
+def _write_byte_level(vocab: Vocab, merges: Sequence[str], cutting: Mapping[str, Any], folder: Path, kind: str
+                      ) -> None:
     """The files of GPT2Tokenizer ("bpe") or of Qwen2Tokenizer ("qwen"): a text begins with the cls token and ends with
     the sep token."""
     ids, special_tokens = vocab.ids, vocab.special_tokens
@@ -129,7 +135,7 @@ def _write_byte_level(vocab: Vocab, merges: Sequence[str], max_length: int, fold
     rules, tokenizer_class = _RULES[kind]
     write_json({**_byte_level_json(ids, set(roles.values()), merges), **rules}, folder / "tokenizer.json")
     write_json({"tokenizer_class": tokenizer_class, "add_prefix_space": False, "errors": "replace",
-                "clean_up_tokenization_spaces": False, "model_max_length": max_length, **roles},
+                "clean_up_tokenization_spaces": False, **cutting, **roles},
                folder / "tokenizer_config.json")
     write_json({**special_tokens, **roles}, folder / "special_tokens_map.json")
 
@@ -149,10 +155,11 @@ def _byte_level_json(ids: Mapping[str, int], special: Iterable[str], merges: Seq
     }
 
 
-def _write_sentence_piece(model: bytes, special_tokens: Mapping[str, str], max_length: int, folder: Path) -> None:
+def _write_sentence_piece(model: bytes, special_tokens: Mapping[str, str], cutting: Mapping[str, Any], folder: Path
+                          ) -> None:
     """The files of XLMRobertaTokenizer, `model` the content of the SentencePiece model's file."""
     (folder / "sentencepiece.bpe.model").write_bytes(model)
     roles = {**special_tokens, "bos_token": special_tokens["cls_token"], "eos_token": special_tokens["sep_token"]}
-    write_json({"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": max_length, **roles},
+    write_json({"tokenizer_class": "XLMRobertaTokenizer", **cutting, **roles},
                folder / "tokenizer_config.json")
     write_json(roles, folder / "special_tokens_map.json")

@@ -36,7 +36,7 @@ def task_of_head(head: str, sizes: Mapping[str, int], their_config: Mapping[str,
     Raises:
         UserError: an unknown problem_type, or names for another number of labels than the weights have.
     """
-    labels = labels_of(their_config, sizes.get("labels", 0), path)
+    labels = labels_of(their_config, sizes["labels"], path) if "labels" in sizes else ()
     wanted = their_config.get("problem_type") or PROBLEM_TYPES["regression" if len(labels) == 1 else "classifier"]
     tasks = HEAD_TASKS[head]
     fitting = [task for task in tasks if len(tasks) == 1 or PROBLEM_TYPES[task.name] == wanted]

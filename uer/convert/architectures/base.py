@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from uer.config import MODERN, ModelConfig
-from uer.convert.changes import DOES_NOT_FIT, Change
+from uer.convert.changes import DOES_NOT_FIT, Change, reason
 from uer.convert.names import NameTable, tidy
 from uer.convert.settings import (
     Setting,
@@ -52,7 +52,8 @@ class Architecture:
         read_other_files: the folder of Hugging Face's model -> what its other files say, under UER's names.
         first_stream: UER's settings, the path -> those of the one encoder that is converted.
         settings_json: the settings of that encoder -> the content of the file for --config_path.
-        files: these settings -> further files of the folder: path -> content of the JSON file.
+        files: these settings, the length to which texts are cut -> further files of the folder: path -> content of the
+            JSON file.
         arguments: what Hugging Face's class is opened with, so that it has no weights that were never trained.
         notes: beginning of a tensor's name -> what is said where it is left out.
         tokenizers: the kinds of tokenizers whose files a folder may have, by UER's names.
@@ -86,7 +87,7 @@ class Architecture:
     read_other_files: Callable[[Path], dict[str, Any]] = lambda folder: {}
     first_stream: Callable[[ModelConfig, str], ModelConfig] = lambda config, path: config
     settings_json: Callable[[ModelConfig], dict[str, Any]] = ModelConfig.values
-    files: Callable[[ModelConfig], dict[str, Any]] = lambda config: {}
+    files: Callable[[ModelConfig, int], dict[str, Any]] = lambda config, seq_length: {}
     arguments: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     tokenizers: tuple[str, ...] = ("bert",)
@@ -115,7 +116,7 @@ class Architecture:
         try:
             return tidied | {name: change.to_uer((tidied[name],))[0] for name, change in self._by_head(tidied, size)}
         except DOES_NOT_FIT as error:
-            raise UserError(f"{path}: its attention does not consist of heads of {size}: {error}") from None
+            raise UserError(f"{path}: its attention does not consist of heads of {size}: {reason(error)}") from None
 
     def arranged(self, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
         """What `tidied` changes by the size of a head, as Hugging Face has it.
@@ -244,9 +245,9 @@ class Architecture:
         needed = {"heads_num": f"hidden size {hidden} is no multiple of 64, so the number of heads is not known",
                   "layers_num": "its layers share one set of weights, so their number is not known"}
         found = {"heads_num": hidden // 64, **told} if hidden % 64 == 0 else dict(told)
-        for name, reason in needed.items():
+        for name, why in needed.items():
             if name not in measured and name not in found:
-                raise UserError(f"{path}: {reason}; give the model's settings (--config_path, or Hugging Face's "
+                raise UserError(f"{path}: {why}; give the model's settings (--config_path, or Hugging Face's "
                                 "config.json beside the weights)")
         return {name: value for name, value in found.items() if name in ModelConfig.__dataclass_fields__}
 

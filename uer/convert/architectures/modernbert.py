@@ -70,16 +70,16 @@ def _every(kinds: Any) -> int:
     Raises:
         ValueError: the layers do not follow such a pattern.
     """
-    is_global = [kind == "full_attention" for kind in kinds]
+    is_global = [kind == "full_attention" for kind in kinds] if isinstance(kinds, list) else []
     every = next((number for number, one in enumerate(is_global) if one and number), max(3, len(is_global)))
-    if is_global != [number % every == 0 for number in range(len(is_global))]:
+    if not is_global or is_global != [number % every == 0 for number in range(len(is_global))]:
         raise ValueError(f"is {kinds}; in UER, every so many-th layer is global, beginning with the first")
     return every
 
 
-def _base_in(kind: str, value: Mapping[str, Any]) -> float:
+def _base_in(kind: str, value: Any) -> float:
     """The base of rotary positions in the layers of a kind."""
-    if not isinstance(value.get(kind), Mapping):
+    if not isinstance(value, Mapping) or not isinstance(value.get(kind), Mapping):
         raise ValueError(f"does not say the base of {kind}")
     return base_of(value[kind])
 

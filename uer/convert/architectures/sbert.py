@@ -114,14 +114,14 @@ def read_other_files(folder: Path) -> dict[str, Any]:
     return {"pooling": found[0]}
 
 
-def files(config: ModelConfig) -> dict[str, Any]:
+def files(config: ModelConfig, seq_length: int) -> dict[str, Any]:
     """What sentence-transformers reads beside a model: path in the folder -> content of the JSON file."""
     module = "sentence_transformers.models."
     pooling = {mode: name == config.pooling for name, mode in POOLINGS.items()}
     return {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": f"{module}Transformer"},
                          {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}Pooling"}],
-        "sentence_bert_config.json": {"max_seq_length": config.max_seq_length, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": seq_length, "do_lower_case": False},
         "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None,
                                               "similarity_fn_name": "cosine"},
         "1_Pooling/config.json": {"word_embedding_dimension": config.hidden_size, **pooling},

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from uer.convert.architectures.bart import UER_PREFIXES, attention
@@ -92,12 +93,16 @@ def _settings(activations: Names, default: str, feed_forward: str) -> tuple[Sett
 
 
 def prepare(weights: Mapping[str, Tensor], content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
-    """Hugging Face's weights, the output layer's multiplied by hidden^-0.5 where its model multiplies hidden states."""
+    """Hugging Face's weights, the output layer's multiplied by hidden^-0.5 where its model multiplies hidden states.
+
+    The product is float32 or float64: numbers of 16 bits would be rounded once more, and move the logits.
+    """
     scales = content and content.get("scale_decoder_outputs", content.get("tie_word_embeddings") is not False)
     home = weights.get("lm_head.weight", weights.get("shared.weight"))
     if not scales or home is None or home.dim() != 2:
         return dict(weights)
-    return {**weights, "lm_head.weight": home * home.shape[1] ** -0.5}
+    exact = home.to(torch.promote_types(home.dtype, torch.float32))
+    return {**weights, "lm_head.weight": exact * home.shape[1] ** -0.5}
 
 
 T5 = Architecture(
