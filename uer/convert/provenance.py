@@ -131,7 +131,8 @@ def require_vocabulary(recorded: str | None, fingerprint: str, what: str, checkp
         UserError: they differ.
     """
     if recorded and recorded != fingerprint:
-        raise UserError(f"{what}: not the vocabulary that {Path(checkpoint).name} was trained with")
+        raise UserError(f"{what}: not the vocabulary that {Path(checkpoint).name} was trained with "
+                        "(scripts/dynamic_vocab_adapter.py makes a checkpoint for another one)")
 
 
 def _stage(path: Path) -> Stage | None:
