@@ -229,8 +229,8 @@ class _Build:
             try:
                 build_shard(shard, settings, self._folder, words)
             except DamagedLine as error:
-                line = lines_before(self._files[shard.file], shard.start) + error.line
-                raise UserError(f"{error.path}: line {line}: {error.reason}") from None
+                before = lines_before(self._files[shard.file], shard, settings.processor.corpus.document_end)
+                raise UserError(f"{error.path}: line {before + error.line}: {error.reason}") from None
             return peak_host_bytes()
 
         return work

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from uer.data.corpus import LINE_END, LOOK_BACK, CorpusFile, read_blocks
+from uer.data.corpus import LINE_END, LOOK_BACK, CorpusFile, document_boundary, read_blocks
 from uer.data.shards import Shard, read_account, write_marker
 from uer.json_files import read_json_object
 
@@ -167,9 +167,12 @@ def _append(path: str, data: bytes, new: bool) -> None:
         file.write(data)
 
 
-def lines_before(file: CorpusFile, position: int) -> int:
-    """How many lines end in the first `position` bytes of the file's text."""
-    lines = 0
+def lines_before(file: CorpusFile, shard: Shard, document_end: re.Pattern[bytes] = LINE_END) -> int:
+    """How many lines of the file's text stand before the first document of a shard."""
+    lines, position = 0, shard.start
+    if not file.compression:  # compressed files are divided between documents
+        with open(file.path, "rb") as text:
+            position = document_boundary(text, position, document_end)
     for data, _ in read_blocks(file):
         lines += data.count(b"\n", 0, position)
         position -= len(data)

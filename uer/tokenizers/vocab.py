@@ -223,7 +223,8 @@ def read_tokenizer_json(path: Path) -> list[str]:
 
 def holds_merges(path: str | Path) -> bool:
     """Whether the file is the tokenizer.json of a BPE; errors as `read_tokenizer_json`."""
-    return Path(path).name == TOKENIZER_JSON and "merges" in (read_json_object(path).get("model") or {})
+    model = read_json_object(path).get("model") if Path(path).name == TOKENIZER_JSON else None
+    return isinstance(model, dict) and "merges" in model
 
 
 def read_vocab_json(path: Path) -> list[str]:
