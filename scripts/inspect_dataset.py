@@ -38,7 +38,7 @@ from uer.data.noise import shuffled_sentences
 from uer.data.packed_offsets import Offsets
 from uer.data.processors import Processor
 from uer.data.schema import INSTANCE, VocabInfo
-from uer.data.store import TokenDataset, open_dataset
+from uer.data.store import TokenDataset, check_instances, open_dataset
 from uer.errors import UserError
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
@@ -165,6 +165,7 @@ def length_lines(dataset: TokenDataset, axis: str, processor: Processor | None) 
     size, stored, tokens = dataset.info.lengths[axis], len(dataset), len(dataset.columns[axis])
     counts = np.zeros(size + 1, np.int64)
     for piece in pieces(dataset.offsets[axis], overlap=1):
+        check_instances(dataset, axis, piece)
         counts += np.bincount(np.diff(piece), minlength=size + 1)
     edges = sorted({round(size * part / BUCKETS) for part in range(BUCKETS)} | {size - 1, size})
     rows = [(first + 1, last, int(counts[first + 1:last + 1].sum())) for first, last in pairwise(edges)]

@@ -96,6 +96,7 @@ class CorpusFormat:
 
 
 LINES = CorpusFormat("lines", "a document a line", re.compile(rb"\n"))
+BLANK_LINE = rb"(?:[ \t\r\v\f]|\xc2\xa0|\xe3\x80\x80)*\n"  # a pattern; U+00A0 and U+3000 are blank, too
 SENTENCES = CorpusFormat("sentences", "a sentence a line, a blank line between documents",
-                         re.compile(rb"\n(?:[ \t\r\v\f]|\xc2\xa0|\xe3\x80\x80)*\n"))  # and U+00A0, U+3000
+                         re.compile(rb"\n" + BLANK_LINE))
 FIELDS = CorpusFormat("fields", "a document a line, its fields separated by tabs", re.compile(rb"\n"), fields=True)
