@@ -181,16 +181,16 @@ def take_sample(files: list[CorpusFile], size: int) -> Sample:
             text, read = text + block, position
             if len(text) >= size:
                 break
-        return Sample(_whole_lines(text), len(text) / max(read, 1))
+        return Sample(whole_lines(text), len(text) / max(read, 1))
     with open(file.path, "rb") as stream:
-        text = _whole_lines(stream.read(size // 2))
+        text = whole_lines(stream.read(size // 2))
         if file.size > size:
             stream.seek(file.size // 2)
-            text += _whole_lines(stream.read(size // 2).partition(b"\n")[2])
+            text += whole_lines(stream.read(size // 2).partition(b"\n")[2])
     return Sample(text, 1.0)
 
 
-def _whole_lines(text: bytes) -> bytes:
+def whole_lines(text: bytes) -> bytes:
     """Without the line that the end of the sample cuts; a sample inside one long line is kept as it is."""
     return text[:text.rfind(b"\n") + 1] or text
 
