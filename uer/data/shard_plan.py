@@ -79,18 +79,18 @@ class ShardPlan:
 
     def _all(self, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
         """Every shard, in the order of the corpus."""
-        small: list[CorpusFile] = []  # whole files that will be one shard
+        small, room = [], self._shard_bytes  # whole files that will be one shard, and how many bytes it can still take
         for number, file in enumerate(self._files):
-            fits = not file.compression and file.size + sum(other.size for other in small) <= self._shard_bytes
-            if small and not fits:
+            if small and (file.compression or file.size > room):
                 yield _together(number - len(small), small)
-                small = []
+                small, room = [], self._shard_bytes
             if file.compression:
                 yield from self._blocks(number, file, progress)
             elif file.size > self._shard_bytes:
                 yield from self._stretches(number, file)
             else:
                 small.append(file)
+                room -= file.size
         if small:
             yield _together(len(self._files) - len(small), small)
 
