@@ -26,6 +26,16 @@ def test_paths_globs_and_folders_in_sorted_order(tmp_path):
     assert names == ["b.txt", "a.txt", "b.txt"]
 
 
+def test_linked_folders_are_read_once(tmp_path):
+    for folder in ("corpus", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("x\n")
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "corpus")
+    names = [os.path.relpath(file.path, tmp_path) for file in find_files([str(tmp_path / "corpus") + "/"])]
+    assert names == ["corpus/a.txt", "corpus/linked/a.txt"]
+
+
 def test_a_name_with_glob_characters_is_taken_as_it_is(tmp_path):
     (tmp_path / "a[1].txt").write_text("x\n")
     assert len(find_files([str(tmp_path / "a[1].txt")])) == 1

@@ -9,10 +9,10 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from uer.errors import UserError
+from uer.paths import files_below
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
@@ -49,7 +49,7 @@ class Sample:
 
 
 def find_files(paths: Iterable[str]) -> list[CorpusFile]:
-    """The files behind `--corpus_path`: files as given, globs and folders (with their subfolders) in sorted order.
+    """The files behind `--corpus_path`: files as given, globs, and folders (with linked ones) in sorted order.
 
     Hidden files inside folders are left out, and so are empty ones beside others.
 
@@ -68,8 +68,8 @@ def find_files(paths: Iterable[str]) -> list[CorpusFile]:
 
 def _expand(path: str) -> list[str]:
     if os.path.isdir(path):
-        found = sorted(str(name) for name in Path(path).rglob("*")
-                       if name.is_file() and not any(part.startswith(".") for part in name.relative_to(path).parts))
+        found = sorted(name for name in files_below(path) if os.path.isfile(name)
+                       and not any(part.startswith(".") for part in name[len(path):].split(os.sep)))
         if not found:
             raise UserError(f"--corpus_path {path}: the folder holds no files")
         return found
