@@ -107,14 +107,10 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
-    """The files of the corpus, without the dataset and its work folders, which may be in a folder of the corpus."""
-    target, found = os.path.realpath(path), find_files(dataset.corpus_path)
-    if path.exists() and not store.is_dataset(path) and any(os.path.samefile(file.path, path) for file in found):
+    """The files of the corpus; the dataset, and earlier ones, may be in a folder of it."""
+    files = find_files(dataset.corpus_path)
+    if path.exists() and any(os.path.samefile(file.path, path) for file in files):
         raise UserError(f"--dataset_path: {path} is read by this command (--corpus_path) and would be overwritten")
-    files = [file for file in found
-             if os.path.realpath(file.path) != target and not os.path.realpath(file.path).startswith(f"{target}.work-")]
-    if not files:
-        raise UserError(f"--corpus_path {' '.join(dataset.corpus_path)}: holds nothing but the dataset {path}")
     prepare_file(path, "--dataset_path")
     return files
 

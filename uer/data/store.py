@@ -166,15 +166,6 @@ def check_instances(dataset: TokenDataset, axis: str, offsets: np.ndarray) -> No
                         "preprocess.py again")
 
 
-def is_dataset(path: str | os.PathLike) -> bool:
-    """Whether a whole dataset of this format lies there."""
-    try:
-        open_dataset(path)
-    except UserError:
-        return False
-    return True
-
-
 def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, StreamedColumn],
                   offsets: Mapping[str, StreamedColumn]) -> None:
     """Stream columns into a dataset file, which appears under its name when it is whole.
