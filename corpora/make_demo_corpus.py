@@ -26,9 +26,9 @@ from uer.config import flag
 class DemoConfig:
     """The output files and their sizes."""
 
-    corpus_path: str = flag("corpora/demo_corpus.txt", "The corpus, one document on each line.")
-    heldout_path: str = flag("corpora/demo_heldout.txt", "Held-out documents, one on each line.")
-    task_dir: str = flag("corpora/demo_task", "Folder for train.tsv, dev.tsv and test.tsv.")
+    corpus_path: str = flag("corpora/demo_corpus.txt", "The corpus, one document on each line.", path="write")
+    heldout_path: str = flag("corpora/demo_heldout.txt", "Held-out documents, one on each line.", path="write")
+    task_dir: str = flag("corpora/demo_task", "Folder for train.tsv, dev.tsv and test.tsv.", path="write_folder")
     documents: int = flag(8000, "Documents of the corpus.")
     heldout_documents: int = flag(400, "Held-out documents.")
     task_rows: int = flag(300, "Rows of each part of the task.")

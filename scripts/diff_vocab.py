@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from uer import cli
 from uer.config import REQUIRED, flag
 from uer.tokenizers.fetch import ensure_vocab
-from uer.tokenizers.vocab import read_entries
+from uer.tokenizers.vocab import read_any_entries
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Flags:
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    first, second = (set(read_entries(Path(ensure_vocab(path)))) - {""} for path in (flags.vocab_1, flags.vocab_2))
+    first, second = (set(read_any_entries(ensure_vocab(path))) - {""} for path in (flags.vocab_1, flags.vocab_2))
     print(f"vocab_1: {flags.vocab_1}, size: {len(first)}")
     print(f"vocab_2: {flags.vocab_2}, size: {len(second)}")
     print(f"vocab_1 - vocab_2 = {len(first - second)}")

@@ -22,6 +22,7 @@ from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.tokenizers import Vocab
 from uer.tokenizers.fetch import ensure_vocab
+from uer.tokenizers.vocab import read_any_entries
 
 DEVIATION = 0.02
 
@@ -39,7 +40,8 @@ class Flags:
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    old, new = (Vocab.load(ensure_vocab(path)) for path in (flags.old_vocab_path, flags.new_vocab_path))
+    old, new = (Vocab(read_any_entries(ensure_vocab(path)), source=path, defaults={})  # no entry needs a role here
+                for path in (flags.old_vocab_path, flags.new_vocab_path))
     weights = load_uer_weights(flags.old_model_path)
     names = vocab_rows(weights, flags.old_model_path)
     for name in names:

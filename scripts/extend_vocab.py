@@ -28,7 +28,7 @@ from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
 from uer.tokenizers import Tokenizer, Vocab, build_tokenizer
-from uer.tokenizers.vocab import read_entries
+from uer.tokenizers.vocab import ENTRY_END, read_entries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,8 @@ def print_suggestions(tokenizer: Tokenizer, paths: tuple[str, ...], limit: int) 
         ids, _ = tokenizer.encode_lines(text, unknown)
         tokens += len(ids)
         missing += int((ids == unk).sum())
-    for piece, count in sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:limit]:
+    pieces = [item for item in unknown.items() if not ENTRY_END.search(item[0])]  # a space is no entry
+    for piece, count in sorted(pieces, key=lambda item: (-item[1], item[0]))[:limit]:
         print(f"{piece}\t{count}")
     print(f"{missing:,} of {tokens:,} tokens are unknown ({missing / max(tokens, 1):.3%})", file=sys.stderr)
 

@@ -38,7 +38,8 @@ from uer.data.noise import shuffled_sentences
 from uer.data.packed_offsets import Offsets
 from uer.data.processors import Processor
 from uer.data.schema import INSTANCE, VocabInfo
-from uer.data.store import TokenDataset, open_dataset
+from uer.data.store import TokenDataset, check_instances, open_dataset
+from uer.data.token_counts import occurrences
 from uer.errors import UserError
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
@@ -165,6 +166,7 @@ def length_lines(dataset: TokenDataset, axis: str, processor: Processor | None) 
     size, stored, tokens = dataset.info.lengths[axis], len(dataset), len(dataset.columns[axis])
     counts = np.zeros(size + 1, np.int64)
     for piece in pieces(dataset.offsets[axis], overlap=1):
+        check_instances(dataset, axis, piece)
         counts += np.bincount(np.diff(piece), minlength=size + 1)
     edges = sorted({round(size * part / BUCKETS) for part in range(BUCKETS)} | {size - 1, size})
     rows = [(first + 1, last, int(counts[first + 1:last + 1].sum())) for first, last in pairwise(edges)]
@@ -184,10 +186,7 @@ def token_lines(dataset: TokenDataset, axis: str, entries: list[str], shown: int
     """How many entries occur, the commonest of them, and the share of unknown tokens."""
     counts = np.zeros(len(entries), np.int64)
     for piece in pieces(dataset.columns[axis]):
-        found = np.bincount(piece, minlength=len(entries))
-        if len(found) > len(entries):
-            raise UserError(f"{dataset.path}: a token id is {len(found) - 1}, beyond the vocabulary's {len(entries)}")
-        counts += found
+        counts += occurrences(dataset, piece, len(entries))
     total = max(int(counts.sum()), 1)
     unk = vocab_of(dataset, axis).special_ids.get("unk")
     unknown = 0 if unk is None else int(counts[unk])

@@ -19,9 +19,16 @@ import numpy as np
 
 from uer import cli
 from uer.config import REQUIRED, flag
-from uer.data.packed_offsets import Offsets
 from uer.data.schema import INSTANCE
-from uer.data.store import FORMAT_VERSION, DatasetInfo, StreamedColumn, TokenDataset, open_dataset, write_dataset
+from uer.data.store import (
+    FORMAT_VERSION,
+    DatasetInfo,
+    StreamedColumn,
+    TokenDataset,
+    check_instances,
+    open_dataset,
+    write_dataset,
+)
 from uer.errors import UserError
 from uer.text import amount
 
@@ -63,7 +70,7 @@ def merge(datasets: list[TokenDataset], output_path: str, command: str) -> None:
     instances = sum(map(len, datasets))
     columns = {name: joined([dataset.columns[name] for dataset in datasets]) for name in first.columns}
     offsets = {axis: StreamedColumn(np.dtype(np.int64), instances + 1,
-                                    shifted_offsets([dataset.offsets[axis] for dataset in datasets]))
+                                    shifted_offsets(datasets, axis))
                for axis in first.offsets}
     info = replace(first.info, format_version=FORMAT_VERSION, counts=dict(counts), command=command)
     write_dataset(output_path, info, columns, offsets)
@@ -99,14 +106,19 @@ def joined(arrays: list[np.ndarray]) -> StreamedColumn:
     return StreamedColumn(arrays[0].dtype, sum(map(len, arrays)), found)
 
 
-def shifted_offsets(parts: list[Offsets]) -> Iterator[np.ndarray]:
-    """Offsets of the whole: each dataset's own, moved by the tokens before it."""
+def shifted_offsets(datasets: list[TokenDataset], axis: str) -> Iterator[np.ndarray]:
+    """Offsets of the whole: each dataset's own, moved by the tokens before it.
+
+    Raises:
+        UserError: a dataset is damaged.
+    """
     earlier = 0
-    for offsets in parts:
-        last = len(offsets) - 1
-        for start in range(0, last, VALUES_AT_ONCE):
-            yield offsets[start:min(start + VALUES_AT_ONCE, last)] + earlier
-        earlier += offsets[last]
+    for dataset in datasets:
+        for start in range(0, len(dataset), VALUES_AT_ONCE):
+            offsets = dataset.offsets[axis][start:start + VALUES_AT_ONCE + 1]
+            check_instances(dataset, axis, offsets)
+            yield offsets[:-1] + earlier
+        earlier += len(dataset.columns[axis])
     yield np.array([earlier], np.int64)
 
 

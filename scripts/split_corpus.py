@@ -9,6 +9,7 @@ division. The order of the documents stays.
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from uer import cli
 from uer.config import LARGEST_SEED, REQUIRED, flag
 from uer.data.corpus import SUFFIXES, CorpusFile, find_files, read_blocks
+from uer.data.line_cleaner import BYTE_ORDER_MARK
+from uer.data.schema import BLANK_LINE
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.paths import File, files_behind
@@ -72,10 +75,12 @@ def main() -> None:
 def documents(file: CorpusFile, paragraphs: bool) -> Iterator[bytes]:
     """The documents of a file with their line ends; blank lines between lines are left out."""
     parts: list[bytes] = []
+    is_blank = re.compile(BLANK_LINE).fullmatch
     for line in lines(file):
-        if line.strip():
+        blank = is_blank(line)
+        if not blank:
             parts.append(line)
-        if parts and not (paragraphs and line.strip()):
+        if parts and (blank or not paragraphs):
             yield b"".join([*parts, b"\n"] if paragraphs else parts)
             parts = []
     if parts:
@@ -83,10 +88,10 @@ def documents(file: CorpusFile, paragraphs: bool) -> Iterator[bytes]:
 
 
 def lines(file: CorpusFile) -> Iterator[bytes]:
-    """The lines of a file, decompressed; each with its line end, the last one too."""
+    """The lines of a file, decompressed, without a byte order mark; each with its line end, the last one too."""
     begun: list[bytes] = []
-    for block, _ in read_blocks(file):
-        end, *others = block.split(b"\n")
+    for number, (block, _) in enumerate(read_blocks(file)):
+        end, *others = (block if number else block.removeprefix(BYTE_ORDER_MARK)).split(b"\n")
         begun.append(end)
         if others:
             yield b"".join(begun) + b"\n"

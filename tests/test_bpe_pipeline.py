@@ -81,6 +81,15 @@ def test_other_merges_are_refused(made):
                          (other.vocab.fingerprint, len(other.vocab), other.settings))
 
 
+def test_masks_need_an_entry_before_the_work_begins(made, tmp_path):
+    path = tmp_path / "vocab.json"
+    path.write_text((made / "vocab.json").read_text(encoding="utf-8").replace("<mask>", "<other>"), encoding="utf-8")
+    tokenizer = build_tokenizer(TokenizerConfig("bpe", str(path), str(made / "merges.txt")))
+    config = DatasetConfig((str(made / "corpus.txt"),), str(tmp_path / "m.pt"), data_processor="mlm")
+    with pytest.raises(UserError, match="this processor needs a mask token"):
+        build_dataset(config, {"src": tokenizer})
+
+
 def test_whole_words_are_refused(made):
     config = DatasetConfig((str(made / "corpus.txt"),), str(made / "w.pt"), data_processor="mlm")
     masks = dataclasses.replace(config, members={"whole_word_masking": True})

@@ -53,6 +53,21 @@ def test_the_users_own_files_beside_it_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "hf.tmp", "model.bin", "model.bin.tmp"]
 
 
+@pytest.mark.parametrize("write", [atomic_path, atomic_folder])
+def test_a_file_system_that_makes_no_files_is_an_error(write, tmp_path, monkeypatch):
+    calls = iter(range(5))
+
+    def refuse(*_, **__):  # as in /proc, whose folders are there
+        assert next(calls, None) is not None, "asked again and again"
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(files, "_make_file", refuse)
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    monkeypatch.setattr(files, "make_folder", lambda _: None)
+    with pytest.raises(FileNotFoundError, match=r"model\.bin"), write(tmp_path / "model.bin"):
+        pass
+
+
 def test_two_writers_of_one_name_do_not_meet(tmp_path):
     final = tmp_path / "model.bin"
     with atomic_path(final) as one:

@@ -33,6 +33,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "pt_out_is_folder": (f"{PRETRAIN} --output_model_path hf_deep", "--output_model_path hf_deep: is a folder"),
     "pt_accumulation": (f"{PRETRAIN} --accumulation_steps 100000000", "--accumulation_steps must be at most"),
     "pp_seq_length": (f"{PREPROCESS} --vocab_path vocab.txt --seq_length 1000000000", "--seq_length must be at most"),
+    "pp_report_size": (f"{PREPROCESS} --vocab_path vocab.txt --vocab_report_size -1", "--vocab_report_size must not"),
+    "pp_text_field": (f"{PREPROCESS} --vocab_path vocab.txt --text_field=", "--text_field needs the name of a field"),
     "pp_pair_length": (f"{PREPROCESS} --vocab_path vocab.txt --data_processor bert --seq_length 4",
                        "--seq_length must be at least 5 with --data_processor bert"),
     "cfg_decoder": (f"{PRETRAIN} --config_path decoder.json", "decoder"),

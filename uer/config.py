@@ -136,6 +136,8 @@ class DatasetConfig(Members):
         require(found, self.seq_length >= 4, "--seq_length must be at least 4")
         require(found, self.seq_length <= LONGEST_ROW, f"--seq_length must be at most {LONGEST_ROW:,}")
         require(found, self.dup_factor >= 1, "--dup_factor must be at least 1")
+        require(found, self.text_field != "", "--text_field needs the name of a field")
+        require(found, self.vocab_report_size >= 0, "--vocab_report_size must not be negative")
         require_seed(found, self.seed)
         return found
 

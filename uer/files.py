@@ -107,7 +107,7 @@ def _writable(final: str | os.PathLike) -> Path:
     return path
 
 
-def _temporary(final: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+def _temporary(final: Path, make: Callable[[Path], int | None]) -> tuple[Path, int]:
     """A new file or folder beside `final`, and a descriptor that holds its lock: as long as it is held, it is in use.
 
     Before the lock is taken another writer may have removed it as left over; then it is made again.
@@ -117,9 +117,9 @@ def _temporary(final: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         try:
             held = make(temporary)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and final.parent.is_dir():
-                continue  # a folder that was removed before it could be opened
             raise OSError(error.errno, error.strerror, str(final)) from None
+        if held is None:
+            continue
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(held, fcntl.LOCK_EX)
         if temporary.exists():
@@ -131,9 +131,12 @@ def _make_file(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 
 
-def _make_folder(path: Path) -> int:
+def _make_folder(path: Path) -> int | None:
     path.mkdir()
-    return os.open(path, os.O_RDONLY)
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # another writer has removed it as left over
+        return None
 
 
 def _remove_left_over(final: Path) -> None:

@@ -69,8 +69,20 @@ def files_behind(paths: Iterable[str]) -> list[str]:
     for path in paths:
         names = [path] if os.path.lexists(path) else glob.glob(path, recursive=True)
         for name in names:
-            found += [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files] or [name]
+            found += list(files_below(name)) or [name]
     return found
+
+
+def files_below(folder: str) -> Iterator[str]:
+    """The files of a folder and its subfolders, linked ones too; each folder once, since links may make a circle."""
+    seen = set()
+    for current, subfolders, files in os.walk(folder, followlinks=True):
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (os.path.join(current, file) for file in files)
 
 
 def _flagged(section: Any, kinds: tuple[str, ...]) -> Iterator[File]:

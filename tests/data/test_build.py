@@ -119,14 +119,19 @@ def test_many_small_files_share_a_shard_and_give_what_one_file_gives(tmp_path, s
     assert summary.totals.lines == 8
 
 
-def test_the_dataset_in_the_corpus_folder_is_not_read_as_text(tmp_path, small_tokenizer):
+def test_datasets_in_the_corpus_folder_are_not_read_as_text(tmp_path, small_tokenizer):
     (tmp_path / "a.txt").write_text("a\n")
+    (tmp_path / "e.pt.work-0123456789abcdef").mkdir()
+    (tmp_path / "e.pt.work-0123456789abcdef" / "000000-000000.src").write_bytes(b"abcd")
     make(tmp_path, small_tokenizer, tmp_path)
     first = (tmp_path / "d.pt").read_bytes()
-    make(tmp_path, small_tokenizer, tmp_path)
-    assert (tmp_path / "d.pt").read_bytes() == first
+    for corpus, name in ((tmp_path, "d.pt"), (tmp_path, "e.pt"), (tmp_path / "**", "f.pt")):
+        make(tmp_path, small_tokenizer, corpus, name=name)
+        assert (tmp_path / name).read_bytes() == first
+    with pytest.raises(UserError, match=r"d\.pt: a dataset or a model, no text"):
+        make(tmp_path, small_tokenizer, tmp_path / "d.pt", name="e.pt")
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(UserError, match="holds nothing but the dataset"):
+    with pytest.raises(UserError, match="holds only datasets"):
         make(tmp_path, small_tokenizer, tmp_path)
 
 

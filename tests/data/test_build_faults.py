@@ -34,7 +34,7 @@ def test_a_corpus_without_documents_is_named(content, message, tmp_path, small_t
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("compress", [lambda data: data, gzip.compress])
 def test_a_damaged_line_can_stop_the_run(compress, processes, tmp_path, small_tokenizer):
-    text = b"a\n" * 4000 + b"a\xff\n" + b"a\n" * 4000 + b"\xfe\n" + b"a\n" * 100
+    text = b"ba\n" + b"a\n" * 3999 + b"a\xff\n" + b"a\n" * 4000 + b"\xfe\n" + b"a\n" * 100  # shards end inside lines
     (tmp_path / "a.txt").write_bytes(compress(text))
     with pytest.raises(UserError, match=r"a.txt: line 4001: byte 0xff at column 2"):
         make(tmp_path, small_tokenizer, tmp_path / "a.txt", encoding_errors="stop", processes_num=processes)

@@ -18,10 +18,10 @@ from uer.text import in_bytes
 
 @pytest.mark.parametrize(("content", "warning"), [
     ("a b c\nd e f\na c\n\n" * 30, "one sentence a line"), ("a b c d e\n" * 100, None), ("a b c d e\n\n" * 100, None),
-    ('{"text": "a"}\n' * 100, "looks like JSON lines"),
+    ('{"text": "a"}\n' * 100, "looks like JSON lines"), ('\ufeff{"text": "a"}\n', "looks like JSON lines"),
 ])
 def test_a_corpus_for_another_command_is_noticed(content, warning, tmp_path, small_tokenizer):
-    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
     notes = []
     make(tmp_path, small_tokenizer, tmp_path / "a.txt", notes=notes)
     assert [warning in note for note in notes] == ([True] if warning else [])

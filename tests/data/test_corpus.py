@@ -11,6 +11,7 @@ import pytest
 
 from uer.data import corpus
 from uer.data.corpus import find_files, open_text, read_blocks, stretch, take_sample, unchanged
+from uer.data.schema import SENTENCES
 from uer.errors import UserError
 
 TEXT = "".join(f"第{number}行 line {number}\n" for number in range(3000)).encode()
@@ -24,6 +25,16 @@ def test_paths_globs_and_folders_in_sorted_order(tmp_path):
     assert names == ["a.txt", "b.txt", "deep/c.txt"]
     names = [os.path.basename(file.path) for file in find_files([str(tmp_path / "b.txt"), str(tmp_path / "*.txt")])]
     assert names == ["b.txt", "a.txt", "b.txt"]
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    for folder in ("corpus", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("x\n")
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "corpus")
+    names = [os.path.relpath(file.path, tmp_path) for file in find_files([str(tmp_path / "corpus") + "/"])]
+    assert names == ["corpus/a.txt", "corpus/linked/a.txt"]
 
 
 def test_a_name_with_glob_characters_is_taken_as_it_is(tmp_path):
@@ -143,3 +154,15 @@ def test_a_sample_is_whole_lines_and_knows_how_much_text_a_file_holds(tmp_path):
     assert plain.expansion == 1 and set(plain.text.split(b"\n")) <= set(TEXT.split(b"\n"))
     packed = take_sample(find_files([str(tmp_path / "text.gz")]), 1 << 20)
     assert packed.text == TEXT and packed.expansion == pytest.approx(len(TEXT) / len(gzip.compress(TEXT)), rel=0.01)
+
+
+@pytest.mark.parametrize("blank", [b"\n", b" \r\n" * 3, b"\xe3\x80\x80" * 1400 + b"\n"])
+def test_stretches_cover_each_document_once(blank, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "READ_BYTES", 1000)
+    chance = random.Random(3)
+    text = b"".join(b"a" * chance.randrange(1, 300) + b"\n" + blank * chance.randrange(3) for _ in range(20))
+    (tmp_path / "a.txt").write_bytes(text)
+    for size in (300, 2000):
+        parts = [b"".join(stretch(tmp_path / "a.txt", start, min(start + size, len(text)), SENTENCES.document_end))
+                 for start in range(0, len(text), size)]
+        assert b"".join(parts) == text

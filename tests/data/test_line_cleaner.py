@@ -25,7 +25,7 @@ def test_only_line_feeds_end_lines():
 
 def test_damaged_lines_are_replaced_counted_and_located():
     text, cleaner = _clean(b"ok\nb\xff\xc3d\n\nnul\0\n\xe4\xb8")
-    assert text == "ok\nb\ufffd\ufffdd\n\nnul\0\n\ufffd\n"
+    assert text == "ok\nb\ufffd\ufffdd\n\nnul\n\ufffd\n"
     assert cleaner.locations == [(2, "not UTF-8, replaced"), (4, "NUL bytes, dropped"), (5, "not UTF-8, replaced")]
     assert cleaner.damage == {"not UTF-8, replaced": 2, "NUL bytes, dropped": 1}
     assert (cleaner.lines, cleaner.damaged, cleaner.left_out) == (5, 3, 0)
@@ -87,7 +87,7 @@ def test_long_lines_come_in_pieces_with_the_same_tokens(kind, small_tokenizer):
         assert b"".join(piece for piece, _ in made) == data
         cleaner = LineCleaner("x")
         ids = np.concatenate([tokenizer.encode_lines(cleaner.clean(*chunk))[0] for chunk in made])
-        assert ids.tolist() == tokenizer.encode_lines(text * 2)[0].tolist()
+        assert ids.tolist() == tokenizer.encode_lines(text.replace("\0", "") * 2)[0].tolist()
         assert cleaner.lines == 2
 
 

@@ -71,6 +71,12 @@ def test_suggestions_can_be_added(extend, tmp_path):
     assert Vocab.load(tmp_path / "new.txt").tokens[-2:] == ["馆", "xy"]
 
 
+def test_a_space_is_not_suggested(extend, tmp_path):
+    (tmp_path / "corpus.txt").write_text("中 馆 \t国", encoding="utf-8")
+    result = extend("--tokenizer", "char", "--corpus_path", str(tmp_path / "corpus.txt"), "--suggest", "1")
+    assert result.stdout == "馆\t1\n" and "4 of 6 tokens are unknown" in result.stderr
+
+
 def test_an_entry_that_no_text_can_become_is_named(extend, tmp_path):
     result = extend("--add_tokens", "馆", "北京", "--output_vocab_path", str(tmp_path / "new.txt"))
     assert "never gives 1 of the new entries: 北京" in result.stderr

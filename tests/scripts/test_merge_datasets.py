@@ -39,6 +39,22 @@ def test_instances_follow_one_another(run_script, tmp_path):
     assert "5 instances, 12 tokens" in text
 
 
+@pytest.mark.parametrize("start", [0, 4, 60_000])
+def test_a_damaged_dataset_is_named(start, run_script, tmp_path):
+    whole, damaged = (_save(tmp_path / name, [1, 2, 3, 4, 5], [0, 2, 5]) for name in ("a.pt", "b.pt"))
+    content = bytearray(damaged.read_bytes())
+    content[-6:-2] = np.array([0, start], "<u2").tobytes()  # the column src.starts is the last one, 0 2 5
+    damaged.write_bytes(content[:-2] + np.array([5], "<u2").tobytes())
+    for command in (("merge_datasets.py", whole, damaged, "--output_path", tmp_path / "c.pt"),
+                    ("inspect_dataset.py", damaged)):
+        if start == 4:
+            run_script(*command)
+            continue
+        with pytest.raises(UserError, match=r"b.pt: the dataset is damaged: an instance begins or ends"):
+            run_script(*command)
+    assert (tmp_path / "c.pt").exists() == (start == 4)
+
+
 def _vocab(**changes):
     return {"vocabs": {"src": dataclasses.replace(VOCAB, **changes)}}
 

@@ -20,6 +20,19 @@ def test_every_document_is_on_one_side(tmp_path, run_script, kind, end):
     assert all(f"{path}: {len(part)} documents, " in printed for path, part in zip((train, heldout), parts))
 
 
+@pytest.mark.parametrize("kind", ["lines", "paragraphs"])
+def test_blank_lines_are_those_of_preprocess_and_a_byte_order_mark_is_no_text(kind, tmp_path, run_script):
+    texts = [f"第{number}句" for number in range(20)]
+    corpus, train, heldout = (tmp_path / name for name in ("corpus.txt", "train.txt", "heldout.txt"))
+    corpus.write_text("\u3000\u3000\n".join(f"{text}\n" for text in texts), encoding="utf-8-sig")
+    run_script("split_corpus.py", "--corpus_path", corpus, "--train_path", train, "--heldout_path", heldout,
+               "--fraction", 0.3, "--documents", kind)
+    parts = [path.read_text(encoding="utf-8").split() for path in (train, heldout)]
+    assert sorted(parts[0] + parts[1]) == sorted(texts) and all(parts)
+    end = {"lines": "\n", "paragraphs": "\n\n"}[kind]
+    assert train.read_text(encoding="utf-8") == "".join(text + end for text in parts[0])
+
+
 def test_an_empty_part_is_refused(tmp_path, run_script):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("one\n")

@@ -1,5 +1,6 @@
 """Comparing two vocabularies, and fitting a checkpoint to another one."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def test_sizes_and_differences(run_script: Run, files: dict[str, object], tmp_pa
     assert printed.splitlines() == [
         f"vocab_1: {tmp_path / 'old.txt'}, size: 8", f"vocab_2: {tmp_path / 'new.txt'}, size: 508",
         "vocab_1 - vocab_2 = 1", "vocab_2 - vocab_1 = 501"]
+    (tmp_path / "old.json").write_text(json.dumps({entry: number for number, entry in enumerate(OLD)}))
+    printed = run_script("diff_vocab.py", "--vocab_1", tmp_path / "old.json", "--vocab_2", tmp_path / "old.txt")
+    assert printed.splitlines()[2:] == ["vocab_1 - vocab_2 = 0", "vocab_2 - vocab_1 = 0"]
 
 
 def test_every_entry_of_both_keeps_its_row(run_script: Run, files: dict[str, object], tmp_path: Path) -> None:
@@ -50,6 +54,16 @@ def test_every_entry_of_both_keeps_its_row(run_script: Run, files: dict[str, obj
         assert after[name][8:].std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.equal(after["encoder.x.weight"], before["encoder.x.weight"])
     assert after["target.mlm.linear_2.weight"].data_ptr() == after["embedding.word.embedding.weight"].data_ptr()
+
+
+def test_no_entry_needs_a_role(run_script: Run, files: dict[str, object], tmp_path: Path) -> None:
+    for name, entries in (("old.json", ["a", "<|endoftext|>", *"bcdefg"]), ("new.json", ["<|endoftext|>", "g"])):
+        (tmp_path / name).write_text(json.dumps({entry: number for number, entry in enumerate(entries)}))
+    run_script("dynamic_vocab_adapter.py", *words({
+        **files, "--old_vocab_path": tmp_path / "old.json", "--new_vocab_path": tmp_path / "new.json"}))
+    before, after = (torch.load(tmp_path / name, weights_only=True)["embedding.word.embedding.weight"]
+                     for name in ("old.bin", "new.bin"))
+    assert torch.equal(after, before[[1, 7]])
 
 
 def test_a_model_of_another_vocabulary_is_refused(run_script: Run, files: dict[str, object], tmp_path: Path) -> None:

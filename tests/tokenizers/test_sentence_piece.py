@@ -10,7 +10,8 @@ from sentencepiece import SentencePieceTrainer
 
 from uer.config import TokenizerConfig
 from uer.errors import UserError
-from uer.tokenizers import build_tokenizer, sentence_piece
+from uer.tokenizers import Vocab, build_tokenizer, sentence_piece
+from uer.tokenizers.sentence_piece import SentencePieceTokenizer
 
 
 class Numbers:
@@ -92,6 +93,12 @@ def test_a_digit_before_a_comma_is_a_token_of_its_own(monkeypatch):
                                  defaults=sentence_piece.ROBERTA_SPECIAL_TOKENS)
     tokenizer = sentence_piece.XlmRobertaTokenizer(vocab, b"")
     assert tokenizer.tokenize("12,5,1") == ["1", "<unk>", ",", "▁", "5", ",", "1"]
+
+
+def test_a_saved_model_that_is_damaged_is_named():
+    vocab = Vocab(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], source="model.json")
+    with pytest.raises(UserError, match=r"model\.json: the SentencePiece model is damaged"):
+        SentencePieceTokenizer.from_saved(vocab, {"spm_model": "AAAAA"})
 
 
 def test_a_model_without_the_roles_is_refused(tmp_path):

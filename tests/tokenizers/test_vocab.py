@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from uer.config import TokenizerConfig
 from uer.errors import UserError
-from uer.tokenizers import Vocab
+from uer.tokenizers import Vocab, build_tokenizer
 
 ENTRIES = ["[PAD]", "a", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "##b", "\u2028", "\u3000", "中"]
 
@@ -62,6 +63,13 @@ def test_a_bad_file_is_named_with_its_line(content, message, tmp_path):
         Vocab.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [3, None, ["a"], {"vocab": [["a", 0.5]]}])
+def test_a_tokenizer_json_without_entries_and_ids_is_named(model, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    with pytest.raises(UserError, match=r"tokenizer\.json: holds no WordPiece"):
+        build_tokenizer(TokenizerConfig(vocab_path=str(tmp_path / "tokenizer.json")))
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -15,6 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from uer.data.estimate import forecast, require_space
 from uer.data.line_cleaner import DamagedLine
 from uer.data.processors import PROCESSORS, Processor
 from uer.data.schema import INSTANCE, VocabInfo
-from uer.data.shard_plan import ShardPlan, lines_before, usual_shard_bytes
+from uer.data.shard_plan import ShardPlan, lines_before, text_outside, usual_shard_bytes
 from uer.data.shards import Account, BuildSettings, Shard, build_shard, read_account
 from uer.data.summary import Progress, Summary
 from uer.data.word_starts import WordFinder, import_jieba, require_words
@@ -106,14 +107,10 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def _corpus_files(dataset: DatasetConfig, path: Path) -> list[CorpusFile]:
-    """The files of the corpus, without the dataset and its work folders, which may be in a folder of the corpus."""
-    target, found = os.path.realpath(path), find_files(dataset.corpus_path)
-    if path.exists() and not store.is_dataset(path) and any(os.path.samefile(file.path, path) for file in found):
+    """The files of the corpus; the dataset, and earlier ones, may be in a folder of it."""
+    files = find_files(dataset.corpus_path)
+    if path.exists() and any(os.path.samefile(file.path, path) for file in files):
         raise UserError(f"--dataset_path: {path} is read by this command (--corpus_path) and would be overwritten")
-    files = [file for file in found
-             if os.path.realpath(file.path) != target and not os.path.realpath(file.path).startswith(f"{target}.work-")]
-    if not files:
-        raise UserError(f"--corpus_path {' '.join(dataset.corpus_path)}: holds nothing but the dataset {path}")
     prepare_file(path, "--dataset_path")
     return files
 
@@ -206,7 +203,9 @@ class _Build:
         self._files = files
         self._settings = settings
         self._folder = folder
-        self._plan = ShardPlan(files, folder, shard_bytes, settings.processor.corpus.document_end)
+        self._document_end = settings.processor.corpus.document_end
+        self._plan = ShardPlan(files, folder, shard_bytes, self._document_end,
+                               lends=settings.processor.least_documents > 1)
 
     def run(self, processes: int, progress: Progress) -> int:
         """Process every unfinished shard; returns the peak memory of the largest worker in bytes."""
@@ -227,10 +226,11 @@ class _Build:
 
         def work(shard: Shard) -> int:
             try:
-                build_shard(shard, settings, self._folder, words)
+                build_shard(shard, settings, self._folder, words,
+                            partial(text_outside, self._files, shard, self._document_end))
             except DamagedLine as error:
-                line = lines_before(self._files[shard.file], shard.start) + error.line
-                raise UserError(f"{error.path}: line {line}: {error.reason}") from None
+                before = lines_before(self._files[shard.file], shard, self._document_end)
+                raise UserError(f"{error.path}: line {before + error.line}: {error.reason}") from None
             return peak_host_bytes()
 
         return work

@@ -9,15 +9,18 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from uer.errors import UserError
+from uer.paths import files_below
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 ZIP = b"PK\x03\x04"
+SAFETENSORS = b'{"__metadata__"'  # behind 8 bytes
+WORK_FOLDER = re.compile(r"\.work-[0-9a-f]{16}/")  # where an unfinished dataset is made
+NO_TEXT = re.compile(rf"{WORK_FOLDER.pattern}|/\.")  # or a hidden file or folder
 TAR_NAME = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
 GBK_BYTES = 1 << 16
 FEW_DAMAGED = 5
@@ -49,17 +52,18 @@ class Sample:
 
 
 def find_files(paths: Iterable[str]) -> list[CorpusFile]:
-    """The files behind `--corpus_path`: files as given, globs and folders (with their subfolders) in sorted order.
+    """The files behind `--corpus_path`: files as given, globs, and folders (with linked ones) in sorted order.
 
-    Hidden files inside folders are left out, and so are empty ones beside others.
+    Of folders and globs, hidden files, datasets and what unfinished ones consist of are left out; so are empty files
+    beside others.
 
     Raises:
-        UserError: a path is missing or no regular file, is UTF-16 or an archive, the largest plain file
-            is GBK, or all files are empty.
+        UserError: a path is missing or no regular file, is UTF-16, an archive or a dataset, the largest plain file is
+            GBK, or all files are empty.
     """
-    files = [_look_at(name) for path in paths for name in _expand(path)]
+    files = [file for path in paths for name in _expand(path) if (file := _look_at(name, name == path))]
     if not any(file.size for file in files):
-        raise UserError(f"--corpus_path {' '.join(paths)}: the corpus is empty")
+        raise UserError(f"--corpus_path {' '.join(paths)}: {'the corpus is empty' if files else 'holds only datasets'}")
     plain = [file for file in files if not file.compression]
     if plain:
         refuse_gbk(take_sample(plain, GBK_BYTES).text, largest(plain).path)
@@ -68,28 +72,34 @@ def find_files(paths: Iterable[str]) -> list[CorpusFile]:
 
 def _expand(path: str) -> list[str]:
     if os.path.isdir(path):
-        found = sorted(str(name) for name in Path(path).rglob("*")
-                       if name.is_file() and not any(part.startswith(".") for part in name.relative_to(path).parts))
+        found = sorted(name for name in files_below(path)
+                       if os.path.isfile(name) and not NO_TEXT.search(name, len(path.rstrip("/"))))
         if not found:
             raise UserError(f"--corpus_path {path}: the folder holds no files")
         return found
     if not os.path.lexists(path) and glob.has_magic(path):
-        found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+        found = sorted(name for name in glob.glob(path, recursive=True)
+                       if os.path.isfile(name) and not WORK_FOLDER.search(name))
         if not found:
             raise UserError(f"--corpus_path {path}: no file matches")
         return found
     return [path]
 
 
-def _look_at(path: str) -> CorpusFile:
+def _look_at(path: str, named: bool) -> CorpusFile | None:
+    """The file; None where it is a dataset, which is an error where the user has `named` it."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"--corpus_path {path}: not a regular file")
         with open(path, "rb") as file:
-            start = file.read(8)
+            start = file.read(32)
     except OSError as error:
         raise UserError(f"--corpus_path {path}: {error.strerror}") from None
+    if start.startswith(SAFETENSORS, 8):
+        if named:
+            raise UserError(f"--corpus_path {path}: a dataset or a model, no text")
+        return None
     if start.startswith(UTF16):
         raise UserError(f"--corpus_path {path}: the text is UTF-16; convert it to UTF-8, for example with iconv")
     if start.startswith(ZIP) or TAR_NAME.search(path):
@@ -181,16 +191,16 @@ def take_sample(files: list[CorpusFile], size: int) -> Sample:
             text, read = text + block, position
             if len(text) >= size:
                 break
-        return Sample(_whole_lines(text), len(text) / max(read, 1))
+        return Sample(whole_lines(text), len(text) / max(read, 1))
     with open(file.path, "rb") as stream:
-        text = _whole_lines(stream.read(size // 2))
+        text = whole_lines(stream.read(size // 2))
         if file.size > size:
             stream.seek(file.size // 2)
-            text += _whole_lines(stream.read(size // 2).partition(b"\n")[2])
+            text += whole_lines(stream.read(size // 2).partition(b"\n")[2])
     return Sample(text, 1.0)
 
 
-def _whole_lines(text: bytes) -> bytes:
+def whole_lines(text: bytes) -> bytes:
     """Without the line that the end of the sample cuts; a sample inside one long line is kept as it is."""
     return text[:text.rfind(b"\n") + 1] or text
 

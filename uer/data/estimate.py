@@ -55,7 +55,7 @@ def format_warnings(sample: bytes, settings: BuildSettings) -> list[str]:
     """Warnings if the corpus seems to be in another format than the processor reads."""
     if settings.field_counts:  # lines in another format are left out, and the summary says so
         return []
-    text = sample.decode("utf-8", "replace").replace("\0", "")  # what tokenizers take for blank is no text here either
+    text = sample.decode("utf-8-sig", "replace").replace("\0", "")  # as lines are cleaned
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     filled = [line for line in lines if line]
     if settings.text_field is None and filled and all(map(_is_json_object, filled[:FEW_LINES])):

@@ -135,7 +135,7 @@ class LineCleaner:
         if b"\0" in line:
             self._note(number, "NUL bytes, dropped")
         try:
-            return line.decode()
+            return line.decode().replace("\0", "")
         except UnicodeDecodeError as error:
             if self.encoding_errors == "stop":
                 raise DamagedLine(self.path, number, f"byte 0x{line[error.start]:02x} at column {error.start + 1} "
@@ -145,7 +145,7 @@ class LineCleaner:
                 self.left_out += 1
                 return None
             self._note(number, "not UTF-8, replaced")
-            return line.decode(errors="replace")
+            return line.decode(errors="replace").replace("\0", "")
 
     def _whole(self, data: bytes, first: int, unfinished: bool, read: Callable[[bytes, int], str | None]) -> str:
         """Lines that cannot be read in pieces; `read` gives the text of one, or None where it is left out."""

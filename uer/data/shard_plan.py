@@ -10,16 +10,17 @@ With shards of 10 bytes, where every line is a document:
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from uer.data.corpus import LINE_END, LOOK_BACK, CorpusFile, read_blocks
+from uer.data.corpus import LINE_END, LOOK_BACK, CorpusFile, document_boundary, read_blocks, stretch, whole_lines
 from uer.data.shards import Shard, read_account, write_marker
 from uer.json_files import read_json_object
 
 SMALLEST_SHARD = 1 << 20
 LARGEST_SHARD = 1 << 26
 SHARDS_WANTED = 512
+LENT_BYTES = 1 << 18
 USUAL_EXPANSION = 4  # how many times as large as a compressed file its text usually is
 
 
@@ -44,8 +45,17 @@ class ShardPlan:
     """
 
     def __init__(self, files: list[CorpusFile], folder: Path, shard_bytes: int,
-                 document_end: re.Pattern[bytes] = LINE_END):
+                 document_end: re.Pattern[bytes] = LINE_END, lends: bool = False):
+        """
+        Args:
+            files: the corpus.
+            folder: the work folder.
+            shard_bytes: the size of a shard.
+            document_end: matches what stands between two documents.
+            lends: shards may need text outside of them, see `text_outside`.
+        """
         self._files = files
+        self._lends = lends
         self._document_end = document_end
         self._folder = folder
         self._shard_bytes = shard_bytes
@@ -63,24 +73,24 @@ class ShardPlan:
             if read_account(self._folder, shard) is None:
                 yield shard
             elif shard.path:  # a finished block that has been decompressed once more
-                Path(shard.path).unlink(missing_ok=True)
+                shard.remove_block()
             else:
                 progress(shard.stop - shard.start, False)
 
     def _all(self, progress: Callable[[int, bool], None]) -> Iterator[Shard]:
         """Every shard, in the order of the corpus."""
-        small: list[CorpusFile] = []  # whole files that will be one shard
+        small, room = [], self._shard_bytes  # whole files that will be one shard, and how many bytes it can still take
         for number, file in enumerate(self._files):
-            fits = not file.compression and file.size + sum(other.size for other in small) <= self._shard_bytes
-            if small and not fits:
+            if small and (file.compression or file.size > room):
                 yield _together(number - len(small), small)
-                small = []
+                small, room = [], self._shard_bytes
             if file.compression:
                 yield from self._blocks(number, file, progress)
             elif file.size > self._shard_bytes:
                 yield from self._stretches(number, file)
             else:
                 small.append(file)
+                room -= file.size
         if small:
             yield _together(len(self._files) - len(small), small)
 
@@ -139,6 +149,8 @@ class ShardPlan:
                 position = shard.stop
                 tail = (tail + piece)[-LOOK_BACK:]
                 if end:
+                    if self._lends:
+                        shard.next_path.write_bytes(data[:LENT_BYTES])
                     yield shard
                     index, start, tail = index + 1, position, b""
         if position > start:
@@ -167,12 +179,44 @@ def _append(path: str, data: bytes, new: bool) -> None:
         file.write(data)
 
 
-def lines_before(file: CorpusFile, position: int) -> int:
-    """How many lines end in the first `position` bytes of the file's text."""
-    lines = 0
+def lines_before(file: CorpusFile, shard: Shard, document_end: re.Pattern[bytes] = LINE_END) -> int:
+    """How many lines of the file's text stand before the first document of a shard."""
+    lines, position = 0, shard.start
+    if not file.compression:  # compressed files are divided between documents
+        with open(file.path, "rb") as text:
+            position = document_boundary(text, position, document_end)
     for data, _ in read_blocks(file):
         lines += data.count(b"\n", 0, position)
         position -= len(data)
         if position <= 0:
             break
     return lines
+
+
+def text_outside(files: Sequence[CorpusFile], shard: Shard, document_end: re.Pattern[bytes] = LINE_END) -> bytes:
+    """The first lines of a document that is not in the shard: about `LENT_BYTES`, b"" where there is no other.
+
+    It is the document behind the shard, or else the first one of a later file, of an earlier file, of the shard's file.
+    """
+    for blocks in _texts_outside(files, shard, document_end):
+        text = b""
+        for block in blocks:
+            text += block
+            if len(text) >= LENT_BYTES:
+                break
+        if text.strip():
+            return whole_lines(text[:LENT_BYTES])
+    return b""
+
+
+def _texts_outside(files: Sequence[CorpusFile], shard: Shard,
+                   document_end: re.Pattern[bytes]) -> Iterator[Iterator[bytes]]:
+    own = files[shard.file]
+    if shard.path:
+        yield iter([shard.next_path.read_bytes()] if shard.next_path.exists() else [])
+    elif not shard.followers:
+        yield stretch(own.path, shard.stop, own.size, document_end)
+    for file in (*files[shard.file + 1 + len(shard.followers):], *files[:shard.file]):
+        yield (block for block, _ in read_blocks(file))
+    if shard.start:
+        yield (block for block, _ in read_blocks(own))

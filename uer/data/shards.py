@@ -1,7 +1,7 @@
 """Turns one shard (a part of a file, or several small files) into column files in the work folder.
 
-The result depends on the shard's bytes and the settings, not on other shards or on the process. The marker, a JSON file
-that is written last, says that the shard is finished and contains its counts (the account).
+The result depends on the corpus and the settings, not on other shards' results or on the process. The marker, a JSON
+file that is written last, says that the shard is finished and contains its counts (the account).
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ class Shard:
     """Further whole files, (path, size) each, which follow the first in the corpus too."""
 
     @property
+    def next_path(self) -> Path:
+        """Where a block's plan writes the beginning of the text behind it, for processors that draw from it."""
+        return Path(self.path).with_suffix(".next")
+
+    @property
     def name(self) -> str:
         """How its files in the work folder begin; names sort as the corpus does."""
         return f"{self.file:06d}-{self.index:06d}"
@@ -90,6 +96,11 @@ class Shard:
         if self.followers:
             return f"{self.source} to {self.followers[-1][0]}, {1 + len(self.followers)} files"
         return f"{self.source}, {'decompressed ' if self.path else ''}bytes {self.start} to {self.stop}"
+
+    def remove_block(self) -> None:
+        """Remove the decompressed block."""
+        Path(self.path).unlink(missing_ok=True)
+        self.next_path.unlink(missing_ok=True)
 
     def parts(self, document_end: re.Pattern[bytes] = LINE_END) -> Iterator[tuple[int, str, Iterator[bytes]]]:
         """The files of the shard: (number in the corpus, path, the bytes of its documents)."""
@@ -175,7 +186,8 @@ class LeftOut:
             self._last = number
 
 
-def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None) -> Account:
+def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: WordFinder | None,
+                outside: Callable[[], bytes] = bytes) -> Account:
     """Process one shard: write its column files, then its marker.
 
     Args:
@@ -183,6 +195,7 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
         settings: tokenizers, processor and so on.
         folder: the work folder.
         words: finds word starts; None if the processor does not need them.
+        outside: gives text of documents that are not in the shard (see `uer.data.shard_plan.text_outside`).
 
     Returns:
         the counts.
@@ -190,7 +203,7 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
     account = Account(start=shard.start, stop=shard.stop)
     names = [*settings.column_types(), *(f"{axis}.starts" for axis in settings.axes())]
     with _ColumnFiles(folder, shard.name, names) as files:
-        work = _Work(settings, words, files, Draws(settings.seed, shard.file, shard.start))
+        work = _Work(settings, words, files, Draws(settings.seed, shard.file, shard.start), outside)
         for number, path, blocks in shard.parts(settings.processor.corpus.document_end):
             cleaner = LineCleaner(path, settings.encoding_errors, settings.text_field, settings.field_counts)
             for data, unfinished in _chunks(blocks, settings, opens_file=shard.start == 0 or number > shard.file):
@@ -201,7 +214,7 @@ def build_shard(shard: Shard, settings: BuildSettings, folder: Path, words: Word
         work.finish(account)
     write_marker(folder / f"{shard.name}.json", asdict(account))
     if shard.path:
-        os.unlink(shard.path)
+        shard.remove_block()
     return account
 
 
@@ -230,12 +243,14 @@ def _chunks(blocks: Iterator[bytes], settings: BuildSettings, opens_file: bool) 
 class _Work:
     """Tokenizes text, makes instances of the tokens, writes them to the column files, and counts."""
 
-    def __init__(self, settings: BuildSettings, words: WordFinder | None, files: "_ColumnFiles", draws: Draws):
+    def __init__(self, settings: BuildSettings, words: WordFinder | None, files: "_ColumnFiles", draws: Draws,
+                 outside: Callable[[], bytes]):
         self._settings = settings
         self._tokenizers = settings.tokenizers
         self._words = words
         self._files = files
         self._builder = settings.processor.builder(draws, settings.copies)
+        self._builder.outside = lambda: self._lines_of(outside())
         self._types = settings.column_types()
         self._axes = settings.axes()
         self._lengths = _LengthCount(settings.processor.lengths()["src"])
@@ -253,7 +268,7 @@ class _Work:
             numbers: (lines,) int64, what they are called.
         """
         if text:
-            fields = tokenized(text, self._settings, self._encoded, unfinished)
+            fields = tokenized(text, self._settings, partial(self._encoded, unknown=self._unknown), unfinished)
             self._write(self._builder.add(Lines(fields, unfinished, numbers)))
 
     def end_file(self) -> None:
@@ -272,9 +287,12 @@ class _Work:
         account.sizes = self._files.sizes
         account.include_left_out(self._left_out)
 
-    def _encoded(self, text: str, vocab: str) -> Ragged:
-        tokenizer = self._tokenizers[vocab]
-        ids, offsets = tokenizer.encode_lines(text, self._unknown)
+    def _lines_of(self, data: bytes) -> Ragged:
+        text = LineCleaner("").clean(data.removeprefix(BYTE_ORDER_MARK), False)
+        return tokenized(text, self._settings, self._encoded)[0]
+
+    def _encoded(self, text: str, vocab: str, unknown: Counter[str] | None = None) -> Ragged:
+        ids, offsets = self._tokenizers[vocab].encode_lines(text, unknown)
         words = self._words if vocab == "src" else None
         return Ragged(ids, offsets, words.word_starts(text, ids, offsets) if words else None)
 

@@ -158,13 +158,12 @@ def open_dataset(path: str | os.PathLike) -> TokenDataset:
         raise UserError(f"{path}: the dataset's header is damaged ({error}); run preprocess.py again") from None
 
 
-def is_dataset(path: str | os.PathLike) -> bool:
-    """Whether a whole dataset of this format lies there."""
-    try:
-        open_dataset(path)
-    except UserError:
-        return False
-    return True
+def check_instances(dataset: TokenDataset, axis: str, offsets: np.ndarray) -> None:
+    """Raise UserError unless these offsets, one behind the other, may be those of instances."""
+    lengths = np.diff(offsets)
+    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= dataset.info.lengths[axis]:
+        raise UserError(f"{dataset.path}: the dataset is damaged: an instance begins or ends where none can; run "
+                        "preprocess.py again")
 
 
 def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, StreamedColumn],

@@ -5,6 +5,7 @@ in UER-py (whose rule is ALBERT's), a piece that ends in a digit and a comma is 
 """
 
 import base64
+import binascii
 import hashlib
 import re
 from collections import Counter
@@ -79,7 +80,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def from_saved(cls, vocab: Vocab, saved: Mapping[str, Any]) -> "SentencePieceTokenizer":
-        return cls(vocab, base64.b64decode(saved["spm_model"]))
+        try:
+            return cls(vocab, base64.b64decode(saved["spm_model"]))
+        except binascii.Error:
+            raise UserError(f"{vocab.source}: the SentencePiece model is damaged") from None
 
     def _encode_block(self, block: str, unknown: Counter | None) -> tuple[np.ndarray, np.ndarray]:
         lines = block.encode(errors="replace").decode().split("\n")

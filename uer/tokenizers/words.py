@@ -78,6 +78,7 @@ class WordCache(dict):
         self._ids = array("i")
         self._starts = array("q")
         self._counts = array("q")
+        self._has_unknown = array("b")
         self._unknown: dict[int, list[str]] = {}
 
     def __missing__(self, word: str) -> int:
@@ -87,6 +88,7 @@ class WordCache(dict):
         self._counts.append(len(ids))
         self._ids.extend(ids)
         self._chars += len(word)
+        self._has_unknown.append(bool(unknown))
         if unknown:
             self._unknown[number] = unknown
         return number
@@ -107,8 +109,7 @@ class WordCache(dict):
         return starts[numbers], counts[numbers], np.frombuffer(self._ids, np.int32)
 
     def _count_unknown(self, numbers: np.ndarray, unknown: Counter) -> None:
-        occurrences = np.bincount(numbers, minlength=len(self._starts))
-        listed = np.fromiter(self._unknown, np.intp, len(self._unknown))
-        for number in listed[occurrences[listed] > 0].tolist():
+        listed = numbers[np.frombuffer(self._has_unknown, np.int8)[numbers] > 0]
+        for number, count in zip(*(part.tolist() for part in np.unique(listed, return_counts=True))):
             for surface in self._unknown[number]:
-                unknown[surface] += int(occurrences[number])
+                unknown[surface] += count

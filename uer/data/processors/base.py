@@ -7,7 +7,7 @@ Instances are made with numpy, without torch, so that `preprocess.py` starts fas
 A new processor is one file with one class, one line in `uer.data.processors` and one entry in tests/contract.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,10 +96,12 @@ class Builder:
     Attributes:
         documents: finished documents so far, blank ones left out.
         blank_lines: lines so far that hold no token.
+        outside: gives lines of documents that are not in the shard; the caller sets it, where there may be some.
     """
 
     documents = 0
     blank_lines = 0
+    outside: Callable[[], Ragged] | None = None
 
     def add(self, lines: Lines) -> Block:
         """Turn the next lines into instances."""

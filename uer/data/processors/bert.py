@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uer.data.draws import Draws, below, drawn
+from uer.data.processors.base import Block
 from uer.data.processors.masked import MaskedProcessor
 from uer.data.processors.pairs import COIN, FRAME, HEADS, Chunks, PairBuilder, PairConfig, Pairs, split_dtype
-from uer.data.processors.pools import Pool
+from uer.data.processors.pools import Pool, pooled
 from uer.data.schema import INSTANCE, SENTENCES, Column
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from uer.data.batch import Batch, Rows
 
+LENT_TOKENS = 1 << 16
+"""How many tokens of a document are lent to a pool that has no other document to draw from."""
 TRIES = 10
 """How often the other document is drawn anew if it is the chunk's own document."""
 START, DOCUMENT = 4, 5  # the purposes of a chunk's random numbers: first sentence of the other document, the document
@@ -65,7 +68,38 @@ class NextSentenceBuilder(PairBuilder):
 
     It is from another document if a coin shows heads, and always if the chunk is a single sentence. The rest of the
     chunk is not used then, so the next chunk begins with it.
+
+    A pool of a single document draws from the one that ended before it, or, where it is the shard's first, from one
+    outside of the shard.
     """
+
+    _lent: Pool | None = None  # the document that it draws from
+
+    def work_on(self, pool: Pool, goes_on: bool) -> Block:
+        """The pairs of all copies of the pool."""
+        block = super().work_on(pool if len(pool.documents) > 2 else self._with_lent(pool), goes_on)
+        if ended := len(pool.documents) - 1 - goes_on:  # a document lends nothing to its own further pieces
+            self._lent = _document(pool, ended - 1)
+        return block
+
+    def _with_lent(self, pool: Pool) -> Pool:
+        """A document, with another one behind it if the corpus has any."""
+        lent = self._lent = self._lent or self._borrowed()
+        if lent is None:
+            return pool
+        words = None if pool.word_start is None else np.concatenate([pool.word_start, lent.word_start])
+        sentences = np.append(pool.sentences, pool.sentences[-1] + lent.sentences[1:])
+        return Pool(np.concatenate([pool.ids, lent.ids]), words, sentences,
+                    np.append(pool.documents, len(sentences) - 1), pool.first,
+                    np.append(pool.lines, lent.lines), lent=1)
+
+    def _borrowed(self) -> Pool | None:
+        """The first document of the lines outside of the shard; None where they hold none."""
+        if self.outside is None:
+            return None
+        lines = self.outside()
+        pool = pooled(lines.ids, lines.word_start, lines.lengths, np.arange(len(lines.lengths)), first=0)
+        return _document(pool, 0) if len(pool.documents) > 1 else None
 
     def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
         chunks = self.gather(pool, copy, put_back=True)
@@ -92,3 +126,14 @@ class NextSentenceBuilder(PairBuilder):
         begin = first + below(drawn(chunks.keys, START), stop - first)
         end = np.searchsorted(pool.sentences, pool.sentences[begin] + wanted)
         return begin, np.minimum(np.maximum(end, begin + 1), stop)
+
+
+def _document(pool: Pool, number: int) -> Pool:
+    """The first sentences, at least one, of one of the pool's documents, as a pool of its own."""
+    begin, stop = pool.documents[number:number + 2].tolist()
+    first = pool.sentences[begin]
+    stop = min(stop, max(int(np.searchsorted(pool.sentences, first + LENT_TOKENS, side="right")) - 1, begin + 1))
+    tokens = slice(int(first), int(pool.sentences[stop]))
+    words = None if pool.word_start is None else pool.word_start[tokens].copy()
+    return Pool(pool.ids[tokens].copy(), words, pool.sentences[begin:stop + 1] - first,
+                np.array([0, stop - begin]), pool.first, pool.lines[begin:stop].copy())

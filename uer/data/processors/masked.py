@@ -1,10 +1,11 @@
 """The base class of the processors that mask rows: mlm, bert, albert, t5, bart."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from uer.config import MaskingConfig
 from uer.data.processors.base import Processor
-from uer.data.schema import Column
+from uer.data.schema import Column, VocabInfo
 
 if TYPE_CHECKING:
     import torch
@@ -15,10 +16,18 @@ if TYPE_CHECKING:
 
 
 class MaskedProcessor(Processor):
-    """A processor whose config is a `MaskingConfig`, or one with more fields."""
+    """A processor whose config is a `MaskingConfig`, or one with more fields.
+
+    Raises:
+        UserError: the vocabulary has no [MASK], [CLS], [SEP] or [PAD].
+    """
 
     config: MaskingConfig
     duplication = "load"
+
+    def __init__(self, seq_length: int, config: Any, vocabs: Mapping[str, VocabInfo]) -> None:
+        super().__init__(seq_length, config, vocabs)
+        self._special_ids = {role: self.special_id(role) for role in ("pad", "cls", "sep", "mask")}
 
     @property
     def stores_words(self) -> bool:
@@ -63,7 +72,6 @@ class MaskedProcessor(Processor):
 
         known = self.__dict__.setdefault("_maskers", {})
         if device not in known:
-            special_ids = {role: self.special_id(role) for role in ("pad", "cls", "sep", "mask")}
-            known[device] = masking.masker(self.config, self.seq_length, self.vocabs["src"].size, special_ids,
+            known[device] = masking.masker(self.config, self.seq_length, self.vocabs["src"].size, self._special_ids,
                                            device)
         return known[device]

@@ -20,8 +20,6 @@ from uer.data.draws import Draws, below, coins, drawn
 from uer.data.processors.base import Block
 from uer.data.processors.pools import Pool, PoolBuilder, concatenated, stretches
 
-LENT_TOKENS = 1 << 16
-"""How many tokens of a document are kept, for a later pool that has no other document to draw from."""
 FRAME = 3  # the special tokens of [CLS] first [SEP] second [SEP]
 
 # The purposes of the random numbers of a document, and of a chunk, whose key depends on its first sentence.
@@ -83,7 +81,6 @@ class PairBuilder(PoolBuilder):
         self.short_seq_prob = short_seq_prob
         self.split_dtype = split_dtype(seq_length)
         self._position = 0  # tokens made so far
-        self._lent: Pool | None = None  # the last document that ended in an earlier pool
 
     def pairs(self, pool: Pool, copy: int) -> tuple[Pairs, np.ndarray, dict[str, np.ndarray]]:
         """The pairs of a pool.
@@ -95,24 +92,7 @@ class PairBuilder(PoolBuilder):
 
     def work_on(self, pool: Pool, goes_on: bool) -> Block:
         """The pairs of all copies of the pool."""
-        blocks = [self._block(self._with_lent(pool), copy) for copy in range(self.copies)]
-        if ended := len(pool.documents) - 1 - goes_on:  # a document lends nothing to its own further pieces
-            self._lent = _document(pool, ended - 1)
-        return concatenated(blocks)
-
-    def _with_lent(self, pool: Pool) -> Pool:
-        """A pool; where it is a single document, with an earlier one behind it, so that pairs can be drawn of two.
-
-        Only the first document of a shard, if it has more than `LARGEST_DOCUMENT` tokens or no other follows, is alone.
-        """
-        lent = self._lent
-        if len(pool.documents) > 2 or lent is None:
-            return pool
-        words = None if pool.word_start is None else np.concatenate([pool.word_start, lent.word_start])
-        sentences = np.append(pool.sentences, pool.sentences[-1] + lent.sentences[1:])
-        return Pool(np.concatenate([pool.ids, lent.ids]), words, sentences,
-                    np.append(pool.documents, len(sentences) - 1), pool.first,
-                    np.append(pool.lines, lent.lines), lent=1)
+        return concatenated([self._block(pool, copy) for copy in range(self.copies)])
 
     def gather(self, pool: Pool, copy: int, put_back: bool) -> Chunks:
         """The chunks of every document.
@@ -187,17 +167,6 @@ class PairBuilder(PoolBuilder):
         front_second = coins(drawn(keys, FRONT_OF_SECOND), from_second)
         return Pairs(pairs.first_begin + front_first, pairs.first_end - (from_first - front_first),
                      pairs.second_begin + front_second, pairs.second_end - (from_second - front_second))
-
-
-def _document(pool: Pool, number: int) -> Pool:
-    """The first sentences, at least one, of one of the pool's documents, as a pool of its own."""
-    begin, stop = pool.documents[number:number + 2].tolist()
-    first = pool.sentences[begin]
-    stop = min(stop, max(int(np.searchsorted(pool.sentences, first + LENT_TOKENS, side="right")) - 1, begin + 1))
-    tokens = slice(int(first), int(pool.sentences[stop]))
-    words = None if pool.word_start is None else pool.word_start[tokens].copy()
-    return Pool(pool.ids[tokens].copy(), words, pool.sentences[begin:stop + 1] - first,
-                np.array([0, stop - begin]), pool.first, pool.lines[begin:stop].copy())
 
 
 def _gathered(sentences: list[int], documents: list[int], targets: list[int], splits: list[int],

@@ -34,11 +34,11 @@ class Pool(NamedTuple):
     documents: np.ndarray
     """(D + 1,) int64"""
     first: int
-    """The number of the pool's first document, counted from the start of the shard."""
+    """The number of the pool's first document, counted from the start of the shard; each piece of a long one counts."""
     lines: np.ndarray
     """(sentences,) int64, the number of each sentence's line."""
     lent: int = 0
-    """How many documents at the end have been processed before: the others draw sentences from them."""
+    """How many documents at the end are from elsewhere: the others draw sentences from them."""
 
     def left_out(self, reasons: Mapping[str, np.ndarray]) -> tuple[tuple[int, str], ...]:
         """`Block.left_out` of the sentences that a reason applies to: (sentences,) bool for each."""
@@ -57,6 +57,8 @@ class PoolBuilder(Builder):
         self.draws, self.copies = draws, copies
         self._held: list[Lines] = []  # lines that are not worked on yet
         self._held_tokens = 0
+        self._pieces = 0  # documents, and pieces of long ones, that were worked on
+        self._goes_on = False  # the last of them was a piece of a document whose end is still to come
 
     def work_on(self, pool: Pool, goes_on: bool) -> Block:
         """The instances of at least one document.
@@ -80,6 +82,7 @@ class PoolBuilder(Builder):
             self._held.append(Lines((Ragged(np.empty(0, last.ids.dtype), np.zeros(2, np.int64), words),),
                                     numbers=self._held[-1].names[-1:]))
             self.blank_lines -= 1  # it is not in the file, so it is not counted
+        self._goes_on &= bool(self._held)
         return Block()
 
     def finish(self) -> Block:
@@ -104,7 +107,12 @@ class PoolBuilder(Builder):
         self._hold(ids[rest], None if words is None else words[rest], lengths[whole:], numbers[whole:], unfinished)
         if not whole:
             return Block()
-        pool = self._pool(ids[:tokens], None if words is None else words[:tokens], lengths[:whole], numbers[:whole])
+        pool = pooled(ids[:tokens], None if words is None else words[:tokens], lengths[:whole], numbers[:whole],
+                      self._pieces)
+        self._pieces += len(pool.documents) - 1
+        continued = self._goes_on and bool(lengths[0])  # a blank line would end it
+        self.documents, self._goes_on = self.documents + len(pool.documents) - 1 - continued, goes_on
+        self.blank_lines += int(np.count_nonzero(lengths[:whole] == 0))
         return self.work_on(pool, goes_on) if len(pool.documents) > 1 else Block()
 
     def _joined(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, bool]:
@@ -135,19 +143,20 @@ class PoolBuilder(Builder):
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         self._held = [Lines((Ragged(ids, offsets, words),), unfinished, numbers)] if len(lengths) else []
 
-    def _pool(self, ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, numbers: np.ndarray) -> Pool:
-        """Lines of `lengths` tokens, where 0 is a blank line, and their numbers, as documents.
 
-            lengths [3, 4, 0, 0, 5]  ->  sentences [0, 3, 7, 12], documents [0, 2, 3]
-        """
-        filled = lengths > 0
-        paragraph = np.cumsum(~filled)[filled]  # (sentences,) blank lines before each: [0, 0, 2] in the example
-        firsts = np.flatnonzero(np.diff(paragraph, prepend=-1))
-        self.blank_lines += int((~filled).sum())
-        pool = Pool(ids, words, np.concatenate([[0], np.cumsum(lengths[filled])]),
-                    np.append(firsts, len(paragraph)), self.documents, numbers[filled])
-        self.documents += len(firsts)
-        return pool
+def pooled(ids: np.ndarray, words: np.ndarray | None, lengths: np.ndarray, numbers: np.ndarray, first: int) -> Pool:
+    """Lines of `lengths` tokens, where 0 is a blank line, and their numbers, as documents.
+
+        lengths [3, 4, 0, 0, 5]  ->  sentences [0, 3, 7, 12], documents [0, 2, 3]
+
+    Args:
+        first: of `Pool`.
+    """
+    filled = lengths > 0
+    paragraph = np.cumsum(~filled)[filled]  # (sentences,) blank lines before each: [0, 0, 2] in the example
+    firsts = np.flatnonzero(np.diff(paragraph, prepend=-1))
+    return Pool(ids, words, np.concatenate([[0], np.cumsum(lengths[filled])]), np.append(firsts, len(paragraph)),
+                first, numbers[filled])
 
 
 def stretches(begins: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
