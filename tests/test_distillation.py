@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from tests.tools.configs import model_config
 from uer.checkpoint.files import save_weights
 from uer.config import DistillationConfig, ModelConfig
 from uer.data.batch import Batch, Labels, Side
@@ -163,6 +164,13 @@ def test_a_teacher_with_a_decoder_teaches(translator):
     assert metrics["lm"]["distillation loss"][0] > 0 and metrics["lm"]["distillation loss"][1] == 27
     assert found["model.tgt_embedding.word.embedding.weight"].abs().max() > 0
     assert teacher.bytes(39, 27) - 4 * teacher.model.num_parameters() == 12 * 27 * 29
+
+
+def test_a_student_with_smoothed_labels_is_refused():
+    """The mixed objective has the labels' plain cross-entropy: smoothing would be left out without a word."""
+    student = build_model(model_config(**{**CONFIG.values(), "target": ["lm"], "label_smoothing": 0.1}), VOCAB)
+    with pytest.raises(UserError, match="set label_smoothing to 0"):
+        DistillationStep(student, make_teacher())
 
 
 FILES = {"teacher_model_path": "t.bin", "teacher_config_path": "t.json"}
