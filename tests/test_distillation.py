@@ -71,6 +71,25 @@ def test_the_step_learns_what_the_formula_says(unpad):
         torch.testing.assert_close(found[f"model.{name}"], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+RECURRENT = model_config(emb_size=20, hidden_size=20, layers_num=1, dropout=0.0, max_seq_length=13, embedding=["word"],
+                         encoder="lstm", bidirectional=True, target=["mlm"])
+PLAIN = dataclasses.replace(CONFIG, dropout=0.0)
+
+
+@pytest.mark.parametrize("config, taught_by", [(PLAIN, RECURRENT), (RECURRENT, PLAIN)])
+def test_one_of_the_two_may_read_padding(config, taught_by):
+    """The layout of the one that does is then that of both: the same predictions, in the same order."""
+    batch, teacher = make_batch(), make_teacher(config=taught_by, soft_alpha=0.3)
+    for parameter in teacher.model.parameters():
+        torch.nn.init.normal_(parameter)
+    student = make_student(config=config)
+    _, metrics, _ = gradients(DistillationStep(student, teacher), batch)
+    logits, taught = (predictions(model, batch).detach() for model in (student, teacher.model))
+    answer = taught.softmax(-1)
+    soft = (answer * (answer.log() - logits.log_softmax(-1))).sum()
+    assert metrics["mlm"]["distillation loss"][0].item() == pytest.approx(soft.item(), rel=1e-4)
+
+
 def test_without_weight_it_is_plain_pretraining_bit_for_bit():
     batch = make_batch()
     loss, metrics, found = gradients(DistillationStep(make_student(), make_teacher(soft_alpha=0.0)), batch)

@@ -83,6 +83,13 @@ class DistillationStep(StepModule):
             raise UserError("--teacher_model_path: its distribution takes the position of label smoothing; "
                             "set label_smoothing to 0 in --config_path")
         self.teacher = teacher
+        if self.reads_padding:  # predictions are compared in their order, which follows from the layout
+            model.unpad = teacher.model.unpad = "off"
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the encoder of one of the two does, so that both compute the padding."""
+        return self.model.encoder.reads_padding or self.teacher.model.encoder.reads_padding
 
     def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, Metrics]:
         """The loss of the labels, whose gradient is that of labels and teacher together, and the metrics."""

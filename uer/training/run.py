@@ -287,8 +287,7 @@ class Run:
         if self.settings.parallel.sharding == "fsdp":
             optimizer.sum_ = world.sum_  # for StableAdamW, which measures whole gradients
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
-        reads_padding = model.encoder.reads_padding
-        loaders = Loaders(config, self.data, world, self.document_start, self.static, reads_padding,
+        loaders = Loaders(config, self.data, world, self.document_start, self.static, forward.reads_padding,
                           both_sides=bool(self.settings.model.decoder))
         loader, held_out = world.check(lambda: (loaders.training(), loaders.held_out()))
         self._set_flops(precision, teacher)
