@@ -21,7 +21,7 @@ from uer.finetuning.hugging_face import HEAD_TASKS
 from uer.finetuning.paths import model_files, settings_path, weights_path
 from uer.json_files import read_json_object
 from uer.layers.lora import is_adapter
-from uer.lora import recorded_alpha
+from uer.lora import recorded_alpha, require_pairs
 from uer.paths import File
 from uer.runtime.lock import OutputLock
 
@@ -78,12 +78,13 @@ class Adapters:
 def read_adapters(flags: AdapterFlags) -> Adapters:
     """
     Raises:
-        UserError: it holds no adapters, or nothing tells what they belong to.
+        UserError: it holds no adapters or parts of them, or nothing tells what they belong to.
     """
     path = weights_path(flags.input_model_path)
     state = load_checkpoint(path)
     if not any(map(is_adapter, state)):
         raise UserError(f"{path}: holds no adapters")
+    require_pairs(state, path)
     pretrained = read_settings(path) or {}
     finetuned = read_json_object(settings_path(path)) if not pretrained and settings_path(path).is_file() else {}
     settings = finetuned.get("training") or pretrained.get("settings") or {}

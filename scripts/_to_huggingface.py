@@ -212,6 +212,9 @@ def _export(architecture: Architecture | Mapping[str, Architecture], flags: Expo
     for beginning, note in source.architecture.notes.items():
         if any(name.startswith(beginning) for name in source.converted.left_out):
             print(note)
+    if unused := source.architecture.unused_positions:
+        print(f"the last {unused} rows of the position embedding have no position in Hugging Face's model: sequences "
+              f"have at most {source.longest} tokens")
     if flags.output_dir:
         name = flags.push_to_hub or Path(flags.output_dir).absolute().name
         files = _export_folder(source, flags.output_dir, name, not flags.no_check, flags.max_shard_size)

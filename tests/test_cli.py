@@ -137,6 +137,7 @@ def test_an_unknown_name_is_refused():
     ({"stream_0": STREAM, "stream_1": {**STREAM, "encoder": "lstn"}}, "encoder: 'lstn' is unknown; choose from: tra"),
     ({"stream_0": STREAM, "stream_1": {**STREAM, "heads_num": 5}}, "stream_1: hidden_size 24 is not divisible by"),
     ({"stream_0": STREAM, "stream_1": {**STREAM, "layers_num": 0}}, "stream_1: layers_num must lie between 1 and"),
+    ({"stream_0": STREAM, "stream_1": {**STREAM, "encoder": "gatedcnn", "kernel_size": 0}}, "stream_1: kernel_size"),
     ({"stream_0": STREAM, "stream_1": {**STREAM, "hidden_size": 36, "emb_size": 36}}, "must have one hidden_size, not"),
     ({"stream_0": STREAM, "stream_1": {**STREAM, "dropout": 0.2}, "tie_weights": True}, "but their settings differ")])
 def test_the_streams_of_a_dual_encoder_are_checked(tmp_path, streams, message):
@@ -146,13 +147,14 @@ def test_the_streams_of_a_dual_encoder_are_checked(tmp_path, streams, message):
 
 
 def test_a_stream_overrides_the_rest_and_can_be_hashed(tmp_path):
-    own = {**STREAM, "encoder": "gatedcnn", "kernel_size": 7, "vocab_size": 9}
+    own = {**STREAM, "encoder": "gatedcnn", "kernel_size": 7, "vocab_size": 9, "remove_embedding_layernorm": "false"}
     both = {"encoder": "dual", "embedding": "dual", "stream_0": STREAM, "stream_1": own}
     path = write(tmp_path, {**both, "dropout": 0.3})
     model = cli.parse("A test.", (ModelConfig, TrainConfig), [*REQUIRED_FLAGS, "--config_path", path])[0]
     first, second = model.stream(0), model.stream(1)
     assert (first.encoder, first.embedding, first.hidden_size, first.dropout) == ("transformer", ("word",), 24, 0.3)
     assert second.of(GatedCnnConfig).kernel_size == 7 and second.stream(1) is second
+    assert second.remove_embedding_layernorm is False  # as UER-py's files have it
     assert len({model: 0, first: 1, second: 2}) == 3
     assert from_json(ModelConfig, json.loads(json.dumps(model.values())), "x") == model
 

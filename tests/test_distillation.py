@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from tests.tools.configs import model_config
 from uer.checkpoint.files import save_weights
 from uer.config import DistillationConfig, ModelConfig
 from uer.data.batch import Batch, Labels, Side
@@ -68,6 +69,25 @@ def test_the_step_learns_what_the_formula_says(unpad):
     assert metrics["mlm"]["loss"][1] == metrics["mlm"]["distillation loss"][1] == 5
     for name, parameter in student.named_parameters():
         torch.testing.assert_close(found[f"model.{name}"], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+RECURRENT = model_config(emb_size=20, hidden_size=20, layers_num=1, dropout=0.0, max_seq_length=13, embedding=["word"],
+                         encoder="lstm", bidirectional=True, target=["mlm"])
+PLAIN = dataclasses.replace(CONFIG, dropout=0.0)
+
+
+@pytest.mark.parametrize("config, taught_by", [(PLAIN, RECURRENT), (RECURRENT, PLAIN)])
+def test_one_of_the_two_may_read_padding(config, taught_by):
+    """The layout of the one that does is then that of both: the same predictions, in the same order."""
+    batch, teacher = make_batch(), make_teacher(config=taught_by, soft_alpha=0.3)
+    for parameter in teacher.model.parameters():
+        torch.nn.init.normal_(parameter)
+    student = make_student(config=config)
+    _, metrics, _ = gradients(DistillationStep(student, teacher), batch)
+    logits, taught = (predictions(model, batch).detach() for model in (student, teacher.model))
+    answer = taught.softmax(-1)
+    soft = (answer * (answer.log() - logits.log_softmax(-1))).sum()
+    assert metrics["mlm"]["distillation loss"][0].item() == pytest.approx(soft.item(), rel=1e-4)
 
 
 def test_without_weight_it_is_plain_pretraining_bit_for_bit():
@@ -163,6 +183,13 @@ def test_a_teacher_with_a_decoder_teaches(translator):
     assert metrics["lm"]["distillation loss"][0] > 0 and metrics["lm"]["distillation loss"][1] == 27
     assert found["model.tgt_embedding.word.embedding.weight"].abs().max() > 0
     assert teacher.bytes(39, 27) - 4 * teacher.model.num_parameters() == 12 * 27 * 29
+
+
+def test_a_student_with_smoothed_labels_is_refused():
+    """The mixed objective has the labels' plain cross-entropy: smoothing would be left out without a word."""
+    student = build_model(model_config(**{**CONFIG.values(), "target": ["lm"], "label_smoothing": 0.1}), VOCAB)
+    with pytest.raises(UserError, match="set label_smoothing to 0"):
+        DistillationStep(student, make_teacher())
 
 
 FILES = {"teacher_model_path": "t.bin", "teacher_config_path": "t.json"}

@@ -3,7 +3,7 @@
 At each predicted position the student learns from the label and from the teacher's distribution over the vocabulary
 (Turc et al., 2019, https://arxiv.org/abs/1908.08962).
 
-    teacher = load_teacher(config, vocab_size, longest=128, say=print)
+    teacher = load_teacher(config, ("mlm",), vocab_size, longest=128, say=print)
     loss, metrics = DistillationStep(model, teacher)(batch, counts)
 
 The teacher is not a submodule of the step's module: its weights are not trained, averaged over ranks, sharded, counted
@@ -24,15 +24,13 @@ from uer.config import DistillationConfig, ModelConfig
 from uer.convert.open import load_uer_weights
 from uer.errors import UserError
 from uer.layers.distillation import SoftTargets
-from uer.model import TGT_WORD_EMBEDDING, Model, build_model
+from uer.model import TGT_WORD_EMBEDDING, WORD_EMBEDDING, Model, build_model
 from uer.planning.flops import teacher_bytes
 from uer.registry import choose
 from uer.sizes import check_widths
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
 from uer.training.update import Metrics, StepModule
-
-WORD_EMBEDDING = "embedding.word.embedding.weight"
 
 
 class Teacher:
@@ -73,11 +71,25 @@ class Teacher:
 
 
 class DistillationStep(StepModule):
-    """`StepModule` with a teacher."""
+    """`StepModule` with a teacher.
+
+    Raises:
+        UserError: the settings smooth the labels, which the mixed objective does not.
+    """
 
     def __init__(self, model: Model, teacher: Teacher) -> None:
         super().__init__(model)
+        if any(isinstance(target, VocabularyTarget) and target.label_smoothing() for target in model.target.values()):
+            raise UserError("--teacher_model_path: its distribution takes the position of label smoothing; "
+                            "set label_smoothing to 0 in --config_path")
         self.teacher = teacher
+        if self.reads_padding:  # predictions are compared in their order, which follows from the layout
+            model.unpad = teacher.model.unpad = "off"
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the encoder of one of the two does, so that both compute the padding."""
+        return self.model.encoder.reads_padding or self.teacher.model.encoder.reads_padding
 
     def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, Metrics]:
         """The loss of the labels, whose gradient is that of labels and teacher together, and the metrics."""

@@ -1,15 +1,17 @@
 """Adapters of a pretrained model (LoRA) as `LoraConfig` describes them: which layers, which parameters are trained,
 where the adapters start, and what they are called in files."""
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from uer.checkpoint.files import LoadReport, load_weights
 from uer.config import LoraConfig
 from uer.errors import UserError
-from uer.layers.lora import LoraLinear, add_adapters, is_adapter, is_named
+from uer.layers.lora import A, B, LoraLinear, add_adapters, is_adapter, is_named
 from uer.text import in_bytes
 
 PARTS = ("embedding", "encoder", "tgt_embedding", "decoder")
@@ -81,6 +83,19 @@ def load_adapters(model: nn.Module, path: str) -> None:
             raise UserError(f"--lora_pretrained_model_path {path}: {name} is {theirs} in the file and "
                             f"{list(ours[name].shape)} here; --lora_target and --lora_r must be as they were")
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in ours}, strict=False)
+
+
+def require_pairs(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Check that each adapter has both of its matrices.
+
+    Raises:
+        UserError: one is missing, or they do not fit one another.
+    """
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in filter(is_adapter, state)):
+        low, high = (state.get(layer + ending, torch.empty(0)) for ending in (A, B))
+        if low.dim() != 2 or high.dim() != 2 or not 0 < len(low) == high.shape[1]:
+            raise UserError(f"{path}: {layer}{A} {list(low.shape)} and {B.strip('.')} {list(high.shape)} are not the "
+                            "two matrices of an adapter, (r, in) and (out, r)")
 
 
 def summary(model: nn.Module) -> str:

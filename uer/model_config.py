@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_origin
+from typing import Any
 
 from uer.config_fields import LARGEST_WIDTH, LONGEST_ROW, MOST_LAYERS, Members, flag, members_of, require
 
@@ -100,12 +100,10 @@ class ModelConfig(Members):
         own = (self.stream_0, self.stream_1)[number]
         if self.encoder != DUAL or own is None:
             return self
-        known = {known.name: known.type for known in fields(self)}
-        values = {name: (value,) if isinstance(value, str) and get_origin(known.get(name)) is tuple else
-                  tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-        members = {name: value for name, value in values.items() if name not in known and name not in STREAM_ONLY}
+        known = {known.name for known in fields(self)}
+        members = {name: value for name, value in own.items() if name not in known and name not in STREAM_ONLY}
         return replace(self, **{"stream_0": None, "stream_1": None, "members": {**self.members, **members},
-                                **{name: value for name, value in values.items() if name in known}})
+                                **{name: value for name, value in own.items() if name in known}})
 
     @property
     def longest_row(self) -> int:

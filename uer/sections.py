@@ -183,7 +183,7 @@ def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
     if value is None and type(None) in typing.get_args(field.type):
         return None
     if kind is dict and isinstance(value, dict):
-        _check_stream(value, f"{path}: {field.name}")
+        return _stream(value, f"{path}: {field.name}")
     if many and isinstance(value, (list, tuple)):
         return tuple(_convert_one(field.name, kind, item, path) for item in value)
     if many and isinstance(value, dict):
@@ -193,12 +193,15 @@ def _convert(field: dataclasses.Field, value: Any, path: str) -> Any:
     return (converted,) if many else converted
 
 
-def _check_stream(content: dict[str, Any], path: str) -> None:
-    """See that `stream_0` or `stream_1` of a model has keys and values as a model's settings have them."""
+def _stream(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """`stream_0` or `stream_1` of a model, whose keys and values are those of a model's settings."""
     fields = fields_by_name(expanded([config_module.ModelConfig]))
-    known = {key: value for key, value in content.items() if key not in config_module.STREAM_ONLY}
+    others = {key: value for key, value in content.items() if key in config_module.STREAM_ONLY}
+    known = {key: value for key, value in content.items() if key not in others}
     _require_known(known, fields, path)
-    check_values(fields, {key: _convert(fields[key], value, path) for key, value in known.items()})
+    values = {key: _convert(fields[key], value, path) for key, value in known.items()}
+    check_values(fields, values)
+    return {**others, **values}
 
 
 def _require_known(content: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:

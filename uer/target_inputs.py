@@ -82,7 +82,8 @@ def inputs_from_all(hidden: Tensor, layout: Layout, asked: Mapping[str, Labels],
 
 def inputs_from_queries(hidden: Tensor, layout: Layout, queries: Queries,
                         asked: Mapping[str, Labels]) -> dict[str, TargetInput]:
-    """The inputs of each target, from the hidden states of the union of all their positions.
+    """The inputs of each target, from the hidden states of the union of all their positions; in the same order whatever
+    other targets there are, as a teacher may have fewer than its student.
 
     The union is a request (B, P), P the sum of the targets' widths, and `queries.requests` (K,) says which of its
     flattened entries each hidden state is for. With mlm at 2 positions a row and sp at 1, B = 3, and nothing to predict
@@ -105,10 +106,12 @@ def inputs_from_queries(hidden: Tensor, layout: Layout, queries: Queries,
     inputs, begin = {}, 0
     for (name, labels), width in zip(asked.items(), widths):
         states, own = hidden, queries  # a single target has all of them
-        if len(asked) > 1 and layout.packed:  # it gets all, and no label for those of others
+        if len(asked) > 1 and layout.packed:  # it gets all, and no label for those of others, which come last
             entry = row * width + column - begin
             ours = (column >= begin) & (column < begin + width) & (row < len(labels.values))
-            own = replace(queries, requests=torch.where(ours, entry, labels.values.shape[:2].numel()))
+            order = torch.argsort((~ours).byte(), stable=True)  # (K,)
+            requests = torch.where(ours, entry, labels.values.shape[:2].numel())
+            states, own = hidden.index_select(0, order), replace(queries, requests=requests[order])
         elif len(asked) > 1:
             mine = _queries_of_columns(layout, column, len(labels.values), begin, width)  # (K of this target,)
             states = hidden.index_select(0, mine)

@@ -159,6 +159,24 @@ def test_packed_rows_change_nothing(targets, static, monkeypatch):
 
 
 @pytest.mark.parametrize("targets", PAIRS)
+def test_other_targets_do_not_change_the_order_of_packed_inputs(targets, monkeypatch):
+    """A teacher of mlm alone teaches a student of mlm and sp, prediction by prediction."""
+    batch, model = batch_for(*targets), model_for(*targets, unpad="off")
+    for module in (layout, uer.backbone, uer.target_inputs):
+        monkeypatch.setattr(module, "static_shapes", lambda tensor: True)
+    tokens, predictions, sequences = measured(batch, ROWS, None)[0].tolist()
+    batch = replace(batch, packing=Packing(tokens + 3, predictions + 2, sequences))
+    together, heads = model.target_inputs(batch), model.target
+    for name in targets:
+        model.target = torch.nn.ModuleDict({name: heads[name]})
+        hidden, labels = model.target_inputs(batch)[name]
+        numbers = (labels != IGNORED).nonzero()[:, 0]
+        assert torch.equal((together[name].labels != IGNORED).nonzero()[:, 0], numbers)
+        assert torch.equal(together[name].labels[numbers], labels[numbers])
+        torch.testing.assert_close(together[name].hidden[numbers], hidden[numbers])
+
+
+@pytest.mark.parametrize("targets", PAIRS)
 def test_targets_together_are_the_sum_of_each_alone(targets):
     """One pass of the encoder for all of them; each loss is divided by its own number of predictions."""
     batch, together = batch_for(*targets), model_for(*targets)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 
 from tests.targets.test_golden_targets import open_model
 from tests.tools.configs import model_config
+from uer.config_fields import LONGEST_ROW
 from uer.errors import UserError
-from uer.generation import GREEDY, GenerationConfig, Seen, filtered, generate
+from uer.generation import GREEDY, Beams, GenerationConfig, Seen, filtered, generate
 from uer.generation.step import top_entries
 from uer.layers.layout import padded_layout
 from uer.model import build_model
@@ -159,5 +161,22 @@ def test_models_that_cannot_generate_are_refused():
         run(make_model(target=["mlm"]))
     with pytest.raises(UserError, match="sees the tokens that are to be predicted"):
         run(make_model())
-    wrong = GenerationConfig(top_k=-1, top_p=2.0, temperature=0.0, repetition_penalty=0.0, beam_size=0, seed=-1)
-    assert len(wrong.problems()) == 6 and not GenerationConfig().problems()
+    broken = make_model(**CAUSAL)
+    nn.init.constant_(broken.encoder.layer_norm.gamma, float("nan"))
+    for beam_size in (1, 3):
+        with pytest.raises(UserError, match="logits are not finite"):
+            run(broken, beam_size=beam_size)
+
+
+def test_settings_out_of_their_range_are_named():
+    wrong = GenerationConfig(top_k=-1, top_p=2.0, temperature=0.0, repetition_penalty=0.0, beam_size=0, seed=-1,
+                             length_penalty=41.0)
+    assert len(wrong.problems()) == 7 and not GenerationConfig().problems()
+    for length_penalty in (1000.0, -1000.0):
+        assert GenerationConfig(length_penalty=length_penalty).problems()
+
+
+@pytest.mark.parametrize("length_penalty", [40.0, -40.0])
+def test_beams_take_the_largest_length_penalty(length_penalty):
+    assert math.isfinite(Beams(1, length_penalty).score(-1e4, LONGEST_ROW))
+    assert run(make_model(**CAUSAL), beam_size=2, length_penalty=length_penalty)

@@ -168,6 +168,19 @@ def test_grouped_rotary_attention_equals_llama_of_transformers():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["normal", "rms"])
+def test_normalised_heads_keep_their_type(kind):
+    """Autocast on a GPU lets norms return float32; kernels for sequences of different lengths take bfloat16."""
+    attention, vectors = Attention(16, 2, head_norm=kind), torch.randn(5, 16)
+
+    def norm(heads):
+        return attention.query_layer_norm(heads.float())
+
+    found = attention.normalised(vectors.bfloat16(), norm)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), attention.normalised(vectors, norm), rtol=0, atol=0.05)
+
+
 def test_a_position_bias_is_added_before_the_scale():
     torch.manual_seed(1)
     hidden, layout = torch.randn(9, 20), padded_layout(SEG[:1])

@@ -117,6 +117,7 @@ def test_without_rows_the_loss_and_all_gradients_are_zero():
 
 
 def test_blocks_are_even_and_bounded(monkeypatch):
+    assert module.block_rows(1000, 250_002) == 63  # 16 blocks of at most 64 rows
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1000)
     assert module.block_rows(25, 100) == 9  # 3 blocks of at most 10 rows: 9, 9, 7
     assert module.block_rows(3, 5000) == 1

@@ -30,6 +30,16 @@ def test_t5_layer_norm_is_the_one_of_transformers():
     torch.testing.assert_close(ours(hidden), theirs(hidden))
 
 
+def test_a_root_mean_square_norm_takes_a_narrower_input_in_one_kernel(recwarn):
+    """As autocast's heads: the arithmetic is float32, the result has the input's type."""
+    torch.manual_seed(1)
+    norm, hidden = T5LayerNorm(37), torch.randn(5, 37).bfloat16()
+    _randomise(norm)
+    found = norm(hidden)
+    assert found.dtype == torch.bfloat16 and not recwarn.list  # torch warns where it leaves its fused kernel
+    assert torch.equal(found, norm(hidden.float()).bfloat16())
+
+
 def test_new_norms_change_nothing_but_scale():
     hidden = torch.randn(5, 37)
     normed = LayerNorm(37)(hidden)

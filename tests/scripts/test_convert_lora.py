@@ -106,6 +106,12 @@ def test_a_merged_pretrained_model_keeps_its_settings(run_script: Run, tmp_path:
     with pytest.raises(UserError, match="holds no adapters"):
         run_script("merge_lora.py", "--input_model_path", tmp_path / "base.bin", "--output_model_path",
                    tmp_path / "x.bin")
+    half = {name: tensor for name, tensor in load_weights(tmp_path / "lora.bin-5").items()
+            if not name.endswith("linear_layers.2.lora_B")}
+    save_weights(half, tmp_path / "half.bin-5")
+    with pytest.raises(UserError, match=r"linear_layers.2.lora_A \[8, 16\] and lora_B \[0\] are not the two matrices"):
+        run_script("merge_lora.py", "--input_model_path", tmp_path / "half.bin-5", *flags[2:],
+                   "--pretrained_model_path", tmp_path / "base.bin", "--lora_alpha", "16")
     before = load_weights(tmp_path / "base.bin").items()
     save_weights({name: tensor for name, tensor in before if "transformer.1" not in name}, tmp_path / "other.bin")
     with pytest.raises(UserError, match=r"transformer.1.self_attn.linear_layers.0.weight is missing"):

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 
 from torch import Tensor, nn
 
@@ -38,7 +40,7 @@ class EmbeddingSum(nn.Module):
 
     def forward(self, src: Tensor, layout: Layout) -> Tensor:
         """src (B, S) vocabulary entries -> (N, E) for the positions that `layout` computes."""
-        total = sum(self._part(name, src, layout) for name in self.names)  # (N, E)
+        total = reduce(add, [self._part(name, src, layout) for name in self.names])  # (N, E)
         if self.layer_norm is not None:
             total = self.layer_norm(total)
         return self.dropout(total)

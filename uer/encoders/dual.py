@@ -34,7 +34,7 @@ class DualEncoder(Encoder):
         if any(DUAL in (stream.encoder, *stream.embedding) for stream in both):
             return ["stream_0 and stream_1 must each name an encoder and embeddings other than 'dual'"]
         found = [f"stream_{number}: {line}" for number, stream in enumerate(both)
-                 for line in [*stream.problems(), *_kind(stream).problems(stream)]]
+                 for line in _problems(stream)]
         if both[0].hidden_size != both[1].hidden_size:
             found.append(f"stream_0 and stream_1 must have one hidden_size, not {both[0].hidden_size} and "
                          f"{both[1].hidden_size}")
@@ -66,6 +66,13 @@ def _kind(config: ModelConfig) -> type[Encoder]:
     from uer.encoders import ENCODERS  # which has this module's class as an entry
 
     return choose(ENCODERS, config.encoder, "encoder")
+
+
+def _problems(config: ModelConfig) -> list[str]:
+    """What the settings of one stream, its encoder's own ones among them, and the encoder itself report."""
+    kind = _kind(config)
+    own = config.of(kind.config_class)
+    return [*config.problems(), *(own.problems() if hasattr(own, "problems") else ()), *kind.problems(config)]
 
 
 def _encoder(config: ModelConfig) -> Encoder:

@@ -33,7 +33,7 @@ from uer.finetuning.readers import file_hash, read_json
 from uer.finetuning.task import Task, TextToRows
 from uer.json_files import json_text, read_json_object
 from uer.layers.lora import is_adapter, merged
-from uer.lora import recorded_alpha
+from uer.lora import recorded_alpha, require_pairs
 from uer.registry import choose
 from uer.sizes import check_sizes
 from uer.tokenizers import TOKENIZERS
@@ -184,6 +184,7 @@ def load_finetuned(model: nn.Module, task: Task, path: str | os.PathLike) -> Non
     weights = weights_path(path)
     state = task.our_names(load_checkpoint(weights))
     if any(map(is_adapter, state)):
+        require_pairs(state, weights)
         base = _in_streams_of(model, _recorded_base(weights))
         backbone = {name: tensor for name, tensor in base.items() if task.has_target or name.startswith(BACKBONE)}
         state = merged({**backbone, **state}, recorded_alpha(training_of(weights), None, str(weights)))

@@ -19,6 +19,8 @@ from uer.generation.step import top_entries
 from uer.model import Model
 
 EXCLUDED = float("-inf")
+LARGEST_FACTOR = 1e6  # what logits are divided or multiplied by at the most: float32 holds the result
+LARGEST_PENALTY = 40  # length ^ length_penalty is a float64, for the longest row that there may be
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,11 @@ class GenerationConfig:
     def problems(self) -> list[str]:
         """A line for each value out of its range."""
         checks = {"--top_k must not be negative": self.top_k >= 0, "--top_p must lie in [0, 1]": 0 <= self.top_p <= 1,
-                  "--temperature must be positive": self.temperature > 0,
-                  "--repetition_penalty must be positive": self.repetition_penalty > 0,
+                  **{f"--{name} must lie between {1 / LARGEST_FACTOR:g} and {LARGEST_FACTOR:g}":
+                     1 / LARGEST_FACTOR <= getattr(self, name) <= LARGEST_FACTOR
+                     for name in ("temperature", "repetition_penalty")},
+                  f"--length_penalty must lie between -{LARGEST_PENALTY} and {LARGEST_PENALTY}":
+                      abs(self.length_penalty) <= LARGEST_PENALTY,
                   "--beam_size must be at least 1": self.beam_size >= 1,
                   "--seed must lie between 0 and 2^63 - 1": 0 <= self.seed <= LARGEST_SEED}
         return [line for line, holds in checks.items() if not holds]
@@ -66,7 +71,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], *, most: int, stop_
         numbers: of the prompts; 0, 1, ... when None.
 
     Raises:
-        UserError: the model cannot generate text.
+        UserError: the model cannot generate text, or its logits are no finite numbers.
     """
     _require_language_model(model)
     assert all(prompts) and (model.decoder is None or start_id is not None)
@@ -80,10 +85,13 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], *, most: int, stop_
     rows = open_rows(model, prompts, start_id, config.beam_size, cached, most)
     texts = prompts if model.decoder is None else [[start_id]] * len(prompts)
     seen = Seen([text for text in texts for _ in range(config.beam_size)])
+    logits = rows.start()
+    if not logits.isfinite().all():
+        raise UserError("the model's logits are not finite: its weights are damaged")
     if config.beam_size > 1:
-        return _search(rows, seen, most, stop_id, config)
+        return _search(rows, logits, seen, most, stop_id, config)
     seeds = [(config.seed + number) % LARGEST_SEED for number in numbers or range(len(prompts))]
-    return _draw(rows, seen, most, stop_id, config, [torch.Generator().manual_seed(seed) for seed in seeds])
+    return _draw(rows, logits, seen, most, stop_id, config, [torch.Generator().manual_seed(seed) for seed in seeds])
 
 
 def _require_language_model(model: Model) -> None:
@@ -137,10 +145,9 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def _draw(rows: Rows, seen: Seen, most: int, stop_id: int | None, config: GenerationConfig,
+def _draw(rows: Rows, logits: Tensor, seen: Seen, most: int, stop_id: int | None, config: GenerationConfig,
           generators: Sequence[torch.Generator]) -> list[list[int]]:
-    """Token after token of each row, until all have ended."""
-    logits = rows.start()
+    """Token after token of each row, until all have ended; `logits` (R, V) are those of the first."""
     found: list[list[int]] = [[] for _ in logits]
     ended = [False] * len(found)
     for number in range(most):
@@ -209,9 +216,11 @@ class Beams:
         return len(self.ended) == self.size and self.score(best, longest) <= self.ended[-1][0]
 
 
-def _search(rows: Rows, seen: Seen, most: int, stop_id: int | None, config: GenerationConfig) -> list[list[int]]:
-    """The text of the best score for each prompt; rows [p * k, (p + 1) * k) are the k beams of prompt p."""
-    size, logits = config.beam_size, rows.start()
+def _search(rows: Rows, logits: Tensor, seen: Seen, most: int, stop_id: int | None,
+            config: GenerationConfig) -> list[list[int]]:
+    """The text of the best score for each prompt; rows [p * k, (p + 1) * k) are the k beams of prompt p, `logits`
+    (R, V) those of their first tokens."""
+    size = config.beam_size
     prompts, entries = len(logits) // size, logits.shape[-1]
     found = [Beams(size, config.length_penalty) for _ in range(prompts)]
     texts: list[list[int]] = [[] for _ in logits]

@@ -4,13 +4,16 @@
 compute the whole row again in every step.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from uer.decoders import DecoderCache
+from uer.decoders import Decoder, DecoderCache
+from uer.embeddings import EmbeddingSum
+from uer.encoders import Encoder
 from uer.generation.step import PlainStack, is_plain, output_layer
 from uer.layers.layout import padded_layout
 from uer.layers.linear import weight_and_bias
@@ -32,25 +35,52 @@ class Rows(Protocol):
         """Keep rows (R,) int64 of the R, in this order, once or more often each; all from the same prompt as before."""
 
 
-class CausalRows:
+class CachedRows:
+    """Rows of a transformer with a cache. The prompts go through the model's own forward, and new tokens through a
+    `PlainStack` where that stands for it."""
+
+    cache: Cache | DecoderCache
+
+    def __init__(self, model: Model, embedding: EmbeddingSum, stack: Encoder | Decoder, most: int) -> None:
+        """`embedding` and `stack` are the parts of the model that new tokens go through."""
+        self.model, self.uses_plain, self.logits = model, is_plain(embedding, stack), _logits(model, most)
+        self.plain: PlainStack | None = None
+
+    def step(self, tokens: Tensor) -> Tensor:
+        if not self.uses_plain:
+            return self.forward(tokens)
+        self.plain = self.plain or self.plain_stack()
+        return self.logits(self.plain.step(tokens))
+
+    def select(self, rows: Tensor) -> None:
+        (self.plain or self.cache).select_rows(rows)
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`step` by the model's own forward."""
+
+    @abstractmethod
+    def plain_stack(self) -> PlainStack:
+        """One that goes on from the cache."""
+
+
+class CausalRows(CachedRows):
     """Rows of a causal encoder with a cache. Shorter prompts have their padding in front:
 
         prompts [7, 8, 9] and [4]   ->   src [[7, 8, 9], [0, 0, 4]], starts [[0, 0, 0], [0, 0, 2]]
     """
 
     def __init__(self, model: Model, prompts: Sequence[Sequence[int]], beams: int, most: int) -> None:
+        super().__init__(model, model.embedding, model.encoder, most)
         length, device = max(map(len, prompts)), _device(model)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)[:, None]
         columns = torch.arange(length, device=device)[None]
         self.src = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         self.seg = (columns >= length - lengths).long()
         self.first = (length - lengths).squeeze(1)  # (R,) the column of each row's first token
-        self.model, self.beams, self.cache = model, beams, Cache()
+        self.beams, self.cache, self.room = beams, Cache(), length + most
         # A model with a prefix mask has learnt that what follows the prefix is segment 2.
         self.new_seg = 2 if model.config.mask == "causal_with_prefix" else 1
-        self.plain: PlainStack | None = None
-        self.uses_plain, self.room = is_plain(model.embedding, model.encoder), length + most
-        self.logits = _logits(model, most)
 
     def start(self) -> Tensor:
         columns = torch.arange(self.src.shape[1], device=self.src.device)
@@ -58,57 +88,41 @@ class CausalRows:
         logits = self._forward(self.src, self.seg, starts)
         if self.beams > 1:
             each = torch.arange(len(logits), device=logits.device).repeat_interleave(self.beams)
-            self.select(each)
-            logits = logits[each]
+            self.cache.select_rows(each)
+            self.first, logits = self.first[each], logits[each]
         return logits
 
-    def step(self, tokens: Tensor) -> Tensor:
-        if not self.uses_plain:
-            return self._forward(tokens[:, None], torch.full_like(tokens[:, None], self.new_seg), self.first[:, None])
-        if self.plain is None:
-            self.plain = PlainStack(self.model.embedding, self.model.encoder, self.cache, self.room, seg=self.new_seg,
-                                    first=self.first if self.first.any() else None)
-        return self.logits(self.plain.step(tokens))
+    def forward(self, tokens: Tensor) -> Tensor:
+        src = tokens[:, None]
+        return self._forward(src, torch.full_like(src, self.new_seg), self.first[:, None])
+
+    def plain_stack(self) -> PlainStack:
+        return PlainStack(self.model.embedding, self.model.encoder, self.cache, self.room, seg=self.new_seg,
+                          first=self.first if self.first.any() else None)
 
     def _forward(self, src: Tensor, seg: Tensor, starts: Tensor) -> Tensor:
+        """src, seg and starts (R, n) of the next n columns -> logits (R, V)"""
         layout = padded_layout(seg, starts, first=self.cache.length)
         hidden = self.model.encoder(self.model.embedding(src, layout), layout, cache=self.cache)
         return self.logits(layout.scatter(hidden)[:, -1])
 
-    def select(self, rows: Tensor) -> None:
-        if self.plain is not None:
-            self.plain.select_rows(rows)
-        else:
-            self.cache.select_rows(rows)
-            self.first = self.first[rows]
 
-
-class DecoderRows:
+class DecoderRows(CachedRows):
     """Rows of a decoder with a cache; the encoder has read the prompts."""
 
     def __init__(self, model: Model, prompts: Sequence[Sequence[int]], start_id: int, beams: int, most: int) -> None:
+        super().__init__(model, model.tgt_embedding, model.decoder, most)
         src, seg = _padded(prompts, _device(model))
         memory = model.encode(src, seg).repeat_interleave(beams, 0)  # (R, S, H)
         self.memory_layout = padded_layout(seg.repeat_interleave(beams, 0))
         self.memory: Tensor | None = memory.flatten(0, 1)
         self.first = torch.full((len(memory),), start_id, device=src.device)
-        self.model, self.cache = model, DecoderCache()
-        self.plain: PlainStack | None = None
-        self.uses_plain, self.room = is_plain(model.tgt_embedding, model.decoder), 1 + most
-        self.logits = _logits(model, most)
+        self.cache, self.room = DecoderCache(), 1 + most
 
     def start(self) -> Tensor:
-        return self._forward(self.first)
+        return self.forward(self.first)
 
-    def step(self, tokens: Tensor) -> Tensor:
-        if not self.uses_plain:
-            return self._forward(tokens)
-        if self.plain is None:
-            self.plain = PlainStack(self.model.tgt_embedding, self.model.decoder, self.cache.own, self.room,
-                                    memory=(self.cache.context, self.memory_layout.seg))
-        return self.logits(self.plain.step(tokens))
-
-    def _forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         tgt = tokens[:, None]
         layout = padded_layout(torch.ones_like(tgt), first=self.cache.length)
         hidden = self.model.decoder(self.model.tgt_embedding(tgt, layout), layout, self.memory, self.memory_layout,
@@ -116,11 +130,9 @@ class DecoderRows:
         self.memory = None  # the cache has its keys and values
         return self.logits(hidden)
 
-    def select(self, rows: Tensor) -> None:
-        if self.plain is not None:
-            self.plain.select_rows(rows)
-        else:
-            self.cache.select_rows(rows)
+    def plain_stack(self) -> PlainStack:
+        return PlainStack(self.model.tgt_embedding, self.model.decoder, self.cache.own, self.room,
+                          memory=(self.cache.context, self.memory_layout.seg))
 
 
 class WholeRows:

@@ -7,7 +7,8 @@ all steps are made before the first. `is_plain` says for which models it stands.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -154,19 +155,21 @@ class PlainStack:
 
     def _embedded(self, tokens: Tensor, column: int) -> Tensor:
         """tokens (R,) in a column -> (R, H)"""
-        total: Any = 0
-        for name in self.embedding.names:
-            part = getattr(self.embedding, name)
-            if isinstance(part, WordEmbedding):
-                total = total + F.embedding(tokens, part.embedding.weight) * self.embedding.scale.get(name, 1.0)
-            elif isinstance(part, SegmentEmbedding):
-                total = total + part.embedding.weight[self.seg]
-            else:
-                table = part.table if isinstance(part, SinusoidalPositionEmbedding) else part.embedding.weight
-                total = total + (table[column] if self.first is None else table[column - self.first])
+        total = reduce(add, [self._part(name, tokens, column) for name in self.embedding.names])
         if self.embedding.layer_norm is not None:
             total = self.embedding.layer_norm.forward(total)
         return total if self.linear is None else self.linear.forward(total)
+
+    def _part(self, name: str, tokens: Tensor, column: int) -> Tensor:
+        """One embedding of the sum, (R, E), or (E,) where it is the same for all rows."""
+        part = getattr(self.embedding, name)
+        if isinstance(part, WordEmbedding):
+            rows = F.embedding(tokens, part.embedding.weight)
+            return rows * self.embedding.scale[name] if name in self.embedding.scale else rows
+        if isinstance(part, SegmentEmbedding):
+            return part.embedding.weight[self.seg]
+        table = part.table if isinstance(part, SinusoidalPositionEmbedding) else part.embedding.weight
+        return table[column if self.first is None else column - self.first]
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep rows (R,) of the R, each of the same prompt as before."""

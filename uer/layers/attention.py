@@ -100,8 +100,11 @@ class Attention(nn.Module):
         return torch.cat([keys, values], dim=-1)
 
     def normalised(self, vectors: Tensor, norm: nn.Module | None) -> Tensor:
-        """Queries or keys (N, heads * head_size), the norm, if there is one, applied to each head."""
-        return vectors if norm is None else norm(vectors.unflatten(-1, (-1, self.heads.size))).flatten(1)
+        """Queries or keys (N, heads * head_size), the norm, if there is one, applied to each head; in the same type,
+        as on a GPU autocast's norms return float32, which the fused kernels of attention do not take."""
+        if norm is None:
+            return vectors
+        return norm(vectors.unflatten(-1, (-1, self.heads.size))).flatten(1).to(vectors.dtype)
 
 
 def _side_by_side(layers: Sequence[nn.Module], hidden: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ class T5LayerNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., size)"""
-        return F.rms_norm(hidden, self.weight.shape, _as_wide(self.weight, hidden), self.eps)
+        weight = _as_wide(self.weight, hidden)
+        # torch's fused kernel takes one type only, and autocast's bfloat16 heads meet float32 weights.
+        return F.rms_norm(hidden.to(weight.dtype), weight.shape, weight, self.eps).to(hidden.dtype)
 
 
 def _as_wide(weight: Tensor, hidden: Tensor) -> Tensor:

@@ -285,8 +285,7 @@ class Run:
                                                     dtype=precision.dtype)
         optimizer = self._optimizer(model, masters, capturable=graphed)
         schedule = world.check(lambda: SCHEDULES[optim.scheduler](optim, config.total_steps))
-        reads_padding = model.encoder.reads_padding
-        loaders = Loaders(config, self.data, world, self.document_start, self.static, reads_padding,
+        loaders = Loaders(config, self.data, world, self.document_start, self.static, forward.reads_padding,
                           both_sides=bool(self.settings.model.decoder))
         loader, held_out = world.check(lambda: (loaders.training(), loaders.held_out()))
         self._set_flops(precision, teacher)

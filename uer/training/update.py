@@ -49,6 +49,11 @@ class StepModule(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the result depends on padding, as `uer.encoders.Encoder.reads_padding`."""
+        return self.model.encoder.reads_padding
+
     def forward(self, batch: Any, counts: Tensor | None = None) -> tuple[Tensor, Metrics]:
         """The loss (0-dim) and the metrics.
 

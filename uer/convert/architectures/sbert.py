@@ -83,11 +83,9 @@ def first_stream(config: ModelConfig, path: str) -> ModelConfig:
     """
     if config.encoder != "dual":
         return config
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in (config.stream_0 or {}).items()
-             if hasattr(config, name)}
-    if not {"encoder", "embedding"} <= known.keys():
+    if not {"encoder", "embedding"} <= (config.stream_0 or {}).keys():
         raise UserError(f"{path}: stream_0 of the model's settings names no encoder and embedding")
-    return replace(config, **known, stream_0=None, stream_1=None)
+    return config.stream(0)
 
 
 def dual_settings(config: ModelConfig) -> dict[str, Any]:
