@@ -158,6 +158,12 @@ def test_labels_are_ordered_by_value_or_by_name():
     assert LabelSet.of(["9" * 5000, "1"]).names == ("1", "9" * 5000)
 
 
+@pytest.mark.parametrize("label", ["a\tb", "a\nb"])
+def test_a_label_that_a_tsv_cannot_hold_is_refused(label):
+    with pytest.raises(UserError, match=r"the label 'a\\[tn]b' holds a tab or a line end"):
+        LabelSet.of(["a", label])
+
+
 def test_label_problems_name_the_line(tmp_path):
     train = read_table(write(tmp_path, "label\ttext_a\n0\tx\n1\ty\n"), ("label", "text_a"))
     labels = train_labels(train)

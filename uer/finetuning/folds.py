@@ -14,17 +14,19 @@ from uer.files import atomic_path, prepare_file
 from uer.finetuning.batches import subset
 from uer.finetuning.command import (
     Command,
+    dev_scores,
     opened,
     parse_with,
     prepare_output,
     run_ranks,
     run_trial,
     spread,
+    test_scores,
 )
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
 from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
 from uer.finetuning.labels import shorten
-from uer.finetuning.loop import Fit
+from uer.finetuning.loop import Fit, Trial
 from uer.finetuning.paths import existing_folds, fold_path
 from uer.finetuning.progress import describe
 from uer.finetuning.resume import TrainingState
@@ -65,8 +67,10 @@ def _rank(rank_info: launch.RankInfo, command: Command) -> int:
     with opened(rank_info, command, _prepare, folds_num=config.folds_num) as (trainings, state, writer):
         if len(trainings.train) < config.folds_num:
             raise UserError(f"{config.train_path}: {len(trainings.train)} examples for --folds_num {config.folds_num}")
-        outputs, scores = run_folds(command, trainings, state, writer)
-        logger.info("%d folds, %s: %s", config.folds_num, trainings.save_best_by, spread(scores))
+        outputs, trials = run_folds(command, trainings, state, writer)
+        logger.info("%d folds, %s: %s", config.folds_num, trainings.save_best_by, spread(dev_scores(trials)))
+        if trainings.test is not None:
+            logger.info("%d folds, test %s: %s", config.folds_num, trainings.save_best_by, spread(test_scores(trials)))
         logger.info("All examples, each by the model that did not see it: %s",
                     describe(trainings.task.metrics(outputs, trainings.train)))
         if trainings.world.is_main and config.train_features_path:
@@ -75,12 +79,13 @@ def _rank(rank_info: launch.RankInfo, command: Command) -> int:
 
 
 def run_folds(command: Command, trainings: Trials, state: TrainingState,
-              writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[float]]:
-    """One training for each fold; the output for every example, of the model that did not see it, and the scores."""
+              writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[Trial]]:
+    """One training for each fold; the output for every example, of the model that did not see it, and the trainings.
+    """
     config, settings = command.finetune, command.settings(command.finetune.seed, trainings.save_best_by)
     folds = fold_of(len(trainings.train), config.folds_num, config.seed)
     outputs: list[np.ndarray] = [np.empty(0)] * len(trainings.train)
-    scores = []
+    trials = []
     for fold in range(config.folds_num):
         logger.info("Fold %d of %d", fold + 1, config.folds_num)
         held_out = np.flatnonzero(folds == fold)
@@ -90,12 +95,11 @@ def run_folds(command: Command, trainings: Trials, state: TrainingState,
         def save(fitted: Fit, part: Trials = part, fold: int = fold) -> None:
             part.save(fold_path(config.output_model_path, fold), fitted, settings, folds_num=config.folds_num)
 
-        trial = run_trial(part, settings, f"fold {fold}", save, state, writer, config.folds_num - fold - 1,
-                          tag=f"fold_{fold}/", facts={"fold": fold})
-        scores.append(trial.score)
-        for number, output in zip(held_out, trial.fit.outputs):
+        trials.append(run_trial(part, settings, f"fold {fold}", save, state, writer, config.folds_num - fold - 1,
+                                tag=f"fold_{fold}/", facts={"fold": fold}))
+        for number, output in zip(held_out, trials[-1].fit.outputs):
             outputs[number] = output
-    return outputs, scores
+    return outputs, trials
 
 
 def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> None:

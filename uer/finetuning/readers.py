@@ -175,6 +175,16 @@ def member(content: Any, key: str, kind: type, where: str) -> Any:
     return content[key]
 
 
+def require_different(names: Sequence[str], message: str) -> None:
+    """See that no name occurs twice: predictions are a JSON object whose keys they are.
+
+    Raises:
+        UserError: one does; `message` and the name.
+    """
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{message} {repeated[0]}; the prediction file holds one for each")
+
+
 def _kind_name(value: Any) -> str:
     return "null" if value is None else KIND_NAMES.get(type(value), type(value).__name__)
 

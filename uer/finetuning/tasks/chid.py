@@ -26,7 +26,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import C3InferConfig, ChidConfig
 from uer.finetuning.inputs import Prediction, require_text
-from uer.finetuning.readers import file_hash, member, read_json, split_lines
+from uer.finetuning.readers import file_hash, member, read_json, require_different, split_lines
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
@@ -85,6 +85,8 @@ class Chid(MultipleChoiceTask):
         examples = self.of_passages(passages, encoder, file_hash(path))
         if labelled:
             examples.targets["label"] = _labels(examples, answers, source, passages)
+        else:
+            require_different(examples.info["tags"], f"{path}: two blanks are called")
         return examples
 
     def of_passages(self, passages: Sequence[Passages], encoder: TextToRows, hash: str = "") -> Examples:

@@ -30,7 +30,7 @@ from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import CmrcConfig, CmrcInferConfig
 from uer.finetuning.heads import Tagger
 from uer.finetuning.inputs import Prediction, text_pairs
-from uer.finetuning.readers import file_hash, member, read_json
+from uer.finetuning.readers import file_hash, member, read_json, require_different
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
 from uer.text import amount
@@ -295,7 +295,8 @@ def read_squad(path: str, labelled: bool) -> list[Question]:
     """The questions of {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.
 
     Raises:
-        UserError: the file has another structure, or a text does not contain its answer.
+        UserError: the file has another structure, a text does not contain its answer, or without labels two questions
+            have the same id, by which predictions are written.
     """
     found = []
     for number, article in enumerate(member(read_json(path), "data", list, f"{path}: the file"), start=1):
@@ -304,6 +305,8 @@ def read_squad(path: str, labelled: bool) -> list[Question]:
             found += _questions(paragraph, f"{where}, paragraph {at}", labelled)
     if not found:
         raise UserError(f"{path}: no question in the file")
+    if not labelled:
+        require_different([question.name for question in found], f"{path}: two questions have the id")
     return found
 
 

@@ -173,8 +173,8 @@ class Text2Text(Task):
         return [examples.info["tokenizer"].decode(output.astype(int).tolist()) for output in outputs]
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
-        """A TSV of one column; line ends within a text become spaces."""
-        return ["label", *(" ".join(text.splitlines()) for text in self.texts(outputs, examples))]
+        """A TSV of one column; tabs and line ends within a text become spaces."""
+        return ["label", *(" ".join(text.replace("\t", " ").splitlines()) for text in self.texts(outputs, examples))]
 
     def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
         return self.of_texts(*texts_or_pairs(inputs, self.name), encoder)
