@@ -11,7 +11,7 @@ from uer import model_settings
 from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
-from uer.finetuning.batches import subset
+from uer.finetuning.batches import Examples, subset
 from uer.finetuning.command import (
     Command,
     dev_scores,
@@ -24,12 +24,13 @@ from uer.finetuning.command import (
     test_scores,
 )
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
-from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
+from uer.finetuning.infer import open_predictor, prepare_predictions, write_predictions
 from uer.finetuning.labels import shorten
 from uer.finetuning.loop import Fit, Trial
 from uer.finetuning.paths import existing_folds, fold_path
 from uer.finetuning.progress import describe
 from uer.finetuning.resume import TrainingState
+from uer.finetuning.rows import Ragged, Sequences
 from uer.finetuning.saved_model import training_of
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.trials import Trials
@@ -38,6 +39,8 @@ from uer.runtime.metrics_writer import MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
 
+# A classifier's predictions are made of its outputs alone.
+NO_EXAMPLES = Examples(Sequences(Ragged.of([]), np.empty(0, np.int64)))
 # What all folds of one cross-validation have in common, as the settings beside their models tell.
 COMMON = ("folds_num", "train_hash", "seed", "batch_size", "epochs_num", "learning_rate")
 
@@ -110,19 +113,22 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
     prepare_predictions(config, Classification)
     if folds.test_features_path:
         prepare_file(folds.test_features_path, "--test_features_path")
-    total, task, examples = 0.0, None, None
+    total, task = 0.0, None
     for fold in range(folds.folds_num):
         one = dataclasses.replace(config, load_model_path=fold_path(config.load_model_path, fold))
-        own, examples, outputs = compute_outputs(Classification, one, *configs)
+        predictor = open_predictor(Classification, one, *configs)
+        own = predictor.task
         task = task or own
         if own.labels.names != task.labels.names:
             raise UserError(f"{one.load_model_path}: its labels are {shorten(own.labels.names)}, those of fold 0 are "
                             f"{shorten(task.labels.names)}")
-        total = total + np.stack(outputs)
+        file = own.inputs(config.test_path, predictor.encoder)
+        pieces = predictor.outputs(file, f"fold {fold + 1} of {folds.folds_num}")
+        total = total + np.concatenate([np.stack(outputs) for _, outputs in pieces])
     mean = total / folds.folds_num
     if folds.test_features_path:
         save_features(folds.test_features_path, mean)
-    write_predictions(config, task, examples, list(mean))
+    write_predictions(config, task, file, [(NO_EXAMPLES, list(mean))])
 
 
 def _require_folds(path: str, folds_num: int) -> None:

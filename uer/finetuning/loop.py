@@ -177,13 +177,14 @@ def dropout_seed(seed: int, epoch: int, rank: int) -> int:
 
 
 def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world: World, precision: Precision,
-            batch_size: int = EVALUATION_ROWS) -> list[np.ndarray]:
+            batch_size: int = EVALUATION_ROWS, advance: Callable[[int], None] | None = None) -> list[np.ndarray]:
     """The task's output for every example; each example is computed once, by one rank, and every rank gets all outputs.
 
     On a CPU several batches are computed beside one another.
 
     Args:
         batch_size: maximum rows (not examples) in a batch.
+        advance: called after each batch with the number of its examples.
 
     Returns:
         One array for each example, in their order (see `Task.outputs`).
@@ -202,7 +203,11 @@ def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world
 
     alone = world.device.type != "cpu" or world.world_size > 1 or model._compiled_call_impl is not None
     outputs = run_beside((partial(outputs_of, chosen) for chosen in mine), 1 if alone else torch.get_num_threads())
-    found = {int(number): output for chosen, part in zip(mine, outputs) for number, output in zip(chosen, part)}
+    found: dict[int, np.ndarray] = {}
+    for chosen, part in zip(mine, outputs):
+        found.update(zip(chosen.tolist(), part))
+        if advance is not None:
+            advance(len(chosen))
     return gather_outputs(world, found, len(examples))
 
 

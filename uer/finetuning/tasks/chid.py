@@ -26,12 +26,11 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import C3InferConfig, ChidConfig
 from uer.finetuning.inputs import Prediction, require_text
-from uer.finetuning.readers import file_hash, member, read_json, require_different, split_lines
+from uer.finetuning.readers import file_hash, member, read_json, read_lines, require_different
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
 from uer.json_files import parse_json
-from uer.reading import read_bytes
 
 BLANK = re.compile(r"(#idiom\d+#)")
 
@@ -238,8 +237,8 @@ def read_chid(path: str) -> list[Passages]:
     Raises:
         UserError: a line is no object with `candidates` and `content`; named by file and line.
     """
-    raw, found = read_bytes(path), []
-    for number, line in split_lines(raw, path, Counter()):
+    found = []
+    for number, line in read_lines(path, Counter()):
         where = f"{path}:{number}"
         content = parse_json(line, path, number)
         lists = [member(content, name, list, where) for name in ("content", "candidates")]

@@ -33,7 +33,6 @@ from uer.finetuning.inputs import Prediction, text_pairs
 from uer.finetuning.readers import file_hash, member, read_json, require_different
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
-from uer.text import amount
 
 LONGEST_QUESTION = 64
 SHORTEST_ROW = 7  # [CLS], half of the row's tokens for the question, [SEP], a token of the text, [SEP]
@@ -74,6 +73,7 @@ class ReadingComprehension(Task):
     """
 
     name = "cmrc"
+    noun = "answer"
     metric_names = ("f1", "em")
     config_class = CmrcConfig
     infer_config_class = CmrcInferConfig
@@ -225,9 +225,8 @@ class ReadingComprehension(Task):
         return ReadingComprehension(flags.doc_stride or self.doc_stride,
                                     flags.max_answer_length or self.max_answer_length)
 
-    def describe(self, examples: Examples) -> str:
-        questions, windows = len(examples.info["questions"]), len(examples)
-        return amount(questions, "answer") + (f" (from {windows} windows)" if windows > questions else "")
+    def inputs_num(self, examples: Examples) -> int:
+        return len(examples.info["questions"])
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "ReadingComprehension":
