@@ -8,7 +8,7 @@ import pytest
 
 from uer.errors import UserError
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels
-from uer.finetuning.readers import read_json, read_table
+from uer.finetuning.readers import read_json, read_table, read_tables
 
 
 def write(tmp_path: Path, text: str | bytes, name: str = "train.tsv") -> str:
@@ -102,6 +102,18 @@ def test_a_file_without_a_header_is_answered_by_a_proposal(tmp_path, lines, requ
         read_table(write(tmp_path, "\n".join(lines)), required, ("text_b",))
     are = " are" if " " in proposed else " is"
     assert f"{are} {' and '.join(proposed.split())}: --columns {proposed}" in str(caught.value)
+
+
+@pytest.mark.parametrize("limits, sizes", [((2, None), [2, 2, 1]), ((None, 4), [2, 2, 1]), ((5, 100), [5])])
+def test_a_file_is_read_in_tables_of_bounded_size(tmp_path, limits, sizes):
+    path = write(tmp_path, "label\ttext_a\n0\tx\n\n1\ty\n0\tz\n-\tw\n1\tu\n0\tv\n")
+    tables = list(read_tables(path, ("label", "text_a"), most_rows=limits[0], most_characters=limits[1]))
+    whole = read_table(path, ("label", "text_a"))
+    assert [len(table) for table in tables] == sizes and tables[-1].hash == whole.hash
+    for name in ("label", "text_a"):
+        assert [value for table in tables for value in table[name]] == whole[name]
+    assert [line for table in tables for line in table.lines] == whole.lines == [2, 4, 5, 7, 8]
+    assert tables[0].skipped == whole.skipped == {"blank line": 1, "unlabelled row": 1}
 
 
 def test_what_cannot_be_guessed_is_not_proposed(tmp_path):

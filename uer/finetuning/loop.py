@@ -249,11 +249,10 @@ class Updater:
         """
         total, reported, recent = torch.zeros((), device=self.world.device), 0.0, 0
         batches = epoch_batches(train, self.settings.batch_size, self.settings.seed, epoch)
-        tokens = train.rows.lengths.reshape(len(train), -1).sum(1)
         for number, chosen in enumerate(batches, start=1):
             total += self.update(train, chosen)
             recent += 1
-            self.progress.advance(int(tokens[chosen].sum()))
+            self.progress.advance(int(train.tokens_of(chosen).sum()))
             printed = self.step % self.settings.report_steps == 0
             if printed or number == len(batches):
                 now = self._over_ranks(total)
@@ -339,14 +338,12 @@ class Updater:
         Args:
             number: counts the passes of an update; each has its own dropout.
         """
-        tokens = train.rows.lengths.reshape(len(train), -1).sum(1)[chosen]
-
         def compute(part: int, examples: np.ndarray) -> tuple[Tensor, Gradients]:
             with masks_from(mixed_seed(self.settings.seed, self.step, number, part)):
                 loss = self._loss(train, examples, denominator)
                 return loss.detach(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
-        rows = cut_rows(torch.from_numpy(tokens), workers.split.parts)
+        rows = cut_rows(torch.from_numpy(train.tokens_of(chosen)), workers.split.parts)
         results = workers.run([partial(compute, part, chosen[examples.numpy()]) for part, examples in enumerate(rows)])
         add_gradients(workers, self.parameters, [gradients for _, gradients in results])
         return torch.stack([loss for loss, _ in results]).sum()

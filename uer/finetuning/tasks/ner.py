@@ -337,13 +337,13 @@ def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: st
     Raises:
         UserError: another number of tags than words, or a tag that is not in `labels`; named by file and line.
     """
-    rows = []
+    rows, known = [], set(labels.names)
     for row, label in enumerate(table["label"]):
         tags = label.split()
         if len(tags) != len(words[row]):
             raise table.error(row, f"{amount(len(tags), 'tag')} for {amount(len(words[row]), 'word')}")
         for tag in tags:
-            if tag not in labels.names:
+            if tag not in known:
                 raise table.error(row, f"tag '{tag}' is not one of {source}: {shorten(labels.names)}")
         rows.append(tags)
     return rows
