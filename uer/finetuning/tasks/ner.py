@@ -324,8 +324,10 @@ def read_sentences(path: str, labelled: bool, columns: Sequence[str]) -> tuple[T
 
 
 def words_of(table: Table) -> list[list[str]]:
-    """The words of each row."""
-    return [split_words(text, row) for row, text in enumerate(table["text_a"])]
+    """The words of each row: those with spaces between, where a row has as many tags, else see `split_words`."""
+    tags = table.get("label") or [""] * len(table)
+    return [text.split() if len(text.split()) == len(label.split()) else split_words(text, row)
+            for row, (text, label) in enumerate(zip(table["text_a"], tags))]
 
 
 def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: str) -> list[list[str]]:
