@@ -104,13 +104,9 @@ def build_sequences(first: Ragged, second: Ragged | None, seq_length: int, trunc
     """
     parts = [first] if second is None else [first, second]
     blocks = [_join(parts, slice(start, start + ROWS_AT_ONCE), seq_length, truncation, cls_id, sep_id)
-              for start in range(0, len(first), ROWS_AT_ONCE)]
-    values, lengths, first_lengths = (np.concatenate(arrays) for arrays in zip(_no_rows(), *blocks))
+              for start in range(0, max(1, len(first)), ROWS_AT_ONCE)]
+    values, lengths, first_lengths = map(np.concatenate, zip(*blocks))
     return Sequences(Ragged.of_lengths(values, lengths), first_lengths)
-
-
-def _no_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 def _join(parts: Sequence[Ragged], rows: slice, seq_length: int, truncation: str, cls_id: int,
