@@ -31,11 +31,11 @@ SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fine-tuned model and the file that it predicts.
+    """A fine-tuned model that predicts files.
 
     Attributes:
         task: the task.
-        encoder: converts the file's texts to rows.
+        encoder: converts texts to rows.
         model: the module, on its device.
         world: the device.
         config: the flags.
