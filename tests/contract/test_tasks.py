@@ -336,8 +336,8 @@ def test_the_prediction_file(tried, tmp_path):
 
 def test_a_file_in_pieces_has_the_same_predictions(tried, tmp_path, monkeypatch, capsys):
     """It is read in pieces of four rows, and the last line is wrong at first: that is found before any prediction."""
-    if not isinstance(tried.task, TableTask) or not tried.case.predicts:
-        pytest.skip("it is read as a whole")
+    if not isinstance(tried.task, TableTask) or tried.case is not CASES[tried.task.name][0]:
+        pytest.skip("it is read as a whole, or tried in its first case")
     save_finetuned(tmp_path / "model.bin", tried.model.state_dict(), tried.task, tried.case.config, tried.encoder, {})
     path, pieces = tmp_path / "data", []
     flags = ["--load_model_path", str(tmp_path / "model.bin"), "--test_path", str(path), "--device", "cpu"]
