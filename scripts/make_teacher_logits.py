@@ -23,7 +23,7 @@ from uer.config import REQUIRED, ModelConfig, TokenizerConfig, flag
 from uer.errors import UserError
 from uer.files import atomic_path
 from uer.finetuning.config import COLUMNS_HELP, InferConfig, column_problems
-from uer.finetuning.infer import compute_outputs
+from uer.finetuning.infer import open_predictor
 from uer.finetuning.paths import model_files
 from uer.finetuning.readers import NO_LABEL, read_table
 from uer.finetuning.saved_model import load_settings
@@ -95,10 +95,12 @@ def teacher_output(path: str, config: TeacherConfig) -> TeacherOutput:
     infer = InferConfig(load_model_path=config.teacher_model_path, test_path=path, prediction_path=config.output_path,
                         columns=config.columns, batch_size=config.batch_size, device=config.device,
                         precision=config.precision)
-    _, examples, outputs = compute_outputs(Classification, infer, ModelConfig(), TokenizerConfig())
-    assert len(examples) == len(table)
+    teacher = open_predictor(Classification, infer, ModelConfig(), TokenizerConfig())
+    pieces = teacher.outputs(teacher.task.inputs(path, teacher.encoder), path)
+    logits = np.concatenate([np.stack(outputs) for _, outputs in pieces])
+    assert len(logits) == len(table)
     labels = ["" if label.strip() == NO_LABEL else label.strip() for label in table.get("label") or [""] * len(table)]
-    return TeacherOutput(path, table["text_a"], table.get("text_b"), labels, np.stack(outputs))
+    return TeacherOutput(path, table["text_a"], table.get("text_b"), labels, logits)
 
 
 def to_lines(teacher_outputs: Sequence[TeacherOutput], names: Sequence[str]) -> tuple[list[str], int]:

@@ -8,6 +8,7 @@ import pytest
 from uer import cli
 from uer.config import DistillationConfig, ModelConfig, TrainConfig
 from uer.errors import UserError
+from uer.family import commands
 from uer.family.card import card_notes, read_metrics, shown_command
 from uer.family.commands import FamilyFolder, check_datasets, check_teacher
 from uer.family.config import FamilyConfig, MachineConfig, TeachingConfig
@@ -45,6 +46,14 @@ def flags(command):
         else:
             found[name].append(word)
     return found
+
+
+def test_a_containers_share_of_the_cores_is_what_counts(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(commands.os, "cpu_count", lambda: 64)
+    for quota, cores in ((3, 3), (1 << 30, 64)):
+        monkeypatch.setattr(commands, "quota_of_group", lambda quota=quota: quota)
+        assert commands.cores() == cores
+        assert flags(family(tmp_path, root).preprocess_commands()[0])["processes_num"] == [str(cores)]
 
 
 def test_the_published_commands_on_eight_gpus(tmp_path, root):

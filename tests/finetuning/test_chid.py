@@ -95,3 +95,10 @@ def test_bad_lines(tmp_path, google_vocab, line, message):
     encoder = TextToRows(CharTokenizer(Vocab.load(str(google_vocab))), 64)
     with pytest.raises(UserError, match=f"data:2: .*{message}"):
         Chid(2).examples(str(tmp_path / "data"), encoder, labelled=False)
+
+
+def test_two_blanks_of_one_name_have_one_prediction_only(tmp_path, google_vocab):
+    (tmp_path / "data").write_text('{"content": ["甲#idiom1#"], "candidates": ["乙", "丙"]}\n' * 2, "utf-8")
+    encoder = TextToRows(CharTokenizer(Vocab.load(str(google_vocab))), 64)
+    with pytest.raises(UserError, match=r"data: two blanks are called #idiom1#; the prediction file holds one"):
+        Chid(2).examples(str(tmp_path / "data"), encoder, labelled=False)

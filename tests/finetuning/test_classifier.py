@@ -11,6 +11,7 @@ import torch
 
 from uer.checkpoint.files import load_weights, save_weights
 from uer.errors import UserError
+from uer.finetuning import command
 from uer.finetuning.command import finetune, parse_command
 from uer.finetuning.infer import infer
 from uer.finetuning.tasks.classification import Classification, balanced_weights, report_lines
@@ -276,8 +277,11 @@ def test_early_stop_and_metrics_file(tiny):
     assert all(line["total_steps"] == 25 and line["loss"] > 0 for line in lines if line["kind"] == "train")
 
 
-def test_several_seeds_report_their_spread(tiny, capsys):
+def test_several_seeds_report_their_spread(tiny, capsys, monkeypatch):
+    trials, report = [], command.report
+    monkeypatch.setattr(command, "report", lambda *given: trials.extend(given[1]) or report(*given))
     settings = train(tiny, epochs_num=1, seeds=(1, 2, 3), log_level="INFO")
+    assert len(trials) == 3 and not any(trial.fit.state or trial.fit.frozen for trial in trials), "no weights stay"
     out = capsys.readouterr().out
     assert re.search(r"3 seeds, dev accuracy: median 0\.\d{4}, 0\.\d{4} to \d\.\d{4}", out)
     best = max(float(found) for found in re.findall(r"Epoch 1 of 1: dev accuracy (\S+)", out))

@@ -19,8 +19,8 @@ def test_folds_are_equal_parts_drawn_from_the_seed():
 
 def test_cross_validation_and_its_inference(tiny, capsys):
     cross_validate("test", tiny.flags(dev_path=None, folds_num=3, train_features_path=tiny.path("train.npy"),
-                                      log_level="INFO", epochs_num=1))
-    assert re.search(r"3 folds, accuracy: median", capsys.readouterr().out)
+                                      log_level="INFO", epochs_num=1, test_path=tiny.path("test.tsv")))
+    assert re.search(r"3 folds, accuracy: median(.|\n)*3 folds, test accuracy: median", capsys.readouterr().out)
     assert np.load(tiny.path("train.npy")).shape == (40, 2)
     assert len(list(Path(tiny.path("out")).glob("model-fold_*.bin"))) == 3
     flags = ["--load_model_path", tiny.path("out/model.bin"), "--device", "cpu", "--test_path", tiny.path("test.tsv"),

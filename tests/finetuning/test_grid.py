@@ -1,5 +1,6 @@
 """A grid finishes what is left of it, and says which setting is best."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -55,13 +56,12 @@ def test_a_grid_resumes_and_keeps_its_best_model(tiny, started):
 
 
 def test_what_a_killed_grid_leaves_is_removed_and_another_grid_is_refused(tiny, monkeypatch):
-    for name in ("model.grid.0123456789abcdef.bin", "model.grid.0123456789abcdef.vocab.txt.0a1b2c3d.tmp",
-                 "model.grid.mine.bin"):
+    for name in ("model.0123456789abcdef.bin", "model.0123456789abcdef.vocab.txt.0a1b2c3d.tmp", "model.mine.bin"):
         tiny.write(name, "x")
     changes = {"output_model_path": tiny.path("model.bin"), "epochs_num_list": (1,), "batch_size_list": (8,)}
     run(tiny, **changes)
     assert sorted(path.name for path in tiny.folder.glob("model*")) == [
-        "model.bin", "model.grid.jsonl", "model.grid.mine.bin", "model.json", "model.vocab.txt"]
+        "model.bin", "model.grid.jsonl", "model.json", "model.mine.bin", "model.vocab.txt"]
     lock = OutputLock(tiny.folder / "model.grid.jsonl")
     monkeypatch.setattr(grid, "OutputLock", lambda path: OutputLock(path, patience=0.0))
     with pytest.raises(UserError, match=r"model.grid.jsonl: another grid is writing there"):
@@ -69,6 +69,19 @@ def test_what_a_killed_grid_leaves_is_removed_and_another_grid_is_refused(tiny, 
     lock.release()
     with pytest.raises(UserError, match=r"--results_path: .*train.tsv is read by this command"):
         run(tiny, results_path=tiny.path("train.tsv"), **changes)
+
+
+def test_the_results_may_lie_on_another_file_system_than_the_model(tiny, monkeypatch):
+    """A rename does not reach another file system; here it does not reach another folder."""
+    def replace(source, target, original=os.replace):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    run(tiny, epochs_num_list=(1,), batch_size_list=(8,), results_path=tiny.path("elsewhere/results.jsonl"))
+    assert sorted(path.name for path in Path(tiny.path("out")).iterdir()) == [
+        "model.bin", "model.json", "model.vocab.txt"]
 
 
 def test_other_data_or_settings_are_other_trials(tiny, started):

@@ -15,7 +15,7 @@ from uer.finetuning.infer import infer
 from uer.finetuning.labels import LabelSet
 from uer.finetuning.metrics import entity_scores
 from uer.finetuning.task import TextToRows
-from uer.finetuning.tasks.ner import Ner, word_windows
+from uer.finetuning.tasks.ner import Ner, read_sentences, word_windows
 from uer.tokenizers import BertTokenizer, Vocab
 
 CONLL = "-DOCSTART- O\n\n甲 B-PER\n乙 I-PER\n\n\n丙丁 O\n"
@@ -34,6 +34,11 @@ def test_a_conll_file(tmp_path):
     assert words == [["甲", "乙"], ["丙"]] and "label" not in table
     for text in ("label\ttext_a\nO\t甲\n", "甲 乙 丙\n丁\n", "甲\n乙\n", '{"text_a": "甲"}\n'):
         assert read_conll(write(tmp_path, text), False) is None
+
+
+def test_a_text_of_one_word_with_one_tag(tmp_path):
+    path = write(tmp_path, "label\ttext_a\nB-LOC I-LOC\tNew York\nB-LOC\tLondon\nB-LOC I-LOC\t北京\n")
+    assert read_sentences(path, True, ())[1] == [["New", "York"], ["London"], ["北", "京"]]
 
 
 def test_an_unknown_tag_of_a_conll_file_is_named_by_its_sentence(tmp_path):

@@ -13,6 +13,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import collate
 from uer.finetuning.command import finetune
 from uer.finetuning.infer import infer
+from uer.finetuning.readers import read_table
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.prompt import PromptClassification, answer_scores, read_prompt
 from uer.tokenizers import BertTokenizer, Vocab
@@ -49,7 +50,7 @@ def test_a_label_that_the_prompt_lacks(tmp_path, golden):
     (tmp_path / "train.tsv").write_text("label\ttext_a\ngood\tx\n")
     task = PromptClassification(read_prompt(str(golden / "breadth/tasks/prompts.json"), "s"))
     with pytest.raises(UserError, match=r"train.tsv:2: label 'good' is not one of the 2 labels of the prompt: 0, 1"):
-        task.read(str(tmp_path / "train.tsv"), labelled=True)
+        task.targets(read_table(str(tmp_path / "train.tsv"), ("label", "text_a")), None)
 
 
 def test_a_prompt_learns_and_predicts_what_was_evaluated(tiny):

@@ -8,7 +8,7 @@ import pytest
 
 from uer.errors import UserError
 from uer.finetuning.labels import LabelSet, parse_logits, train_labels
-from uer.finetuning.readers import read_json, read_table
+from uer.finetuning.readers import read_json, read_table, read_tables
 
 
 def write(tmp_path: Path, text: str | bytes, name: str = "train.tsv") -> str:
@@ -104,6 +104,18 @@ def test_a_file_without_a_header_is_answered_by_a_proposal(tmp_path, lines, requ
     assert f"{are} {' and '.join(proposed.split())}: --columns {proposed}" in str(caught.value)
 
 
+@pytest.mark.parametrize("limits, sizes", [((2, None), [2, 2, 1]), ((None, 4), [2, 2, 1]), ((5, 100), [5])])
+def test_a_file_is_read_in_tables_of_bounded_size(tmp_path, limits, sizes):
+    path = write(tmp_path, "label\ttext_a\n0\tx\n\n1\ty\n0\tz\n-\tw\n1\tu\n0\tv\n")
+    tables = list(read_tables(path, ("label", "text_a"), most_rows=limits[0], most_characters=limits[1]))
+    whole = read_table(path, ("label", "text_a"))
+    assert [len(table) for table in tables] == sizes and tables[-1].hash == whole.hash
+    for name in ("label", "text_a"):
+        assert [value for table in tables for value in table[name]] == whole[name]
+    assert [line for table in tables for line in table.lines] == whole.lines == [2, 4, 5, 7, 8]
+    assert tables[0].skipped == whole.skipped == {"blank line": 1, "unlabelled row": 1}
+
+
 def test_what_cannot_be_guessed_is_not_proposed(tmp_path):
     for text in ("a\tb\nc\n", "a\nb\n"):
         with pytest.raises(UserError, match="no header: the first line, or --columns, must name the columns"):
@@ -156,6 +168,12 @@ def test_labels_are_ordered_by_value_or_by_name():
     assert LabelSet.of(["b", "a", "10"]).names == ("10", "a", "b")
     assert LabelSet.of(["01", "1"]).names == ("01", "1")
     assert LabelSet.of(["9" * 5000, "1"]).names == ("1", "9" * 5000)
+
+
+@pytest.mark.parametrize("label", ["a\tb", "a\nb"])
+def test_a_label_that_a_tsv_cannot_hold_is_refused(label):
+    with pytest.raises(UserError, match=r"the label 'a\\[tn]b' holds a tab or a line end"):
+        LabelSet.of(["a", label])
 
 
 def test_label_problems_name_the_line(tmp_path):

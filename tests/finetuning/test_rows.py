@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from uer.finetuning import rows
 from uer.finetuning.batches import (
     IGNORED,
     Examples,
@@ -13,6 +14,7 @@ from uer.finetuning.batches import (
     padding_share,
     shard,
 )
+from uer.finetuning.config import TRUNCATIONS
 from uer.finetuning.rows import Ragged, Sequences, build_sequences
 
 CLS, SEP, PAD = 2, 3, 0
@@ -49,6 +51,25 @@ def test_a_pair_shortens_its_longer_text_first():
     assert pair.first.tolist() == [6, 4]
     both = build_sequences(ragged(long), ragged(long), 9, "tail", CLS, SEP)
     assert rows_of(both) == [[CLS, 18, 19, 20, SEP, 18, 19, 20, SEP]]
+
+
+@pytest.mark.parametrize("truncation", TRUNCATIONS)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_rows_are_joined_as_one_by_one(monkeypatch, truncation, pairs):
+    """Of any length, in blocks of any size; each text alone is cut by `keep`."""
+    monkeypatch.setattr(rows, "ROWS_AT_ONCE", 7)
+    draw = np.random.default_rng(3)
+    parts = [ragged(*(draw.integers(5, 90, draw.integers(0, 12)) for _ in range(60))) for _ in range(1 + pairs)]
+    found = build_sequences(parts[0], parts[1] if pairs else None, 9, truncation, CLS, SEP)
+    for row in range(60):
+        texts, budget = [part[row] for part in parts], 9 - 2 - pairs
+        shorter = min(min(map(len, texts)), budget // 2) if pairs else 0
+        allowed = [shorter, budget - shorter] if len(texts[0]) <= len(texts[-1]) else [budget - shorter, shorter]
+        if truncation != "head":
+            texts = [rows.keep(text, most, truncation) for text, most in zip(texts, allowed if pairs else [budget])]
+        joined = [CLS, *(token for text in texts for token in [*text.tolist(), SEP])][:9]
+        assert found.tokens[row].tolist() == joined and found.first[row] == min(len(texts[0]) + 2, 9)
+    assert len(build_sequences(ragged(), ragged(), 9, truncation, CLS, SEP)) == 0
 
 
 def many(count: int = 137, ways: int = 1) -> Examples:
@@ -99,6 +120,8 @@ def test_collate_pads_to_the_batch_and_marks_the_second_text():
 def test_an_example_of_several_rows_stays_together():
     examples = many(9, ways=3)
     assert len(examples) == 9
+    assert examples.tokens_of(np.array([8, 0])).tolist() == [examples.rows.lengths[24:].sum(),
+                                                             examples.rows.lengths[:3].sum()]
     batch = collate(examples, np.array([4, 0]), PAD)
     assert batch.src.shape[0] == 6
     assert batch.real_tokens.tolist() == examples.rows.lengths[[12, 13, 14, 0, 1, 2]].tolist()

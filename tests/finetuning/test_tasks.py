@@ -16,7 +16,7 @@ from uer.finetuning.answer_metrics import exact_match, f1_score, split_pieces
 from uer.finetuning.command import finetune
 from uer.finetuning.infer import infer
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
-from uer.finetuning.tasks.cmrc import ReadingComprehension, best_span
+from uer.finetuning.tasks.cmrc import ReadingComprehension, best_span, read_squad
 from uer.finetuning.tasks.multi_label import MultiLabel
 from uer.finetuning.tasks.ner import Ner
 from uer.finetuning.tasks.regression import Regression
@@ -246,6 +246,13 @@ def test_rows_without_room_for_a_text_are_refused_and_windows_always_end(tiny, c
     train(tiny, ReadingComprehension, text, "squad.json", seq_length=7, doc_stride=100, epochs_num=1)
     out = predict(tiny, ReadingComprehension, text, "squad_test.json")
     assert json.loads("\n".join(out)).keys() == {"Q0"}
+
+
+def test_two_questions_of_one_id_have_one_prediction_only(tiny):
+    questions = [{"id": "Q", "question": text} for text in "甲乙"]
+    path = tiny.write("twice.json", json.dumps({"data": [{"paragraphs": [{"context": "丙", "qas": questions}]}]}))
+    with pytest.raises(UserError, match=r"twice\.json: two questions have the id Q; the prediction file holds one"):
+        read_squad(path, False)
 
 
 def test_answers_are_counted_by_questions(tiny, capsys):

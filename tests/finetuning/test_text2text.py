@@ -78,8 +78,8 @@ def test_a_prediction_is_one_line():
     tokenizer = BpeTokenizer(Vocab([*BYTE_CHARACTERS, *roles.values()], roles, defaults={}), [])
     task, encoder = Text2Text(9), TextToRows(tokenizer, 9)
     examples = task.of_texts(["a", "b"], None, encoder)
-    outputs = [np.array(tokenizer.encode(text), np.float32) for text in ("one\ntwo\r\n", "three")]
-    assert task.predictions(outputs, examples, False, False) == ["label", "one two", "three"]
+    outputs = [np.array(tokenizer.encode(text), np.float32) for text in ("one\ntwo\r\n", "three\tfour")]
+    assert task.predictions(outputs, examples, False, False) == ["label", "one two", "three four"]
 
 
 @torch.no_grad()

@@ -52,6 +52,11 @@ def test_the_list_becomes_command_lines(tmp_path):
     assert "pretrained" not in " ".join(entries[2].argv())
 
 
+def test_names_in_chinese_are_files_of_their_own(tmp_path):
+    entries = read(tmp_path, {**LIST, "models": [{**LIST["models"][1], "name": name} for name in ("小模型", "大模型")]})
+    assert [entry.place for entry in entries[::2]] == ["小模型/ocnli", "大模型/ocnli"]
+
+
 def test_a_model_of_another_architecture_than_the_published_says_so(tmp_path, root):
     (tmp_path / "v.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"的一是不了"]) + "\n")
     models = [{"name": kind, "config_path": str(root / "models" / kind / "L-2_H-128_config.json"),
@@ -68,6 +73,11 @@ def test_a_model_of_another_architecture_than_the_published_says_so(tmp_path, ro
     ({"tasks": {"x": {"train_path": "a"}}}, "task x: the key 'dev_path' is missing"),
     ({"models": [LIST["models"][1]] * 2}, "two models have the same name"),
     ({"grid": {"batch_size": 3}}, "grid: unknown key 'batch_size'"),
+    ({"tasks": []}, "list.json: 'tasks' must be an object, not a list"),
+    ({"models": 5}, "list.json: 'models' must be a list, not a whole number"),
+    ({"flags": [1]}, "list.json: 'flags' must be an object, not a list"),
+    ({"models": [{**LIST["models"][1], "name": 5}]}, "model 1: 'name' must be a text, not a whole number"),
+    ({"models": [{**LIST["models"][1], "published": [1]}]}, "model 1: 'published' must be a text, not a list"),
 ])
 def test_a_wrong_list_is_refused(tmp_path, change, message):
     with pytest.raises(UserError) as caught:

@@ -1,7 +1,10 @@
 """Makes padded batches of rows [CLS] tokens [SEP] from the token ids of many texts."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from uer.finetuning.batches import Batch
 from uer.tokenizers import Vocab
@@ -31,7 +34,7 @@ def make_batch(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, vocab: 
 
 
 def pooled_rows(ids: np.ndarray, offsets: np.ndarray, longest: int, batch_size: int, vocab: Vocab,
-                compute, width: int) -> np.ndarray:
+                compute: Callable[[Batch], Tensor], width: int) -> np.ndarray:
     """Compute a vector for each text, in batches of texts of similar length.
 
     Args:

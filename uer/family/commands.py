@@ -27,6 +27,7 @@ from uer.family.costs import Cost
 from uer.family.recipe import Recipe, Stage
 from uer.family.sizes import Size
 from uer.family.teaching import Teaching
+from uer.runtime.threads import quota_of_group
 
 FIRST_PORT = 12345
 PICTURE = "training_curve.png"
@@ -141,7 +142,7 @@ class FamilyFolder:
     def _preprocess(self, stage: Stage) -> Command:
         path, recipe = self.dataset_path(stage), self.recipe
         argv = [*self._script("preprocess.py"), "--corpus_path", *self.config.corpus_path, *self._tokenizer_flags(),
-                "--dataset_path", str(path), "--processes_num", str(self.machine.processes_num or os.cpu_count() or 1),
+                "--dataset_path", str(path), "--processes_num", str(self.machine.processes_num or cores()),
                 "--seq_length", str(stage.seq_length), "--dynamic_masking", "--data_processor", "mlm"]
         argv += ["--full_sentences"] * recipe.full_sentences + ["--whole_word_masking"] * recipe.whole_word_masking
         return Command(f"dataset of length {stage.seq_length}", argv, self._log(f"preprocess_seq{stage.seq_length}"),
@@ -277,6 +278,11 @@ class FamilyFolder:
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
+
+
+def cores() -> int:
+    """The CPU cores of this machine, or fewer where a container has a smaller share of them."""
+    return min(os.cpu_count() or 1, quota_of_group())
 
 
 def dataset_paths(config: FamilyConfig, recipe: Recipe) -> dict[int, Path]:

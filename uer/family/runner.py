@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.family.commands import FIRST_PORT, Command, FamilyFolder
+from uer.family.commands import FIRST_PORT, Command, FamilyFolder, cores
 from uer.family.costs import Cost
 from uer.family.mps import Mps, available
 from uer.family.scheduling import DeviceGroup, device_groups, next_to_start, start_order
@@ -181,8 +181,7 @@ class Runner:
             names = visible.split(",") if visible else list(map(str, range(max(job.group.devices) + 1)))
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in job.group.devices)
         elif self.folder.kind == "cpu" and job.cost is not None and job.cost.at_once > 1:
-            cores = os.cpu_count() or 1
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // job.cost.at_once)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // job.cost.at_once)))
         return environment
 
     def _poll(self) -> list[Job]:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from difflib import SequenceMatcher
 
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
 # Word characters in a row that are not ideographs, or any other single character that is not a space.
@@ -50,12 +51,4 @@ def longest_common_substring(left: list[str], right: list[str]) -> int:
     >>> longest_common_substring(list("abcd"), list("xbcd"))
     3
     """
-    best, before = 0, [0] * (len(right) + 1)
-    for piece in left:
-        row = [0] * (len(right) + 1)
-        for at, other in enumerate(right, start=1):
-            if piece == other:
-                row[at] = before[at - 1] + 1
-                best = max(best, row[at])
-        before = row
-    return best
+    return SequenceMatcher(None, left, right, autojunk=False).find_longest_match().size

@@ -77,6 +77,11 @@ class Examples:
         """(N,) int64, the number of tokens in the longest row of each example."""
         return self.rows.lengths.reshape(-1, self.ways).max(axis=1)
 
+    def tokens_of(self, chosen: np.ndarray) -> np.ndarray:
+        """(n,) int64, the number of tokens in all rows of each chosen example."""
+        offsets = self.rows.tokens.offsets
+        return offsets[(chosen + 1) * self.ways] - offsets[chosen * self.ways]
+
 
 def subset(examples: Examples, chosen: np.ndarray) -> Examples:
     """Select examples, in the given order; not for examples with token targets.

@@ -189,7 +189,7 @@ def run_seeds(command: Command, trainings: Trials, state: TrainingState, writer:
 def run_trial(trainings: Trials, settings: FitSettings, name: str, save: Callable[[Fit], None], state: TrainingState,
               writer: MetricsWriter | None, trials_left: int, tag: str = "",
               facts: Mapping[str, Any] | None = None) -> Trial:
-    """One training, from the state where it is finished or begun there.
+    """One training, from the state where it is finished or begun there; without its weights, which `save` has saved.
 
     Args:
         name: what the state calls it.
@@ -208,6 +208,7 @@ def run_trial(trainings: Trials, settings: FitSettings, name: str, save: Callabl
     if trial.test_metrics is not None:
         progress.tested(trial.fit.epoch, trial.test_metrics)
     state.finish(name, trial)
+    trial.fit.state, trial.fit.frozen = {}, {}  # saved by now; those of many trainings would fill the memory
     return trial
 
 
@@ -281,11 +282,19 @@ def report(trainings: Trials, trials: list[Trial], path: str) -> None:
         for line in trainings.task.report(outputs, examples, trainings.config.report_all_labels):
             logger.info(line)
     if len(trials) > 1:
-        for name, scores in (("dev", [trial.score for trial in trials]),
-                             ("test", [trial.test_metrics[trainings.save_best_by] for trial in trials
-                                       if trial.test_metrics])):
+        for name, scores in (("dev", dev_scores(trials)), ("test", test_scores(trials))):
             if scores:
                 logger.info("%d seeds, %s %s: %s", len(trials), name, trainings.save_best_by, spread(scores))
+
+
+def dev_scores(trials: Sequence[Trial]) -> list[float]:
+    """The score of each training on dev."""
+    return [trial.score for trial in trials]
+
+
+def test_scores(trials: Sequence[Trial]) -> list[float]:
+    """The score of each training on test; none without --test_path."""
+    return [trial.test_metrics[trial.settings.save_best_by] for trial in trials if trial.test_metrics]
 
 
 def spread(scores: Sequence[float]) -> str:

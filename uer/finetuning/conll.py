@@ -13,8 +13,7 @@ import itertools
 import re
 from collections import Counter
 
-from uer.finetuning.readers import Table, split_lines
-from uer.reading import read_bytes
+from uer.finetuning.readers import Table, read_lines
 
 TAG = re.compile(r"O|[BIESMLU](-.+)?")
 DOCUMENT = "-DOCSTART-"
@@ -33,10 +32,12 @@ def read_conll(path: str, labelled: bool) -> tuple[Table, list[list[str]]] | Non
     Raises:
         UserError: the file is missing, or not UTF-8.
     """
-    raw = read_bytes(path)
-    lines = [(number, line.split()) for number, line in split_lines(raw, path, Counter())]
-    if not lines or "text_a" in lines[0][1] or lines[0][1][0].startswith("{"):
+    digest = hashlib.sha256()
+    rest = ((number, line.split()) for number, line in read_lines(path, Counter(), digest))
+    first = next(rest, None)
+    if first is None or "text_a" in first[1] or first[1][0].startswith("{"):
         return None
+    lines = [first, *rest]
     blank = any(after - before > 1 for (before, _), (after, _) in itertools.pairwise(lines))
     lines = [(number, fields) for number, fields in lines if fields[0] != DOCUMENT]
     widths = {len(fields) for _, fields in lines}
@@ -53,5 +54,5 @@ def read_conll(path: str, labelled: bool) -> tuple[Table, list[list[str]]] | Non
     columns = {"text_a": [" ".join(sentence) for sentence in words]}
     if labelled:
         columns["label"] = [" ".join(fields[-1] for _, fields in sentence) for sentence in sentences]
-    table = Table(path, [sentence[0][0] for sentence in sentences], columns, hash=hashlib.sha256(raw).hexdigest())
+    table = Table(path, [sentence[0][0] for sentence in sentences], columns, hash=digest.hexdigest())
     return table, words

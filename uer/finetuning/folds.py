@@ -11,23 +11,26 @@ from uer import model_settings
 from uer.config import ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.files import atomic_path, prepare_file
-from uer.finetuning.batches import subset
+from uer.finetuning.batches import Examples, subset
 from uer.finetuning.command import (
     Command,
+    dev_scores,
     opened,
     parse_with,
     prepare_output,
     run_ranks,
     run_trial,
     spread,
+    test_scores,
 )
 from uer.finetuning.config import CrossValidationConfig, FoldsConfig, InferConfig
-from uer.finetuning.infer import compute_outputs, prepare_predictions, write_predictions
+from uer.finetuning.infer import open_predictor, prepare_predictions, write_predictions
 from uer.finetuning.labels import shorten
-from uer.finetuning.loop import Fit
+from uer.finetuning.loop import Fit, Trial
 from uer.finetuning.paths import existing_folds, fold_path
 from uer.finetuning.progress import describe
 from uer.finetuning.resume import TrainingState
+from uer.finetuning.rows import Ragged, Sequences
 from uer.finetuning.saved_model import training_of
 from uer.finetuning.tasks.classification import Classification
 from uer.finetuning.trials import Trials
@@ -36,6 +39,8 @@ from uer.runtime.metrics_writer import MetricsWriter
 
 logger = logging.getLogger("uer.finetuning")
 
+# A classifier's predictions are made of its outputs alone.
+NO_EXAMPLES = Examples(Sequences(Ragged.of([]), np.empty(0, np.int64)))
 # What all folds of one cross-validation have in common, as the settings beside their models tell.
 COMMON = ("folds_num", "train_hash", "seed", "batch_size", "epochs_num", "learning_rate")
 
@@ -65,8 +70,10 @@ def _rank(rank_info: launch.RankInfo, command: Command) -> int:
     with opened(rank_info, command, _prepare, folds_num=config.folds_num) as (trainings, state, writer):
         if len(trainings.train) < config.folds_num:
             raise UserError(f"{config.train_path}: {len(trainings.train)} examples for --folds_num {config.folds_num}")
-        outputs, scores = run_folds(command, trainings, state, writer)
-        logger.info("%d folds, %s: %s", config.folds_num, trainings.save_best_by, spread(scores))
+        outputs, trials = run_folds(command, trainings, state, writer)
+        logger.info("%d folds, %s: %s", config.folds_num, trainings.save_best_by, spread(dev_scores(trials)))
+        if trainings.test is not None:
+            logger.info("%d folds, test %s: %s", config.folds_num, trainings.save_best_by, spread(test_scores(trials)))
         logger.info("All examples, each by the model that did not see it: %s",
                     describe(trainings.task.metrics(outputs, trainings.train)))
         if trainings.world.is_main and config.train_features_path:
@@ -75,12 +82,13 @@ def _rank(rank_info: launch.RankInfo, command: Command) -> int:
 
 
 def run_folds(command: Command, trainings: Trials, state: TrainingState,
-              writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[float]]:
-    """One training for each fold; the output for every example, of the model that did not see it, and the scores."""
+              writer: MetricsWriter | None) -> tuple[list[np.ndarray], list[Trial]]:
+    """One training for each fold; the output for every example, of the model that did not see it, and the trainings.
+    """
     config, settings = command.finetune, command.settings(command.finetune.seed, trainings.save_best_by)
     folds = fold_of(len(trainings.train), config.folds_num, config.seed)
     outputs: list[np.ndarray] = [np.empty(0)] * len(trainings.train)
-    scores = []
+    trials = []
     for fold in range(config.folds_num):
         logger.info("Fold %d of %d", fold + 1, config.folds_num)
         held_out = np.flatnonzero(folds == fold)
@@ -90,12 +98,11 @@ def run_folds(command: Command, trainings: Trials, state: TrainingState,
         def save(fitted: Fit, part: Trials = part, fold: int = fold) -> None:
             part.save(fold_path(config.output_model_path, fold), fitted, settings, folds_num=config.folds_num)
 
-        trial = run_trial(part, settings, f"fold {fold}", save, state, writer, config.folds_num - fold - 1,
-                          tag=f"fold_{fold}/", facts={"fold": fold})
-        scores.append(trial.score)
-        for number, output in zip(held_out, trial.fit.outputs):
+        trials.append(run_trial(part, settings, f"fold {fold}", save, state, writer, config.folds_num - fold - 1,
+                                tag=f"fold_{fold}/", facts={"fold": fold}))
+        for number, output in zip(held_out, trials[-1].fit.outputs):
             outputs[number] = output
-    return outputs, scores
+    return outputs, trials
 
 
 def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> None:
@@ -106,19 +113,22 @@ def infer_with_folds(description: str, argv: Sequence[str] | None = None) -> Non
     prepare_predictions(config, Classification)
     if folds.test_features_path:
         prepare_file(folds.test_features_path, "--test_features_path")
-    total, task, examples = 0.0, None, None
+    total, task = 0.0, None
     for fold in range(folds.folds_num):
         one = dataclasses.replace(config, load_model_path=fold_path(config.load_model_path, fold))
-        own, examples, outputs = compute_outputs(Classification, one, *configs)
+        predictor = open_predictor(Classification, one, *configs)
+        own = predictor.task
         task = task or own
         if own.labels.names != task.labels.names:
             raise UserError(f"{one.load_model_path}: its labels are {shorten(own.labels.names)}, those of fold 0 are "
                             f"{shorten(task.labels.names)}")
-        total = total + np.stack(outputs)
+        file = own.inputs(config.test_path, predictor.encoder)
+        pieces = predictor.outputs(file, f"fold {fold + 1} of {folds.folds_num}")
+        total = total + np.concatenate([np.stack(outputs) for _, outputs in pieces])
     mean = total / folds.folds_num
     if folds.test_features_path:
         save_features(folds.test_features_path, mean)
-    write_predictions(config, task, examples, list(mean))
+    write_predictions(config, task, file, [(NO_EXAMPLES, list(mean))])
 
 
 def _require_folds(path: str, folds_num: int) -> None:

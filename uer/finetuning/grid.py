@@ -62,6 +62,7 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
     set_up_logging(command.log, LOGGER, PREFIX)
     path = Path(config.results_path or grid_results_path(command.finetune.output_model_path))
     locks = [] if not run else _locks(command, config, path)
+    output = command.finetune.output_model_path if config.save_model else None
     try:
         trainings = open_trials(command, world)
         shared = decides(command, trainings)
@@ -70,10 +71,11 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
         if not run:
             results = read_results(path)
             return [results[plan.key] for plan in plans if plan.key in results]
+        clear_away(path, output)
         return _run_missing(trainings, command, config, plans, path)
     finally:
         if run:
-            clear_away(path)
+            clear_away(path, output)
         for lock in locks:
             lock.release()
 
@@ -101,7 +103,6 @@ def _lock(path: Path) -> OutputLock:
 def _run_missing(trainings: Trials, command: Command, config: GridConfig, plans: Sequence[Plan],
                  path: Path) -> list[dict[str, Any]]:
     """Run the trials that the results file lacks; the records of all, in the grid's order."""
-    clear_away(path)
     _set_threads(trainings.world.device)
     results = read_results(path)
     keeper = Keeper(command, config, path, plans, results)
@@ -111,13 +112,13 @@ def _run_missing(trainings: Trials, command: Command, config: GridConfig, plans:
     keeper.workers = max(1, workers)
     if workers <= 1:
         for plan in waiting:
-            keeper.take(run_plan(trainings, command, config, plan, path))
+            keeper.take(run_plan(trainings, command, config, plan))
     else:
-        start_worker = partial(_start_worker, command, config, path)
+        start_worker = partial(_start_worker, command, config)
         for _, record in run_jobs(waiting, start_worker, workers, has_cuda=torch.cuda.is_available(),
                                   finish_earlier=False, advice="--parallel_trials 1 runs one trial at a time"):
             keeper.take(record)
-    _restore_best(trainings, command, config, plans, path, keeper)
+    _restore_best(trainings, command, config, plans, keeper)
     return keeper.in_order()
 
 
@@ -126,16 +127,16 @@ def _waiting(plans: Sequence[Plan], results: dict[str, dict[str, Any]]) -> list[
     return [plan for plan in plans if plan.key not in results]
 
 
-def _restore_best(trainings: Trials, command: Command, config: GridConfig, plans: Sequence[Plan], path: Path,
+def _restore_best(trainings: Trials, command: Command, config: GridConfig, plans: Sequence[Plan],
                   keeper: Keeper) -> None:
     """See that the best trial's model is at the output; where it is not, run that trial once more."""
-    best = keeper.best()
-    if not config.save_model or best is None or kept_trial(command.finetune.output_model_path) == best["key"]:
+    best, output = keeper.best(), command.finetune.output_model_path
+    if not config.save_model or best is None or kept_trial(output) == best["key"]:
         return
-    logger.info("The model of the best trial is not at %s: it is trained once more", command.finetune.output_model_path)
+    logger.info("The model of the best trial is not at %s: it is trained once more", output)
     plan = next(plan for plan in plans if plan.key == best["key"])
-    run_plan(trainings, command, config, plan, path)
-    move_model(trial_model(path, plan.key), command.finetune.output_model_path)
+    run_plan(trainings, command, config, plan)
+    move_model(trial_model(output, plan.key), output)
 
 
 def _default_workers(device: torch.device) -> int:
@@ -151,8 +152,8 @@ def _set_threads(device: torch.device) -> None:
         torch.set_num_threads(max(1, CPU_THREADS // min(MOST_CPU_WORKERS, CPU_THREADS)))
 
 
-def run_plan(trainings: Trials, command: Command, config: GridConfig, plan: Plan, path: Path) -> dict[str, Any]:
-    """One trial; its model is saved beside the results file under its key until the keeper has compared it.
+def run_plan(trainings: Trials, command: Command, config: GridConfig, plan: Plan) -> dict[str, Any]:
+    """One trial; its model is saved beside the best one under its key until the keeper has compared it.
 
     A trial that diverges has a record without figures: the grid goes on, and its model is never kept.
     """
@@ -170,14 +171,15 @@ def run_plan(trainings: Trials, command: Command, config: GridConfig, plan: Plan
         record |= {"dev": dev, "test": trial.test_metrics, "best_epoch": trial.fit.epoch, "score": trial.score,
                    "collapsed": dev.get("predicted_labels", 2) == 1, "diverged": False}
         if config.save_model:
-            trainings.save(str(trial_model(path, plan.key)), trial.fit, settings, trial=plan.key)
+            trainings.save(str(trial_model(command.finetune.output_model_path, plan.key)), trial.fit, settings,
+                           trial=plan.key)
     except Diverged:
         pass
     return {**record, "seconds": round(time.monotonic() - began, 2), **trainings.fingerprints,
             "torch": torch.__version__}
 
 
-def _start_worker(command: Command, config: GridConfig, path: Path, number: int) -> Callable[[Plan], dict[str, Any]]:
+def _start_worker(command: Command, config: GridConfig, number: int) -> Callable[[Plan], dict[str, Any]]:
     """In a worker process: load what all trials share; returns the function that runs one of them."""
     gpus = torch.cuda.device_count() if command.parallel.device != "cpu" else 0
     local_rank = number % gpus if gpus else 0
@@ -188,6 +190,6 @@ def _start_worker(command: Command, config: GridConfig, path: Path, number: int)
 
     def run(plan: Plan) -> dict[str, Any]:
         with as_user_errors():
-            return run_plan(trainings, command, config, plan, path)
+            return run_plan(trainings, command, config, plan)
 
     return run

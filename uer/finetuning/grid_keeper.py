@@ -21,7 +21,7 @@ from uer.text import amount, duration, seconds_text
 
 logger = logging.getLogger("uer.finetuning")
 
-# What a trial's files are called after the results file's name: its key, and perhaps the name of a file half written.
+# What a trial's files are called after the model's name: its key, and perhaps the name of a file half written.
 TRIAL_FILE = rf"\.[0-9a-f]{{16}}\.(bin|json|vocab\.txt)({TEMPORARY_ENDING})?$"
 
 
@@ -58,7 +58,7 @@ class Keeper:
         best = self.best()
         if self.save_model and not record["diverged"]:
             is_best = best is None or self._sort_key(record) < self._sort_key(best)
-            move_model(trial_model(self.path, record["key"]), self.output if is_best else None)
+            move_model(trial_model(self.output, record["key"]), self.output if is_best else None)
         append_lines(str(self.path), [record])
         self.records.append(record)
         outcome = "DIVERGED (loss or weights not finite)" if record["diverged"] else (
@@ -76,9 +76,9 @@ class Keeper:
         return self._epochs_left * self._seconds / self._epochs_done / self.workers
 
 
-def trial_model(path: Path, key: str) -> Path:
-    """Where a trial's model is until the keeper has decided; `path` is the results file."""
-    return path.with_name(f"{path.stem}.{key}.bin")
+def trial_model(output: str, key: str) -> Path:
+    """Where a trial's model is until the keeper has decided: beside the best model's, so that it can be renamed."""
+    return settings_path(output).with_suffix(f".{key}.bin")
 
 
 def move_model(source: Path, destination: str | None) -> None:
@@ -106,11 +106,15 @@ def kept_trial(output: str) -> str | None:
         return None
 
 
-def clear_away(path: Path) -> None:
-    """Remove what a stopped grid leaves behind: an incomplete last line, and models of unfinished trials."""
+def clear_away(path: Path, output: str | None) -> None:
+    """Remove what a stopped grid leaves behind: the incomplete last line of the results file `path`, and the models of
+    unfinished trials beside `output`; None where this grid saves no model."""
     if path.exists():
         unfinished = path.read_bytes().rpartition(b"\n")[2]
         os.truncate(path, path.stat().st_size - len(unfinished))
-    for file in path.parent.glob(f"{glob.escape(path.stem)}.*"):
-        if re.match(TRIAL_FILE, file.name.removeprefix(path.stem)):
+    if output is None:
+        return
+    settings = settings_path(output)
+    for file in settings.parent.glob(f"{glob.escape(settings.stem)}.*"):
+        if re.match(TRIAL_FILE, file.name.removeprefix(settings.stem)):
             file.unlink()

@@ -1,10 +1,12 @@
 """The prediction command of every task: a fine-tuned model, a file of examples, a file of predictions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from uer import model_settings
 from uer.config import ModelConfig, ParallelConfig, TokenizerConfig
@@ -16,14 +18,51 @@ from uer.finetuning.config import InferConfig
 from uer.finetuning.hugging_face import HEAD_TASKS
 from uer.finetuning.loop import predict
 from uer.finetuning.paths import weights_path
+from uer.finetuning.progress import InferenceProgress
 from uer.finetuning.saved_model import SavedModel, load_finetuned, load_settings, require_finetuned, task_of
-from uer.finetuning.task import Task, TextToRows
+from uer.finetuning.task import InputFile, Task, TextToRows
 from uer.runtime.launch import RankInfo
-from uer.runtime.parallel import connect
+from uer.runtime.parallel import World, connect
 from uer.runtime.precision import Precision
 from uer.text import amount
 
 SIZES = ("emb_size", "hidden_size", "feedforward_size", "heads_num", "layers_num")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A fine-tuned model that predicts files.
+
+    Attributes:
+        task: the task.
+        encoder: converts texts to rows.
+        model: the module, on its device.
+        world: the device.
+        config: the flags.
+    """
+
+    task: Task
+    encoder: TextToRows
+    model: nn.Module
+    world: World
+    config: InferConfig
+
+    def outputs(self, file: InputFile, title: str = "") -> Iterator[tuple[Examples, list[np.ndarray]]]:
+        """Each piece of a file and, in its order, one array for each example (see `Task.outputs`).
+
+        Args:
+            title: what the progress is of, where there are several.
+        """
+        precision, pad_id = Precision(self.config.precision, self.world.device), self.encoder.tokenizer.vocab.pad_id
+        progress = InferenceProgress(file.count, self.task.noun, title)
+        try:
+            for examples in file.pieces:
+                each = self.task.inputs_num(examples) / len(examples)
+                outputs = predict(self.model, self.task, examples, pad_id, self.world, precision,
+                                  self.config.batch_size, lambda done, each=each: progress.advance(done * each))
+                yield examples, outputs
+        finally:
+            progress.close()
 
 
 def infer(description: str, task_class: type[Task], argv: Sequence[str] | None = None) -> None:
@@ -40,8 +79,9 @@ def infer(description: str, task_class: type[Task], argv: Sequence[str] | None =
     own = (task_class.infer_config_class,) if task_class.infer_config_class else ()
     config, *configs = model_settings.parse(description, (InferConfig, ModelConfig, TokenizerConfig, *own), argv)
     prepare_predictions(config, task_class)
-    task, examples, outputs = compute_outputs(task_class, config, *configs)
-    write_predictions(config, task, examples, outputs)
+    predictor = open_predictor(task_class, config, *configs)
+    file = predictor.task.inputs(config.test_path, predictor.encoder)
+    write_predictions(config, predictor.task, file, predictor.outputs(file))
 
 
 def prepare_predictions(config: InferConfig, task_class: type[Task]) -> None:
@@ -52,30 +92,31 @@ def prepare_predictions(config: InferConfig, task_class: type[Task]) -> None:
     prepare_file(config.prediction_path, "--prediction_path")
 
 
-def write_predictions(config: InferConfig, task: Task, examples: Examples, outputs: list[np.ndarray]) -> None:
+def write_predictions(config: InferConfig, task: Task, file: InputFile,
+                      outputs: Iterable[tuple[Examples, list[np.ndarray]]]) -> None:
     """Write the prediction file; after an error there is no partial file.
 
     Args:
-        outputs: one array for each example, see `Task.outputs`.
+        outputs: see `Predictor.outputs`.
     """
-    lines = task.predictions(outputs, examples, config.output_logits, config.output_prob)
-    with atomic_path(config.prediction_path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    windows = 0
+    with atomic_path(config.prediction_path) as temporary, open(temporary, "w", encoding="utf-8") as written:
+        for number, (examples, piece) in enumerate(outputs):
+            lines = task.predictions(piece, examples, config.output_logits, config.output_prob)
+            written.writelines(f"{line}\n" for line in lines[number > 0:])  # one header
+            windows += len(examples)
+    divided = f" (from {windows} windows)" if windows > file.count else ""
     skipped = "".join(f"; {amount(count, what)} of {config.test_path} without a prediction"
-                      for what, count in examples.skipped.items() if count)
-    print(f"{task.describe(examples)} written to {config.prediction_path}{skipped}")
+                      for what, count in file.skipped.items() if count)
+    print(f"{amount(file.count, task.noun)}{divided} written to {config.prediction_path}{skipped}")
 
 
-def compute_outputs(task_class: type[Task], config: InferConfig, model_config: ModelConfig,
-                    tokenizer_config: TokenizerConfig,
-                    task_flags: Any = None) -> tuple[Task, Examples, list[np.ndarray]]:
-    """Compute the outputs of the model at --load_model_path for every example of --test_path.
+def open_predictor(task_class: type[Task], config: InferConfig, model_config: ModelConfig,
+                   tokenizer_config: TokenizerConfig, task_flags: Any = None) -> Predictor:
+    """The model at --load_model_path.
 
     Args:
         task_flags: an object of the task's `infer_config_class`, if it has one.
-
-    Returns:
-        The task, the examples and, in their order, one array for each example (see `Task.outputs`).
 
     Raises:
         UserError: a file cannot be read, or a flag contradicts the model's settings.
@@ -92,14 +133,10 @@ def compute_outputs(task_class: type[Task], config: InferConfig, model_config: M
     if encoder.seq_length > model_config.longest_row:
         raise UserError(f"--seq_length {encoder.seq_length} exceeds the model's max_seq_length "
                         f"{model_config.longest_row}")
-    vocab = encoder.tokenizer.vocab
-    model = task.build(model_config, len(vocab))
+    model = task.build(model_config, len(encoder.tokenizer.vocab))
     load_finetuned(model, task, config.load_model_path)
-    examples = task.examples(config.test_path, encoder, labelled=False)
     world = connect(RankInfo(), ParallelConfig(device=config.device))
-    outputs = predict(model.to(world.device), task, examples, vocab.pad_id, world,
-                      Precision(config.precision, world.device), config.batch_size)
-    return task, examples, outputs
+    return Predictor(task, encoder, model.to(world.device), world, config)
 
 
 def _with_settings(saved: SavedModel, task_class: type[Task], config: InferConfig, model_config: ModelConfig,

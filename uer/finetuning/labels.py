@@ -23,8 +23,13 @@ class LabelSet:
 
         >>> LabelSet.of(["10", "2", "2"]).names
         ('2', '10')
+
+        Raises:
+            UserError: a label of JSON lines holds a tab or a line end, so that no TSV of predictions can hold it.
         """
         distinct = {label.strip() for label in labels}
+        if broken := [label for label in distinct if "\t" in label or len(label.splitlines()) > 1]:
+            raise UserError(f"the label {min(broken)!r} holds a tab or a line end; predictions are written as a TSV")
         if all(_is_whole_number(label) for label in distinct):
             return cls(tuple(sorted(distinct, key=int)))
         return cls(tuple(sorted(distinct)))

@@ -177,13 +177,14 @@ def dropout_seed(seed: int, epoch: int, rank: int) -> int:
 
 
 def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world: World, precision: Precision,
-            batch_size: int = EVALUATION_ROWS) -> list[np.ndarray]:
+            batch_size: int = EVALUATION_ROWS, advance: Callable[[int], None] | None = None) -> list[np.ndarray]:
     """The task's output for every example; each example is computed once, by one rank, and every rank gets all outputs.
 
     On a CPU several batches are computed beside one another.
 
     Args:
         batch_size: maximum rows (not examples) in a batch.
+        advance: called after each batch with the number of its examples.
 
     Returns:
         One array for each example, in their order (see `Task.outputs`).
@@ -202,7 +203,11 @@ def predict(model: nn.Module, task: Task, examples: Examples, pad_id: int, world
 
     alone = world.device.type != "cpu" or world.world_size > 1 or model._compiled_call_impl is not None
     outputs = run_beside((partial(outputs_of, chosen) for chosen in mine), 1 if alone else torch.get_num_threads())
-    found = {int(number): output for chosen, part in zip(mine, outputs) for number, output in zip(chosen, part)}
+    found: dict[int, np.ndarray] = {}
+    for chosen, part in zip(mine, outputs):
+        found.update(zip(chosen.tolist(), part))
+        if advance is not None:
+            advance(len(chosen))
     return gather_outputs(world, found, len(examples))
 
 
@@ -244,11 +249,10 @@ class Updater:
         """
         total, reported, recent = torch.zeros((), device=self.world.device), 0.0, 0
         batches = epoch_batches(train, self.settings.batch_size, self.settings.seed, epoch)
-        tokens = train.rows.lengths.reshape(len(train), -1).sum(1)
         for number, chosen in enumerate(batches, start=1):
             total += self.update(train, chosen)
             recent += 1
-            self.progress.advance(int(tokens[chosen].sum()))
+            self.progress.advance(int(train.tokens_of(chosen).sum()))
             printed = self.step % self.settings.report_steps == 0
             if printed or number == len(batches):
                 now = self._over_ranks(total)
@@ -334,14 +338,12 @@ class Updater:
         Args:
             number: counts the passes of an update; each has its own dropout.
         """
-        tokens = train.rows.lengths.reshape(len(train), -1).sum(1)[chosen]
-
         def compute(part: int, examples: np.ndarray) -> tuple[Tensor, Gradients]:
             with masks_from(mixed_seed(self.settings.seed, self.step, number, part)):
                 loss = self._loss(train, examples, denominator)
                 return loss.detach(), torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
-        rows = cut_rows(torch.from_numpy(tokens), workers.split.parts)
+        rows = cut_rows(torch.from_numpy(train.tokens_of(chosen)), workers.split.parts)
         results = workers.run([partial(compute, part, chosen[examples.numpy()]) for part, examples in enumerate(rows)])
         add_gradients(workers, self.parameters, [gradients for _, gradients in results])
         return torch.stack([loss for loss, _ in results]).sum()

@@ -23,6 +23,7 @@ logger = logging.getLogger("uer.finetuning")
 LEFT_OUT, MEASURED, MEASURED_SECONDS = 3, 20, 10.0
 # An evaluated example costs about a third of a trained one: there is no backward pass.
 EVALUATION_COST = 1 / 3
+SECONDS_BETWEEN_LINES = 60.0  # of a prediction
 
 
 class Progress:
@@ -140,6 +141,41 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class InferenceProgress:
+    """Shows how much of a file is predicted: a progress bar on a terminal, elsewhere a line a minute; on standard
+    error.
+
+    Args:
+        total: predictions of the file.
+        noun: what they are called.
+        title: what the progress is of, where there are several.
+    """
+
+    def __init__(self, total: int, noun: str, title: str = "") -> None:
+        self.total, self.noun, self.title, self.done = total, noun, title, 0.0
+        self._bar = progress_bar(total=total, desc=title or None, unit=f" {noun}s") if sys.stderr.isatty() else None
+        self._began = self._told = time.monotonic()
+
+    def advance(self, predictions: float) -> None:
+        """So many more are done; windows of a long text are parts of one."""
+        self.done += predictions
+        if self._bar is not None:
+            self._bar.update(round(self.done) - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        left = (now - self._began) * (self.total / self.done - 1)
+        print(f"{self.title}{': ' * bool(self.title)}{self.done:,.0f} of {amount(self.total, self.noun)}, "
+              f"{duration(max(0.0, left))} left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Remove the progress bar."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 class _Clock:

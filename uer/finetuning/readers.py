@@ -9,15 +9,16 @@ A row that does not fit stops the run with one line that names the file and the 
 """
 
 import hashlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from uer import json_files
 from uer.errors import UserError
-from uer.reading import read_bytes, require_regular
+from uer.reading import require_regular
 
 # CLUE's names for our columns.
 JSON_NAMES = {"sentence": "text_a", "sentence1": "text_a", "sentence2": "text_b"}
@@ -27,6 +28,9 @@ NO_LABEL = "-"
 HEADER_NAMES = ("label", "text_a", "text_b", "logits", "qid")
 NUMBER = re.compile(r"-?\d+(\.\d*)?")
 GUESSED_LINES = 200  # are looked at to propose names for columns
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Of a file that is read in pieces: a table of so much, its token ids and its outputs take some 100 MB.
+PIECE_ROWS, PIECE_CHARACTERS = 1 << 15, 1 << 24
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -80,59 +84,84 @@ def read_table(path: str, required: Sequence[str], optional: Sequence[str] = (),
     Raises:
         UserError: the file is missing, empty or not UTF-8; a column is missing; a row does not fit.
     """
-    skipped: Counter[str] = Counter()
-    raw = read_bytes(path)
-    lines = split_lines(raw, path, skipped)
-    if not lines:
-        raise UserError(f"{path}: the file is empty")
-    if lines[0][1].lstrip().startswith("{"):
-        records = _json_records(path, lines, required, optional)
-    else:
-        records = _tsv_records(path, lines, required, optional, columns)
-    numbers: list[int] = []
-    columns: dict[str, list[str]] = {}
-    for number, record in records:
+    table, = read_tables(path, required, optional, columns, None, None)
+    return table
+
+
+def read_tables(path: str, required: Sequence[str], optional: Sequence[str] = (), columns: Sequence[str] = (),
+                most_rows: int | None = PIECE_ROWS, most_characters: int | None = PIECE_CHARACTERS) -> Iterator[Table]:
+    """The same in tables of at most `most_rows` rows, or few more than `most_characters` characters, for files that do
+    not fit into memory.
+
+    All of them share `skipped`; it, and the hash of the last one, are those of the file.
+    """
+    digest, skipped, known, characters = hashlib.sha256(), Counter(), None, 0
+    lines = read_lines(path, skipped, digest)
+    table = Table(path, [], {}, skipped)
+    for number, record in _records(path, lines, required, optional, columns):
         if "label" in required and record["label"].strip() == NO_LABEL:
             skipped["unlabelled row"] += 1
             continue
-        if not columns:
-            columns = {name: [] for name in record}
-        if more := record.keys() - columns:
-            raise UserError(f"{path}:{number}: a '{min(more)}', which earlier rows lack")
-        numbers.append(number)
-        for name, column in columns.items():
-            if name not in record:
-                raise UserError(f"{path}:{number}: no '{name}', which earlier rows have")
-            column.append(record[name])
-    if not numbers:
+        known = known or record.keys()
+        if record.keys() != known:
+            raise UserError(f"{path}:{number}: " + (f"a '{min(record.keys() - known)}', which earlier rows lack"
+                                                    if record.keys() - known else
+                                                    f"no '{min(known - record.keys())}', which earlier rows have"))
+        if len(table) == most_rows or (most_characters is not None and characters >= most_characters):
+            yield table
+            table, characters = Table(path, [], {}, skipped), 0
+        table.lines.append(number)
+        for name, value in record.items():
+            table.columns.setdefault(name, []).append(value)
+            characters += len(value)
+    if not table.lines:
         raise UserError(f"{path}: no example in the file")
-    return Table(path, numbers, columns, skipped, hashlib.sha256(raw).hexdigest())
+    table.hash = digest.hexdigest()
+    yield table
 
 
-def split_lines(raw: bytes, path: str, skipped: Counter[str]) -> list[tuple[int, str]]:
-    """The non-blank lines of a file's bytes with their numbers; only "\\n" ends a line.
+def _records(path: str, lines: Iterator[tuple[int, str]], required: Sequence[str], optional: Sequence[str],
+             columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a file with their lines, each a dict from columns to texts."""
+    first = list(itertools.islice(lines, GUESSED_LINES))
+    if not first:
+        raise UserError(f"{path}: the file is empty")
+    if first[0][1].lstrip().startswith("{"):
+        return _json_records(path, itertools.chain(first, lines), required, optional)
+    header, rows, source = _header(path, first, required, columns)
+    return _tsv_records(path, header, itertools.chain(rows, lines), source, required, optional)
+
+
+def read_lines(path: str, skipped: Counter[str], digest: Any = None) -> Iterator[tuple[int, str]]:
+    """The non-blank lines of a file with their numbers; only "\\n" ends a line.
 
     A "\\r" before it and a byte order mark are dropped.
 
     Args:
-        path: the file's name for errors.
+        path: the file.
         skipped: gets the number of blank lines.
+        digest: an object of hashlib that gets the file's bytes.
 
     Raises:
-        UserError: a line is not UTF-8.
+        UserError: the file cannot be read, or a line is not UTF-8.
     """
-    lines = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1}") from None
-        if text.strip():
-            lines.append((number, text))
-        else:
-            skipped["blank line"] += 1
-    skipped["blank line"] -= raw.endswith(b"\n") or not raw
-    return lines
+    require_regular(path)
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if digest is not None:
+                    digest.update(line)
+                line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+                try:
+                    text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start + 1}") from None
+                if text.strip():
+                    yield number, text
+                else:
+                    skipped["blank line"] += 1
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 def file_hash(path: str) -> str:
@@ -175,11 +204,21 @@ def member(content: Any, key: str, kind: type, where: str) -> Any:
     return content[key]
 
 
+def require_different(names: Sequence[str], message: str) -> None:
+    """See that no name occurs twice: predictions are a JSON object whose keys they are.
+
+    Raises:
+        UserError: one does; `message` and the name.
+    """
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{message} {repeated[0]}; the prediction file holds one for each")
+
+
 def _kind_name(value: Any) -> str:
     return "null" if value is None else KIND_NAMES.get(type(value), type(value).__name__)
 
 
-def _json_records(path: str, lines: list[tuple[int, str]], required: Sequence[str],
+def _json_records(path: str, lines: Iterable[tuple[int, str]], required: Sequence[str],
                   optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     wanted = {*required, *optional}
     for number, line in lines:
@@ -208,11 +247,8 @@ def _json_text(value: Any, path: str, number: int, key: str) -> str:
     raise UserError(f"{path}:{number}: '{key}' must be a string or a number, not {type(value).__name__}")
 
 
-def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str], optional: Sequence[str],
-                 columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    if "\r" in lines[0][1]:
-        raise UserError(f"{path}:1: a carriage return inside the line; lines must end with a line feed")
-    header, lines, source = _header(path, lines, required, columns)
+def _tsv_records(path: str, header: Sequence[str], lines: Iterable[tuple[int, str]], source: str,
+                 required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     _require(required, header, path, 1)
     if shared := [name for name, number in Counter(header).items() if number > 1]:
         raise UserError(f"{path}:1: the header names a column twice: {shared[0]}")
@@ -227,7 +263,9 @@ def _tsv_records(path: str, lines: list[tuple[int, str]], required: Sequence[str
 
 def _header(path: str, lines: list[tuple[int, str]], required: Sequence[str],
             columns: Sequence[str]) -> tuple[Sequence[str], list[tuple[int, str]], str]:
-    """The names of a TSV's columns, the lines that hold rows, and what the names come from."""
+    """The names of a TSV's columns, those of its first lines that hold rows, and what the names come from."""
+    if "\r" in lines[0][1]:
+        raise UserError(f"{path}:1: a carriage return inside the line; lines must end with a line feed")
     first = [_header_name(cell) for cell in lines[0][1].split("\t")]
     if "text_a" in first or "label" in first:
         return first, lines[1:], "the header"
@@ -235,7 +273,7 @@ def _header(path: str, lines: list[tuple[int, str]], required: Sequence[str],
         return columns, lines, "--columns"
     if len(first) == 3 and first[2].strip() in ("0", "1"):
         return ("text_a", "text_b", "label"), lines, "lcqmc"
-    guessed = guess_columns([line for _, line in lines[:GUESSED_LINES]], required)
+    guessed = guess_columns([line for _, line in lines], required)
     if guessed:
         are = f"columns are {' and '.join(guessed)}" if len(guessed) > 1 else f"only column is {guessed[0]}"
         raise UserError(f"{path}:1: no header; if its {are}: --columns {' '.join(guessed)}")

@@ -1,9 +1,4 @@
-"""Converts texts to rows of token ids: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
-
-A process tokenizes a text only once: the key of the cache is a hash of the text, the vocabulary and the tokenizer's
-settings, so that all trials of a grid share the token ids. There is no cache on disk: tokenizing the largest task here
-takes 0.2 s, less than reading and checking a cache.
-"""
+"""Converts texts to rows of token ids: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]."""
 
 import hashlib
 import json
@@ -14,8 +9,7 @@ import numpy as np
 
 from uer.tokenizers import Tokenizer
 
-MOST_CACHED = 16
-_cache: dict[str, "Ragged"] = {}
+ROWS_AT_ONCE = 1 << 13  # are joined; the index arrays of so many are small
 
 
 @dataclass(frozen=True)
@@ -42,9 +36,13 @@ class Ragged:
     def of(cls, rows: Sequence[np.ndarray], dtype: type = np.int32) -> "Ragged":
         """The given arrays, each (length,), as rows."""
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        values = np.concatenate(rows).astype(dtype) if len(rows) else np.empty(0, dtype=dtype)
-        return cls(values, offsets)
+        values = np.concatenate(rows).astype(dtype, copy=False) if len(rows) else np.empty(0, dtype=dtype)
+        return cls.of_lengths(values, lengths)
+
+    @classmethod
+    def of_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Rows of these lengths, (rows,) int64, which follow one another in `values`."""
+        return cls(values, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]))
 
 
 def content_hash(*parts: object) -> str:
@@ -58,15 +56,9 @@ def tokenize_all(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
     Returns:
         One row of int32 token ids for each text.
     """
-    joined = "".join(text.replace("\n", " ") + "\n" for text in texts)
-    key = content_hash(joined, tokenizer.vocab.fingerprint, tokenizer.settings)
-    if key not in _cache:
-        ids, offsets = tokenizer.encode_lines(joined)
-        assert len(offsets) == len(texts) + 1
-        while len(_cache) >= MOST_CACHED:  # the oldest goes, so that a process that labels texts for days does not grow
-            del _cache[next(iter(_cache))]
-        _cache[key] = Ragged(ids.astype(np.int32), offsets)
-    return _cache[key]
+    ids, offsets = tokenizer.encode_lines("".join(text.replace("\n", " ") + "\n" for text in texts))
+    assert len(offsets) == len(texts) + 1
+    return Ragged(ids.astype(np.int32), offsets)
 
 
 @dataclass(frozen=True)
@@ -110,29 +102,51 @@ def build_sequences(first: Ragged, second: Ragged | None, seq_length: int, trunc
             quarter of the allowed tokens from its beginning and the rest from its end (arXiv:1905.05583).
         cls_id, sep_id: token ids of [CLS] and [SEP].
     """
-    rows, first_lengths = [], np.empty(len(first), dtype=np.int64)
-    for row in range(len(first)):
-        parts = [first[row]] if second is None else [first[row], second[row]]
-        if truncation != "head":
-            parts = _shorten(parts, seq_length - 1 - len(parts), truncation)
-        joined = [np.array([cls_id]), *(piece for part in parts for piece in (part, np.array([sep_id])))]
-        rows.append(np.concatenate(joined)[:seq_length])
-        first_lengths[row] = min(len(parts[0]) + 2, seq_length)
-    return Sequences(Ragged.of(rows), first_lengths)
+    parts = [first] if second is None else [first, second]
+    blocks = [_join(parts, slice(start, start + ROWS_AT_ONCE), seq_length, truncation, cls_id, sep_id)
+              for start in range(0, max(1, len(first)), ROWS_AT_ONCE)]
+    values, lengths, first_lengths = map(np.concatenate, zip(*blocks))
+    return Sequences(Ragged.of_lengths(values, lengths), first_lengths)
 
 
-def _shorten(parts: list[np.ndarray], budget: int, truncation: str) -> list[np.ndarray]:
-    """Cut one text or two to `budget` tokens together; of two, the shorter may keep up to half of the budget.
+def _join(parts: Sequence[Ragged], rows: slice, seq_length: int, truncation: str, cls_id: int,
+          sep_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`build_sequences` for R of the rows: all tokens int32 (tokens,), the rows' lengths and `first`, int64 (R,) both.
+
+    Every token is [SEP] at first; then each row begins with [CLS], and each part is written where it belongs.
+    """
+    starts = [part.offsets[:-1][rows] for part in parts]  # (R,) each: where the row's tokens are in `values`
+    lengths = [part.offsets[1:][rows] - start for part, start in zip(parts, starts)]  # (R,)
+    allowed = _allowed(lengths, seq_length - 1 - len(parts), truncation)
+    kept = [np.minimum(length, most) for length, most in zip(lengths, allowed)]
+    totals = np.minimum(1 + sum(kept) + len(parts), seq_length)  # (R,)
+    begins = np.cumsum(totals) - totals  # (R,): where each row begins
+    values, at = np.full(totals.sum(), sep_id, np.int32), np.ones_like(totals)  # at: where the part is in its row
+    values[begins] = cls_id
+    for part, start, length, most, count in zip(parts, starts, lengths, allowed, kept):
+        written = np.clip(seq_length - at, 0, count)  # (R,): "head" cuts the joined row
+        row = np.repeat(np.arange(len(written)), written)  # (tokens,), of each token that is written
+        token = np.arange(len(row)) - np.repeat(np.cumsum(written) - written, written)  # its number in the part
+        head = {"head_tail": most // 4, "tail": np.zeros_like(most)}.get(truncation, most)
+        left_out = np.where(token < head[row], 0, (length - count)[row])
+        values[begins[row] + at[row] + token] = part.values[start[row] + token + left_out]
+        at = at + count + 1
+    return values, totals, np.minimum(kept[0] + 2, seq_length)
+
+
+def _allowed(lengths: Sequence[np.ndarray], budget: int, truncation: str) -> list[np.ndarray]:
+    """How many tokens of each text (R,) are read: all of them with "head", else `budget` of a row together; of two
+    texts, the shorter may keep up to half of the budget.
 
     Lengths 10 and 3 with a budget of 8 become 5 and 3; lengths 10 and 9 become 4 and 4.
     """
-    lengths = [len(part) for part in parts]
-    if len(parts) == 1:
-        allowed = [budget]
-    else:
-        shorter = min(*lengths, budget // 2)
-        allowed = [shorter, budget - shorter] if lengths[0] <= lengths[1] else [budget - shorter, shorter]
-    return [keep(part, most, truncation) for part, most in zip(parts, allowed)]
+    if truncation == "head":
+        return list(lengths)
+    if len(lengths) == 1:
+        return [np.full_like(lengths[0], budget)]
+    shorter = np.minimum(np.minimum(*lengths), budget // 2)
+    first = np.where(lengths[0] <= lengths[1], shorter, budget - shorter)
+    return [first, budget - first]
 
 
 def keep(tokens: np.ndarray, most: int, truncation: str) -> np.ndarray:

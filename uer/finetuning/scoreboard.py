@@ -17,7 +17,7 @@ from uer.family.architectures import described
 from uer.finetuning.command import SHARED_SECTIONS
 from uer.finetuning.config import ClassifierConfig, FinetuneConfig, GridConfig
 from uer.finetuning.grid_results import summarise
-from uer.finetuning.readers import read_json
+from uer.finetuning.readers import member, read_json
 from uer.model_settings import model_settings
 from uer.text import amount
 from uer.tokenizers import Vocab
@@ -52,7 +52,7 @@ class Entry:
     @property
     def place(self) -> str:
         """Where its files lie under the scoreboard's folder."""
-        return f"{re.sub(r'[^0-9A-Za-z_.-]+', '_', self.model)}/{self.task}"
+        return re.sub(r"[^\w.-]+", "_", self.model) + f"/{self.task}"
 
     def argv(self) -> list[str]:
         """The command line of the grid."""
@@ -100,23 +100,23 @@ def read_list(path: str) -> list[Entry]:
     Without `pretrained_model_path` a model starts at random. Paths are as on the command line.
 
     Raises:
-        UserError: a key is missing or unknown, named with its place.
+        UserError: a key is missing or unknown, or its value is of another kind; named with its place.
     """
     content = read_json(path)
     _check_keys(content, LIST_KEYS, {"tasks", "models"}, path)
-    shared = {**_grid(content, path), **content.get("flags", {}), "seeds": content.get("seeds")}
+    tasks, shared = member(content, "tasks", dict, path), {**_flags(content, path), "seeds": content.get("seeds")}
     entries = []
-    for number, model in enumerate(content["models"], start=1):
+    for number, model in enumerate(member(content, "models", list, path), start=1):
         where = f"{path}: model {number}"
         _check_keys(model, MODEL_KEYS, {"name", "config_path", "vocab_path"}, where)
-        published = model.get("published")
+        name, published = member(model, "name", str, where), _optional(model, "published", str, where)
         if published is not None and published not in PUBLISHED:
             raise UserError(f"{where}: '{published}' is not published; choose from: {', '.join(PUBLISHED)}")
-        own = {**_grid(model, where), **model.get("flags", {}),
+        own = {**_flags(model, where),
                **{key: model.get(key) for key in ("pretrained_model_path", "config_path", "vocab_path")}}
-        for task, files in content["tasks"].items():
+        for task, files in tasks.items():
             _check_keys(files, TASK_KEYS, {"train_path", "dev_path"}, f"{path}: task {task}")
-            entries.append(Entry(model["name"], task, {**shared, **own, **files}, published))
+            entries.append(Entry(name, task, {**shared, **own, **files}, published))
     places = [entry.place for entry in entries]
     if len(set(places)) < len(places):
         raise UserError(f"{path}: two models have the same name")
@@ -132,10 +132,15 @@ def _check_keys(content: Any, known: set[str], required: set[str], where: str) -
         raise UserError(f"{where}: the key '{key}' is missing")
 
 
-def _grid(content: dict[str, Any], where: str) -> dict[str, Any]:
+def _flags(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """The grid and the flags of a list or of one of its models."""
     grid = content.get("grid", {})
     _check_keys(grid, GRID_KEYS, set(), f"{where}: grid")
-    return grid
+    return {**grid, **(_optional(content, "flags", dict, where) or {})}
+
+
+def _optional(content: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    return None if content.get(key) is None else member(content, key, kind, where)
 
 
 def best_cell(records: list[dict[str, Any]]) -> Cell | None:

@@ -4,7 +4,8 @@ Letters of shapes: N examples of a file, B rows of a batch (examples * ways), S 
 H hidden size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,6 @@ from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.inputs import Prediction
 from uer.finetuning.rows import Sequences, build_sequences, tokenize_all
-from uer.text import amount
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 
@@ -43,6 +43,21 @@ class TextToRows:
                                self.seq_length, self.truncation, vocab.cls_id, vocab.sep_id)
 
 
+@dataclass(frozen=True)
+class InputFile:
+    """A file of examples without labels, to predict.
+
+    Attributes:
+        count: how many predictions it asks for.
+        skipped: what the reader left out, and how often.
+        pieces: its examples, in pieces that fit into memory where the file does not.
+    """
+
+    count: int
+    skipped: Counter[str]
+    pieces: Iterable[Examples]
+
+
 def _one_rank(rows: Tensor) -> tuple[Tensor, int]:
     return rows, 0
 
@@ -61,6 +76,7 @@ class Task:
             share it by `gather`.
         has_target: whether the model has a pretraining target instead of a head, as pretrained models do.
         writes_logits: whether the predictions can have columns of logits and probabilities.
+        noun: what a prediction is called in messages.
         tokenizer: the tokenizer of this task, which replaces the default of --tokenizer.
         gather: the rows of all ranks and the number of those before this rank's (`World.gather_rows`); set where a
             training has several ranks.
@@ -75,6 +91,7 @@ class Task:
     whole_batch: bool = False
     has_target: bool = False
     writes_logits: bool = False
+    noun: str = "prediction"
     tokenizer: str | None = None
     gather: Callable[[Tensor], tuple[Tensor, int]] = staticmethod(_one_rank)
 
@@ -112,6 +129,16 @@ class Task:
     def evaluation_examples(self, path: str, encoder: TextToRows) -> Examples:
         """The same for a file that is evaluated, such as dev."""
         return self.examples(path, encoder)
+
+    def inputs(self, path: str, encoder: TextToRows) -> InputFile:
+        """The examples of a file that is predicted; errors as `examples`. Where there are several pieces, the
+        `predictions` of each begin with the same line, the header."""
+        examples = self.examples(path, encoder, labelled=False)
+        return InputFile(self.inputs_num(examples), examples.skipped, [examples])
+
+    def inputs_num(self, examples: Examples) -> int:
+        """The number of predictions for examples: the windows of a long text together make one."""
+        return len(examples)
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         """Build the model with random weights.
@@ -176,10 +203,6 @@ class Task:
             all_labels: print a line for every label, even if there are many.
         """
         return []
-
-    def describe(self, examples: Examples) -> str:
-        """The number of predictions for a file, for a message: `300 predictions`."""
-        return amount(len(examples), "prediction")
 
     def settings(self) -> dict[str, Any]:
         """What `from_settings` needs to create this task again at inference; plain JSON."""

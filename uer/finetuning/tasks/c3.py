@@ -185,12 +185,13 @@ def _encode(questions: list[Question], choices_num: int, encoder: TextToRows) ->
     texts = tokenize_all(encoder.tokenizer, [question.text for question in questions])
     asked = tokenize_all(encoder.tokenizer, [f"{question.question} {choice}" for question in questions
                                              for choice in question.choices])
-    empty, rows, first, at = np.array([vocab.cls_id, vocab.sep_id]), [], [], 0
+    cls, sep = (np.array([token], np.int32) for token in (vocab.cls_id, vocab.sep_id))
+    empty, rows, first, at = np.concatenate([cls, sep]), [], [], 0
     for number, question in enumerate(questions):
         for _ in question.choices:
             second = asked[at][-(encoder.seq_length - 3):]
             text = texts[number][:encoder.seq_length - 3 - len(second)]
-            rows.append(np.concatenate([[vocab.cls_id], text, [vocab.sep_id], second, [vocab.sep_id]]))
+            rows.append(np.concatenate([cls, text, sep, second, sep]))
             first.append(len(text) + 2)
             at += 1
         missing = choices_num - len(question.choices)

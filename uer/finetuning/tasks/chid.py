@@ -13,6 +13,7 @@ other blanks are [MASK]:
 A candidate fills one blank of a line at most: the blank and the candidate with the highest score come first.
 """
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -26,12 +27,11 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import C3InferConfig, ChidConfig
 from uer.finetuning.inputs import Prediction, require_text
-from uer.finetuning.readers import file_hash, member, read_json, split_lines
+from uer.finetuning.readers import file_hash, member, read_json, read_lines, require_different
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.c3 import MultipleChoiceTask
 from uer.json_files import parse_json
-from uer.reading import read_bytes
 
 BLANK = re.compile(r"(#idiom\d+#)")
 
@@ -85,6 +85,8 @@ class Chid(MultipleChoiceTask):
         examples = self.of_passages(passages, encoder, file_hash(path))
         if labelled:
             examples.targets["label"] = _labels(examples, answers, source, passages)
+        else:
+            require_different(examples.info["tags"], f"{path}: two blanks are called")
         return examples
 
     def of_passages(self, passages: Sequence[Passages], encoder: TextToRows, hash: str = "") -> Examples:
@@ -97,42 +99,48 @@ class Chid(MultipleChoiceTask):
         Raises:
             UserError: a line has no blank, or too many candidates.
         """
-        found = ChidRows()
-        for number, line in enumerate(passages):
+        # Of each passage of each line: text, blank, text, ..., blank, text
+        divided = [[BLANK.split(text) for text in line.texts] for line in passages]
+        for line, texts in zip(passages, divided):
             if not 1 <= len(line.candidates) <= self.choices_num:
                 raise UserError(f"{line.where}: {len(line.candidates)} candidates; --max_choices_num is "
                                 f"{self.choices_num}")
-            before = len(found.tags)
-            self._add(found, number, line, encoder)
-            if len(found.tags) == before:
+            if not any(len(parts) > 1 for parts in texts):
                 raise UserError(f"{line.where}: no blank such as #idiom000001# in the passages")
+        idioms = iter(tokenize_all(encoder.tokenizer, [each for line in passages for each in line.candidates]))
+        pieces = iter(tokenize_all(encoder.tokenizer, [part for texts in divided for parts in texts
+                                                       for part in parts[::2]]))
+        found = ChidRows()
+        for number, (line, texts) in enumerate(zip(passages, divided)):
+            own = list(itertools.islice(idioms, len(line.candidates)))
+            for parts in texts:
+                self._add(found, number, own, list(itertools.islice(pieces, len(parts[::2]))), parts[1::2], encoder)
         tokens = Ragged.of(found.rows)
         return Examples(Sequences(tokens, np.diff(tokens.offsets)), self.choices_num,
                         {"choices": np.array(found.choices)}, info={"tags": found.tags, "groups": found.groups},
                         hash=hash)
 
-    def _add(self, found: ChidRows, number: int, line: Passages, encoder: TextToRows) -> None:
-        """Append the rows of every blank of line `number`."""
-        vocab = encoder.tokenizer.vocab
-        most = min(encoder.seq_length // 2, encoder.seq_length - 4)
-        idioms = [ids[:most] for ids in tokenize_all(encoder.tokenizer, line.candidates)]
-        empty = np.array([vocab.cls_id, vocab.sep_id])
-        for text in line.texts:
-            parts = BLANK.split(text)  # text, blank, text, ..., blank, text
-            tags = parts[1::2]
-            pieces = [np.asarray(piece) for piece in tokenize_all(encoder.tokenizer, parts[::2])]
-            for at, tag in enumerate(tags):
-                left = _joined(pieces[:at + 1], vocab.special_id("mask"))
-                right = _joined(pieces[at + 1:], vocab.special_id("mask"))
-                for idiom in idioms:
-                    first, second = window(len(left), len(right), encoder.seq_length - 4 - len(idiom))
-                    found.rows.append(np.concatenate([
-                        [vocab.cls_id], idiom, [vocab.sep_id], left[len(left) - first:], [vocab.sep_id],
-                        right[:second], [vocab.sep_id]]))
-                found.rows += [empty] * (self.choices_num - len(idioms))
-                found.tags.append(tag)
-                found.groups.append(number)
-                found.choices.append(len(idioms))
+    def _add(self, found: ChidRows, number: int, idioms: Sequence[np.ndarray], pieces: Sequence[np.ndarray],
+             tags: Sequence[str], encoder: TextToRows) -> None:
+        """Append the rows of every blank of a passage.
+
+        Args:
+            found: gets them.
+            number: of the passage's line.
+            idioms: token ids of the candidates.
+            pieces: token ids of the texts between the blanks, one more than there are `tags`.
+        """
+        vocab, most = encoder.tokenizer.vocab, min(encoder.seq_length // 2, encoder.seq_length - 4)
+        cls, sep, mask = (np.array([token], np.int32) for token in (vocab.cls_id, vocab.sep_id, vocab.mask_id))
+        for at, tag in enumerate(tags):
+            left, right = _joined(pieces[:at + 1], mask), _joined(pieces[at + 1:], mask)
+            for idiom in (each[:most] for each in idioms):
+                first, second = window(len(left), len(right), encoder.seq_length - 4 - len(idiom))
+                found.rows.append(np.concatenate([cls, idiom, sep, left[len(left) - first:], sep, right[:second], sep]))
+            found.rows += [np.concatenate([cls, sep])] * (self.choices_num - len(idioms))
+            found.tags.append(tag)
+            found.groups.append(number)
+            found.choices.append(len(idioms))
 
     def assigned(self, outputs: list[np.ndarray], examples: Examples) -> list[int]:
         """The index of each blank's candidate; -1 where its line has more blanks than candidates."""
@@ -196,12 +204,9 @@ def assign(scores: np.ndarray) -> list[tuple[int, int]]:
     return pairs
 
 
-def _joined(pieces: list[np.ndarray], mask_id: int) -> np.ndarray:
-    """The token ids of texts with a [MASK] between each two: [7 8], [9] -> [7 8 mask 9]."""
-    found = [pieces[0]]
-    for piece in pieces[1:]:
-        found += [np.array([mask_id]), piece]
-    return np.concatenate(found)
+def _joined(pieces: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
+    """The token ids of texts with `mask`, (1,), between each two: [7 8], [9] -> [7 8 mask 9]."""
+    return np.concatenate([part for piece in pieces for part in (mask, piece)][1:])
 
 
 def _labels(examples: Examples, answers: Mapping[str, int], source: str, passages: Sequence[Passages]) -> np.ndarray:
@@ -236,8 +241,8 @@ def read_chid(path: str) -> list[Passages]:
     Raises:
         UserError: a line is no object with `candidates` and `content`; named by file and line.
     """
-    raw, found = read_bytes(path), []
-    for number, line in split_lines(raw, path, Counter()):
+    found = []
+    for number, line in read_lines(path, Counter()):
         where = f"{path}:{number}"
         content = parse_json(line, path, number)
         lists = [member(content, name, list, where) for name in ("content", "candidates")]

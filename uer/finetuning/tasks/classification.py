@@ -13,17 +13,18 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.heads import Classifier
-from uer.finetuning.inputs import Prediction, likeliest, softmax, texts_or_pairs
+from uer.finetuning.inputs import Prediction, likeliest, softmax
 from uer.finetuning.labels import LabelSet, numbered_labels, parse_logits, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix, label_scores
 from uer.finetuning.readers import Table, read_table
-from uer.finetuning.task import Task, TextToRows
+from uer.finetuning.table_task import TableTask
+from uer.finetuning.task import TextToRows
 
 MOST_LABELS = 20  # up to so many labels, a report shows each
 SHOWN_LABELS = 10  # of more labels, it shows the ten worst and the ten best
 
 
-class Classification(Task):
+class Classification(TableTask):
     """Predicts one of C labels.
 
     Args:
@@ -37,8 +38,7 @@ class Classification(Task):
     metric_names = ("accuracy", "macro_f1")
     config_class = ClassifierConfig
     writes_logits = True
-    evaluated_columns: tuple[str, ...] = ()
-    """Columns beside `label` and `text_a` that files with labels must have."""
+    optional_columns = ("text_b", "logits")
     labels_source = "the training file"
     """What the labels come from, for messages."""
 
@@ -59,23 +59,19 @@ class Classification(Task):
         weights = balanced_weights(labels.numbers(table), len(labels)) if config.class_weights == "balanced" else None
         return cls(labels, weights, config.soft_alpha if config.soft_targets else None, "text_b" in table)
 
-    def read(self, path: str, labelled: bool) -> tuple[Table, dict[str, np.ndarray]]:
-        """The table of a file, and the targets `label` (N,) int64 and, with distillation, `soft` (N, C) float32."""
-        required = ("label", "text_a", *self.evaluated_columns) if labelled else ("text_a",)
-        table = read_table(path, required, ("text_b", "logits"), self.columns)
+    def of_table(self, table: Table, encoder: TextToRows, labelled: bool) -> Examples:
         if self.pairs is not None and self.pairs != ("text_b" in table):
-            raise UserError(f"{path}: no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
-                            f"{path}: a column 'text_b', but the model is trained on single texts")
-        targets = {"label": self.labels.numbers(table, source=self.labels_source)} if labelled else {}
-        if labelled and self.soft_alpha is not None and "logits" in table:
-            targets["soft"] = parse_logits(table, len(self.labels))
-        return table, targets
+            raise UserError(f"{table.path}: " + (
+                "no column 'text_b', but the model is trained on pairs of texts" if self.pairs else
+                "a column 'text_b', but the model is trained on single texts"))
+        return super().of_table(table, encoder, labelled)
 
-    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        table, targets = self.read(path, labelled)
-        rows = encoder.sequences(table["text_a"], table.get("text_b"))
-        return Examples(rows, targets=targets, info={"table": table}, hash=table.hash,
-                        skipped=table.skipped)
+    def targets(self, table: Table, encoder: TextToRows) -> dict[str, np.ndarray]:
+        """The targets `label` (N,) int64 and, with distillation, `soft` (N, C) float32."""
+        targets = {"label": self.labels.numbers(table, source=self.labels_source)}
+        if self.soft_alpha is not None and "logits" in table:
+            targets["soft"] = parse_logits(table, len(self.labels))
+        return targets
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return Classifier(config, vocab_size, len(self.labels))
@@ -129,9 +125,6 @@ class Classification(Task):
         if prob:
             columns["prob"] = number_words(softmax(stacked))
         return table_lines(columns)
-
-    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
-        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name, self.pairs)))
 
     def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
                           inputs: Sequence[Any]) -> list[Prediction]:

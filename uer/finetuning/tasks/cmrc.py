@@ -30,10 +30,10 @@ from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import CmrcConfig, CmrcInferConfig
 from uer.finetuning.heads import Tagger
 from uer.finetuning.inputs import Prediction, text_pairs
-from uer.finetuning.readers import file_hash, member, read_json
+from uer.finetuning.readers import file_hash, member, read_json, require_different
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
 from uer.finetuning.task import Task, TextToRows
-from uer.text import amount
+from uer.tokenizers import Tokenizer
 
 LONGEST_QUESTION = 64
 SHORTEST_ROW = 7  # [CLS], half of the row's tokens for the question, [SEP], a token of the text, [SEP]
@@ -74,6 +74,7 @@ class ReadingComprehension(Task):
     """
 
     name = "cmrc"
+    noun = "answer"
     metric_names = ("f1", "em")
     config_class = CmrcConfig
     infer_config_class = CmrcInferConfig
@@ -105,17 +106,12 @@ class ReadingComprehension(Task):
             row, and `offset` (windows,). `info` has the questions, the windows, and `spans`: for each question
             (tokens, 2), the first character of each token in the text and the character after its last.
         """
-        pieces = [split_pieces(question.text) for question in questions]
         asked = tokenize_all(encoder.tokenizer, [question.question for question in questions])
-        tokens = tokenize_all(encoder.tokenizer, [question.text[start:stop]
-                                                  for question, parts in zip(questions, pieces)
-                                                  for start, stop in parts])
-        rows, windows, spans, targets, at = [], [], [], [], 0
-        for number, (question, parts) in enumerate(zip(questions, pieces)):
-            found = [tokens[at + piece] for piece in range(len(parts))]
-            at += len(parts)
-            ids = np.concatenate([*found, np.empty(0, np.int32)])
-            spans.append(np.repeat(np.array(parts).reshape(-1, 2), [len(part) for part in found], axis=0))
+        texts = encode_texts([question.text for question in questions], encoder.tokenizer)
+        rows, windows, spans, targets = [], [], [], []
+        for number, question in enumerate(questions):
+            ids, places = texts[question.text]
+            spans.append(places)
             gold = gold_tokens(question, spans[-1]) if labelled else None
             for row, window in self._windows(number, asked[number][:LONGEST_QUESTION], ids, encoder):
                 rows.append(row)
@@ -139,7 +135,8 @@ class ReadingComprehension(Task):
             UserError: a row has no room for a token of the text.
         """
         vocab = encoder.tokenizer.vocab
-        head = np.concatenate([[vocab.cls_id], asked[:encoder.seq_length // 2], [vocab.sep_id]])
+        cls, sep = (np.array([token], np.int32) for token in (vocab.cls_id, vocab.sep_id))
+        head = np.concatenate([cls, asked[:encoder.seq_length // 2], sep])
         room = encoder.seq_length - len(head) - 1
         if room < 1:
             raise UserError(f"--seq_length {encoder.seq_length}: a row with a question has no room for its text; "
@@ -147,7 +144,7 @@ class ReadingComprehension(Task):
         found, first = [], 0
         while True:
             last = min(first + room, len(ids))
-            row = np.concatenate([head, ids[first:last], [vocab.sep_id]])
+            row = np.concatenate([head, ids[first:last], sep])
             found.append((row, Window(number, first, last, len(head))))
             if last == len(ids):
                 return found
@@ -225,9 +222,8 @@ class ReadingComprehension(Task):
         return ReadingComprehension(flags.doc_stride or self.doc_stride,
                                     flags.max_answer_length or self.max_answer_length)
 
-    def describe(self, examples: Examples) -> str:
-        questions, windows = len(examples.info["questions"]), len(examples)
-        return amount(questions, "answer") + (f" (from {windows} windows)" if windows > questions else "")
+    def inputs_num(self, examples: Examples) -> int:
+        return len(examples.info["questions"])
 
     @classmethod
     def of_labels_num(cls, labels_num: int | None) -> "ReadingComprehension":
@@ -246,6 +242,20 @@ class ReadingComprehension(Task):
     def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
                           inputs: Sequence[Any]) -> list[Prediction]:
         return [Prediction(answer) for answer in self.answers(outputs, examples)]
+
+
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Every different text -> its token ids, int32 (tokens,), and the characters of each token in the text, int64
+    (tokens, 2): the first one and the one after the last. A token's are those of its whole word."""
+    pieces = {text: split_pieces(text) for text in texts}
+    tokens = tokenize_all(tokenizer, [text[start:stop] for text, parts in pieces.items() for start, stop in parts])
+    found, at = {}, 0
+    for text, parts in pieces.items():
+        ends = tokens.offsets[at:at + len(parts) + 1]  # (pieces + 1,)
+        places = np.array(parts, np.int64).reshape(-1, 2)  # (pieces, 2)
+        found[text] = tokens.values[ends[0]:ends[-1]], places.repeat(np.diff(ends), axis=0)
+        at += len(parts)
+    return found
 
 
 def best_span(scores: np.ndarray, longest: int) -> tuple[float, int, int]:
@@ -295,7 +305,8 @@ def read_squad(path: str, labelled: bool) -> list[Question]:
     """The questions of {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.
 
     Raises:
-        UserError: the file has another structure, or a text does not contain its answer.
+        UserError: the file has another structure, a text does not contain its answer, or without labels two questions
+            have the same id, by which predictions are written.
     """
     found = []
     for number, article in enumerate(member(read_json(path), "data", list, f"{path}: the file"), start=1):
@@ -304,6 +315,8 @@ def read_squad(path: str, labelled: bool) -> list[Question]:
             found += _questions(paragraph, f"{where}, paragraph {at}", labelled)
     if not found:
         raise UserError(f"{path}: no question in the file")
+    if not labelled:
+        require_different([question.name for question in found], f"{path}: two questions have the id")
     return found
 
 

@@ -11,6 +11,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.config import ClassifierConfig
 from uer.finetuning.labels import shorten
+from uer.finetuning.readers import Table
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
 
@@ -29,10 +30,10 @@ class Dbqa(Classification):
             raise UserError(f"{path}: the labels must be 0 and 1, not {shorten(task.labels.names)}")
         return task
 
-    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        examples = super().examples(path, encoder, labelled)
+    def of_table(self, table: Table, encoder: TextToRows, labelled: bool) -> Examples:
+        examples = super().of_table(table, encoder, labelled)
         if labelled:
-            examples.info["groups"] = group_starts(examples.info["table"]["qid"])
+            examples.info["groups"] = group_starts(table["qid"])
         return examples
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:

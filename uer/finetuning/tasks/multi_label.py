@@ -12,17 +12,18 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.heads import Classifier
-from uer.finetuning.inputs import Prediction, texts_or_pairs
+from uer.finetuning.inputs import Prediction
 from uer.finetuning.labels import LabelSet, numbered_labels, shorten
 from uer.finetuning.metrics import f1_of_counts
 from uer.finetuning.readers import Table, read_table
-from uer.finetuning.task import Task, TextToRows
+from uer.finetuning.table_task import TableTask
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import number_words, table_lines
 
 THRESHOLD = 0.5
 
 
-class MultiLabel(Task):
+class MultiLabel(TableTask):
     """Predicts for each label whether the text has it, by the classifier's head and a sigmoid."""
 
     name = "multi_label"
@@ -40,8 +41,8 @@ class MultiLabel(Task):
             raise UserError(f"{path}: no row has a label")
         return cls(LabelSet.of(names))
 
-    def read_labels(self, table: Table) -> np.ndarray:
-        """(rows, labels) float32 of 0 and 1.
+    def targets(self, table: Table, encoder: TextToRows) -> dict[str, np.ndarray]:
+        """The target `labels` (N, C) float32 of 0 and 1.
 
         Raises:
             UserError: a label that the training file lacks, named by file and line.
@@ -54,13 +55,7 @@ class MultiLabel(Task):
                     raise table.error(row, f"label '{name}' is not one of the {len(index)} labels of the training "
                                            f"file: {shorten(self.labels.names)}")
                 wanted[row, index[name]] = 1.0
-        return wanted
-
-    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
-        return Examples(encoder.sequences(table["text_a"], table.get("text_b")),
-                        targets={"labels": self.read_labels(table)} if labelled else {}, hash=table.hash,
-                        skipped=table.skipped)
+        return {"labels": wanted}
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return Classifier(config, vocab_size, len(self.labels))
@@ -104,9 +99,6 @@ class MultiLabel(Task):
         if prob:
             columns["prob"] = number_words(torch.sigmoid(torch.from_numpy(stacked)).numpy())
         return table_lines(columns)
-
-    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
-        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name)))
 
     def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
                           inputs: Sequence[Any]) -> list[Prediction]:

@@ -20,12 +20,13 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.config import MultiTaskConfig, MultiTaskFinetuneConfig, MultiTaskInferConfig
 from uer.finetuning.heads import PooledModel
-from uer.finetuning.inputs import Prediction, softmax, texts_or_pairs
+from uer.finetuning.inputs import Prediction, softmax
 from uer.finetuning.labels import LabelSet, numbered_labels, train_labels
 from uer.finetuning.metrics import classification, confusion_matrix
 from uer.finetuning.readers import read_table
 from uer.finetuning.rows import Ragged, Sequences, content_hash
-from uer.finetuning.task import Task, TextToRows
+from uer.finetuning.table_task import TableTask
+from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import number_words, report_lines, table_lines
 from uer.layers.linear import Linear
 
@@ -60,7 +61,7 @@ class MultiTaskClassifier(PooledModel):
             for number, (first, last) in enumerate(zip(self.output_layers_1, self.output_layers_2))], dim=1)
 
 
-class MultiTask(Task):
+class MultiTask(TableTask):
     """Predicts a label of every dataset.
 
     Args:
@@ -96,9 +97,7 @@ class MultiTask(Task):
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
         """The examples of the file `path` in every folder; without labels those of the file `path` alone."""
         if not labelled:
-            table = read_table(path, ("text_a",), ("text_b",), self.columns)
-            return Examples(encoder.sequences(table["text_a"], table.get("text_b")), hash=table.hash,
-                            skipped=table.skipped)
+            return super().examples(path, encoder, labelled)
         tables = [read_table(file, ("label", "text_a"), ("text_b",), self.columns) for file in self.files(path)]
         rows = joined([encoder.sequences(table["text_a"], table.get("text_b")) for table in tables])
         numbers = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
@@ -176,9 +175,6 @@ class MultiTask(Task):
         if prob:
             columns["prob"] = [number_words(softmax(part)) for part in parts]
         return table_lines({name: map("|".join, zip(*each)) for name, each in columns.items()})
-
-    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
-        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name)))
 
     def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
                           inputs: Sequence[Any]) -> list[Prediction]:

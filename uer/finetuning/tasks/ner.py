@@ -22,7 +22,9 @@ UER-py's own models have no [CLS] and [SEP] in their rows, and one more output, 
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +43,8 @@ from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.metrics import NO_SCHEME, OUTSIDE, SCHEMES, entity_scores, fitting_schemes, split_tag
 from uer.finetuning.readers import Table, read_json, read_table
 from uer.finetuning.rows import Ragged, Sequences, tokenize_all
-from uer.finetuning.task import Task, TextToRows
+from uer.finetuning.table_task import TableTask
+from uer.finetuning.task import InputFile, TextToRows
 from uer.layers.crf import negative_log_likelihood, pack, viterbi
 from uer.text import amount
 
@@ -52,7 +55,7 @@ PADDING = "[PAD]"
 OTHER_MARKS = re.compile(r".+[-_.][BIEMSLU]|[BIEMSLU][_./].+")
 
 
-class Ner(Task):
+class Ner(TableTask):
     """Predicts a tag for each word.
 
     Args:
@@ -67,6 +70,7 @@ class Ner(Task):
     metric_names = ("f1", "precision", "recall")
     config_class = NerConfig
     infer_config_class = NerConfig
+    optional_columns = ()
 
     def __init__(self, labels: LabelSet, crf: bool = False, scheme: str = "BIO", bare: bool = False,
                  source: str = "the training file") -> None:
@@ -85,9 +89,24 @@ class Ner(Task):
         return cls(labels, config.crf_target, scheme, source=source)
 
     def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
+        table, words = read_sentences(path, labelled, self.columns)
+        return replace(self.of_sentences(table, words, encoder, labelled), hash=table.hash, skipped=table.skipped)
+
+    def inputs(self, path: str, encoder: TextToRows) -> InputFile:
+        """As `TableTask.inputs`; a CoNLL file is one piece."""
+        found = None if self.columns else read_conll(path, False)
+        if found is None:
+            return super().inputs(path, encoder)
+        examples = self.of_sentences(*found, encoder, False)
+        return InputFile(self.inputs_num(examples), Counter(), [examples])
+
+    def of_table(self, table: Table, encoder: TextToRows, labelled: bool) -> Examples:
+        return self.of_sentences(table, words_of(table), encoder, labelled)
+
+    def of_sentences(self, table: Table, words: list[list[str]], encoder: TextToRows, labelled: bool) -> Examples:
+        """The examples of a table whose rows have these words, with the target `tag` where it is `labelled`."""
         if encoder.truncation != "head":
             raise UserError("--truncation: a tagger reads the beginning of a text (head)")
-        table, words = read_sentences(path, labelled, self.columns)
         tags = read_tags(table, words, self.labels, self.source) if labelled else []
         rows, numbers, windows = encode_words(words, encoder, self.bare)
         targets = {"word": numbers}
@@ -96,8 +115,7 @@ class Ner(Task):
             targets["tag"] = Ragged.of([
                 np.array([index[tags[row][word]] if word >= 0 else IGNORED for word in numbers[window]])
                 for window, (row, _) in enumerate(windows)])
-        return Examples(rows, token_targets=targets, info={"windows": windows, "tags": tags}, hash=table.hash,
-                        skipped=table.skipped)
+        return Examples(rows, token_targets=targets, info={"windows": windows, "tags": tags})
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return (CrfTagger if self.crf else Tagger)(config, vocab_size, len(self.labels))
@@ -161,9 +179,8 @@ class Ner(Task):
             found[row][border:] = [names[int(tag)] for tag in output[border - first:]]
         return found
 
-    def describe(self, examples: Examples) -> str:
-        texts, windows = len({row for row, _ in examples.info["windows"]}), len(examples)
-        return amount(texts, "prediction") + (f" (from {windows} windows)" if windows > texts else "")
+    def inputs_num(self, examples: Examples) -> int:
+        return len({row for row, _ in examples.info["windows"]})
 
     def settings(self) -> dict[str, Any]:
         return {"labels": list(self.labels.names), "crf": self.crf, "scheme": self.scheme}
@@ -302,8 +319,15 @@ def read_sentences(path: str, labelled: bool, columns: Sequence[str]) -> tuple[T
     found = None if columns else read_conll(path, labelled)
     if found is None:
         table = read_table(path, ("label", "text_a") if labelled else ("text_a",), columns=columns)
-        found = table, [split_words(text, row) for row, text in enumerate(table["text_a"])]
+        found = table, words_of(table)
     return found
+
+
+def words_of(table: Table) -> list[list[str]]:
+    """The words of each row: those with spaces between, where a row has as many tags, else see `split_words`."""
+    tags = table.get("label") or [""] * len(table)
+    return [text.split() if len(text.split()) == len(label.split()) else split_words(text, row)
+            for row, (text, label) in enumerate(zip(table["text_a"], tags))]
 
 
 def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: str) -> list[list[str]]:
@@ -315,13 +339,13 @@ def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: st
     Raises:
         UserError: another number of tags than words, or a tag that is not in `labels`; named by file and line.
     """
-    rows = []
+    rows, known = [], set(labels.names)
     for row, label in enumerate(table["label"]):
         tags = label.split()
         if len(tags) != len(words[row]):
             raise table.error(row, f"{amount(len(tags), 'tag')} for {amount(len(words[row]), 'word')}")
         for tag in tags:
-            if tag not in labels.names:
+            if tag not in known:
                 raise table.error(row, f"tag '{tag}' is not one of {source}: {shorten(labels.names)}")
         rows.append(tags)
     return rows

@@ -25,7 +25,6 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Batch, Examples
 from uer.finetuning.config import PromptConfig, PromptInferConfig
-from uer.finetuning.inputs import texts_or_pairs
 from uer.finetuning.labels import LabelSet, shorten
 from uer.finetuning.readers import member, read_json
 from uer.finetuning.rows import Ragged, Sequences, keep, tokenize_all
@@ -81,11 +80,6 @@ class PromptClassification(Classification):
     def of_training_file(cls, path: str, config: PromptConfig, columns: tuple[str, ...] = ()) -> "PromptClassification":
         return cls(read_prompt(config.prompt_path, config.prompt_id))
 
-    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        table, targets = self.read(path, labelled)
-        examples = self.of_texts(table["text_a"], table.get("text_b"), encoder)
-        return replace(examples, targets={**examples.targets, **targets}, hash=table.hash, skipped=table.skipped)
-
     def of_texts(self, first: Sequence[str], second: Sequence[str] | None, encoder: TextToRows) -> Examples:
         """The prompt of each text or pair, with the targets `mask` (N, P), the positions of the [MASK] tokens, and
         `answers` (N, C, P), the token ids of every label's answer, which end with IGNORED where others are longer.
@@ -96,7 +90,8 @@ class PromptClassification(Classification):
         answers = answer_ids(self.prompt, self.labels, encoder)
         texts = [tokenize_all(encoder.tokenizer, column) for column in (first, second or [])]
         rows, masks = build_prompts(self.prompt, texts[0], texts[1], answers.shape[1], encoder)
-        return Examples(rows, targets={"mask": masks, "answers": np.repeat(answers[None], len(masks), axis=0)})
+        every = np.broadcast_to(answers, (len(masks), *answers.shape))  # the same memory for all examples
+        return Examples(rows, targets={"mask": masks, "answers": every})
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return MaskedWords(replace(config, target=("mlm",), decoder=None), vocab_size)
@@ -140,9 +135,6 @@ class PromptClassification(Classification):
         """UER-py's `target.linear_1.weight` is our `target.mlm.linear_1.weight`, as a pretrained model has it."""
         return {re.sub(r"^target\.(?=(linear_\d|layer_norm)\.)", "target.mlm.", name): value
                 for name, value in state.items()}
-
-    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
-        return self.of_texts(*texts_or_pairs(inputs, self.name, self.pairs), encoder)
 
 
 def answer_scores(logits: Tensor, answers: Tensor) -> Tensor:

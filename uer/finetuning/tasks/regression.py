@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from uer.config import ModelConfig
 from uer.finetuning.batches import Batch, Examples
 from uer.finetuning.heads import Classifier
-from uer.finetuning.inputs import Prediction, texts_or_pairs
+from uer.finetuning.inputs import Prediction
 from uer.finetuning.metrics import correlations
-from uer.finetuning.readers import Table, read_table
-from uer.finetuning.task import Task, TextToRows
+from uer.finetuning.readers import Table
+from uer.finetuning.table_task import TableTask
+from uer.finetuning.task import TextToRows
 
 
-class Regression(Task):
+class Regression(TableTask):
     """Predicts a number by the classifier's head with one output; the loss is the squared error."""
 
     name = "regression"
@@ -25,11 +26,9 @@ class Regression(Task):
     def of_training_file(cls, path: str, config: Any, columns: tuple[str, ...] = ()) -> "Regression":
         return cls()
 
-    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
-        targets = {"label": read_numbers(table)} if labelled else {}
-        return Examples(encoder.sequences(table["text_a"], table.get("text_b")), targets=targets,
-                        hash=table.hash, skipped=table.skipped)
+    def targets(self, table: Table, encoder: TextToRows) -> dict[str, np.ndarray]:
+        """The target `label` (N,) float32."""
+        return {"label": read_numbers(table)}
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         return Classifier(config, vocab_size, 1)
@@ -55,9 +54,6 @@ class Regression(Task):
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """A TSV of one column."""
         return ["label", *(f"{output[0]:.9g}" for output in outputs)]
-
-    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
-        return Examples(encoder.sequences(*texts_or_pairs(inputs, self.name)))
 
     def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
                           inputs: Sequence[Any]) -> list[Prediction]:

@@ -8,6 +8,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import Examples
 from uer.finetuning.heads import SiameseClassifier
 from uer.finetuning.inputs import text_pairs
+from uer.finetuning.readers import Table
 from uer.finetuning.rows import Ragged, Sequences
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import Classification
@@ -18,15 +19,16 @@ class Siamese(Classification):
 
     name = "siamese"
 
-    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        table, targets = self.read(path, labelled)
+    def of_table(self, table: Table, encoder: TextToRows, labelled: bool) -> Examples:
         if "text_b" not in table:
-            raise UserError(f"{path}: no column 'text_b'; a siamese model reads pairs")
-        rows = interleave(encoder.sequences(table["text_a"]), encoder.sequences(table["text_b"]))
-        return Examples(rows, ways=2, targets=targets, hash=table.hash, skipped=table.skipped)
+            raise UserError(f"{table.path}: no column 'text_b'; a siamese model reads pairs")
+        return super().of_table(table, encoder, labelled)
+
+    def of_texts(self, first: Sequence[str], second: Sequence[str], encoder: TextToRows) -> Examples:
+        return Examples(interleave(encoder.sequences(first), encoder.sequences(second)), ways=2)
 
     def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
-        return Examples(interleave(*map(encoder.sequences, text_pairs(inputs, self.name))), ways=2)
+        return self.of_texts(*text_pairs(inputs, self.name), encoder)
 
     def build(self, config: ModelConfig, vocab_size: int) -> SiameseClassifier:
         return SiameseClassifier(config, vocab_size, len(self.labels))

@@ -49,9 +49,9 @@ class Simcse(Task):
         table = read_table(path, ("text_a",), ("text_b",), self.columns)
         if len(table) < 2:
             raise UserError(f"{path}: one example only; contrastive learning needs at least two")
-        rows = interleave(encoder.sequences(table["text_a"]),
-                          encoder.sequences(table["text_b"] if "text_b" in table else table["text_a"]))
-        return Examples(rows, ways=2, hash=table.hash, skipped=table.skipped)
+        first = encoder.sequences(table["text_a"])
+        second = encoder.sequences(table["text_b"]) if "text_b" in table else first
+        return Examples(interleave(first, second), ways=2, hash=table.hash, skipped=table.skipped)
 
     def evaluation_examples(self, path: str, encoder: TextToRows) -> Examples:
         table = read_table(path, ("label", "text_a", "text_b"), columns=self.columns)

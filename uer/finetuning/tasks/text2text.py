@@ -23,15 +23,15 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.batches import IGNORED, Batch, Examples
 from uer.finetuning.config import Text2TextConfig, Text2TextInferConfig
-from uer.finetuning.inputs import Prediction, texts_or_pairs
-from uer.finetuning.readers import read_table
+from uer.finetuning.inputs import Prediction
+from uer.finetuning.readers import Table
 from uer.finetuning.rows import Sequences, tokenize_all
-from uer.finetuning.task import Task, TextToRows
+from uer.finetuning.table_task import TableTask
+from uer.finetuning.task import TextToRows
 from uer.finetuning.text_scores import SCORES, require
 from uer.generation import GenerationConfig, generate
 from uer.layers.layout import padded_layout
 from uer.model import Model
-from uer.tokenizers import Tokenizer
 
 
 class Writer(Model):
@@ -65,7 +65,7 @@ class Writer(Model):
         return generate(self, prompts, most=self.longest, stop_id=sep_id, start_id=cls_id, config=self.generation)
 
 
-class Text2Text(Task):
+class Text2Text(TableTask):
     """Writes a text for every text or pair of texts.
 
     Args:
@@ -92,26 +92,19 @@ class Text2Text(Task):
             require(name)
         return cls(config.tgt_seq_length, config.beam_size, config.length_penalty, config.text_metrics)
 
-    def examples(self, path: str, encoder: TextToRows, labelled: bool = True) -> Examples:
-        table = read_table(path, ("label", "text_a") if labelled else ("text_a",), ("text_b",), self.columns)
-        examples = self.of_texts(table["text_a"], table.get("text_b"), encoder)
-        if labelled:
-            examples.targets["tgt"] = self._targets(table["label"], encoder.tokenizer)
-        return replace(examples, hash=table.hash, skipped=table.skipped)
-
     def of_texts(self, first: Sequence[str], second: Sequence[str] | None, encoder: TextToRows) -> Examples:
         """The rows of texts or of pairs, all segment 1, with the target `ends` (N, 2): the ids of [CLS] and [SEP]."""
         rows, vocab = encoder.sequences(first, second), encoder.tokenizer.vocab
         return Examples(Sequences(rows.tokens, rows.lengths),
-                        targets={"ends": np.tile([vocab.cls_id, vocab.sep_id], (len(rows), 1))},
+                        targets={"ends": np.broadcast_to(np.array([vocab.cls_id, vocab.sep_id]), (len(rows), 2))},
                         info={"tokenizer": encoder.tokenizer})
 
-    def _targets(self, texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-        """[CLS] text [SEP] of every text, at most tgt_seq_length tokens, int64 (N, T + 1), padded with IGNORED."""
-        vocab, pieces = tokenizer.vocab, tokenize_all(tokenizer, texts)
+    def targets(self, table: Table, encoder: TextToRows) -> dict[str, np.ndarray]:
+        """The target `tgt`, [CLS] label [SEP], at most tgt_seq_length tokens, int64 (N, T + 1), padded with IGNORED."""
+        vocab, pieces = encoder.tokenizer.vocab, tokenize_all(encoder.tokenizer, table["label"])
         rows = [[vocab.cls_id, *pieces[row].tolist(), vocab.sep_id][:self.tgt_seq_length] for row in range(len(pieces))]
         longest = max(map(len, rows))
-        return np.array([row + [IGNORED] * (longest - len(row)) for row in rows])
+        return {"tgt": np.array([row + [IGNORED] * (longest - len(row)) for row in rows])}
 
     def build(self, config: ModelConfig, vocab_size: int) -> nn.Module:
         if config.decoder is None:
@@ -173,11 +166,8 @@ class Text2Text(Task):
         return [examples.info["tokenizer"].decode(output.astype(int).tolist()) for output in outputs]
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
-        """A TSV of one column; line ends within a text become spaces."""
-        return ["label", *(" ".join(text.splitlines()) for text in self.texts(outputs, examples))]
-
-    def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
-        return self.of_texts(*texts_or_pairs(inputs, self.name), encoder)
+        """A TSV of one column; tabs and line ends within a text become spaces."""
+        return ["label", *(" ".join(text.replace("\t", " ").splitlines()) for text in self.texts(outputs, examples))]
 
     def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
                           inputs: Sequence[Any]) -> list[Prediction]:
