@@ -83,6 +83,19 @@ def transformers() -> ModuleType:
     return package
 
 
+def class_of(architecture: Architecture, head: str) -> Any:
+    """The class of transformers for a head.
+
+    Raises:
+        UserError: the version that is installed is too old to have it.
+    """
+    package, name = transformers(), architecture.classes[head]
+    if not hasattr(package, name):
+        raise UserError(f"transformers {package.__version__} has no {name}, so the logits cannot be checked: install a "
+                        "newer version, or leave the check out by --no_check")
+    return getattr(package, name)
+
+
 def batch_of(architecture: Architecture, head: str, vocab_size: int, max_length: int, tokenizer: Tokenizer | None,
              theirs: nn.Module) -> tuple[Tensor, Tensor]:
     """`sample_batch` with what the architecture has: positions, segments, and padding tokens at padding only.
@@ -208,16 +221,15 @@ def their_logits(model: nn.Module, architecture: Architecture, src: Tensor, seg:
 
 def open_folder(folder: Path, architecture: Architecture, head: str) -> nn.Module:
     """The model in a folder, opened as a user would, every weight accounted for."""
-    package = transformers()
-    kind = getattr(package, architecture.classes[head])
-    return _complete(package, *kind.from_pretrained(folder, output_loading_info=True, **architecture.arguments), folder)
+    kind = class_of(architecture, head)
+    return _complete(*kind.from_pretrained(folder, output_loading_info=True, **architecture.arguments), folder)
 
 
-def _complete(package: ModuleType, model: nn.Module, info: Mapping[str, Any], what: object) -> nn.Module:
+def _complete(model: nn.Module, info: Mapping[str, Any], what: object) -> nn.Module:
     """The model that transformers has loaded, every weight accounted for."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[problem]:
-            raise UserError(f"{what}: transformers {package.__version__} finds {problem}: "
+            raise UserError(f"{what}: transformers {transformers().__version__} finds {problem}: "
                             f"{some(sorted(info[problem]))}")
     return model.float().eval()
 
@@ -232,12 +244,12 @@ def open_any_folder(folder: Path, architecture: Architecture, head: str, weights
     Raises:
         UserError: transformers cannot open it.
     """
-    package, table = transformers(), architecture.names
+    kind, table = class_of(architecture, head), architecture.names
     try:
-        model = getattr(package, architecture.classes[head]).from_pretrained(folder, **architecture.arguments)
+        model = kind.from_pretrained(folder, **architecture.arguments)
     except Exception as error:  # of many classes; its log says more
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: transformers {package.__version__} cannot open it as {architecture.classes[head]}: "
+        raise UserError(f"{folder}: transformers {transformers().__version__} cannot open it as {kind.__name__}: "
                         f"{reason}") from None
     model = model.float().eval()
     if table.stores_duplicates:
@@ -249,13 +261,12 @@ def open_any_folder(folder: Path, architecture: Architecture, head: str, weights
 def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], architecture: Architecture, head: str
                  ) -> nn.Module:
     """A model of transformers with these weights."""
-    package, table = transformers(), architecture.names
-    kind = getattr(package, architecture.classes[head])
+    kind, table = class_of(architecture, head), architecture.names
     weights = {name: tensor.float() for name, tensor in weights.items()}
     if architecture.has_decoder:  # whether its weights are tied, a file's tensors decide, not the configuration alone
         config = kind.config_class(**config_json)
-        return _complete(package, *kind.from_pretrained(None, config=config, state_dict=weights,
-                                                        output_loading_info=True), "the converted weights")
+        return _complete(*kind.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True),
+                         "the converted weights")
     model = kind(kind.config_class(**config_json), **architecture.arguments)
     report = model.load_state_dict(weights, strict=False)
     shared = set()
@@ -263,8 +274,8 @@ def open_weights(weights: Mapping[str, Tensor], config_json: Mapping[str, Any], 
         shared = {*table.duplicates, *(row.hugging_face for row in table.tied_rows(head))}
     missing = [name for name in report.missing_keys if name not in shared and not name.endswith(table.buffers)]
     if missing or report.unexpected_keys:
-        raise UserError(f"transformers {package.__version__}: missing: {some(missing) or 'none'}; unknown to it: "
-                        f"{some(report.unexpected_keys) or 'none'}")
+        raise UserError(f"transformers {transformers().__version__}: missing: {some(missing) or 'none'}; unknown to "
+                        f"it: {some(report.unexpected_keys) or 'none'}")
     model.tie_weights()
     return model.float().eval()
 

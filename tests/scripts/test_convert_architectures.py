@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,6 +101,17 @@ def test_a_broken_conversion_fails_the_check(run_script: Callable[..., str], tmp
     with pytest.raises(UserError, match="the check failed: logits differ"):
         _to_uer.import_model(ARCHITECTURES["albert"], flags, None)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_a_version_of_transformers_without_the_model_is_named(run_script: Callable[..., str], tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    import _logits_check
+
+    theirs = save_random(albert("AlbertForMaskedLM"), tmp_path / "theirs")
+    monkeypatch.setattr(_logits_check, "transformers", lambda: SimpleNamespace(__version__="4.41.2"))
+    with pytest.raises(UserError, match=r"transformers 4\.41\.2 has no AlbertForMaskedLM, .* --no_check"):
+        run_script("convert_albert_from_huggingface_to_uer.py", "--input_model_path", theirs, "--output_model_path",
+                   tmp_path / "uer.bin")
 
 
 def test_differences_that_rounding_explains_are_right(run_script: Callable[..., str], tmp_path: Path,

@@ -26,7 +26,7 @@ from uer.model import Model, build_model
 from uer.tokenizers import BertTokenizer, QwenTokenizer, Vocab, build_tokenizer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", minversion="5.0")  # whose names for rotary settings are used here
 
 LLAMA = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
          "num_key_value_heads": 2, "intermediate_size": 53, "max_position_embeddings": 31}
