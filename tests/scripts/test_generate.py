@@ -111,7 +111,7 @@ def test_what_cannot_generate_is_refused(run_script: Run, files: Callable) -> No
     flags = files("gpt2_lm")
     with pytest.raises(UserError, match=r"has no decoder: scripts/generate_lm\.py"):
         run_script("generate_seq2seq.py", *flags)
-    with pytest.raises(UserError, match="--temperature must be positive"):
+    with pytest.raises(UserError, match=r"--temperature must lie between 1e-06 and 1e\+06"):
         run_script("generate_lm.py", *flags, "--temperature", 0)
     with pytest.raises(UserError, match="--test_path and --prediction_path are needed"):
         run_script("generate_lm.py", *flags[:6])
