@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,7 @@ def test_many_small_files_share_a_shard_and_give_what_one_file_gives(tmp_path, s
 
 def test_datasets_in_the_corpus_folder_are_not_read_as_text(tmp_path, small_tokenizer):
     (tmp_path / "a.txt").write_text("a\n")
+    (tmp_path / "original.pt").write_bytes(pickle.dumps(([4, 5, 6], 3)))
     (tmp_path / "e.pt.work-0123456789abcdef").mkdir()
     (tmp_path / "e.pt.work-0123456789abcdef" / "000000-000000.src").write_bytes(b"abcd")
     make(tmp_path, small_tokenizer, tmp_path)

@@ -19,6 +19,7 @@ SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 ZIP = b"PK\x03\x04"
 SAFETENSORS = b'{"__metadata__"'  # behind 8 bytes
+PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))  # datasets of UER-py; no UTF-8 begins so
 WORK_FOLDER = re.compile(r"\.work-[0-9a-f]{16}/")  # where an unfinished dataset is made
 NO_TEXT = re.compile(rf"{WORK_FOLDER.pattern}|/\.")  # or a hidden file or folder
 TAR_NAME = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz)$", re.IGNORECASE)
@@ -96,7 +97,7 @@ def _look_at(path: str, named: bool) -> CorpusFile | None:
             start = file.read(32)
     except OSError as error:
         raise UserError(f"--corpus_path {path}: {error.strerror}") from None
-    if start.startswith(SAFETENSORS, 8):
+    if start.startswith(SAFETENSORS, 8) or start.startswith(PICKLES):
         if named:
             raise UserError(f"--corpus_path {path}: a dataset or a model, no text")
         return None
