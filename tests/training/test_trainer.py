@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from uer.checkpoint.saver import Saver
-from uer.checkpoint.state import StateFolder
+from uer.checkpoint.state import StateFolder, read_state
 from uer.config import LogConfig, OptimConfig, ParallelConfig, TrainConfig
 from uer.data.batch import Side
 from uer.errors import UserError
@@ -373,6 +373,23 @@ def test_what_a_captured_update_decides_compiles_as_one_graph(tmp_path):
     again = compiled(torch.tensor(2.0), torch.tensor(3000.0))
     assert trainer.update.sums.updates == 2
     assert [float(value) for value in again] == [float(value) for value in direct]
+
+
+def test_the_report_after_a_resume_counts_from_the_report_before(tmp_path):
+    """`compare_runs.py` adds the intervals up: an interrupted run has used as many tokens and seconds as another."""
+    build(tmp_path, save_checkpoint_steps=16).train()
+    state = read_state(StateFolder(str(tmp_path / "m"), 2).state_path(16))
+    assert float(state["sums"]["real_tokens"]) == 30.0 and float(state["sums"]["seconds"]) > 0.0
+    state["sums"]["seconds"] += 100.0
+    resumed = build(tmp_path, total_steps=25, save_checkpoint_steps=18, output_model_path=str(tmp_path / "n"))
+    resumed.resume(state)
+    resumed.train()
+    *_, first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first["interval_real_tokens"] == second["interval_real_tokens"] == 150.0
+    assert first["interval_seconds"] > 100.0 > second["interval_seconds"]
+    assert first["real_tokens_per_second"] > 2.0  # the speed is that of the resumed process
+    again = read_state(StateFolder(str(tmp_path / "n"), 2).state_path(18))["sums"]
+    assert float(again["real_tokens"]) == 90.0 and float(again["seconds"]) > 100.0
 
 
 def test_an_update_keeps_its_state_in_place(tmp_path):

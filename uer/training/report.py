@@ -117,11 +117,15 @@ class Clock:
     token_slots: int = 0
     updates: int = 0
 
+    def seconds(self) -> float:
+        """Seconds since the last `lap`."""
+        return max(time.perf_counter() - self.last, 1e-9)
+
     def lap(self) -> tuple[float, int, int]:
         """(seconds, token slots, updates) since the last call."""
-        now = time.perf_counter()
-        result = (max(now - self.last, 1e-9), self.token_slots, self.updates)
-        self.last, self.token_slots, self.updates = now, 0, 0
+        seconds = self.seconds()
+        result = (seconds, self.token_slots, self.updates)
+        self.last, self.token_slots, self.updates = self.last + seconds, 0, 0
         return result
 
 

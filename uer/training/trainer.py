@@ -7,6 +7,8 @@ of an update are functions of (seed, step, micro-batch), so a resumed run needs 
 import signal
 from typing import Any
 
+import torch
+
 from uer.config import TrainConfig
 from uer.optim import set_learning_rate
 from uer.runtime.memory import memory_gib
@@ -29,6 +31,7 @@ class Trainer:
         self.world = world
         self.step = 0
         self.clock = Clock()
+        self.before = {"real_tokens": 0.0, "seconds": 0.0}  # since the last report, before the run was resumed
         self.update = (parts.update or Update)(parts, config, world)
 
     def resume(self, state: Any) -> None:
@@ -36,6 +39,7 @@ class Trainer:
         shared = self.parts.saver.restore(state)
         self.step = shared["step"]
         self.update.sums.load(shared["sums"], self.world)
+        self.before = {name: float(shared["sums"].get(name, 0.0)) for name in self.before}
 
     def train(self) -> int:
         """Train to the end; returns the exit status: 0, or 128 + the number of the signal that stopped the run."""
@@ -105,8 +109,10 @@ class Trainer:
             **averages(collected), "tokens_per_second": token_slots / seconds, "real_tokens_per_second": real / seconds,
             "learning_rate": self.parts.learning_rate(self.step - 1),
             "epoch": samples / self.parts.loader.samples_per_epoch, "memory_gib": memory_gib(self.world.device),
-            "skipped": self.update.watch.total, "seconds_left": left, "interval_seconds": seconds,
-            "interval_real_tokens": real})
+            "skipped": self.update.watch.total, "seconds_left": left,
+            "interval_seconds": self.before["seconds"] + seconds,
+            "interval_real_tokens": self.before["real_tokens"] + real})
+        self.before = dict.fromkeys(self.before, 0.0)
         self.update.sums.reset()
 
     def _evaluate(self) -> None:
@@ -123,7 +129,9 @@ class Trainer:
         """
         if not self.world.norm(self.parts.model.parameters()).isfinite():
             raise lost_weights_message(self.step)
-        self.parts.saver.save(self.step, self.update.sums.collect(self.world), with_weights)
+        interval = {"real_tokens": self.before["real_tokens"] + self.world.sum_(self.update.real_tokens.double()),
+                    "seconds": torch.tensor(self.before["seconds"] + self.clock.seconds(), dtype=torch.float64)}
+        self.parts.saver.save(self.step, {**self.update.sums.collect(self.world), **interval}, with_weights)
 
     def _asked_to_stop(self, stop: "StopSignals") -> bool:
         """Whether any rank has received a signal; all ranks check after the same step."""
