@@ -25,6 +25,7 @@ from uer.data.store import (
     DatasetInfo,
     StreamedColumn,
     TokenDataset,
+    check_ids,
     check_instances,
     open_dataset,
     write_dataset,
@@ -68,7 +69,7 @@ def merge(datasets: list[TokenDataset], output_path: str, command: str) -> None:
     for dataset in datasets:
         counts.update(dataset.info.counts)
     instances = sum(map(len, datasets))
-    columns = {name: joined([dataset.columns[name] for dataset in datasets]) for name in first.columns}
+    columns = {name: joined(datasets, name) for name in first.columns}
     offsets = {axis: StreamedColumn(np.dtype(np.int64), instances + 1,
                                     shifted_offsets(datasets, axis))
                for axis in first.offsets}
@@ -100,10 +101,10 @@ def described(dataset: TokenDataset) -> str:
                      for name, column in sorted(dataset.info.schema.items()))
 
 
-def joined(arrays: list[np.ndarray]) -> StreamedColumn:
-    """Columns one after another."""
-    found = (piece for array in arrays for piece in pieces(array))
-    return StreamedColumn(arrays[0].dtype, sum(map(len, arrays)), found)
+def joined(datasets: list[TokenDataset], name: str) -> StreamedColumn:
+    """A column of all datasets, one after another."""
+    arrays = [dataset.columns[name] for dataset in datasets]
+    return StreamedColumn(arrays[0].dtype, sum(map(len, arrays)), pieces(datasets, name))
 
 
 def shifted_offsets(datasets: list[TokenDataset], axis: str) -> Iterator[np.ndarray]:
@@ -122,10 +123,17 @@ def shifted_offsets(datasets: list[TokenDataset], axis: str) -> Iterator[np.ndar
     yield np.array([earlier], np.int64)
 
 
-def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """A memory-mapped column in pieces that fit into memory."""
-    for start in range(0, len(array), VALUES_AT_ONCE):
-        yield array[start:start + VALUES_AT_ONCE]
+def pieces(datasets: list[TokenDataset], name: str) -> Iterator[np.ndarray]:
+    """The memory-mapped columns in pieces that fit into memory.
+
+    Raises:
+        UserError: a dataset is damaged.
+    """
+    for dataset in datasets:
+        for start in range(0, len(dataset.columns[name]), VALUES_AT_ONCE):
+            piece = dataset.columns[name][start:start + VALUES_AT_ONCE]
+            check_ids(dataset, name, piece)
+            yield piece
 
 
 if __name__ == "__main__":

@@ -55,6 +55,15 @@ def test_a_damaged_dataset_is_named(start, run_script, tmp_path):
     assert (tmp_path / "c.pt").exists() == (start == 4)
 
 
+def test_the_part_that_holds_an_id_beyond_the_vocabulary_is_named(run_script, tmp_path):
+    """In the joined dataset nobody could tell any more which part has to be made anew."""
+    good, bad = _save(tmp_path / "a.pt", [1, 299, 0], [0, 3]), _save(tmp_path / "b.pt", [1, 300, 0], [0, 3])
+    run_script("merge_datasets.py", good, good, "--output_path", tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"b.pt: the dataset is damaged: token id 300 in a vocabulary of 300 entries"):
+        run_script("merge_datasets.py", good, bad, "--output_path", tmp_path / "d.pt")
+    assert not (tmp_path / "d.pt").exists()
+
+
 def _vocab(**changes):
     return {"vocabs": {"src": dataclasses.replace(VOCAB, **changes)}}
 

@@ -166,6 +166,15 @@ def check_instances(dataset: TokenDataset, axis: str, offsets: np.ndarray) -> No
                         "preprocess.py again")
 
 
+def check_ids(dataset: TokenDataset, name: str, values: np.ndarray) -> None:
+    """Raise UserError unless these values of a column are ids of its vocabulary; other columns may hold any values."""
+    column = dataset.info.schema[name]
+    size = dataset.info.vocabs[column.vocab].size
+    if column.dtype == "ids" and len(values) and values.max() >= size:
+        raise UserError(f"{dataset.path}: the dataset is damaged: token id {values.max()} in a vocabulary of "
+                        f"{size} entries; run preprocess.py again")
+
+
 def write_dataset(path: str | os.PathLike, info: DatasetInfo, columns: Mapping[str, StreamedColumn],
                   offsets: Mapping[str, StreamedColumn]) -> None:
     """Stream columns into a dataset file, which appears under its name when it is whole.
