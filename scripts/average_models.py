@@ -12,15 +12,17 @@ from torch import Tensor
 
 from uer import cli
 from uer.checkpoint.files import save_weights
+from uer.checkpoint.settings import ENDING, write_settings
 from uer.config import REQUIRED, flag
 from uer.convert.names import some
-from uer.convert.open import load_checkpoint
+from uer.convert.open import load_checkpoint, require_whole_model
+from uer.convert.provenance import Stage, record_names, recorded_stages
 from uer.errors import UserError
 from uer.finetuning.paths import model_files, settings_path, weights_path
 from uer.finetuning.readers import file_hash
 from uer.finetuning.saved_model import is_finetuned, vocab_beside, write_beside
 from uer.json_files import read_json_object
-from uer.paths import File
+from uer.paths import File, existing
 from uer.runtime.lock import OutputLock
 from uer.text import amount
 
@@ -30,16 +32,19 @@ class Flags:
     """The flags of this script."""
 
     model_list_path: tuple[str, ...] = flag(REQUIRED, "Checkpoints to average.", path="read")
-    output_model_path: str = flag("models/average_model.bin", "Where the average is written; of fine-tuned models with "
-                                                              "their settings beside it.", path="write_model")
+    output_model_path: str = flag("models/average_model.bin", "Where the average is written; its settings go beside "
+                                                              "it.", path="write_model")
 
     def reads(self) -> list[File]:
-        """The files of fine-tuned models."""
-        return [File("--model_list_path", str(file)) for path in self.model_list_path for file in model_files(path)]
+        """The checkpoints, and what lies beside them."""
+        weights = list(map(weights_path, self.model_list_path))
+        files = [file for path in weights for file in (*model_files(path), *existing(path.parent, record_names(path)))]
+        return [File("--model_list_path", str(file)) for file in files]
 
     def writes(self) -> list[File]:
         """The average's files."""
-        return [File("--output_model_path", str(path)) for path in model_files(self.output_model_path)]
+        weights = weights_path(self.output_model_path)
+        return [File("--output_model_path", str(path)) for path in (*model_files(weights), f"{weights}{ENDING}")]
 
 
 def main() -> None:
@@ -47,16 +52,18 @@ def main() -> None:
     paths = tuple(str(weights_path(path)) for path in flags.model_list_path)
     output = weights_path(flags.output_model_path)
     with OutputLock(output):
-        settings = common_settings(paths)
+        settings, stage = common_settings(paths), common_stage(paths)
         means = average(paths)
         if settings:
             write_beside(settings, paths[0], output)
+        if stage:
+            write_settings(output, stage.step, stage.settings)
         save_weights(means, output)
     print(f"written: {output}: the average of {amount(len(paths), 'checkpoint')}")
 
 
 def common_settings(paths: tuple[str, ...]) -> dict[str, Any]:
-    """The settings of fine-tuned models, with no training of its own; {} where some are none, or are adapters.
+    """The settings of fine-tuned models, with no training of its own; {} where some are none.
 
     Raises:
         UserError: the models were fine-tuned for different tasks, labels or settings.
@@ -64,8 +71,6 @@ def common_settings(paths: tuple[str, ...]) -> dict[str, Any]:
     if not all(map(is_finetuned, paths)):
         return {}
     contents = [read_json_object(settings_path(path)) for path in paths]
-    if any("lora" in content.get("training", {}) for content in contents):
-        return {}
     first, *others = ({**content, "training": {}, "tokenizer": {**content["tokenizer"], "vocab_path": file_hash(
         str(vocab_beside(path, content)))}} for path, content in zip(paths, contents))
     for path, other in zip(paths[1:], others):
@@ -74,15 +79,37 @@ def common_settings(paths: tuple[str, ...]) -> dict[str, Any]:
     return {**contents[0], "training": {"averaged": [Path(path).name for path in paths]}}
 
 
+def common_stage(paths: tuple[str, ...]) -> Stage | None:
+    """What the trainings of pretrained checkpoints have in common, and the step of the latest; None where the files
+    beside one do not tell how it was trained.
+
+    Raises:
+        UserError: they are different models, or of different vocabularies.
+    """
+    stages = [stage for path in paths for stage in recorded_stages(path)[:1]]
+    if len(stages) < len(paths):
+        return None
+    first, *others = [{**stage.model().values(), "vocabulary": stage.settings.get("vocabulary"), "dropout": None}
+                      for stage in stages]
+    for path, other in zip(paths[1:], others):
+        if different := sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name)):
+            raise UserError(f"{path} and {paths[0]} are different models: their settings differ in {some(different)}")
+    common = {name: value for name, value in stages[0].settings.items()
+              if all(stage.settings.get(name) == value for stage in stages)}
+    return Stage("", max(stage.step for stage in stages), {**common, "averaged": [Path(path).name for path in paths]})
+
+
 def average(paths: tuple[str, ...]) -> dict[str, Tensor]:
     """The mean of each tensor, summed in float64; only two checkpoints are in memory at the same time.
 
     Weights that share one tensor in the first checkpoint share one in the result, too, if their means agree.
 
     Raises:
-        UserError: the checkpoints differ in names or shapes.
+        UserError: the checkpoints differ in names or shapes, or are adapters: the mean of the products B A is not the
+            product of the means of A and B.
     """
     first = load_checkpoint(paths[0])
+    require_whole_model(first, paths[0])
     owners: dict[int, str] = {}
     shared = {name: owners.setdefault(tensor.data_ptr(), name) for name, tensor in first.items()}
     types = {name: tensor.dtype for name, tensor in first.items()}

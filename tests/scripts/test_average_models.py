@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from uer.checkpoint.files import load_weights, save_weights
+from uer.checkpoint.settings import read_settings, write_settings
 from uer.config import ModelConfig
+from uer.convert.provenance import recorded_stages
 from uer.errors import UserError
 from uer.finetuning.labels import LabelSet
 from uer.finetuning.saved_model import load_settings, save_finetuned
@@ -85,3 +87,32 @@ def test_fine_tuned_models_keep_what_they_have_in_common(run_script: Run, tmp_pa
     with pytest.raises(UserError, match=r"other.bin and .*a.bin were fine-tuned differently: labels$"):
         run_script("average_models.py", "--model_list_path", tmp_path / "a.bin", tmp_path / "other.bin",
                    "--output_model_path", tmp_path / "mean2.bin")
+
+
+def test_pretrained_models_keep_what_they_have_in_common(run_script: Run, tmp_path: Path) -> None:
+    model, common = ModelConfig(heads_num=4, hidden_size=128), {"vocabulary": "ab", "optimizer": "adamw"}
+    paths = [save(tmp_path / f"m-{step}", 1.0) for step in (20, 30, 10)]
+    flags = ["--model_list_path", *paths, "--output_model_path", tmp_path / "mean.bin"]
+    for path, own in zip(paths, ({"seed": 7}, {"seed": 8}, {"seed": 9, "dropout": 0.0})):
+        run_script("average_models.py", *flags)
+        assert read_settings(tmp_path / "mean.bin") is None  # nothing tells how the others were trained
+        write_settings(path, int(path.name[2:]), {**model.values(), **common, **own})
+    run_script("average_models.py", *flags)
+    (stage,) = recorded_stages(tmp_path / "mean.bin")
+    assert stage.step == 30 and stage.model() == model and stage.rows()["Average of"] == "m-20, m-30, m-10"
+    assert "seed" not in stage.settings and stage.settings["optimizer"] == "adamw"
+    for other, name in (({"heads_num": 2}, "heads_num"), ({"vocabulary": "cd"}, "vocabulary")):
+        write_settings(paths[1], 30, {**model.values(), **common, **other})
+        with pytest.raises(UserError, match=f"m-30 and .*m-20 are different models: their settings differ in {name}$"):
+            run_script("average_models.py", *flags)
+
+
+def test_adapters_are_refused(run_script: Run, tmp_path: Path) -> None:
+    """A 1 and B 1, A 3 and B 3: the mean of the products is 5, the product of the means 4."""
+    paths = [tmp_path / f"{number}.bin" for number in (1, 3)]
+    for path in paths:
+        factors = {f"layer.lora_{which}": torch.full((1, 1), float(path.stem)) for which in "AB"}
+        save_weights(factors, path)
+    with pytest.raises(UserError, match=r"1.bin: holds adapters \(LoRA\), not a whole model; .*merge_lora.py"):
+        run_script("average_models.py", "--model_list_path", *paths, "--output_model_path", tmp_path / "mean.bin")
+    assert not (tmp_path / "mean.bin").exists()

@@ -41,6 +41,7 @@ _LABELS = {
     "precision": "Precision",
     "seed": "Seed",
     "pretrained_model_path": "Started from",
+    "averaged": "Average of",
     "teacher": "Teacher's fingerprint",
     "soft_alpha": "Weight of the distillation loss",
     "soft_temperature": "Temperature of the distillation",
