@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -196,6 +197,10 @@ def test_xlm_roberta_has_its_sentence_piece_model(run_script: Run, tmp_path: Pat
         wanted = transformers.XLMRobertaModel.from_pretrained(tmp_path / "back")(**ids).last_hidden_state[:, 0]
     found = uer.load(tmp_path / "back", device="cpu").encode(["长江" * 40])
     assert ids["input_ids"].shape == (1, 32) and torch.allclose(torch.from_numpy(found), wanted, atol=1e-5)
+    (tmp_path / "t.txt").write_text("长江" * 40)
+    run_script("extract_features.py", "--load_model_path", tmp_path / "back", "--test_path", tmp_path / "t.txt",
+               "--prediction_path", tmp_path / "f.npy", "--seq_length", 34)
+    assert torch.allclose(torch.from_numpy(np.load(tmp_path / "f.npy")), wanted, atol=1e-5)
     with pytest.raises(UserError, match="--spm_model_path is required"):
         run_script(to_huggingface("xlmroberta"), "--input_model_path", tmp_path / "uer.bin", "--config_path",
                    tmp_path / "uer.json", "--output_dir", tmp_path / "new")

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from dataclasses import replace
 
 import torch
 
@@ -50,7 +49,7 @@ def load(path: str | os.PathLike, device: str = "auto", *, config_path: str | os
     if is_hugging_face(path):
         source = open_hugging_face(path)
         own = _tokenizer_of(source, wanted, do_lower_case)
-        return _hugging_face(source, config or source.config, own, torch_device, precision)
+        return _hugging_face(source, config, own, torch_device, precision)
     return _checkpoint(path, config or _settings_beside(path), wanted, torch_device, precision)
 
 
@@ -69,19 +68,18 @@ def _finetuned(path: str, device: torch.device, precision: str) -> TextModel:
                      saved.encoder, precision)
 
 
-def _hugging_face(source: HuggingFaceSource, config: ModelConfig, tokenizer: Tokenizer, device: torch.device,
+def _hugging_face(source: HuggingFaceSource, config: ModelConfig | None, tokenizer: Tokenizer, device: torch.device,
                   precision: str) -> TextModel:
-    path, weights, size = source.path, source.converted.weights, source.converted.sizes["vocab"]
-    usable = replace(config, max_seq_length=config.max_seq_length - source.architecture.unused_positions)
+    (weights, config), path, size = source.usable(config), source.path, source.converted.sizes["vocab"]
     if source.head not in HEAD_TASKS:
-        return TextModel(path, pretrained_model(config, size, weights, path).to(device), usable, tokenizer, device,
+        return TextModel(path, pretrained_model(config, size, weights, path).to(device), config, tokenizer, device,
                          precision=precision)
     task = task_of_head(source.head, source.converted.sizes, source.model.config, path)
     model = fill(task.build(config, size), weights, path).to(device)
     if line := divided_tokens(source.folder, tokenizer):
         warnings.warn(line, stacklevel=4)
-    encoder = TextToRows(tokenizer, *cutting(source.folder, usable.max_seq_length))
-    return TextModel(path, model, usable, tokenizer, device, task, encoder, precision)
+    encoder = TextToRows(tokenizer, *cutting(source.folder, config.max_seq_length))
+    return TextModel(path, model, config, tokenizer, device, task, encoder, precision)
 
 
 def _tokenizer_of(source: HuggingFaceSource, wanted: TokenizerConfig, do_lower_case: bool | None) -> Tokenizer:

@@ -7,7 +7,7 @@ file, the index of a sharded one, and a torch file whose tensors have Hugging Fa
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("uer.convert")
 
 # What a checkpoint is taken for where neither settings nor names tell.
 USUAL = ARCHITECTURES["bert"]
+
+POSITION_EMBEDDING = "embedding.pos.embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class HuggingFaceSource:
     def folder(self) -> Path:
         """Where its other files lie."""
         return folder_of(self.path)
+
+    def usable(self, config: ModelConfig | None = None) -> tuple[dict[str, Tensor], ModelConfig]:
+        """The weights and the settings, `config` or those of the folder, without the last positions, which are zeros
+        because Hugging Face's model has no such positions."""
+        weights, config, unused = self.converted.weights, config or self.config, self.architecture.unused_positions
+        if not unused:
+            return weights, config
+        return ({**weights, POSITION_EMBEDDING: weights[POSITION_EMBEDDING][:-unused]},
+                replace(config, max_seq_length=config.max_seq_length - unused))
 
 
 def folder_of(path: str | os.PathLike) -> Path:
@@ -223,8 +234,7 @@ def open_checkpoint(path: str | os.PathLike, config: ModelConfig | None) -> tupl
     """
     path = str(path)
     if is_hugging_face(path):
-        source = open_hugging_face(path)
-        return source.converted.weights, config or source.config
+        return open_hugging_face(path).usable(config)
     weights = load_uer_weights(path)
     if config is not None:
         return weights, config
