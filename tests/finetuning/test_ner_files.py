@@ -15,7 +15,7 @@ from uer.finetuning.infer import infer
 from uer.finetuning.labels import LabelSet
 from uer.finetuning.metrics import entity_scores
 from uer.finetuning.task import TextToRows
-from uer.finetuning.tasks.ner import Ner, read_sentences, word_windows
+from uer.finetuning.tasks.ner import Ner, read_sentences, split_words, word_windows
 from uer.tokenizers import BertTokenizer, Vocab
 
 CONLL = "-DOCSTART- O\n\n甲 B-PER\n乙 I-PER\n\n\n丙丁 O\n"
@@ -38,7 +38,20 @@ def test_a_conll_file(tmp_path):
 
 def test_a_text_of_one_word_with_one_tag(tmp_path):
     path = write(tmp_path, "label\ttext_a\nB-LOC I-LOC\tNew York\nB-LOC\tLondon\nB-LOC I-LOC\t北京\n")
-    assert read_sentences(path, True, ())[1] == [["New", "York"], ["London"], ["北", "京"]]
+    wanted = [["New", "York"], ["London"], ["北", "京"]]
+    assert read_sentences(path, True, ())[1] == read_sentences(path, False, ())[1] == wanted
+
+
+@pytest.mark.parametrize("text, words", [("Zürich", 1), ("Москва", 1), ("U.S.", 1), ("don\u2019t", 1), ("Hà Nội", 2),
+                                         ("CNN记者", 5), ("さくら", 3), ("北京。", 3), ("ＣＮＮ", 3), (" London ", 1)])
+def test_words_of_a_text_without_tags(tmp_path, text, words):
+    assert len(split_words(text, 0)) == words
+    assert list(map(len, read_sentences(write(tmp_path, f"text_a\n{text}\n"), False, ())[1])) == [words]
+
+
+def test_tags_for_each_character_of_a_text_without_spaces(tmp_path):
+    path = write(tmp_path, "label\ttext_a\nB-T I-T\t24\nO\t24\n")
+    assert read_sentences(path, True, ())[1] == [["2", "4"], ["24"]]
 
 
 def test_an_unknown_tag_of_a_conll_file_is_named_by_its_sentence(tmp_path):

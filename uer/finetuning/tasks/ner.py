@@ -1,9 +1,10 @@
 """Sequence labelling: a tag for every word of a text, such as the tags of named entities.
 
 The file is a TSV with the columns `label` and `text_a`: words (in Chinese, characters) separated by spaces, and as many
-tags; or a CoNLL file with a word and its tag on every line (`uer.finetuning.conll`). If the tokenizer splits a word,
-its first token has the tag. Rows are [CLS] words [SEP]. A text that is longer than a row is cut into windows that
-overlap by up to a quarter; the tags of the first half of an overlap are those of the earlier window.
+tags; or a CoNLL file with a word and its tag on every line (`uer.finetuning.conll`). A text without spaces is read
+character by character, unless it is in a script such as Latin, or has one tag: then it is one word. If the tokenizer
+splits a word, its first token has the tag. Rows are [CLS] words [SEP]. A text that is longer than a row is cut into
+windows that overlap by up to a quarter; the tags of the first half of an overlap are those of the earlier window.
 
 The tags of the training file show which label scheme it uses: BIO, BIOES, BMES or BILOU, by the letter in front
 (`B-PER`, or `B` alone in word segmentation). The entity 北京 of the text 我 在 北 京 is, in these schemes,
@@ -51,6 +52,8 @@ from uer.text import amount
 logger = logging.getLogger("uer.finetuning")
 
 PADDING = "[PAD]"
+# Texts in scripts that put spaces between words: Latin, Greek, Cyrillic, Arabic and others, with their signs.
+SPACED_SCRIPTS = re.compile(r"[\u0000-\u0dff\u1e00-\u2e7f]*")
 # Marks of entities that are no prefixes: a letter after the kind, or another sign than a hyphen.
 OTHER_MARKS = re.compile(r".+[-_.][BIEMSLU]|[BIEMSLU][_./].+")
 
@@ -235,10 +238,11 @@ class Ner(TableTask):
 
 
 def split_words(item: str | Sequence[str], at: int) -> list[str]:
-    """The words of a text: in one without spaces every character is a word.
+    """The words of a text: in one without spaces every character is a word, unless its script puts spaces between
+    words.
 
-    >>> split_words("北京", 0), split_words("New York", 0)
-    (['北', '京'], ['New', 'York'])
+    >>> split_words("北京", 0), split_words("New York", 0), split_words("London", 0)
+    (['北', '京'], ['New', 'York'], ['London'])
 
     Args:
         item: a text or a list of words.
@@ -252,7 +256,12 @@ def split_words(item: str | Sequence[str], at: int) -> list[str]:
             raise UserError(f"predict: input {at} must be a text or a list of words")
         return list(item)
     words = item.split()
-    return list(item.strip()) if len(words) == 1 else words
+    return words if SPACED_SCRIPTS.fullmatch(item) else characters_of(words)
+
+
+def characters_of(words: list[str]) -> list[str]:
+    """The characters of a text that has no spaces; the words of another."""
+    return list(words[0]) if len(words) == 1 else words
 
 
 def _asked(labels_num: int | None) -> str:
@@ -324,10 +333,12 @@ def read_sentences(path: str, labelled: bool, columns: Sequence[str]) -> tuple[T
 
 
 def words_of(table: Table) -> list[list[str]]:
-    """The words of each row: those with spaces between, where a row has as many tags, else see `split_words`."""
-    tags = table.get("label") or [""] * len(table)
-    return [text.split() if len(text.split()) == len(label.split()) else split_words(text, row)
-            for row, (text, label) in enumerate(zip(table["text_a"], tags))]
+    """The words of each row: those with spaces between or, where there are no spaces and another number of tags, its
+    characters. Without tags see `split_words`."""
+    if "label" not in table:
+        return [split_words(text, row) for row, text in enumerate(table["text_a"])]
+    return [text.split() if len(text.split()) == len(label.split()) else characters_of(text.split())
+            for text, label in zip(table["text_a"], table["label"])]
 
 
 def read_tags(table: Table, words: list[list[str]], labels: LabelSet, source: str) -> list[list[str]]:
