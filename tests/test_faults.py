@@ -226,6 +226,18 @@ def test_full_logs_are_named(place, monkeypatch, flag):
     assert done.err.startswith(f"error: {flag}") and "No space left" in done.err
 
 
+def test_two_values_of_one_key_are_refused(tmp_path):
+    """Of {"layers_num": 2, "layers_num": 12}, Python's json takes the last in silence."""
+    path = tmp_path / "x.json"
+    path.write_text('{"a": [{"layers_num": 2, "b": 1, "layers_num": 12}]}')
+    with pytest.raises(UserError, match=r"x\.json: the key 'layers_num' stands twice in one object, with different va"):
+        json_files.read_json(path)
+    with pytest.raises(UserError, match=r"x.jsonl:7: the key 'text_a' stands twice"):
+        json_files.parse_json(b'{"text_a": "x", "text_a": "y"}', "x.jsonl", 7)
+    path.write_text('{"a": 1, "b": {"a": 2}, "a": 1}')
+    assert json_files.read_json(path) == {"a": 1, "b": {"a": 2}}
+
+
 def test_json_of_any_kind_is_one_line(tmp_path):
     """*_deep at every depth, byte order marks, sizes, numbers of thousands of digits."""
     path = tmp_path / "x.json"

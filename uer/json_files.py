@@ -63,11 +63,15 @@ def parse_json(text: str | bytes, path: str | os.PathLike, line: int = 0, half_p
         half_pairs: strings may hold half of a surrogate pair (`"\\ud800"`), which is no character.
 
     Raises:
-        UserError: it is no JSON, nested deeper than `DEEPEST`, or has half of a surrogate pair.
+        UserError: it is no JSON, nested deeper than `DEEPEST`, has half of a surrogate pair, or an object in it has
+            two values for one key.
     """
     where = f"{os.fspath(path)}:{line}" if line else os.fspath(path)
     try:
-        content = json.loads(text)
+        text = text.decode("utf-8", "surrogatepass") if isinstance(text, bytes) else text
+        content = _DECODER.decode(text)
+    except _TwoValuesError as error:
+        raise UserError(f"{where}: the key '{error}' stands twice in one object, with different values") from None
     except json.JSONDecodeError as error:
         at = where if line else f"{where}:{error.lineno}"
         raise UserError(f"{at}: not JSON: {error.msg}") from None
@@ -94,6 +98,25 @@ def json_text(content: Any, **layout: Any) -> str:
     return _HALF_PAIR.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)
 
 
+class _TwoValuesError(Exception):
+    """Names a key that has two values."""
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dictionary of an object; a key that stands there again with the same value does no harm.
+
+    Raises:
+        _TwoValuesError: a key has two values; the `json` module itself would take the last in silence.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs) and (twice := [key for key, value in pairs if found[key] != value]):
+        raise _TwoValuesError(twice[0])
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+
+
 def _deeper_than(content: Any, levels: int) -> bool:
     """Whether lists and objects lie inside one another more than so many times; level by level, without recursion."""
     level = [content] if isinstance(content, (dict, list)) else []
@@ -105,14 +128,12 @@ def _deeper_than(content: Any, levels: int) -> bool:
     return bool(level)
 
 
-def _refuse_half_pairs(text: str | bytes, content: Any, where: str, one_line: bool) -> None:
+def _refuse_half_pairs(text: str, content: Any, where: str, one_line: bool) -> None:
     """Check that no string has half of a surrogate pair.
 
     Raises:
         UserError: one has; names the line of the first escape that may be it.
     """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogatepass")
     found = _ESCAPED_HALF.search(text) or _HALF_PAIR.search(text)
     if found is None or not _HALF_PAIR.search(json.dumps(content, ensure_ascii=False)):
         return
