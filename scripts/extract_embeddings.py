@@ -16,8 +16,7 @@ from _checkpoint import DEFAULT_VOCAB, CheckpointFlags, open_tokenizer
 from uer import cli
 from uer.config import REQUIRED, TokenizerConfig, flag
 from uer.convert.names import WORD_EMBEDDING
-from uer.convert.open import load_uer_weights
-from uer.errors import UserError
+from uer.convert.open import load_uer_weights, vocab_size
 from uer.files import atomic_path
 from uer.paths import File
 
@@ -41,12 +40,11 @@ class Flags:
 
 def main() -> None:
     (flags,) = cli.parse(__doc__, (Flags,))
-    source, name = CheckpointFlags(load_model_path=flags.load_model_path), WORD_EMBEDDING
+    source = CheckpointFlags(load_model_path=flags.load_model_path)
     weights = load_uer_weights(source.path)
-    if name not in weights or weights[name].dim() != 2:
-        raise UserError(f"{source.path}: has no matrix {name}; its names are not UER's")
-    vectors = weights[name].float().numpy()
-    tokens = open_tokenizer(source, TokenizerConfig(vocab_path=flags.vocab_path), len(vectors)).vocab.tokens
+    size = vocab_size(weights, source.path)
+    tokens = open_tokenizer(source, TokenizerConfig(vocab_path=flags.vocab_path), size).vocab.tokens
+    vectors = weights[WORD_EMBEDDING].float().numpy()
     with atomic_path(flags.word_embedding_path) as temporary:
         if flags.word_embedding_path.endswith(".npy"):
             with open(temporary, "wb") as file:

@@ -8,8 +8,10 @@ import torch
 
 from uer.checkpoint.files import load_into, save_weights
 from uer.config import ModelConfig
-from uer.convert.open import open_checkpoint
+from uer.convert.open import open_checkpoint, vocab_size
 from uer.errors import UserError
+from uer.finetuning.labels import LabelSet
+from uer.finetuning.tasks.siamese import Siamese
 from uer.model import build_model
 
 SIZES: dict[str, Any] = {"emb_size": 64, "hidden_size": 64, "feedforward_size": 32, "heads_num": 1, "layers_num": 2,
@@ -51,3 +53,16 @@ def test_other_models_need_their_settings(tmp_path: Path, settings: dict[str, An
         open_checkpoint(tmp_path / "x.bin", None)
     assert "\n" not in str(found.value)
     assert open_checkpoint(tmp_path / "x.bin", ModelConfig(**{**SIZES, **settings}))[1].layers_num == 2
+
+
+def test_a_dual_encoder_is_named(tmp_path: Path) -> None:
+    """Not as an unknown architecture, and not as one whose settings were forgotten."""
+    stream = {**BERT, "encoder": "transformer"}
+    config = ModelConfig(**SIZES, encoder="dual", embedding=("dual",), stream_0=stream, stream_1=stream)
+    weights = Siamese(LabelSet(("0", "1"))).build(config, 30).state_dict()
+    save_weights(weights, tmp_path / "x.bin")
+    message = "x.bin: a dual encoder, where one encoder is needed: give the folder that scripts/convert_sbert_from_uer"
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path / "x.bin", None)
+    with pytest.raises(UserError, match=message):
+        vocab_size(weights, str(tmp_path / "x.bin"))

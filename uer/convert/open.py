@@ -196,8 +196,9 @@ def checkpoint_config(weights: Mapping[str, Tensor], stages: list[Stage], path: 
 
     Raises:
         UserError: nothing is recorded, and its names are of no known architecture, or do not tell its mask, its number
-            of heads or of layers.
+            of heads or of layers; or it is a dual encoder.
     """
+    _refuse_dual_encoder(weights, path)
     if stages:
         return stages[0].model()
     architecture = _architecture_of_uer(weights, path)
@@ -254,8 +255,15 @@ def vocab_size(weights: Mapping[str, Tensor], path: str) -> int:
     """Rows of the word embedding.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or there are those of a dual encoder.
     """
-    if WORD_EMBEDDING not in weights:
-        raise UserError(f"{path}: has no {WORD_EMBEDDING}; its names are not UER's")
+    _refuse_dual_encoder(weights, path)
+    if WORD_EMBEDDING not in weights or weights[WORD_EMBEDDING].dim() != 2:
+        raise UserError(f"{path}: has no matrix {WORD_EMBEDDING}; its names are not UER's")
     return len(weights[WORD_EMBEDDING])
+
+
+def _refuse_dual_encoder(weights: Mapping[str, Tensor], path: str) -> None:
+    if any(name.startswith("encoder.encoder_") for name in weights):
+        raise UserError(f"{path}: a dual encoder, where one encoder is needed: give the folder that "
+                        "scripts/convert_sbert_from_uer_to_huggingface.py makes of its first")
