@@ -68,7 +68,7 @@ def local_ranks(config: ParallelConfig, env: Mapping[str, str] = os.environ) -> 
     """
     if "RANK" in env and "WORLD_SIZE" in env:
         return [_from_torchrun(config, env)]
-    if config.world_size == 1 and int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+    if config.world_size == 1 and _slurm_tasks(env) > 1:
         return [_from_slurm(env)]
     if config.world_size == 1:
         return [RankInfo(local_rank=config.gpu_ranks[0] if config.gpu_ranks else 0)]
@@ -93,10 +93,29 @@ def _from_torchrun(config: ParallelConfig, env: Mapping[str, str]) -> RankInfo:
     return rank_info
 
 
+def _slurm_tasks(env: Mapping[str, str]) -> int:
+    """How many processes srun started together with this one; 1 where srun did not start it.
+
+    The commands of sbatch's script have a SLURM_PROCID and the job's SLURM_NTASKS too, although they run once; what
+    srun starts has the variables of a step. The shell that salloc starts may be a step of one task in such a job.
+
+    Raises:
+        UserError: it is a command of sbatch's script, in a job of several tasks.
+    """
+    tasks = int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1"))
+    if "SLURM_PROCID" not in env:
+        return 1
+    if tasks > 1 and "SLURM_JOB_NAME" in env and "SLURM_STEP_ID" not in env:
+        raise UserError(f"the job has {tasks} tasks (SLURM_NTASKS), but this process runs alone, because srun did not "
+                        "start it: write srun before python3, or ask for one task with the CPUs of all: "
+                        f"--ntasks=1 --cpus-per-task={tasks}")
+    return tasks
+
+
 def _from_slurm(env: Mapping[str, str]) -> RankInfo:
     first = env.get("MASTER_ADDR") or first_host(env.get("SLURM_JOB_NODELIST", "localhost"))
     port = env.get("MASTER_PORT") or SLURM_FIRST_PORT + int(env.get("SLURM_JOB_ID", "0")) % 10000
-    return RankInfo(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")),
+    return RankInfo(int(env["SLURM_PROCID"]), _slurm_tasks(env), int(env.get("SLURM_LOCALID", "0")),
                     int(env.get("SLURM_NTASKS_PER_NODE", "1")), first, int(port), may_see_one_gpu=True)
 
 
