@@ -2,13 +2,16 @@
 # The whole path on a fresh machine: set-up, vocabulary, corpus, dataset, pretraining in two stages, conversion, answers,
 # and fine-tuning beside a random start.
 #
-#   bash scripts/demo.sh [FOLDER]      everything but the corpus and the vocabulary goes to FOLDER (default: demo)
+#   bash scripts/demo.sh [FOLDER]      everything but the corpus and the vocabulary goes to FOLDER (default: demo in
+#                                      the repository)
 #
 # A tiny model learns some facts from generated text: which city is the capital of which country, among others.
 set -euo pipefail
+out=${1:-}
+case $out in "" | /*) ;; *) out=$PWD/$out ;; esac
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh requirements.txt
-out=${1:-demo}
+out=${out:-demo}
 vocab=models/google_zh_vocab.txt
 config=models/bert/tiny_config.json
 mkdir -p "$out"
