@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from uer.config import TokenizerConfig
+from uer.convert.tokenizer_files import divided_tokens, read_tokenizer, tokenizer_settings
 from uer.errors import UserError
+from uer.json_files import read_json_object
 from uer.tokenizers import Vocab, build_tokenizer
+from uer.tokenizers import vocab as vocab_module
 
 ENTRIES = ["[PAD]", "a", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "##b", "\u2028", "\u3000", "中"]
 
@@ -101,3 +104,18 @@ def test_the_shipped_special_tokens_map_names_the_defaults(root):
 def test_an_entry_that_no_file_could_hold_is_refused(entry):
     with pytest.raises(UserError, match=r"the list, line 11: .* holds whitespace"):
         Vocab([*ENTRIES, entry], source="the list")
+
+
+def test_a_tokenizer_json_is_parsed_once_until_it_changes(tmp_path, monkeypatch):
+    """A folder's entries, merges, added tokens and rules are asked for one after another; each parsing takes long."""
+    parsed = []
+    monkeypatch.setattr(vocab_module, "read_json_object", lambda path: parsed.append(path) or read_json_object(path))
+    path, entries = tmp_path / "tokenizer.json", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    for number, more in enumerate((["b"], ["b", "c"]), start=1):
+        vocab = {entry: index for index, entry in enumerate([*entries, *more])}
+        path.write_text(json.dumps({"normalizer": {"lowercase": False}, "model": {"vocab": vocab}}))
+        tokenizer = read_tokenizer(tmp_path)
+        assert tokenizer.vocab.tokens == [*entries, *more] and not tokenizer.do_lower_case
+        flags = TokenizerConfig(**tokenizer_settings(tmp_path))
+        assert build_tokenizer(flags).vocab.tokens == tokenizer.vocab.tokens and not divided_tokens(tmp_path, tokenizer)
+        assert list(map(str, parsed)) == [str(path)] * number

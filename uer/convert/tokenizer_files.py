@@ -23,6 +23,7 @@ from uer.tokenizers.vocab import (
     BERT_SPECIAL_TOKENS,
     SHARED_ROLES,
     TOKENIZER_JSON,
+    described_tokenizer,
     holds_merges,
     read_any_entries,
     read_special_tokens,
@@ -99,7 +100,7 @@ def lower_cases(folder: str | os.PathLike) -> bool:
     configured, described = Path(folder) / "tokenizer_config.json", Path(folder) / "tokenizer.json"
     settings = [read_json_object(configured)] if configured.is_file() else []
     if described.is_file():
-        normalizer = read_json_object(described).get("normalizer")
+        normalizer = described_tokenizer(described).get("normalizer")
         normalizer = normalizer if isinstance(normalizer, dict) else {}
         settings.append({"do_lower_case": normalizer.get("lowercase"), "strip_accents": normalizer.get("strip_accents"),
                          "tokenize_chinese_chars": normalizer.get("handle_chinese_chars")})
@@ -140,7 +141,7 @@ def _vocab_file(folder: str | os.PathLike) -> Path | None:
 
 def _added_tokens(described: Path) -> list[str]:
     """The tokens of a tokenizer.json that its model's vocabulary lacks."""
-    content = read_json_object(described)
+    content = described_tokenizer(described)
     try:
         own = content["model"]["vocab"]
         return [token["content"] for token in content.get("added_tokens") or () if token["content"] not in own]

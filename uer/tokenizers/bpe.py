@@ -18,11 +18,17 @@ import numpy as np
 
 from uer.config import TokenizerConfig
 from uer.errors import UserError
-from uer.json_files import read_json_object
 from uer.reading import read_bytes
 from uer.tokenizers.base import IDEOGRAPH, Tokenizer
 from uer.tokenizers.fetch import ensure_vocab
-from uer.tokenizers.vocab import ROBERTA_SPECIAL_TOKENS, TOKENIZER_JSON, Vocab, named_roles, read_any_entries
+from uer.tokenizers.vocab import (
+    ROBERTA_SPECIAL_TOKENS,
+    TOKENIZER_JSON,
+    Vocab,
+    described_tokenizer,
+    named_roles,
+    read_any_entries,
+)
 
 # A line can be cut after a letter or digit, before a sign or before a space that a letter or digit follows; and after
 # an ideographic comma or full stop, before an ideograph.
@@ -207,7 +213,7 @@ def read_merges(path: Path) -> list[str]:
 
 def _pairs_of_json(path: Path) -> list[str]:
     """The pairs of a tokenizer.json: ["Ġ t", ...] or, as later versions write them, [["Ġ", "t"], ...]."""
-    model = read_json_object(path).get("model")
+    model = described_tokenizer(path).get("model")
     merges = model.get("merges") if isinstance(model, dict) else None
     try:
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]

@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +208,31 @@ def read_entries(path: Path) -> list[str]:
     return [ENTRY_END.split(line, maxsplit=1)[0] for line in lines]
 
 
+def described_tokenizer(path: str | Path) -> dict[str, Any]:
+    """The content of Hugging Face's tokenizer.json, which must not be changed: the last file is kept.
+
+    Opening a folder asks for the entries, the merges and the rules one after another, and a file of 250,000 entries
+    takes most of a second.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return read_json_object(path)  # its error
+    return _described_tokenizer(os.fspath(path), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _described_tokenizer(path: str, *state: int) -> dict[str, Any]:
+    return read_json_object(path)
+
+
 def read_tokenizer_json(path: Path) -> list[str]:
     """The entries of Hugging Face's tokenizer.json in the order of their ids, those that it adds to its model's, too.
 
     Raises:
         UserError: the file cannot be read, or is no tokenizer of WordPiece or BPE with ids from 0 on.
     """
-    content, ids = read_json_object(path), None
+    content, ids = described_tokenizer(path), None
     with contextlib.suppress(KeyError, TypeError):
         added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
         ids = {**content["model"]["vocab"], **added}
@@ -223,7 +243,7 @@ def read_tokenizer_json(path: Path) -> list[str]:
 
 def holds_merges(path: str | Path) -> bool:
     """Whether the file is the tokenizer.json of a BPE; errors as `read_tokenizer_json`."""
-    model = read_json_object(path).get("model") if Path(path).name == TOKENIZER_JSON else None
+    model = described_tokenizer(path).get("model") if Path(path).name == TOKENIZER_JSON else None
     return isinstance(model, dict) and "merges" in model
 
 
