@@ -46,6 +46,21 @@ def test_which_keys_a_query_attends_to(rule, kernel, monkeypatch):
     assert attended(View(RULES[rule], unpadded_layout(SEG))) == [row[:4] for row in ALLOWED[rule]]
 
 
+@pytest.mark.parametrize("heads, residual", [(HEADS, False), (HEADS, True), (Heads(4, 2, 7, 0.4), False)])
+@pytest.mark.parametrize("rule", RULES)
+def test_under_autocast_on_a_cpu_attention_is_computed_in_float32(rule, heads, residual):
+    """Of the projections, which are bfloat16; rows of 5 and 4 positions."""
+    layout = exact_layout(torch.tensor([[1, 1, 2, 2, 0], [1, 2, 2, 2, 2]]))
+    packed = torch.randn(9, 2 * heads.kv_heads * 7, dtype=torch.bfloat16, requires_grad=True)
+    query = torch.randn(9, heads.heads * 7, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, _ = View(RULES[rule], layout).attend(query, packed, heads, residual=residual)
+    theirs, _ = View(RULES[rule], layout).attend(query.float(), packed.float(), heads, residual=residual)
+    assert ours.dtype == torch.float32 and torch.equal(ours, theirs)
+    (gradient,) = torch.autograd.grad(ours.sum(), packed)
+    assert torch.equal(gradient, torch.autograd.grad(theirs.sum(), packed)[0])
+
+
 @pytest.mark.parametrize("kernel", [True, False])
 def test_documents_of_a_row_do_not_attend_to_one_another(kernel, monkeypatch):
     monkeypatch.setattr(module, "usable", lambda _: kernel)

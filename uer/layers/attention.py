@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from uer.layers.linear import Linear
+from uer.layers.linear import Linear, linear
 from uer.layers.lora import LoraLinear, adapters_side_by_side
 from uer.layers.norm import build_norm
 from uer.layers.rotary import Rotary, turned
@@ -113,13 +112,13 @@ def _side_by_side(layers: Sequence[nn.Module], hidden: Tensor) -> Tensor:
     if not all(map(_is_plain, layers)):
         return torch.cat([layer(hidden) for layer in layers], dim=-1)
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    projected = F.linear(hidden, torch.cat([layer.weight for layer in layers]), bias)
+    projected = linear(hidden, torch.cat([layer.weight for layer in layers]), bias)
     adapted = any(isinstance(layer, LoraLinear) for layer in layers)
     return projected + adapters_side_by_side(layers, hidden) if adapted else projected
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether calling the layer does nothing but F.linear of its weight and bias, and what its adapter adds.
+    """Whether calling the layer does nothing but `linear` of its weight and bias, and what its adapter adds.
 
     Not so where the layer is wrapped or parametrised (its type is another then), or has hooks.
     """

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uer.layers.cpu import random_masks_usable
+from uer.layers.cpu import eager_cpu
 from uer.layers.cpu.dropout import CpuDropout, CpuDropoutAdd
 
 
@@ -11,12 +11,12 @@ def dropout(x: Tensor, drop: float) -> Tensor:
     """Zero each element with probability `drop` and divide the others by 1 - drop."""
     if drop == 0.0:
         return x
-    return CpuDropout.apply(x, drop) if random_masks_usable(x) else F.dropout(x, drop)
+    return CpuDropout.apply(x, drop) if eager_cpu(x) else F.dropout(x, drop)
 
 
 def dropout_add(x: Tensor, residual: Tensor, drop: float) -> Tensor:
     """dropout(x) + residual"""
-    if drop == 0.0 or not random_masks_usable(x):
+    if drop == 0.0 or not eager_cpu(x):
         return dropout(x, drop) + residual
     return CpuDropoutAdd.apply(x, residual, drop)
 

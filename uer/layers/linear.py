@@ -1,12 +1,24 @@
 """Linear and embedding modules that start as BERT's do: weights N(0, 0.02), biases 0."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uer.layers.cpu.linear import cpu_linear, takes
 
 INITIAL_STD = 0.02
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear`: x (..., I), weight (O, I), bias (O,) or None -> (..., O)."""
+    return cpu_linear(x, weight, bias) if takes(x, weight) else F.linear(x, weight, bias)
+
+
 class Linear(nn.Linear):
     """`torch.nn.Linear` with BERT's initialisation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., I) -> (..., O)"""
+        return linear(input, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, 0.0, INITIAL_STD)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uer.layers.blocks import in_blocks, with_neighbours
-from uer.layers.cpu import usable
+from uer.layers.cpu import eager_cpu, usable
 from uer.layers.cpu.attention import cpu_attention
 from uer.layers.dropout import dropout
 from uer.layers.layout import Group, Layout, Queries
@@ -182,6 +182,8 @@ class View:
         Returns:
             (Nq, heads * size), and with `residual` this layer's scores, else None.
         """
+        if torch.is_autocast_enabled("cpu") and eager_cpu(packed):
+            return self._attend_wide(query, packed, heads, drop, residual, scores)
         if self._variable_length(packed, heads, residual):
             return self._attend_sequences(query, packed, heads, drop), None
         if self._in_blocks(residual):
@@ -191,6 +193,14 @@ class View:
         if residual:
             return self._attend_with_scores(query, packed, heads, drop, scores)
         return self._from_rows(self._attend_groups(query, packed, heads, drop)), None
+
+    def _attend_wide(self, query: Tensor | None, packed: Tensor, heads: Heads, drop: float, residual: bool,
+                     scores: Scores) -> tuple[Tensor, Scores]:
+        """As `attend`, on a CPU under autocast: in float32 (`uer.layers.cpu.attention` says why)."""
+        wide = torch.promote_types(packed.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return self.attend(None if query is None else query.to(wide), packed.to(wide), heads, drop,
+                               residual=residual, scores=scores)
 
     def _attend_groups(self, query: Tensor | None, packed: Tensor, heads: Heads, drop: float) -> Tensor:
         """As `attend`, of the groups' rows."""

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import torch
 
 CACHED_KERNELS = 32
+CACHED_BF16_KERNELS = 256
+CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def peak_host_bytes() -> int:
@@ -34,4 +36,11 @@ def limit_cached_kernels() -> None:
     step needs about ten kernels. Call this before the first operation; an environment variable has precedence.
     """
     if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CACHED_KERNELS))
+        os.environ.setdefault(CAPACITY, str(CACHED_KERNELS))
+
+
+def keep_bf16_kernels() -> None:
+    """Let oneDNN cache more kernels than `limit_cached_kernels` said: in bfloat16 their shapes occur again and again
+    (`uer.layers.cpu.linear`), and one of them takes as long to compile as several products. Call it likewise."""
+    if os.environ.get(CAPACITY) == str(CACHED_KERNELS):
+        os.environ[CAPACITY] = str(CACHED_BF16_KERNELS)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from uer.runtime.memory import keep_bf16_kernels
+
 FIRST_SCALE = 65536.0
 GROWTH_INTERVAL = 2000
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,6 +51,8 @@ class Precision:
         choice = Choice(wanted)
         if wanted == "auto" and device.type == "cpu":
             choice = choose_on_cpu()
+        elif wanted == "bf16" and device.type == "cpu":
+            keep_bf16_kernels()
         elif wanted == "auto":
             choice = Choice(automatic(device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)))
         self.name, self.reason = choice
@@ -100,6 +104,7 @@ def cpu_choice(has_bf16: Callable[[], bool] | None = None, speedup: Callable[[],
     """
     if not (has_bf16 or cpu_has_bf16)():
         return Choice("fp32")
+    keep_bf16_kernels()
     ratio = (speedup or bf16_speedup)()
     return Choice("bf16" if ratio >= CPU_SPEEDUP else "fp32", f"bf16 products at {ratio:.1f} x the fp32 rate")
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from tests.tools.closeness import assert_close_in_bf16
 from uer.layers.cpu import attention as module
 from uer.layers.cpu.attention import cpu_attention
 from uer.layers.layout import Group
@@ -63,25 +62,6 @@ def test_fewer_queries_than_keys(tile, monkeypatch):
     for ours, theirs in zip(torch.autograd.grad(output, (query, packed), grad),
                             torch.autograd.grad(expected, (query, packed), grad)):
         torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("tile", [40, 131072])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_under_autocast_it_is_close(dtype, tile, monkeypatch):
-    monkeypatch.setattr(module, "TILE_ELEMENTS", tile)
-    groups, wanted = [Group(0, 4, 13), Group(52, 2, 6)], [Group(0, 4, 2), Group(8, 2, 3)]
-    packed = _packed(groups, parts=2)
-    query = torch.randn(14, HEADS * SIZE, dtype=torch.float64, requires_grad=True)
-    masks = {1: torch.tensor([0.0, 0, 0, 0, -1e4, -1e4], dtype=torch.float64).view(1, 1, 1, 6)}
-    grad = torch.randn(14, HEADS * SIZE, dtype=torch.float64)
-    expected = _plain(query, packed, groups, wanted, masks)
-    inputs = [value.detach().to(dtype).requires_grad_() for value in (query, packed)]
-    with torch.autocast("cpu", torch.bfloat16):
-        output = cpu_attention(*inputs, groups, wanted, {1: masks[1].to(dtype)}, HEADS, SCALE, 0.0)
-    assert output.dtype == torch.bfloat16
-    ours = torch.autograd.grad(output, inputs, grad.bfloat16())
-    assert [gradient.dtype for gradient in ours] == [dtype, dtype]
-    assert_close_in_bf16((output, *ours), (expected, *torch.autograd.grad(expected, (query, packed), grad)))
 
 
 def test_a_group_without_queries_gets_gradient_zero():

@@ -2,18 +2,18 @@
 
 import torch
 
-from uer.layers.cpu import product_type, random_masks_usable, usable
+from uer.layers.cpu import eager_cpu, product_type, usable
 
 
 def test_float32_and_float64_on_a_cpu():
     assert usable(torch.zeros(1)) and usable(torch.zeros(1, dtype=torch.float64))
     half = torch.zeros(1, dtype=torch.bfloat16)
-    assert not usable(half) and random_masks_usable(half)
+    assert not usable(half) and eager_cpu(half)
 
 
 def test_not_on_another_device():
     tensor = torch.zeros(1, device="meta")
-    assert not usable(tensor) and not random_masks_usable(tensor)
+    assert not usable(tensor) and not eager_cpu(tensor)
 
 
 def test_under_autocast_to_bfloat16_the_factors_of_products_have_this_type():
@@ -26,12 +26,12 @@ def test_under_autocast_to_bfloat16_the_factors_of_products_have_this_type():
 
 def test_not_under_autocast_to_float16():
     with torch.autocast("cpu", torch.float16):
-        assert not usable(torch.zeros(1)) and random_masks_usable(torch.zeros(1))
+        assert not usable(torch.zeros(1)) and eager_cpu(torch.zeros(1))
 
 
 def test_not_in_compiled_code():
     def function(x):
-        return x + (1 if usable(x) else 0) + (2 if random_masks_usable(x) else 0)
+        return x + (1 if usable(x) else 0) + (2 if eager_cpu(x) else 0)
 
     found = [torch.compile(function, backend="eager", fullgraph=True)(torch.zeros(1)), function(torch.zeros(1))]
     assert [int(value) for value in found] == [0, 3]

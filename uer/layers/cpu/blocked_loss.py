@@ -8,6 +8,7 @@ Under autocast the three matrix products have bfloat16 factors; a block's logits
 of gradients over the blocks are float32.
 """
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -16,11 +17,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from uer.layers.cpu import product_type
+from uer.layers.cpu.linear import rounded_rows, with_rounded_rows
 
 BLOCK_ELEMENTS = 6 * 2**20  # 24 MiB of float32 logits
 LARGE_VOCABULARY = 98304
 """From so many entries on a block has 64 rows, as here: with fewer, to read and write the weight's gradient for each
 block takes long beside its products (250,002 entries of 256 features: 0.78 times as long as with 25 rows, measured)."""
+TILE_COLUMNS = 32
 UNDERFLOW = 1e-30  # a smaller probability is 0 or has lost digits
 
 # (logits (R, V) of float32 or wider, the rows' slice of all K rows, whether gradients are wanted) -> the loss summed
@@ -55,15 +58,15 @@ class _BlockedLoss(torch.autograd.Function):
         total, *others = (hidden.new_zeros((), dtype=wide) for _ in range(1 + sums))
         gradients = _new_gradients((hidden, weight, bias), ctx.needs_input_grad) if differentiable else None
         ctx.gradients = gradients
-        hidden, weight = hidden.to(factors), weight.to(factors)
+        products = (RoundedProducts if factors == torch.bfloat16 else Products)(hidden, weight, bias, rows)
         for start in range(0, len(hidden), rows):
             block = slice(start, start + rows)
-            loss, grad_logits, block_sums = block_loss(cpu_logits(hidden[block], weight, bias), block, differentiable)
+            loss, grad_logits, block_sums = block_loss(products.logits(block), block, differentiable)
             total += loss
             for other, block_sum in zip(others, block_sums, strict=True):
                 other += block_sum
             if gradients is not None:
-                _add_gradients(grad_logits, hidden[block], weight, block, gradients)
+                products.add_gradients(grad_logits, block, gradients)
         ctx.mark_non_differentiable(*others)
         return total, *others
 
@@ -82,30 +85,102 @@ def _new_gradients(inputs: tuple[Tensor, Tensor, Tensor | None], needed: tuple[b
     return [new(each) if need else None for each, need in zip(inputs, needed)]
 
 
-def _add_gradients(grad_logits: Tensor, hidden: Tensor, weight: Tensor, block: slice,
-                   gradients: list[Tensor | None]) -> None:
-    """Add what follows from a block's gradient of the logits (R, V) to the gradients of hidden, weight and bias.
+class Products:
+    """The three matrix products of a block of rows.
 
-    The factors hidden (R, E) and weight (V, E) are of `product_type`.
+    Args:
+        hidden: (K, E).
+        weight: (V, E), of the same type.
+        bias: (V,) or None.
+        rows: R of a block; the last one may have fewer.
     """
-    grad_hidden, grad_weight, grad_bias = gradients
-    factor, beta = grad_logits.to(weight.dtype), float(block.start > 0)
-    if grad_hidden is not None:
-        _add_product(grad_hidden[block], factor, weight, 0.0)  # (R, V) @ (V, E) -> (R, E)
-    if grad_weight is not None:
-        _add_product(grad_weight, factor.t(), hidden, beta)  # (V, R) @ (R, E) -> (V, E)
-    if grad_bias is not None:
-        grad_bias.addmv_(grad_logits.t(), grad_logits.new_ones(len(grad_logits)), beta=beta)
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> None:
+        self.hidden, self.weight, self.bias = hidden, weight, bias
+
+    def logits(self, block: slice) -> Tensor:
+        """-> (R, V), which may be overwritten"""
+        return cpu_logits(self.hidden[block], self.weight, self.bias)
+
+    def add_gradients(self, grad_logits: Tensor, block: slice, gradients: list[Tensor | None]) -> None:
+        """Add what follows from a block's gradient of the logits (R, V) to the gradients of hidden, weight and bias,
+        None of those that are frozen."""
+        grad_hidden, grad_weight, grad_bias = gradients
+        beta = float(block.start > 0)
+        if grad_hidden is not None:
+            torch.mm(grad_logits, self.weight, out=grad_hidden[block])  # (R, V) @ (V, E) -> (R, E)
+        if grad_weight is not None:
+            grad_weight.addmm_(grad_logits.t(), self.hidden[block], beta=beta)  # (V, R) @ (R, E) -> (V, E)
+        if grad_bias is not None:
+            grad_bias.addmv_(grad_logits.t(), grad_logits.new_ones(len(grad_logits)), beta=beta)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor, beta: float) -> None:
-    """total = beta * total + left @ right, where beta is 0 or 1; `total` may be wider than the factors."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right, beta=beta)
-    elif beta:
-        total.add_(left @ right)
-    else:
-        total.copy_(left @ right)
+class RoundedProducts(Products):
+    """`Products` with bfloat16 factors, which have few different shapes (`uer.layers.cpu.linear`) and use the same
+    memory for all blocks and updates: the first access to new memory takes longer than the arithmetic on it.
+
+    A bias is one more column of the weight, whose factor is 1, so that its gradient is a column of the weight's:
+
+        hidden [[5, 6]], weight [[1, 2], [3, 4]], bias [7, 8]   ->   [[5, 6, 1]] @ [[1, 2, 7], [3, 4, 8]].T
+
+    More columns of zeros make their number a multiple of 32, a row of AMX's register tiles.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> None:
+        super().__init__(hidden, weight, bias, rows)
+        (entries, features), rows = weight.shape, rounded_rows(rows)
+        columns = -(-(features + 1) // TILE_COLUMNS) * TILE_COLUMNS
+        self.factors = _SCRATCH.get("weight", entries, columns, torch.bfloat16)
+        self.factors[:, :features] = weight
+        self.factors[:, features:].zero_()
+        if bias is not None:
+            self.factors[:, features] = bias
+        self.block = _SCRATCH.get("hidden", rows, columns, torch.bfloat16)
+        self.block[:, features:].zero_()
+        self.narrow = _SCRATCH.get("narrow", rows, entries, torch.bfloat16)  # logits, then their gradient
+        self.wide = _SCRATCH.get("wide", rows, entries, torch.float32)
+        self.sums = _SCRATCH.get("sums", entries, columns, torch.bfloat16)
+
+    def logits(self, block: slice) -> Tensor:
+        """See `Products.logits`."""
+        hidden = self.hidden[block]
+        rows, features = hidden.shape
+        self.block[:rows, :features] = hidden
+        self.block[:rows, features] = 1
+        self.block[rows:].zero_()
+        return self.wide.copy_(torch.mm(self.block, self.factors.t(), out=self.narrow))[:rows]
+
+    def add_gradients(self, grad_logits: Tensor, block: slice, gradients: list[Tensor | None]) -> None:
+        """See `Products.add_gradients`."""
+        grad_hidden, grad_weight, grad_bias = gradients
+        rows, features = len(grad_logits), self.hidden.shape[1]
+        self.narrow[:rows] = grad_logits
+        self.narrow[rows:].zero_()
+        if grad_hidden is not None:
+            grad_hidden[block] = (self.narrow @ self.factors)[:rows, :features]
+        if grad_weight is None and grad_bias is None:
+            return
+        torch.mm(self.narrow.t(), self.block, out=self.sums)
+        for gradient, sums in (grad_weight, self.sums[:, :features]), (grad_bias, self.sums[:, features]):
+            if gradient is not None:
+                gradient.add_(sums) if block.start else gradient.copy_(sums)
+
+
+class _Scratch(threading.local):
+    """Memory of each thread that is used again and again; for one use at a time."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def get(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """(rows, columns), with whatever was in it before."""
+        memory = self._memory.get(name)
+        if memory is None or len(memory) < rows * columns:
+            memory = self._memory[name] = torch.empty(rows * columns, dtype=dtype)
+        return memory[:rows * columns].view(rows, columns)
+
+
+_SCRATCH = _Scratch()
 
 
 def cpu_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -115,8 +190,10 @@ def cpu_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if torch.backends.mkldnn.is_available() and hidden.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")
-    logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
-    return logits.float() if hidden.dtype == torch.bfloat16 else logits
+    if hidden.dtype != torch.bfloat16:
+        return F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    logits = F.linear(with_rounded_rows(hidden), weight)[:len(hidden)].float()
+    return logits if bias is None else logits.add_(bias)
 
 
 def block_rows(rows: int, entries: int) -> int:
