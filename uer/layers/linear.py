@@ -8,7 +8,7 @@ from uer.layers.cpu.linear import cpu_linear, takes
 INITIAL_STD = 0.02
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: x (..., I), weight (O, I), bias (O,) or None -> (..., O)."""
     return cpu_linear(x, weight, bias) if takes(x, weight) else F.linear(x, weight, bias)
 

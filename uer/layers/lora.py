@@ -18,10 +18,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from uer.layers.dropout import Dropout
-from uer.layers.linear import Linear
+from uer.layers.linear import Linear, linear
 
 A, B = ".lora_A", ".lora_B"
 """How the names of an adapter's parameters end."""
@@ -58,11 +57,11 @@ class LoraLinear(Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return F.linear(hidden, self.weight, self.bias) + F.linear(self.narrowed(hidden), self.lora_B)
+        return linear(hidden, self.weight, self.bias) + linear(self.narrowed(hidden), self.lora_B)
 
     def narrowed(self, hidden: Tensor) -> Tensor:
         """(..., in) -> (..., r): the scaled input of B."""
-        return F.linear(self.dropout(hidden), self.lora_A) * self.scale
+        return linear(self.dropout(hidden), self.lora_A) * self.scale
 
 
 def add_adapters(model: nn.Module, parts: Sequence[str], targets: Sequence[str], rank: int, alpha: float,
@@ -110,7 +109,7 @@ def adapters_side_by_side(layers: Sequence[nn.Linear], hidden: Tensor) -> Tensor
     blocks = [layer.lora_B if isinstance(layer, LoraLinear) else layer.weight.new_empty(layer.out_features, 0)
               for layer in layers]
     low = torch.cat([layer.narrowed(hidden) for layer in adapted], dim=-1)  # (N, sum of r)
-    return F.linear(low, torch.block_diag(*blocks))
+    return linear(low, torch.block_diag(*blocks))
 
 
 def is_named(name: str, part: str) -> bool:
