@@ -1,7 +1,8 @@
 """Time an epoch of fine-tuning, compared with a plain PyTorch loop that pads every row to seq_length, as UER-py does.
 
 Both train the same model on the same rows with the same threads, alternately (A B A B); compare the ratio of the
-medians. --compile on adds our loop with torch.compile, and prints how much longer its first updates take.
+medians. --compile on adds our loop with torch.compile, and prints how much longer its first updates take; --bf16 on
+adds our loop with --precision bf16.
 """
 
 import json
@@ -52,6 +53,7 @@ class BenchmarkConfig:
     threads: int = flag(2, "CPU threads.")
     device: str = flag("auto", "Where to compute; auto: on CUDA if there is a GPU.", choices=("auto", "cpu", "cuda"))
     compile: str = flag("off", "on: time our loop with torch.compile too.", choices=("on", "off"))
+    bf16: str = flag("off", "on: time our loop in bfloat16 too.", choices=("on", "off"))
 
     def problems(self) -> list[str]:
         return outside(self, batch_size=(1, 1 << 16), seq_length=(4, 1 << 16), steps=(1, 10**6), rounds=(1, 1000),
@@ -141,12 +143,13 @@ def main() -> None:
     loops: dict[str, Callable[[int], None]] = {
         "plain": partial(Plain(config, PlainClassifier(model_config, len(encoder.tokenizer.vocab), len(task.labels)),
                                train, world.device).run, steps)}
-    for name in ("ours", "compiled") if config.compile == "on" else ("ours",):
+    chosen = {"ours": True, "compiled": config.compile == "on", "bf16": config.bf16 == "on"}
+    for name in (name for name, wanted in chosen.items() if wanted):
         model = task.build(model_config, len(encoder.tokenizer.vocab)).to(world.device).train()
         if name == "compiled":
             compile_model(model, world.device)
         updater = Updater(model, task, FitSettings(config.batch_size, optim=OptimConfig(learning_rate=1e-4)),
-                          10 * epoch_steps, 0, world, Precision("fp32", world.device))
+                          10 * epoch_steps, 0, world, Precision("bf16" if name == "bf16" else "fp32", world.device))
         loops[name] = partial(run_ours, updater, train, steps)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for seed in range(config.rounds + 1):  # the first round only warms up
@@ -172,9 +175,9 @@ def report(config: BenchmarkConfig, train: Examples, epoch: dict[str, float]) ->
     """A table, and a JSON line for each figure."""
     tokens = int(train.rows.lengths.sum())
     by_length = padding_share(train, epoch_batches(train, config.batch_size, 1, 1))
-    shares = {"plain": 1.0 - tokens / (len(train) * config.seq_length), "ours": by_length, "compiled": by_length}
-    titles = {"plain": "plain PyTorch, padded to seq_length", "ours": "ours",
-              "compiled": "the same, torch.compile"}
+    shares = dict.fromkeys(epoch, by_length) | {"plain": 1.0 - tokens / (len(train) * config.seq_length)}
+    titles = {"plain": "plain PyTorch, padded to seq_length", "ours": "ours", "compiled": "the same, torch.compile",
+              "bf16": "the same, bf16"}
     print(f"{len(train)} rows, {tokens} tokens, batch {config.batch_size}, {config.threads} threads, torch "
           f"{torch.__version__}, Python {platform.python_version()}\n")
     print("| loop | padding in a batch | seconds an epoch | real tokens/s | ratio |\n|---|---:|---:|---:|---:|")
