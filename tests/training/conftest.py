@@ -78,7 +78,7 @@ class Playground:
     runs: int = 0
 
     def arguments(self, name: str, **flags: Any) -> list[str]:
-        """The command line of a run; `precision` is fp32 unless a test says otherwise, as `auto` is bf16 on some CPUs."""
+        """The command line of a run. It is fp32 unless a test says otherwise: `auto` is bf16 on some CPUs."""
         settings: dict[str, Any] = {
             "dataset_path": self.folder / "data.pt", "vocab_path": self.folder / "vocab.txt",
             "config_path": self.folder / "config.json", "tokenizer": "char", "data_processor": "mlm",
