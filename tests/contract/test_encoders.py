@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.tools import layouts
+from tests.tools.closeness import relative_error
 from tests.tools.configs import model_config
 from uer.backbone import Backbone
 from uer.encoders import ENCODERS, Encoder
@@ -142,6 +143,22 @@ def test_gradients_reach_every_parameter(name, case):
                if value.grad is None or not value.grad.isfinite().all() or not value.grad.any()]
     assert not without
     assert rows.grad[REAL].abs().amax(-1).min() > 0
+
+
+@pytest.mark.parametrize("name, case", CASES)
+def test_autocast_to_bfloat16_rounds_states_and_gradients(name, case):
+    """By a few percent with weights so far from their start. CPUs without such products emulate them."""
+    found = []
+    for enabled in (False, True):
+        encoder = build(name, {**case, "dropout": 0.0})
+        rows = rows_of(encoder).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            hidden = encode(encoder, rows, SEG)[REAL]
+        (hidden * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(5))).sum().backward()
+        gradients = [rows.grad, *(parameter.grad for parameter in encoder.stream(0).parameters())]
+        assert {gradient.dtype for gradient in gradients} == {torch.float32}
+        found.append((hidden, rows.grad, torch.cat([gradient.flatten() for gradient in gradients[1:]])))
+    assert all(0 < relative_error(rough, exact) < 0.1 for exact, rough in zip(*found))
 
 
 @pytest.mark.parametrize("name, case", CASES)

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from tests.contract.test_processors import CASES
-from tests.tools.datasets import make_dataset
+from tests.tools.configs import model_config
+from tests.tools.datasets import make_dataset, whole_batch
 from tests.training.conftest import MODEL, make_playground
 from uer.config import TokenizerConfig
 from uer.data.processors import PROCESSORS
+from uer.data.store import open_dataset
 from uer.encoders import ENCODERS
+from uer.model import build_model
 from uer.targets import TARGETS
 from uer.targets.base import VocabularyTarget
 from uer.tokenizers import build_tokenizer
@@ -116,6 +119,27 @@ def test_a_resumed_run_ends_with_the_same_bits(playground, name):
     assert expected <= columns.keys() and any(column.startswith("acc") for column in columns)
     assert any(column.startswith("perplexity") for column in columns) == any(
         issubclass(TARGETS[target], VocabularyTarget) for target in targets)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_autocast_to_bfloat16_rounds_losses_and_gradients(playground, name):
+    """Without dropout, by no more than 8 bits explain. CPUs without such products emulate them."""
+    dataset = open_dataset(playground.folder / f"{RUNS[name][0]}.pt")
+    batch, entries, found = whole_batch(dataset).rows(0, 12), dataset.info.vocab.size, []
+    settings = {**json.loads((playground.folder / f"{name}.json").read_text()), "dropout": 0.0}
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        model = build_model(model_config(**settings), entries, tgt_vocab_size=entries if batch.tgt else None)
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            loss = model(batch).loss
+        loss.backward()
+        found.append((loss.item(), {key: parameter.grad for key, parameter in model.named_parameters()}))
+    (exact_loss, exact), (loss, gradients) = found
+    assert loss == pytest.approx(exact_loss, rel=1e-3)
+    norm = sum(gradient.square().sum() for gradient in exact.values()).sqrt()
+    for key, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - exact[key]).norm() < 0.05 * exact[key].norm() + 1e-4 * norm, key
 
 
 @pytest.mark.parametrize("name", ["bert", "lm", "cls", "mt"])

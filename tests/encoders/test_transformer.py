@@ -240,6 +240,14 @@ def _copy(ours: nn.Module, theirs: nn.Module, names: dict[str, str], transposed:
             parameter.copy_(source[:len(parameter)] if "token_type" not in their else source[1:3])
 
 
+@pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)
+def test_the_residual_sums_are_float32_under_autocast(settings):
+    """A projection of the embeddings is a product and so bfloat16, but its sums with the layers' results are not."""
+    backbone = _backbone(**settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert backbone.encode(SRC, SEG).dtype == torch.float32
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="hidden_act: 'swish' is unknown; choose from: gelu"):
         Backbone(dataclasses.replace(CONFIG, hidden_act="swish"), VOCAB)

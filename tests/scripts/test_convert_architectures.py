@@ -115,14 +115,19 @@ def test_a_version_of_transformers_without_the_model_is_named(run_script: Callab
 
 
 def test_differences_that_rounding_explains_are_right(run_script: Callable[..., str], tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where less is allowed than float32 can keep, the same model in float64 tells what rounding does."""
+                                                      monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Where less is allowed than float32 can keep, the same model in float64 tells what rounding does.
+
+    Either side's logits are 2e-6 to 4e-6 of the largest away from float64's, as the CPU's instructions order the sums:
+    more than the 1e-7 that is allowed here, and less than `MOST_ROUNDING` times as much.
+    """
+    monkeypatch.syspath_prepend(str(root / "scripts"))
     import _logits_check
 
     theirs = save_random(albert("AlbertForMaskedLM"), tmp_path / "theirs")
     arguments = ("convert_albert_from_huggingface_to_uer.py", "--input_model_path", theirs, "--output_model_path",
                  tmp_path / "uer.bin")
-    monkeypatch.setattr(_logits_check, "TOLERANCE", 3e-8)
+    monkeypatch.setattr(_logits_check, "TOLERANCE", 1e-7)
     assert "checked: on " in run_script(*arguments)
     monkeypatch.setattr(_logits_check, "MOST_ROUNDING", 0)
     with pytest.raises(UserError, match="the check failed: logits differ"):

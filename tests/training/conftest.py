@@ -78,11 +78,13 @@ class Playground:
     runs: int = 0
 
     def arguments(self, name: str, **flags: Any) -> list[str]:
+        """The command line of a run. It is fp32 unless a test says otherwise: `auto` is bf16 on some CPUs."""
         settings: dict[str, Any] = {
             "dataset_path": self.folder / "data.pt", "vocab_path": self.folder / "vocab.txt",
             "config_path": self.folder / "config.json", "tokenizer": "char", "data_processor": "mlm",
             "learning_rate": 1e-2, "batch_size": 4, "total_steps": 12, "report_steps": 4, "save_checkpoint_steps": 6,
-            "output_model_path": self.folder / name, "metrics_path": self.folder / f"{name}.jsonl", **flags}
+            "output_model_path": self.folder / name, "metrics_path": self.folder / f"{name}.jsonl",
+            "precision": "fp32", **flags}
         argv: list[str] = []
         for flag, value in settings.items():
             if value is True:

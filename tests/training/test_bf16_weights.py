@@ -1,10 +1,17 @@
-"""--weights_dtype bf16: the same training as with float32 weights, the same files, and resumable."""
+"""Runs in bf16 are resumable. --weights_dtype bf16: the same training as with float32 weights, and the same files."""
 
 import pytest
 import torch
 
 from tests.training.conftest import distance
 
+PROGRAM = """
+import runpy
+from uer.runtime.precision import Choice
+from uer.training import run
+run.cpu_choice = lambda: Choice({choice!r}, "as measured")
+runpy.run_path({script!r}, run_name="__main__")
+"""
 FLAGS = {"precision": "bf16", "total_steps": 12, "save_checkpoint_steps": 6, "report_steps": 2, "max_grad_norm": 1.0,
          "dev_fraction": 0.1}
 
@@ -21,15 +28,36 @@ def test_the_run_of_float32_weights_with_other_types_between_updates(playground)
     assert distance(narrow, wide) < distance(fp32, wide)
 
 
-def test_a_run_goes_on_with_the_same_bits(playground):
-    flags = {**FLAGS, "weights_dtype": "bf16"}
+@pytest.mark.parametrize("more", [{"weights_dtype": "bf16"}, {"world_size": 2, "gpu_ranks": (0, 1)}], ids=" ".join)
+def test_a_run_goes_on_with_the_same_bits(playground, more):
+    flags = {**FLAGS, **more}
     playground.run("whole", **flags)
     job = playground.start("killed", kill={"rename_to": "killed.state-12"}, **flags)
-    assert job.wait() == 137, job.output
+    assert job.wait() == (1 if "world_size" in more else 137), job.output
     assert "resumed after step 6" in playground.run("killed", **flags).output
     assert (playground.folder / "killed-12").read_bytes() == (playground.folder / "whole-12").read_bytes()
-    line = playground.fail("killed", **{**flags, "weights_dtype": "fp32", "total_steps": 12})
-    assert 'weights_dtype was "bf16" and is now "fp32"' in line
+    if "weights_dtype" in more:
+        line = playground.fail("killed", **{**flags, "weights_dtype": "fp32"})
+        assert 'weights_dtype was "bf16" and is now "fp32"' in line
+
+
+def test_what_auto_chose_is_kept(playground, root):
+    """A run that began in bf16 goes on so on a CPU whose products it does not make faster."""
+    def run(choice):
+        log = playground.folder / choice
+        flags = {**FLAGS, "precision": "auto"}
+        pid = playground.server.ask({"program": PROGRAM.format(choice=choice, script=str(root / "pretrain.py")),
+                                     "log": str(log), "argv": playground.arguments("m", **flags)})
+        assert playground.server.ask({"wait": pid, "seconds": 240}) == 0, log.read_text()
+        return log.read_text()
+
+    assert "bf16 (as measured)" in run("bf16")
+    whole = (playground.folder / "m-12").read_bytes()
+    (playground.folder / "m.state-12").unlink()
+    (playground.folder / "m-12").unlink()
+    output = run("fp32")
+    assert "resumed after step 6" in output and "as measured" not in output
+    assert (playground.folder / "m-12").read_bytes() == whole
 
 
 @pytest.mark.parametrize(("flags", "words"), [

@@ -84,7 +84,7 @@ def test_stableadamw_measures_whole_gradients_of_parameters_in_parts(reference):
 
 
 @pytest.mark.parametrize("flags", [
-    {"sharding": "fsdp", "activation_checkpointing": True, "accumulation_steps": 2},
+    {}, {"sharding": "fsdp", "activation_checkpointing": True, "accumulation_steps": 2},
     {"gradient_compression": "bf16"}, {"weights_dtype": "bf16"}], ids=lambda flags: " ".join(map(str, flags.values())))
 def test_bf16_between_ranks_trains_as_the_same_computation_in_one(reference, name, flags):
     """Weights gathered in bf16 give the products of autocast, which rounds the same weights; norms and gradients are
@@ -100,8 +100,10 @@ def test_bf16_between_ranks_trains_as_the_same_computation_in_one(reference, nam
     assert 0 < distance(ours, bf16) < 2 * distance(bf16, fp32)
 
 
-def test_dropout_is_the_same_for_ranks_and_micro_batches(playground):
-    flags = {"total_steps": 6, "report_steps": 2, "dropout": 0.3, "batch_size": 4}
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dropout_is_the_same_for_ranks_and_micro_batches(playground, precision):
+    """The same products of the same rows: in bf16 too, nothing is left to rounding but sums in float32."""
+    flags = {"total_steps": 6, "report_steps": 2, "dropout": 0.3, "batch_size": 4, "precision": precision}
     playground.run("ranks", **flags, world_size=2, gpu_ranks=(0, 1))
     playground.run("micro", **flags, accumulation_steps=2)
     assert playground.losses("ranks") == pytest.approx(playground.losses("micro"), abs=2e-5)

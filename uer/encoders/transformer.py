@@ -95,7 +95,8 @@ class TransformerEncoder(Encoder):
             cache: for generation with a causal mask: `layout` then has the tokens that follow those of the forwards
                 before, `padded_layout(seg, starts, first=cache.length)`.
         """
-        hidden = embedded if self.linear is None else self.linear(embedded)
+        # Autocast's product is bfloat16; without `to`, so would be every residual sum of the layers.
+        hidden = embedded if self.linear is None else self.linear(embedded).to(embedded.dtype)
         length = layout.first + layout.seg.shape[1]
         bias = self.relative_pos_emb(length, layout.first) if self.relative_pos_emb is not None else None
         view, scores = View(self.rule, layout, bias=bias, cache=cache), None
