@@ -65,6 +65,15 @@ def test_products_are_measured_on_this_machine():
     assert 0 < bf16_speedup(seconds=0.0) < 100
 
 
+def test_gradients_of_a_weight_that_is_used_twice_are_added_up_in_float32():
+    """As those of ALBERT's layers; threads that share a cache of rounded weights would add up others in each run."""
+    weight = torch.randn(32, 20, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    first, second = torch.randn(2, 7, 20, generator=torch.Generator().manual_seed(2))
+    with Precision("bf16", CPU).autocast():
+        (torch.nn.functional.linear(first, weight).sum() + torch.nn.functional.linear(second, weight).sum()).backward()
+    assert not torch.equal(weight.grad, weight.grad.bfloat16().float())
+
+
 @pytest.fixture
 def cudnn_as_before():
     before = torch.backends.cuda.cudnn_sdp_enabled()

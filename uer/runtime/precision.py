@@ -66,10 +66,15 @@ class Precision:
         return TYPES.get(self.name)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context of a forward pass."""
+        """The context of a forward pass.
+
+        On a CPU without autocast's cache of rounded weights. It is one for all threads, each of which empties it, and
+        the gradients of a weight that is used several times are added up in 16 bits before the cache: what is added up
+        there would depend on which thread was faster.
+        """
         if self.dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=self.device.type != "cpu")
 
     def describe(self) -> str:
         """Its name in the summary at the start of a run."""
