@@ -23,6 +23,7 @@ from uer.family.teaching import Teaching
 from uer.meta_device import Unfilled
 from uer.planning.flops import parameter_count
 from uer.planning.hardware import known_gpu
+from uer.runtime.precision import Choice
 from uer.text import hours
 
 VOCAB = 21128
@@ -253,6 +254,12 @@ def test_a_gpu_without_bf16_is_reckoned_in_fp32(sizes):
     assert named_devices("A100", 8, MachineConfig(precision="fp32")).peak_flops == 156e12
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_cpu_is_planned_in_the_precision_that_its_runs_choose(precision, monkeypatch):
+    monkeypatch.setattr("uer.family.devices.cpu_choice", lambda: Choice(precision))
+    assert find_devices(MachineConfig(device="cpu", peak_flops=3e11, memory_gib=2)).precision == precision
+
+
 def test_a_gpu_that_the_table_lacks(sizes):
     with pytest.raises(UserError, match="--peak_flops and --memory_gib"):
         named_devices("B9000", 8)
@@ -265,7 +272,7 @@ def test_a_gpu_that_the_table_lacks(sizes):
     known = named_devices("H100", 1, config)
     assert (known.peak_flops, known.memory_bytes) == (2e15, round(192.5 * 2**30))
     here = find_devices(MachineConfig(device="cpu", peak_flops=3e11, memory_gib=2))
-    assert (here.peak_flops, here.memory_bytes, here.precision) == (3e11, 2 << 30, "fp32")
+    assert (here.peak_flops, here.memory_bytes) == (3e11, 2 << 30)
     assert any("--peak_flops" in line for line in MachineConfig(peak_flops=125.0).problems())
     assert any("--memory_gib" in line for line in MachineConfig(memory_gib=-1.0).problems())
 

@@ -10,7 +10,7 @@ from uer.errors import UserError
 from uer.family import mps
 from uer.family.config import MachineConfig
 from uer.planning.hardware import GPUS, known_gpu
-from uer.runtime.precision import TYPES, Precision, automatic
+from uer.runtime.precision import TYPES, Precision, automatic, cpu_choice
 
 NAMED_COUNT = 8
 PROBE_SIZES = {"cpu": 768, "cuda": 8192}
@@ -67,7 +67,7 @@ def find_devices(config: MachineConfig) -> Devices:
 
 def _at_hand(name: str, kind: str, count: int, memory: int, config: MachineConfig) -> Devices:
     """Devices of this machine: their peak is given by `--peak_flops`, known for this GPU, or measured."""
-    precision = Precision(config.precision, torch.device(kind)).name
+    precision = Precision(config.precision, torch.device(kind), choose_on_cpu=cpu_choice).name
     known = known_gpu(name) if kind == "cuda" else None
     peak = config.peak_flops or (GPUS[known].peak_flops(precision) if known else 0.0)
     return Devices(name, kind, count, peak or measured_flops(kind, precision), _memory_bytes(config) or memory,
