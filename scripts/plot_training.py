@@ -78,7 +78,8 @@ def require_matplotlib() -> None:
 
 
 def read_metrics(path: str, skip_steps: int = 0, flag: str = "--metrics_path") -> list[dict[str, Any]]:
-    """The records of a file, sorted by step; of a step that a resumed run repeated, the last record.
+    """The records of a file, sorted by step. A resumed run repeats steps from its last checkpoint on: what the file has
+    of later steps from before is left out.
 
     Args:
         path: the file.
@@ -95,10 +96,15 @@ def read_metrics(path: str, skip_steps: int = 0, flag: str = "--metrics_path") -
     """
     lines = read_bytes(path, flag).decode("utf-8", "replace").removesuffix("\n").split("\n")
     found: dict[tuple, dict[str, Any]] = {}
+    last: dict[str, int] = {}  # the step of each run's last record
     for number, line in enumerate(lines, start=1):
         try:
             for record in _records(parse_json(line, path, number)):
-                found[record["kind"], json.dumps(record["run"]), record.get("step"), record.get("epoch")] = record
+                run, step = json.dumps(record["run"]), record.get("step")
+                if step is not None and step < last.get(run, 0):
+                    found = {key: one for key, one in found.items() if key[1] != run or one.get("step", 0) <= step}
+                last[run] = step or 0
+                found[record["kind"], run, step, record.get("epoch")] = record
         except (ValueError, TypeError, KeyError):
             if number < len(lines):
                 raise UserError(f"{path}, line {number}: not a line of --metrics_path") from None

@@ -40,6 +40,17 @@ def test_steps_of_each_seed(tmp_path):
         ("train", 10, "seed 2"), ("eval", 10, "seed 2")]
 
 
+def test_steps_that_a_resumed_run_reports_at_others(tmp_path):
+    """Killed after update 300, resumed from the checkpoint of update 200 with a report every 50 updates."""
+    lines = [{"kind": kind, "step": step, "loss": float(number)} for number, (kind, step) in enumerate([
+        ("train", 100), ("train", 200), ("train", 300), ("eval", 300), ("train", 250), ("train", 300), ("train", 350)])]
+    found = plot_training.read_metrics(write(tmp_path, lines))
+    assert [(record["kind"], record["step"], record["loss"]) for record in found] == [
+        ("train", 100, 0), ("train", 200, 1), ("train", 250, 4), ("train", 300, 5), ("train", 350, 6)]
+    mixed = plot_training.read_metrics(write(tmp_path, [*NEW, *GRID]))  # trials have no steps
+    assert [record["step"] for record in mixed if record["kind"] == "eval"] == [10, 10]
+
+
 @pytest.mark.parametrize("lines", [OLD, NEW, [*GRID, DIVERGED]])
 def test_pictures(tmp_path, lines):
     pytest.importorskip("matplotlib")
