@@ -109,6 +109,26 @@ def test_gradients_of_many_blocks_add_up_in_float32_under_autocast():
     assert weight.grad.flatten().tolist() == [-256.0, 256.0] and correct == 512
 
 
+@pytest.mark.parametrize("kept", [0, 64 * 2**20])
+def test_memory_that_is_used_again_changes_nothing(kept, monkeypatch):
+    """After an evaluation in inference mode, and after a larger batch of a larger vocabulary with a bias."""
+    monkeypatch.setattr(module, "LARGEST_KEPT", kept)
+    monkeypatch.setattr(module, "_SCRATCH", module._Scratch())
+
+    def gradients(rows, size, entries, biased):
+        hidden, weight, bias, labels = _inputs(rows=rows, size=size, entries=entries, dtype=torch.float32, scale=0.3)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = linear_cross_entropy(hidden, weight, bias if biased else None, labels)
+        return torch.autograd.grad(loss, (hidden, weight))
+
+    first = gradients(13, 20, 37, False)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        labels = torch.zeros(99, dtype=torch.int64)
+        linear_cross_entropy(torch.ones(99, 50), torch.ones(211, 50), torch.ones(211), labels)
+    gradients(61, 32, 211, True)
+    assert all(torch.equal(one, other) for one, other in zip(first, gradients(13, 20, 37, False)))
+
+
 def test_without_rows_the_loss_and_all_gradients_are_zero():
     inputs = [torch.randn(shape, requires_grad=True) for shape in ((0, 7), (37, 7), (37,))]
     loss, correct = linear_cross_entropy(*inputs, torch.zeros(0, dtype=torch.int64))

@@ -24,6 +24,7 @@ LARGE_VOCABULARY = 98304
 """From so many entries on a block has 64 rows, as here: with fewer, to read and write the weight's gradient for each
 block takes long beside its products (250,002 entries of 256 features: 0.78 times as long as with 25 rows, measured)."""
 TILE_COLUMNS = 32
+LARGEST_KEPT = 64 * 2**20
 UNDERFLOW = 1e-30  # a smaller probability is 0 or has lost digits
 
 # (logits (R, V) of float32 or wider, the rows' slice of all K rows, whether gradients are wanted) -> the loss summed
@@ -167,7 +168,7 @@ class RoundedProducts(Products):
 
 
 class _Scratch(threading.local):
-    """Memory of each thread that is used again and again; for one use at a time."""
+    """Memory of each thread that is used again and again, for one use at a time; up to LARGEST_KEPT bytes of a name."""
 
     def __init__(self) -> None:
         self._memory: dict[str, Tensor] = {}
@@ -176,7 +177,10 @@ class _Scratch(threading.local):
         """(rows, columns), with whatever was in it before."""
         memory = self._memory.get(name)
         if memory is None or len(memory) < rows * columns:
-            memory = self._memory[name] = torch.empty(rows * columns, dtype=dtype)
+            with torch.inference_mode(False):  # else training could not write to what evaluation made
+                memory = torch.empty(rows * columns, dtype=dtype)
+            if memory.nbytes <= LARGEST_KEPT:
+                self._memory[name] = memory
         return memory[:rows * columns].view(rows, columns)
 
 
