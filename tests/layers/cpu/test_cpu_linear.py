@@ -50,6 +50,16 @@ def test_what_is_frozen_gets_no_gradient():
     assert layer.weight.grad is None and layer.bias.grad is None and x.grad is not None
 
 
+@pytest.mark.parametrize("shape", [(37, 13), (2, 5, 13), (16, 13)])
+def test_its_result_may_be_changed_in_place(shape):
+    layer, x = Linear(13, 7), torch.randn(shape)
+    with torch.autocast("cpu", BF16):
+        torch.relu_(layer(x)).sum().backward()
+        (found, layer.weight.grad) = (layer.weight.grad, None)
+        torch.relu(layer(x)).sum().backward()
+    assert torch.equal(found, layer.weight.grad)
+
+
 def test_one_shape_serves_batches_of_similar_size(monkeypatch):
     """oneDNN compiles a kernel for each shape that reaches it."""
     seen, product = set(), F.linear

@@ -56,7 +56,8 @@ def cpu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (..., O) bfloat16
     """
     with torch.autocast("cpu", enabled=False):
-        return _CpuLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+        output = _CpuLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+        return output if x.dim() == 2 else output.view(*x.shape[:-1], len(weight))
 
 
 class _CpuLinear(torch.autograd.Function):
@@ -65,7 +66,8 @@ class _CpuLinear(torch.autograd.Function):
         factor, weight_factor = with_rounded_rows(x), weight.to(torch.bfloat16)
         ctx.save_for_backward(factor, weight_factor)
         ctx.rows, ctx.types = len(x), [None if each is None else each.dtype for each in (x, weight, bias)]
-        return F.linear(factor, weight_factor, None if bias is None else bias.to(torch.bfloat16))[:len(x)]
+        output = F.linear(factor, weight_factor, None if bias is None else bias.to(torch.bfloat16))
+        return output.resize_(len(x), len(weight))  # no view, so that callers may change it in place
 
     @staticmethod
     @once_differentiable
