@@ -270,6 +270,9 @@ def test_autocast_to_bfloat16_rounds_gradients(tried):
     outputs = predict(tried.model, tried.task, tried.examples, tried.pad_id, world, precision)
     assert [output.shape for output in outputs] == [output.shape for output in tried.outputs()]
     assert all(output.dtype == np.float32 and not np.isnan(output).any() for output in outputs)
+    scores = torch.from_numpy(np.concatenate([output.ravel() for output in outputs]))
+    numbers_of_tags = torch.equal(scores, scores.round())
+    assert numbers_of_tags or not torch.equal(scores, scores.bfloat16().float())  # the last layer computes float32
 
 
 def test_the_loss_reaches_every_parameter(tried):

@@ -10,7 +10,7 @@ from uer.layers import pooling
 from uer.layers.activations import ACTIVATIONS
 from uer.layers.crf import ConditionalRandomField, Scores
 from uer.layers.dropout import Dropout
-from uer.layers.linear import Linear
+from uer.layers.linear import Linear, ScoreLinear
 from uer.layers.norm import build_norm
 from uer.model import Model
 
@@ -91,7 +91,7 @@ class Classifier(PooledModel):
         self.output_layer_1, self.output_layer_norm = _modern_layer(config)
         if config.prediction_head == "bert":
             self.output_layer_1 = Linear(config.hidden_size, config.hidden_size)
-        self.output_layer_2 = Linear(config.hidden_size, outputs_num, bias=config.prediction_head != "linear")
+        self.output_layer_2 = ScoreLinear(config.hidden_size, outputs_num, bias=config.prediction_head != "linear")
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs); regression has one output."""
@@ -110,7 +110,7 @@ class Tagger(Backbone):
     def __init__(self, config: ModelConfig, vocab_size: int, outputs_num: int) -> None:
         super().__init__(config, vocab_size)
         self.output_layer_1, self.output_layer_norm = _modern_layer(config)
-        self.output_layer = Linear(config.hidden_size, outputs_num)
+        self.output_layer = ScoreLinear(config.hidden_size, outputs_num)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, S, outputs), also at padding."""
@@ -139,7 +139,7 @@ class SiameseClassifier(PooledModel):
 
     def __init__(self, config: ModelConfig, vocab_size: int, labels_num: int) -> None:
         super().__init__(config, vocab_size)
-        self.classifier = Linear(4 * config.stream(0).hidden_size, labels_num)
+        self.classifier = ScoreLinear(4 * config.stream(0).hidden_size, labels_num)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (pairs, labels) of rows (2 * pairs, S): rows 2i and 2i + 1 are pair i."""
@@ -170,7 +170,7 @@ class MultipleChoice(PooledModel):
         super().__init__(config, vocab_size)
         self.choices_num = choices_num
         self.dropout = Dropout(config.dropout)
-        self.output_layer = Linear(config.hidden_size, 1)
+        self.output_layer = ScoreLinear(config.hidden_size, 1)
 
     def forward(self, batch: Batch) -> Tensor:
         """Scores (questions, choices) of rows (questions * choices, S)."""

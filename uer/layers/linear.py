@@ -1,5 +1,6 @@
 """Linear and embedding modules that start as BERT's do: weights N(0, 0.02), biases 0."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +25,23 @@ class Linear(nn.Linear):
         nn.init.normal_(self.weight, 0.0, INITIAL_STD)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+
+class ScoreLinear(Linear):
+    """The last layer of a task's head. Under autocast it too computes float32 scores.
+
+    The 8 bits of bfloat16 give neighbouring scores the same value: 2.501 and 2.505 are both 2.5. Then rows tie in a
+    ranking, and of two equal logits the first wins.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., I) -> (..., O), float32 under autocast"""
+        device = input.device.type
+        if not torch.is_autocast_enabled(device):
+            return super().forward(input)
+        with torch.autocast(device, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(input.float(), self.weight.float(), bias)
 
 
 class Embedding(nn.Embedding):

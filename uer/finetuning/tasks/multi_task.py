@@ -28,7 +28,7 @@ from uer.finetuning.rows import Ragged, Sequences, content_hash
 from uer.finetuning.table_task import TableTask
 from uer.finetuning.task import TextToRows
 from uer.finetuning.tasks.classification import number_words, report_lines, table_lines
-from uer.layers.linear import Linear
+from uer.layers.linear import Linear, ScoreLinear
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MultiTaskClassifier(PooledModel):
     def __init__(self, config: ModelConfig, vocab_size: int, labels_nums: Sequence[int]) -> None:
         super().__init__(config, vocab_size)
         self.output_layers_1 = nn.ModuleList(Linear(config.hidden_size, config.hidden_size) for _ in labels_nums)
-        self.output_layers_2 = nn.ModuleList(Linear(config.hidden_size, number) for number in labels_nums)
+        self.output_layers_2 = nn.ModuleList(ScoreLinear(config.hidden_size, number) for number in labels_nums)
 
     def forward(self, batch: Batch) -> Tensor:
         """The logits of all heads next to each other, (B, sum of C).
