@@ -12,13 +12,14 @@ from torch import Tensor
 
 from uer import cli
 from uer.checkpoint.files import save_weights
-from uer.checkpoint.settings import ENDING, write_settings
+from uer.checkpoint.settings import settings_path as checkpoint_settings_path
+from uer.checkpoint.settings import write_settings
 from uer.config import REQUIRED, flag
 from uer.convert.names import some
 from uer.convert.open import load_checkpoint, require_whole_model
 from uer.convert.provenance import Stage, record_names, recorded_stages
 from uer.errors import UserError
-from uer.finetuning.paths import model_files, settings_path, weights_path
+from uer.finetuning.paths import model_files, settings_path, vocab_path, weights_path
 from uer.finetuning.readers import file_hash
 from uer.finetuning.saved_model import is_finetuned, vocab_beside, write_beside
 from uer.json_files import read_json_object
@@ -44,7 +45,8 @@ class Flags:
     def writes(self) -> list[File]:
         """The average's files."""
         weights = weights_path(self.output_model_path)
-        return [File("--output_model_path", str(path)) for path in (*model_files(weights), f"{weights}{ENDING}")]
+        return [File("--output_model_path", str(path))
+                for path in (*model_files(weights), checkpoint_settings_path(weights))]
 
 
 def main() -> None:
@@ -54,12 +56,20 @@ def main() -> None:
     with OutputLock(output):
         settings, stage = common_settings(paths), common_stage(paths)
         means = average(paths)
+        remove_beside(output)
         if settings:
             write_beside(settings, paths[0], output)
         if stage:
             write_settings(output, stage.step, stage.settings)
         save_weights(means, output)
     print(f"written: {output}: the average of {amount(len(paths), 'checkpoint')}")
+
+
+def remove_beside(output: Path) -> None:
+    """Remove what lies beside the model that the average replaces: it may be of another kind."""
+    finetuned = [settings_path(output), vocab_path(output)] if is_finetuned(output) else []
+    for path in (*finetuned, checkpoint_settings_path(output)):
+        path.unlink(missing_ok=True)
 
 
 def common_settings(paths: tuple[str, ...]) -> dict[str, Any]:

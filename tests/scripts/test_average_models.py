@@ -107,6 +107,19 @@ def test_pretrained_models_keep_what_they_have_in_common(run_script: Run, tmp_pa
             run_script("average_models.py", *flags)
 
 
+def test_an_average_over_another_model_leaves_none_of_its_settings(run_script: Run, tmp_path: Path) -> None:
+    encoder = TextToRows(BertTokenizer(Vocab(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))), 19)
+    save_finetuned(tmp_path / "mean.bin", {"x": torch.ones(2)}, Classification(LabelSet(("0", "1"))), ModelConfig(),
+                   encoder, {})
+    write_settings(tmp_path / "mean.bin", 5, ModelConfig().values())
+    (tmp_path / "own.json").write_text("{}")
+    path = save(tmp_path / "a.bin", 1.0)
+    for name in ("mean.bin", "own.bin"):
+        run_script("average_models.py", "--model_list_path", path, "--output_model_path", tmp_path / name)
+    names = {file.name for file in tmp_path.iterdir() if not file.name.endswith(".lock")}
+    assert names == {"a.bin", "mean.bin", "own.bin", "own.json"}
+
+
 def test_adapters_are_refused(run_script: Run, tmp_path: Path) -> None:
     """A 1 and B 1, A 3 and B 3: the mean of the products is 5, the product of the means 4."""
     paths = [tmp_path / f"{number}.bin" for number in (1, 3)]
