@@ -99,6 +99,14 @@ def test_under_autocast_products_are_in_bfloat16_and_sums_in_float32(dtype, bloc
     assert_close_in_bf16(ours, torch.autograd.grad(expected, exact))
 
 
+def test_of_equal_logits_the_label_is_on_top_half_the_time():
+    logits = torch.tensor([[2.0, 2.0, 1.0], [2.0, 2.0, 1.0], [3.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    probs, losses, _, correct = module.softmax_nll(logits.clone(), torch.tensor([[0], [1], [0], [0]]))
+    assert correct == 0.5 + 0.5 + 1 + 0
+    torch.testing.assert_close(probs, logits.softmax(1))
+    torch.testing.assert_close(losses[:, 0], F.cross_entropy(logits, torch.tensor([0, 1, 0, 0]), reduction="none"))
+
+
 def test_gradients_of_many_blocks_add_up_in_float32_under_autocast():
     """512 blocks of one row and one gradient: in bfloat16 a sum stops to grow at 256 addends."""
     hidden, weight = torch.ones(512, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
@@ -106,7 +114,8 @@ def test_gradients_of_many_blocks_add_up_in_float32_under_autocast():
         patched.setattr(module, "BLOCK_ELEMENTS", 2)
         loss, correct = linear_cross_entropy(hidden, weight, None, torch.zeros(512, dtype=torch.int64))
     loss.backward()
-    assert weight.grad.flatten().tolist() == [-256.0, 256.0] and correct == 512
+    assert weight.grad.flatten().tolist() == [-256.0, 256.0]
+    assert correct == 256  # each row's logits are equal
 
 
 @pytest.mark.parametrize("kept", [0, 64 * 2**20])

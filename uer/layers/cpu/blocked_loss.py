@@ -215,18 +215,21 @@ def softmax_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
     Returns:
         probs (R, V); the rows' losses (R, 1); the logarithms of their softmax sums, logsumexp (R, 1); and how many rows
-        have their label's logit on top, 0-dim.
+        have their label's logit on top, 0-dim. A row where another logit equals the label's, which is common among
+        rounded ones, counts half: it is as often the other one that `argmax` finds.
 
         logits [[log 1, log 3]], labels [[1]]  ->  probs [[0.25, 0.75]], losses [[-log 0.75]], logsumexp [[log 4]], 1
     """
-    label_logit, highest = logits.gather(1, labels), logits.amax(1, keepdim=True)
-    correct = (label_logit == highest).sum()
+    label_logit = logits.gather(1, labels)
+    others = logits.scatter_(1, labels, -torch.inf).amax(1, keepdim=True)
+    logits.scatter_(1, labels, label_logit)
+    correct = ((label_logit > others).sum() + (label_logit >= others).sum()) / 2
     probs = torch.ops.aten._softmax.out(logits, -1, False, out=logits)
     label_prob = probs.gather(1, labels)
     logsumexp = label_logit - label_prob.log()
     if len(labels) and label_prob.min() < UNDERFLOW:
         # The largest probability is at least 1 / V, so its logarithm is exact where that of the label's is not.
-        logsumexp = highest - probs.amax(1, keepdim=True).log()
+        logsumexp = torch.maximum(label_logit, others) - probs.amax(1, keepdim=True).log()
     return probs, logsumexp - label_logit, logsumexp, correct
 
 
