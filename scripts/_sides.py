@@ -36,7 +36,7 @@ TIMED = 2
 MANY_CHARACTERS = [chr(0x4E00 + number) for number in range(VOCAB_SIZE - 105)]  # beside special tokens and sentinels
 PASSED_ON = ("compile", "cuda_graph", "unpad", "combo_kernels", "threads")  # flags of pretrain.py
 KINDS = {"_CpuAttention": "attention", "_BlockedLoss": "output layer and cross-entropy",
-         "CpuDropout": "dropout", "Optimizer.": "optimizer", "_CpuLinear": "matrix products of the layers",
+         "CpuDropout": "dropout", "Optimizer.": "optimizer",
          "aten::mm": "matrix products of the layers", "aten::addmm": "matrix products of the layers",
          "aten::gelu": "gelu", "aten::native_layer_norm": "norm", "aten::embedding": "embedding"}
 """Beginning of an event's name in the profiler -> the name shown here."""

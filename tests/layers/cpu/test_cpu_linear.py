@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.tools.closeness import assert_close_in_bf16
+from uer.layers import recompute
 from uer.layers.cpu import linear as module
 from uer.layers.cpu.linear import rounded_rows, takes
 from uer.layers.linear import Linear
@@ -84,3 +85,16 @@ def test_it_serves_under_autocast_to_bfloat16_alone():
         assert not takes(torch.nn.Parameter(x), weight)  # other subclasses too: distributed and fake tensors
     with torch.autocast("cpu", torch.float16):
         assert not takes(x, weight)
+
+
+@pytest.mark.parametrize("rows", [16, 37])
+def test_selective_checkpointing_keeps_its_product(rows):
+    """What a checkpoint keeps must not be changed afterwards, and gives the same gradients."""
+    layer, gradients = Linear(13, 7), []
+    for mode in (recompute.OFF, recompute.SELECTIVE):
+        x = torch.linspace(-1, 1, rows * 13).view(rows, 13).requires_grad_()
+        with torch.autocast("cpu", BF16):
+            recompute.run(layer, mode, x).square().sum().backward()
+        gradients.append((x.grad, layer.weight.grad, layer.bias.grad))
+        layer.zero_grad()
+    assert all(torch.equal(*pair) for pair in zip(*gradients))

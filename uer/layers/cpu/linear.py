@@ -7,7 +7,6 @@ up, by an eighth at most, and the numbers of rows that occur are few.
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from uer.layers.cpu import eager_cpu
@@ -25,16 +24,10 @@ def rounded_rows(rows: int) -> int:
     return -(-rows // step) * step
 
 
-def with_rounded_rows(matrix: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """(rows, features) -> (rounded_rows(rows), features) of another type, zeros at the end."""
-    rows, features = matrix.shape
-    rounded = rounded_rows(rows)
-    if rounded == rows:
-        return matrix.to(dtype).contiguous()
-    result = matrix.new_empty(rounded, features, dtype=dtype)
-    result[:rows] = matrix
-    result[rows:].zero_()
-    return result
+def with_rounded_rows(matrix: Tensor) -> Tensor:
+    """(rows, features) -> (rounded_rows(rows), features) bfloat16, zeros at the end."""
+    narrow, missing = matrix.to(torch.bfloat16).contiguous(), rounded_rows(len(matrix)) - len(matrix)
+    return torch.cat([narrow, narrow.new_zeros(missing, narrow.shape[1])]) if missing else narrow
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
@@ -56,28 +49,8 @@ def cpu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (..., O) bfloat16
     """
     with torch.autocast("cpu", enabled=False):
-        output = _CpuLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+        matrix = x.reshape(-1, x.shape[-1])
+        output = F.linear(with_rounded_rows(matrix), weight.to(torch.bfloat16),
+                          None if bias is None else bias.to(torch.bfloat16))
+        output = output if len(output) == len(matrix) else output[:len(matrix)]
         return output if x.dim() == 2 else output.view(*x.shape[:-1], len(weight))
-
-
-class _CpuLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        factor, weight_factor = with_rounded_rows(x), weight.to(torch.bfloat16)
-        ctx.save_for_backward(factor, weight_factor)
-        ctx.rows, ctx.types = len(x), [None if each is None else each.dtype for each in (x, weight, bias)]
-        output = F.linear(factor, weight_factor, None if bias is None else bias.to(torch.bfloat16))
-        return output.resize_(len(x), len(weight))  # no view, so that callers may change it in place
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        factor, weight = ctx.saved_tensors
-        grad, grads = with_rounded_rows(grad), [None, None, None]
-        if ctx.needs_input_grad[0]:
-            grads[0] = (grad @ weight)[:ctx.rows]
-        if ctx.needs_input_grad[1]:
-            grads[1] = grad.t() @ factor  # (O, rows) @ (rows, I)
-        if ctx.needs_input_grad[2]:
-            grads[2] = grad.sum(0)
-        return tuple(None if each is None else each.to(dtype) for each, dtype in zip(grads, ctx.types))
