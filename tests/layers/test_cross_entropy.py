@@ -107,15 +107,16 @@ def test_of_equal_logits_the_label_is_on_top_half_the_time():
     torch.testing.assert_close(losses[:, 0], F.cross_entropy(logits, torch.tensor([0, 1, 0, 0]), reduction="none"))
 
 
-def test_gradients_of_many_blocks_add_up_in_float32_under_autocast():
-    """512 blocks of one row and one gradient: in bfloat16 a sum stops to grow at 256 addends."""
-    hidden, weight = torch.ones(512, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_many_blocks_add_up_in_float32_under_autocast(dtype):
+    """1024 blocks of one row and one gradient: in bfloat16 a sum stops to grow at 256 addends."""
+    hidden, weight = torch.ones(1024, 1, requires_grad=True), torch.zeros(2, 1, dtype=dtype, requires_grad=True)
     with pytest.MonkeyPatch.context() as patched, torch.autocast("cpu", torch.bfloat16):
         patched.setattr(module, "BLOCK_ELEMENTS", 2)
-        loss, correct = linear_cross_entropy(hidden, weight, None, torch.zeros(512, dtype=torch.int64))
+        loss, correct = linear_cross_entropy(hidden, weight, None, torch.zeros(1024, dtype=torch.int64))
     loss.backward()
-    assert weight.grad.flatten().tolist() == [-256.0, 256.0]
-    assert correct == 256  # each row's logits are equal
+    assert weight.grad.flatten().tolist() == [-512.0, 512.0] and weight.grad.dtype == dtype
+    assert correct == 512  # each row's logits are equal
 
 
 @pytest.mark.parametrize("kept", [0, 64 * 2**20])

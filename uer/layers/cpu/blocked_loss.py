@@ -81,9 +81,11 @@ class _BlockedLoss(torch.autograd.Function):
 
 def _new_gradients(inputs: tuple[Tensor, Tensor, Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
     """Of hidden, weight and bias, None of those that are frozen; the first block overwrites them, so they are zeros
-    only where there is none."""
+    only where there is none. They are float32 or wider, as sums over many blocks; autograd rounds them to the type of
+    what they belong to."""
     new = torch.empty_like if len(inputs[0]) else torch.zeros_like
-    return [new(each) if need else None for each, need in zip(inputs, needed)]
+    return [new(each, dtype=torch.promote_types(each.dtype, torch.float32)) if need else None
+            for each, need in zip(inputs, needed)]
 
 
 class Products:
