@@ -139,9 +139,11 @@ def test_memory_that_is_used_again_changes_nothing(kept, monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(first, gradients(13, 20, 37, False)))
 
 
-def test_without_rows_the_loss_and_all_gradients_are_zero():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_without_rows_the_loss_and_all_gradients_are_zero(bf16):
     inputs = [torch.randn(shape, requires_grad=True) for shape in ((0, 7), (37, 7), (37,))]
-    loss, correct = linear_cross_entropy(*inputs, torch.zeros(0, dtype=torch.int64))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss, correct = linear_cross_entropy(*inputs, torch.zeros(0, dtype=torch.int64))
     assert (loss, correct) == (0, 0)
     assert not any(gradient.any() for gradient in torch.autograd.grad(loss, inputs))
 

@@ -33,7 +33,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, la
     kept = labels != IGNORED
     if not kept.all():
         hidden, labels = hidden[kept], labels[kept]
-    return blocked_loss(hidden, weight, bias, _block_loss(labels, label_smoothing), sums=1)
+    return blocked_loss(hidden, weight, bias, _block_loss(labels, label_smoothing))
 
 
 def _plain(logits: Tensor, labels: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:

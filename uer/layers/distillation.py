@@ -74,7 +74,7 @@ def linear_distillation(hidden: Tensor, weight: Tensor, bias: Tensor | None, lab
         hidden, labels, teacher = hidden[kept], labels[kept], teacher.rows(kept)
     factors = product_type(hidden)
     teacher = replace(teacher, hidden=teacher.hidden.to(factors), weight=teacher.weight.to(factors))
-    return Distilled(*blocked_loss(hidden, weight, bias, _block_loss(labels, teacher), sums=3))
+    return Distilled(*blocked_loss(hidden, weight, bias, _block_loss(labels, teacher)))
 
 
 def _plain(logits: Tensor, labels: Tensor, teacher: SoftTargets) -> Distilled:

@@ -32,8 +32,7 @@ UNDERFLOW = 1e-30  # a smaller probability is 0 or has lost digits
 BlockLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None, tuple[Tensor, ...]]]
 
 
-def blocked_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, block_loss: BlockLoss,
-                 sums: int) -> tuple[Tensor, ...]:
+def blocked_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, block_loss: BlockLoss) -> tuple[Tensor, ...]:
     """A loss of the logits `hidden @ weight.T + bias`, summed over the rows.
 
     Args:
@@ -41,33 +40,31 @@ def blocked_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, block_loss
         weight: (V, E).
         bias: (V,) or None.
         block_loss: the loss of a block of rows; it must not need gradients itself.
-        sums: how many further sums `block_loss` returns.
 
     Returns:
-        The loss, whose gradients can be taken once, and the further sums, detached; 0-dim.
+        The loss, whose gradients can be taken once, and what more `block_loss` sums up, detached; 0-dim.
     """
-    factors = product_type(hidden)
+    dtype = product_type(hidden)
     with torch.autocast("cpu", enabled=False):
-        return _BlockedLoss.apply(hidden, weight, bias, block_loss, sums, factors, torch.is_grad_enabled())
+        return _BlockedLoss.apply(hidden, weight, bias, block_loss, dtype, torch.is_grad_enabled())
 
 
 class _BlockedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, block_loss: BlockLoss, sums: int,
-                factors: torch.dtype, differentiable: bool) -> tuple[Tensor, ...]:
-        rows, wide = block_rows(len(hidden), len(weight)), torch.promote_types(factors, torch.float32)
-        total, *others = (hidden.new_zeros((), dtype=wide) for _ in range(1 + sums))
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, block_loss: BlockLoss, dtype: torch.dtype,
+                differentiable: bool) -> tuple[Tensor, ...]:
+        rows, found = block_rows(len(hidden), len(weight)), []
         gradients = _new_gradients((hidden, weight, bias), ctx.needs_input_grad) if differentiable else None
         ctx.gradients = gradients
-        products = (RoundedProducts if factors == torch.bfloat16 else Products)(hidden, weight, bias, rows)
-        for start in range(0, len(hidden), rows):
+        products = (RoundedProducts(hidden, weight, bias, rows) if dtype == torch.bfloat16 else
+                    Products(hidden, weight, bias))
+        for start in range(0, max(1, len(hidden)), rows):
             block = slice(start, start + rows)
-            loss, grad_logits, block_sums = block_loss(products.logits(block), block, differentiable)
-            total += loss
-            for other, block_sum in zip(others, block_sums, strict=True):
-                other += block_sum
+            loss, grad_logits, others = block_loss(products.logits(block), block, differentiable)
+            found.append((loss, *others))
             if gradients is not None:
                 products.add_gradients(grad_logits, block, gradients)
+        total, *others = map(sum, zip(*found))
         ctx.mark_non_differentiable(*others)
         return total, *others
 
@@ -76,15 +73,13 @@ class _BlockedLoss(torch.autograd.Function):
     def backward(ctx, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the gradients of a blocked loss can be taken once only"
-        return *(None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients), *[None] * 4
+        return *(None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients), *[None] * 3
 
 
 def _new_gradients(inputs: tuple[Tensor, Tensor, Tensor | None], needed: tuple[bool, ...]) -> list[Tensor | None]:
-    """Of hidden, weight and bias, None of those that are frozen; the first block overwrites them, so they are zeros
-    only where there is none. They are float32 or wider, as sums over many blocks; autograd rounds them to the type of
-    what they belong to."""
-    new = torch.empty_like if len(inputs[0]) else torch.zeros_like
-    return [new(each, dtype=torch.promote_types(each.dtype, torch.float32)) if need else None
+    """Of hidden, weight and bias, None of those that are frozen; the first block overwrites them. They are float32 or
+    wider, as sums over many blocks; autograd rounds them to the type of what they belong to."""
+    return [torch.empty_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) if need else None
             for each, need in zip(inputs, needed)]
 
 
@@ -95,10 +90,9 @@ class Products:
         hidden: (K, E).
         weight: (V, E), of the same type.
         bias: (V,) or None.
-        rows: R of a block; the last one may have fewer.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         self.hidden, self.weight, self.bias = hidden, weight, bias
 
     def logits(self, block: slice) -> Tensor:
@@ -127,10 +121,13 @@ class RoundedProducts(Products):
         hidden [[5, 6]], weight [[1, 2], [3, 4]], bias [7, 8]   ->   [[5, 6, 1]] @ [[1, 2, 7], [3, 4, 8]].T
 
     More columns of zeros make their number a multiple of 32, a row of AMX's register tiles.
+
+    Args:
+        rows: R of a block; the last one may have fewer.
     """
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> None:
-        super().__init__(hidden, weight, bias, rows)
+        super().__init__(hidden, weight, bias)
         (entries, features), rows = weight.shape, rounded_rows(rows)
         columns = -(-(features + 1) // TILE_COLUMNS) * TILE_COLUMNS
         self.factors = _SCRATCH.get("weight", entries, columns, torch.bfloat16)
