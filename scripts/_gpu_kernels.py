@@ -78,10 +78,10 @@ def variable_length(job: Job, rows: int = 64, length: int = 64, heads: int = 12)
     fillers(job)
 
 
-def fillers(job: Job, length: int = 128) -> None:
+def fillers(job: Job) -> None:
     """Sequences of fillers, some of them without keys: what the kernel computes for them is finite, whatever was in
     memory before, and so is every gradient."""
-    wrong = 0
+    wrong, length = 0, 128
     for seed in range(3):
         real = torch.randint(5, length, (20,), generator=torch.Generator().manual_seed(seed))
         seg = (torch.arange(length) < real[:, None]).long().cuda()
@@ -102,8 +102,9 @@ def fillers(job: Job, length: int = 128) -> None:
     job.facts.check(wrong == 0, "fillers are finite", wrong=wrong, otherwise="--unpad off")
 
 
-def embedding_backward(job: Job, tokens: int = 8192, width: int = 128) -> None:
+def embedding_backward(job: Job) -> None:
     """Gradients of tables with many and with few rows: on a GPU, atomic additions to one row wait for one another."""
+    tokens, width = 8192, 128
     for name, rows in {"word": 21128, "position": 128, "segment": 2}.items():
         table = torch.randn(rows, width, device=job.device, requires_grad=True)
         ids = torch.randint(0, rows, (tokens,), device=job.device)

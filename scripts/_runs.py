@@ -81,15 +81,15 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
-def with_error(values: Sequence[float], digits: int = 3, sign: bool = False) -> str:
+def with_error(values: Sequence[float], sign: bool = False) -> str:
     """Mean and standard error as text.
 
     >>> with_error([1.0, 2.0, 3.0]), with_error([0.5], sign=True)
     ('2.000 ± 0.577', '+0.500')
     """
     mean, error = mean_and_error(values)
-    text = f"{mean:+.{digits}f}" if sign else f"{mean:.{digits}f}"
-    return text if math.isnan(error) else f"{text} ± {error:.{digits}f}"
+    text = f"{mean:+.3f}" if sign else f"{mean:.3f}"
+    return text if math.isnan(error) else f"{text} ± {error:.3f}"
 
 
 def compared(groups: dict[str, list[Curve]]) -> list[dict[str, Any]]:

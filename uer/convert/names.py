@@ -380,7 +380,7 @@ def _foreign(weights: Mapping[str, Tensor], table: NameTable, rows: Iterable[Row
     return [name for name in weights if name not in known and name.startswith(table.prefixes[side])]
 
 
-def some(names: Sequence[str], shown: int = 4) -> str:
+def some(names: Sequence[str]) -> str:
     """'a, b, c, d and 12 more'."""
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - 4
+    return ", ".join(names[:4]) + (f" and {rest} more" if rest > 0 else "")

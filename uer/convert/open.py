@@ -80,12 +80,11 @@ def is_hugging_face(path: str | os.PathLike) -> bool:
         path.name == "pytorch_model.bin" and (path.parent / "config.json").is_file())
 
 
-def open_hugging_face(path: str | os.PathLike, head: str | None = None) -> HuggingFaceSource:
-    """Read and convert a Hugging Face folder or file.
+def open_hugging_face(path: str | os.PathLike) -> HuggingFaceSource:
+    """Read and convert a Hugging Face folder or file, under the head that its weights hold.
 
     Args:
         path: the folder, or the file of its weights.
-        head: what stands on top; by what the weights hold where it is None.
 
     Raises:
         UserError: what is missing, damaged, or of no known architecture, in one line.
@@ -94,9 +93,7 @@ def open_hugging_face(path: str | os.PathLike, head: str | None = None) -> Huggi
     found = read_hugging_face(path)
     architecture = find_architecture(found, path)
     model = HuggingFaceModel(architecture.tidied(found.weights, found.config, path), found.config)
-    if head is None:
-        head = fitting_head(model.weights, architecture, model.config)
-    return convert_hugging_face(model, architecture, path, head)
+    return convert_hugging_face(model, architecture, path, fitting_head(model.weights, architecture, model.config))
 
 
 def convert_hugging_face(model: HuggingFaceModel, architecture: Architecture, path: str, head: str

@@ -93,23 +93,23 @@ def numbered_labels(labels_num: int | None) -> LabelSet:
     return LabelSet(tuple(map(str, range(labels_num))))
 
 
-def parse_logits(table: Table, labels_num: int, column: str = "logits") -> np.ndarray:
+def parse_logits(table: Table, labels_num: int) -> np.ndarray:
     """The column `logits`, numbers separated by spaces, as float32 (rows, labels_num).
 
     Raises:
         UserError: a row has another number of values, or one that is not a finite number; named by file and line.
     """
     logits = np.empty((len(table), labels_num), dtype=np.float32)
-    for row, text in enumerate(table[column]):
+    for row, text in enumerate(table["logits"]):
         try:
             values = [float(word) for word in text.split()]
         except ValueError:
-            raise table.error(row, f"'{column}' must be numbers with spaces between") from None
+            raise table.error(row, "'logits' must be numbers with spaces between") from None
         if len(values) != labels_num:
             raise table.error(row, f"{len(values)} logits for {labels_num} labels")
         logits[row] = values
         if not np.isfinite(logits[row]).all():
-            raise table.error(row, f"'{column}' holds a number that is not finite")
+            raise table.error(row, "'logits' holds a number that is not finite")
     return logits
 
 
