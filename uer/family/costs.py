@@ -6,6 +6,7 @@ step (`uer.family.scaling`). A teacher's forward passes take FLOPs and hours too
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from uer.config import ModelConfig
@@ -91,21 +92,29 @@ def cost_of(size: Size, recipe: Recipe, vocab_size: int, devices: Devices, confi
                      config.document_length * recipe.document_attention)
                for number, (stage, (_, micro)) in enumerate(zip(stages, splits))]
     steps = [step_time(size, vocab_size, batch, per_model, devices, config.mfu, known.step_times) for batch in batches]
-    answers = [forward_seconds(teacher.size, vocab_size, batch, devices, config.mfu) if teacher else 0.0
-               for batch in batches]
-    own, taught = (sum(seconds * stage.total_steps for seconds, stage in zip(many, stages)) / 3600
-                   for many in ([step.seconds for step in steps], answers))
-    flops, teacher_flops = (
-        [count(model.config, vocab_size, batch.attended, mask_rate=rate) * batch.tokens * per_model * stage.total_steps
-         if model else 0.0 for batch, stage in zip(batches, stages)]
-        for count, model in ((flops_per_token, size), (forward_flops_per_token, teacher and teacher.size)))
+
+    def hours(seconds: Iterable[float]) -> float:
+        """Of the whole recipe, by the seconds of an update of each stage."""
+        return sum(each * stage.total_steps for each, stage in zip(seconds, stages)) / 3600
+
+    def flops_of(count: Callable[..., float], model: ModelConfig) -> list[float]:
+        """Of each stage; `count` gives those of a token."""
+        return [count(model, vocab_size, batch.attended, mask_rate=rate) * batch.tokens * per_model * stage.total_steps
+                for batch, stage in zip(batches, stages)]
+
+    own, idle = hours(step.seconds for step in steps), hours(step.seconds * (1 - step.busy) for step in steps)
+    flops, taught, teacher_flops = flops_of(flops_per_token, size.config), 0.0, [0.0] * len(stages)
+    if teacher:
+        taught = hours(forward_seconds(teacher.size, vocab_size, batch, devices, config.mfu) for batch in batches)
+        teacher_flops = flops_of(forward_flops_per_token, teacher.size.config)
     memory = max(stage_memory(size.config, vocab_size, stage, per_model, teacher, rate) for stage in stages)
-    idle = sum(step.seconds * (1 - step.busy) * stage.total_steps for step, stage in zip(steps, stages)) / 3600
     busy = _busy(1 - idle / (own + taught), devices, config)
-    return Cost(size, parameter_count(size.config, vocab_size), tuple(map(sum, zip(flops, teacher_flops))), memory,
-                sum(flops + teacher_flops) / (per_model * devices.peak_flops * (own + taught) * 3600), own + taught,
-                models_at_once(busy, memory, devices, config), sum(teacher_flops), taught,
-                teacher.waits_for() if teacher else "", busy, tuple(splits), tuple(steps))
+    return Cost(
+        size, parameter_count(size.config, vocab_size), flops=tuple(map(sum, zip(flops, teacher_flops))),
+        memory_bytes=memory,
+        mfu=sum(flops + teacher_flops) / (per_model * devices.peak_flops * (own + taught) * 3600), hours=own + taught,
+        at_once=models_at_once(busy, memory, devices, config), teacher_flops=sum(teacher_flops), teacher_hours=taught,
+        waits_for=teacher.waits_for() if teacher else "", busy=busy, splits=tuple(splits), steps=tuple(steps))
 
 
 def _busy(busy: float, devices: Devices, config: MachineConfig) -> float:
