@@ -8,6 +8,7 @@ streams of one process launch only one trial's kernels at a time, and on CPUs a 
 on several. The parent keeps the best model seen so far and removes the others.
 """
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -61,9 +62,11 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
     prepare_output(command)
     set_up_logging(command.log, LOGGER, PREFIX)
     path = Path(config.results_path or grid_results_path(command.finetune.output_model_path))
-    locks = [] if not run else _locks(command, config, path)
     output = command.finetune.output_model_path if config.save_model else None
-    try:
+    with contextlib.ExitStack() as stack:
+        if run:
+            _hold_outputs(stack, command, config, path)
+            stack.callback(clear_away, path, output)
         trainings = open_trials(command, world)
         shared = decides(command, trainings)
         seeds = command.finetune.seeds or (command.finetune.seed,)
@@ -73,31 +76,17 @@ def run_grid(command: Command, config: GridConfig, run: bool = True) -> list[dic
             return [results[plan.key] for plan in plans if plan.key in results]
         clear_away(path, output)
         return _run_missing(trainings, command, config, plans, path)
-    finally:
-        if run:
-            clear_away(path, output)
-        for lock in locks:
-            lock.release()
 
 
-def _locks(command: Command, config: GridConfig, path: Path) -> list[OutputLock]:
-    """Locks of the results file and of the model, so that no other command writes them."""
+def _hold_outputs(stack: contextlib.ExitStack, command: Command, config: GridConfig, path: Path) -> None:
+    """Lock the results file and the model until `stack` ends, so that no other command writes them."""
     prepare_file(path, "--results_path")
-    locks = [_lock(path)]
     try:
-        if config.save_model:
-            locks.append(OutputLock(weights_path(command.finetune.output_model_path)))
-    except UserError:
-        locks[0].release()
-        raise
-    return locks
-
-
-def _lock(path: Path) -> OutputLock:
-    try:
-        return OutputLock(path)
+        stack.enter_context(OutputLock(path))
     except UserError:
         raise UserError(f"{path}: another grid is writing there") from None
+    if config.save_model:
+        stack.enter_context(OutputLock(weights_path(command.finetune.output_model_path)))
 
 
 def _run_missing(trainings: Trials, command: Command, config: GridConfig, plans: Sequence[Plan],
