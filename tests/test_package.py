@@ -41,7 +41,7 @@ def test_every_console_command_is_there(root):
 
 def test_every_task_and_conversion_has_its_script(root):
     for folder, end in (("finetune", ".py"), ("inference", "_infer.py")):
-        found = commands.tasks(root / folder, "run_", end)
+        found = commands.tasks(root / folder, end)
         assert found.keys() >= {"classifier", "ner", "cmrc", "classifier-multi-label"}
         assert len(found) == len(list((root / folder).glob("*.py")))
     found = commands.conversions(root / "scripts")

@@ -39,12 +39,12 @@ def family() -> None:
 
 def finetune() -> None:
     """uer-finetune TASK"""
-    cli.run(lambda: _choose("uer-finetune", "TASK", tasks(_folder() / "finetune", "run_", ".py")))
+    cli.run(lambda: _choose("uer-finetune", "TASK", tasks(_folder() / "finetune", ".py")))
 
 
 def infer() -> None:
     """uer-infer TASK"""
-    cli.run(lambda: _choose("uer-infer", "TASK", tasks(_folder() / "inference", "run_", "_infer.py")))
+    cli.run(lambda: _choose("uer-infer", "TASK", tasks(_folder() / "inference", "_infer.py")))
 
 
 def convert() -> None:
@@ -52,10 +52,10 @@ def convert() -> None:
     cli.run(lambda: _choose("uer-convert", "CONVERSION", conversions(_folder() / "scripts")))
 
 
-def tasks(folder: Path, start: str, end: str) -> dict[str, Path]:
+def tasks(folder: Path, end: str) -> dict[str, Path]:
     """The scripts of a folder by what they are about: run_classifier.py -> classifier."""
-    return {path.name.removeprefix(start).removesuffix(end).replace("_", "-"): path
-            for path in sorted(folder.glob(f"{start}*{end}"))}
+    return {path.name.removeprefix("run_").removesuffix(end).replace("_", "-"): path
+            for path in sorted(folder.glob(f"run_*{end}"))}
 
 
 def conversions(folder: Path) -> dict[str, Path]:

@@ -10,17 +10,18 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("ratio, name", [(0.1, "fp32"), (1.29, "fp32"), (1.3, "bf16"), (2.64, "bf16")])
-def test_on_a_cpu_bf16_must_be_measurably_faster(ratio, name):
-    found = cpu_choice(lambda: True, lambda: ratio)
+def test_on_a_cpu_bf16_must_be_measurably_faster(ratio, name, monkeypatch):
+    monkeypatch.setattr(module, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(module, "bf16_speedup", lambda: ratio)
+    found = cpu_choice()
     assert found.name == name and found.reason == f"bf16 products at {ratio:.1f} x the fp32 rate"
     assert Precision("auto", CPU, lambda: found).describe() == f"{name} ({found.reason})"
 
 
-def test_without_instructions_for_bf16_nothing_is_measured():
-    def speedup():
-        raise AssertionError
-
-    assert cpu_choice(lambda: False, speedup) == Choice("fp32", "")
+def test_without_instructions_for_bf16_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(module, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(module, "bf16_speedup", lambda: pytest.fail("measured"))
+    assert cpu_choice() == Choice("fp32", "")
 
 
 @pytest.mark.parametrize("supported", [{"_is_avx512_bf16_supported"}, {"_is_amx_tile_supported"}, set()])

@@ -101,16 +101,12 @@ def keep_dropout_exact(dropout: float) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def cpu_choice(has_bf16: Callable[[], bool] | None = None, speedup: Callable[[], float] | None = None) -> Choice:
-    """bf16 on a CPU that has instructions for it, and whose products then prove to be faster.
-
-    Args:
-        has_bf16, speedup: `cpu_has_bf16` and `bf16_speedup`, which tests replace.
-    """
-    if not (has_bf16 or cpu_has_bf16)():
+def cpu_choice() -> Choice:
+    """bf16 on a CPU that has instructions for it, and whose products then prove to be faster."""
+    if not cpu_has_bf16():
         return Choice("fp32")
     keep_bf16_kernels()
-    ratio = (speedup or bf16_speedup)()
+    ratio = bf16_speedup()
     return Choice("bf16" if ratio >= CPU_SPEEDUP else "fp32", f"bf16 products at {ratio:.1f} x the fp32 rate")
 
 
