@@ -37,6 +37,9 @@ PUBLISHED_SCORES = {"Tiny 2/128": 72.3, "Mini 4/256": 75.9, "Small 4/512": 76.9,
 LIST_KEYS = {"tasks", "models", "grid", "seeds", "flags"}
 TASK_KEYS = {"train_path", "dev_path", "test_path"}
 MODEL_KEYS = {"name", "pretrained_model_path", "config_path", "vocab_path", "published", "grid", "flags"}
+CSV_COLUMNS = ("model", "source", "task", "score", "low", "high", "test", "grid", "seeds", "trials", "batch_size",
+               "learning_rate", "epochs_num", "train_hash", "dev_hash", "test_hash", "vocab_hash", "pretrained_hash",
+               "torch")
 GRID_KEYS = {"batch_size_list", "learning_rate_list", "epochs_num_list"}
 
 
@@ -225,11 +228,11 @@ def _cell_text(cell: Cell | None) -> str:
 def _trace_line(model: str, task: str, cell: Cell) -> str:
     best, first = cell.best, cell.records[0]
     setting = f"batch {best['batch_size']}, rate {best['learning_rate']:g}, {amount(best['epochs_num'], 'epoch')}"
-    seeds = " ".join(str(seed) for seed in sorted({record["seed"] for record in cell.records}))
     test = "" if best["test"] is None else f"{100 * best['test']:.1f}"
     trials, collapsed = str(len(cell.records)), str(sum(record["collapsed"] for record in cell.records))
     hashes = (first[name][:12] for name in ("train_hash", "dev_hash", "pretrained_hash"))
-    return f"| {' | '.join((model, task, setting, grid_text(cell.records), seeds, trials, collapsed, test, *hashes))} |"
+    parts = (model, task, setting, grid_text(cell.records), _seeds(cell.records), trials, collapsed, test, *hashes)
+    return f"| {' | '.join(parts)} |"
 
 
 def grid_text(records: list[dict[str, Any]]) -> str:
@@ -241,20 +244,24 @@ def grid_text(records: list[dict[str, Any]]) -> str:
 
 def csv_text(rows: list[Row]) -> str:
     """One line a figure, with all that it can be traced by."""
-    trace = ("batch_size", "learning_rate", "epochs_num")
-    hashes = ("train_hash", "dev_hash", "test_hash", "vocab_hash", "pretrained_hash", "torch")
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "source", "task", "score", "low", "high", "test", "grid", "seeds", "trials", *trace,
-                     *hashes])
+    writer = csv.DictWriter(out, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for row in rows:
         for task, cell in row.cells.items():
-            first = cell.records[0] if cell.records else {}
-            seeds = " ".join(str(seed) for seed in sorted({record["seed"] for record in cell.records}))
-            test = cell.best.get("test")
-            writer.writerow([row.name, row.source, task, f"{cell.score:.2f}",
-                             *("" if edge is None else f"{edge:.2f}" for edge in (cell.low, cell.high)),
-                             "" if test is None else f"{100 * test:.2f}",
-                             grid_text(cell.records) if cell.records else "", seeds, len(cell.records) or "",
-                             *(cell.best.get(name, "") for name in trace), *(first.get(name, "") for name in hashes)])
+            first, test = cell.records[0] if cell.records else {}, cell.best.get("test")
+            writer.writerow({
+                **first, **cell.best, "model": row.name, "source": row.source, "task": task,
+                "score": _two_decimals(cell.score), "low": _two_decimals(cell.low), "high": _two_decimals(cell.high),
+                "test": _two_decimals(None if test is None else 100 * test),
+                "grid": grid_text(cell.records) if cell.records else "", "seeds": _seeds(cell.records),
+                "trials": len(cell.records) or ""})
     return out.getvalue()
+
+
+def _seeds(records: list[dict[str, Any]]) -> str:
+    return " ".join(str(seed) for seed in sorted({record["seed"] for record in records}))
+
+
+def _two_decimals(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.2f}"
