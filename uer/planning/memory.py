@@ -62,8 +62,8 @@ class Memory:
     @property
     def total(self) -> int:
         """An upper estimate: gradients are complete only when the activations are gone."""
-        return self.weights + self.gradients + self.moments + self.activations + self.teacher \
-            + max(self.logits, self.recomputed)
+        return (self.weights + self.gradients + self.moments + self.activations + self.teacher
+                + max(self.logits, self.recomputed))
 
 
 class Exchange(NamedTuple):
@@ -239,11 +239,14 @@ def _count(config: ModelConfig, vocab_size: int, processor: Processor, rows: int
     with counter, torch.autograd.graph.saved_tensors_hooks(counter.note, lambda tensor: tensor):
         model(batch)
     sizes = [(parameter, parameter.numel()) for parameter in model.parameters()]
-    return _Counts(sum(size for _, size in sizes), sum(size for parameter, size in sizes if parameter.dim() > 1),
-                   max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
-                   sum(size for parameter, size in sizes if parameter not in in_blocks),
-                   counter.saved["outside"], counter.saved["layers"], counter.saved["logits"], counter.kept,
-                   counter.entered, *ranks.exchanged, *ranks.repeated)
+    return _Counts(
+        parameters=sum(size for _, size in sizes),
+        matrices=sum(size for parameter, size in sizes if parameter.dim() > 1),
+        block=max((sum(parameter.numel() for parameter in block.parameters()) for block in blocks), default=0),
+        rest=sum(size for parameter, size in sizes if parameter not in in_blocks),
+        **counter.saved, kept=counter.kept, entered=counter.entered,
+        exchanged=ranks.exchanged.size, exchanges=ranks.exchanged.number,
+        repeated=ranks.repeated.size, repeats=ranks.repeated.number)
 
 
 class _Alone(ModelRanks):
