@@ -10,10 +10,11 @@ from torch import nn
 from uer.checkpoint.files import load_weights
 from uer.errors import UserError
 from uer.finetuning.command import finetune, parse_with
-from uer.finetuning.compilation import UPDATES_TO_PAY, compile_errors, is_compiled
+from uer.finetuning.compilation import UPDATES_TO_PAY, is_compiled
 from uer.finetuning.config import GridConfig
 from uer.finetuning.grid import run_grid
 from uer.finetuning.tasks.classification import Classification
+from uer.runtime.failures import as_user_errors
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_no_compiler_and_its_failures_are_one_line(tiny, monkeypatch):
         raise ValueError("no\nheaders")
 
     message = r"torch.compile failed \(.*no headers.*\); --compile off does without it"
-    with pytest.raises(UserError, match=message), compile_errors():
+    with pytest.raises(UserError, match=message), as_user_errors():
         torch.compile(torch.neg, backend=broken)(torch.ones(2))
-    with pytest.raises(ZeroDivisionError), compile_errors():
+    with pytest.raises(ZeroDivisionError), as_user_errors():
         raise ZeroDivisionError

@@ -7,8 +7,6 @@ length: once for training and once for evaluation (and once more where a batch h
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -18,7 +16,6 @@ from uer.errors import UserError
 # Compiling tiny's two graphs takes about 40 s, so that a gain of 2 ms an update is earned back after 20,000 updates.
 # That a GPU gains so much is an assumption; see BENCHMARKS.md for what was measured.
 UPDATES_TO_PAY = 20_000
-REASON_CHARS = 200  # of a message that goes on for pages
 
 
 def is_compiled(wanted: str, updates: int, device: torch.device) -> bool:
@@ -36,15 +33,3 @@ def compile_model(model: nn.Module, device: torch.device) -> None:
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise UserError(f"--compile on: the C++ compiler '{compiler}' is not there (CXX names another one)")
     model.compile(dynamic=True)
-
-
-@contextmanager
-def compile_errors() -> Iterator[None]:
-    """What fails in the compiler is one line that says how to do without it."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        reason = " ".join(str(error).split())[:REASON_CHARS] or type(error).__name__
-        raise UserError(f"torch.compile failed ({reason}); --compile off does without it") from error

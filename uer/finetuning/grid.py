@@ -141,6 +141,7 @@ def _set_threads(device: torch.device) -> None:
         torch.set_num_threads(max(1, CPU_THREADS // min(MOST_CPU_WORKERS, CPU_THREADS)))
 
 
+@as_user_errors()
 def run_plan(trainings: Trials, command: Command, config: GridConfig, plan: Plan) -> dict[str, Any]:
     """One trial; its model is saved beside the best one under its key until the keeper has compared it.
 
@@ -175,10 +176,4 @@ def _start_worker(command: Command, config: GridConfig, number: int) -> Callable
     world = connect(RankInfo(local_rank=local_rank), ParallelConfig(device=command.parallel.device))
     _set_threads(world.device)
     set_up_logging(dataclasses.replace(command.log, log_path=None, log_level="ERROR"), LOGGER, PREFIX)
-    trainings = open_trials(command, world)
-
-    def run(plan: Plan) -> dict[str, Any]:
-        with as_user_errors():
-            return run_plan(trainings, command, config, plan)
-
-    return run
+    return partial(run_plan, open_trials(command, world), command, config)

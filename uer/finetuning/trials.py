@@ -15,7 +15,7 @@ from uer.checkpoint.files import load_trained, to_host
 from uer.config import LoraConfig, ModelConfig, TokenizerConfig
 from uer.errors import UserError
 from uer.finetuning.batches import Examples, batches_in_epoch
-from uer.finetuning.compilation import compile_errors, compile_model, is_compiled
+from uer.finetuning.compilation import compile_model, is_compiled
 from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.heads import initialise_head
 from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
@@ -114,16 +114,15 @@ class Trials:
         split = self._split(model, settings, threads)
         if not quiet:
             logger.info(self._plan(model, settings, split))
-        with compile_errors():
-            trial = Trial(settings, fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world,
-                                        self.precision, on_best, progress, kept, split, threads))
-            if self.test is not None:
-                if not quiet:
-                    logger.info("Evaluating %s of test with the model of epoch %d", amount(len(self.test), "example"),
-                                trial.fit.epoch)
-                load_trained(model, trial.fit.state)
-                trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
-                trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
+        trial = Trial(settings, fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world,
+                                    self.precision, on_best, progress, kept, split, threads))
+        if self.test is not None:
+            if not quiet:
+                logger.info("Evaluating %s of test with the model of epoch %d", amount(len(self.test), "example"),
+                            trial.fit.epoch)
+            load_trained(model, trial.fit.state)
+            trial.test_outputs = predict(model, self.task, self.test, self.pad_id, self.world, self.precision)
+            trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
         return trial
 
     def _split(self, model: nn.Module, settings: FitSettings, threads: int) -> Split | None:

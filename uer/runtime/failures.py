@@ -10,6 +10,9 @@ import torch
 from uer.errors import UserError
 from uer.terminal import BROKEN_PIPE_STATUS
 
+COMPILERS = ("torch._dynamo", "torch._inductor")
+REASON_CHARS = 200  # of a compiler's message, which goes on for pages
+
 
 def _no_explanation(error: BaseException) -> str:
     return ""
@@ -54,6 +57,9 @@ def describe(error: BaseException) -> Failure:
     if is_out_of_memory(error):
         return Failure(3, 2, f"out of memory: {str(error).strip() or 'nothing is left'}; a smaller --batch_size or "
                        "model needs less", user=True)
+    if type(error).__module__.startswith(COMPILERS):
+        reason = " ".join(str(error).split())[:REASON_CHARS] or type(error).__name__
+        return Failure(3, 2, f"torch.compile failed ({reason}); --compile off does without it", user=True)
     reason = explain(error)
     if reason:
         return Failure(3, 2, reason, user=True)
