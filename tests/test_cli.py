@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from uer import cli, config
 from uer.config import REQUIRED, DatasetConfig, ModelConfig, ParallelConfig, TrainConfig, flag
@@ -173,6 +174,19 @@ def test_run_turns_what_a_user_can_mend_into_one_line(raised, status, shown):
     code = f"from uer import cli\nfrom uer.errors import UserError\ndef main(): raise {raised}\ncli.run(main)"
     done = run_python(code)
     assert (done.returncode, done.stderr) == (status, shown)
+
+
+def test_run_turns_a_lack_of_memory_into_one_line(monkeypatch, capsys):
+    """As of a prediction script, which has no ranks that would describe it."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")  # so that nothing else is set
+
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: out of memory: CUDA out of memory; a smaller --batch_size")
 
 
 def test_run_keeps_the_traceback_of_a_bug():

@@ -81,8 +81,9 @@ def run(main: Callable[[], Any]) -> None:
     """Run an entry script: a `UserError` becomes one line on stderr and status 2.
 
     Ctrl-C gives status 130. An `OSError` with a reason, such as a full disk or an unreadable file, is one line too,
-    since the user can correct it. If the reader of standard output has ended (`| head`), the script ends without a
-    message and with status 141, as a shell reports SIGPIPE. Any other exception is a bug and keeps its traceback.
+    since the user can correct it, and so is a lack of memory. If the reader of standard output has ended (`| head`),
+    the script ends without a message and with status 141, as a shell reports SIGPIPE. Any other exception is a bug and
+    keeps its traceback.
     """
     tolerate_encodings()
     set_waiting_policy()
@@ -106,6 +107,14 @@ def run(main: Callable[[], Any]) -> None:
         if error.strerror is None:
             raise
         _fail(f"{_shown_name(error.filename)}: {error.strerror}" if error.filename else error.strerror)
+    except (RuntimeError, MemoryError) as error:
+        output_error()
+        if "torch" in sys.modules:
+            from uer.runtime.failures import describe
+
+            if (failure := describe(error)).user:
+                _fail(failure.message)
+        raise
 
 
 def _finish_output(failed: OSError | None) -> None:
