@@ -93,8 +93,12 @@ class MultipleChoiceTask(Task):
         return list(self._masked(predicted.float(), batch).cpu().numpy())
 
     def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
-        right = np.stack(outputs).argmax(-1) == examples.targets["label"]
+        right = self.chosen(outputs, examples) == examples.targets["label"]
         return {"accuracy": float(right.mean()), "correct": int(right.sum()), "total": len(right)}
+
+    def chosen(self, outputs: list[np.ndarray], examples: Examples) -> np.ndarray:
+        """(N,) the index of each example's choice."""
+        return np.stack(outputs).argmax(-1)
 
     def settings(self) -> dict[str, Any]:
         return {"choices_num": self.choices_num}
@@ -113,8 +117,8 @@ class MultipleChoiceTask(Task):
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """JSON lines as CLUE wants them: the question's number and the choice's, from 0."""
-        return [json.dumps({"id": name, "label": int(output.argmax())}, ensure_ascii=False)
-                for name, output in zip(examples.info["names"], outputs)]
+        return [json.dumps({"id": name, "label": choice}, ensure_ascii=False)
+                for name, choice in zip(examples.info["names"], self.chosen(outputs, examples).tolist())]
 
     def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
         return self.of_questions([_input_question(item, at, self.choices_num) for at, item in enumerate(inputs)],

@@ -142,23 +142,18 @@ class Chid(MultipleChoiceTask):
             found.groups.append(number)
             found.choices.append(len(idioms))
 
-    def assigned(self, outputs: list[np.ndarray], examples: Examples) -> list[int]:
-        """The index of each blank's candidate; -1 where its line has more blanks than candidates."""
+    def chosen(self, outputs: list[np.ndarray], examples: Examples) -> np.ndarray:
+        """(N,) the index of each blank's candidate; -1 where its line has more blanks than candidates."""
         groups = np.array(examples.info["groups"])
         found = np.full(len(outputs), -1)
         for start, stop in zip(starts := np.flatnonzero(np.diff(groups, prepend=-1)), [*starts[1:], len(groups)]):
             for blank, choice in assign(np.stack(outputs[start:stop])):
                 found[start + blank] = choice
-        return found.tolist()
-
-    def metrics(self, outputs: list[np.ndarray], examples: Examples) -> dict[str, float]:
-        """The accuracy of the candidates that are assigned to blanks."""
-        right = np.array(self.assigned(outputs, examples)) == examples.targets["label"]
-        return {"accuracy": float(right.mean()), "correct": int(right.sum()), "total": len(right)}
+        return found
 
     def predictions(self, outputs: list[np.ndarray], examples: Examples, logits: bool, prob: bool) -> list[str]:
         """One JSON object: the blank -> the index of its candidate."""
-        pairs = zip(examples.info["tags"], self.assigned(outputs, examples))
+        pairs = zip(examples.info["tags"], self.chosen(outputs, examples).tolist())
         return [json.dumps({tag: choice for tag, choice in pairs if choice >= 0}, ensure_ascii=False, indent=2)]
 
     def input_examples(self, inputs: Sequence[Any], encoder: TextToRows) -> Examples:
@@ -167,7 +162,8 @@ class Chid(MultipleChoiceTask):
     def input_predictions(self, outputs: list[np.ndarray], examples: Examples,
                           inputs: Sequence[Any]) -> list[Prediction]:
         found: list[dict[str, str]] = [{} for _ in inputs]
-        for tag, group, choice in zip(examples.info["tags"], examples.info["groups"], self.assigned(outputs, examples)):
+        choices = self.chosen(outputs, examples).tolist()
+        for tag, group, choice in zip(examples.info["tags"], examples.info["groups"], choices):
             if choice >= 0:
                 found[group][tag] = inputs[group][1][choice]
         return [Prediction(each) for each in found]
