@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uer.layers.cpu import eager_cpu
+from uer.layers.cpu import usable
 
 LEAST_ROWS = 16
 """The rows of a register tile of AMX (Advanced Matrix Extensions)."""
@@ -32,9 +32,8 @@ def with_rounded_rows(matrix: Tensor) -> Tensor:
 
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether `cpu_linear` serves: plain tensors on a CPU under autocast to bfloat16, not compiled."""
-    plain = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and x.dtype != torch.float64
-    return (plain and torch.is_autocast_enabled("cpu") and eager_cpu(x)
-            and torch.get_autocast_dtype("cpu") == torch.bfloat16)
+    plain = type(x) is Tensor and type(weight) in (Tensor, nn.Parameter)
+    return plain and torch.is_autocast_enabled("cpu") and usable(x)
 
 
 def cpu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
