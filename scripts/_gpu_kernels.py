@@ -108,10 +108,10 @@ def embedding_backward(job: Job) -> None:
     for name, rows in {"word": 21128, "position": 128, "segment": 2}.items():
         table = torch.randn(rows, width, device=job.device, requires_grad=True)
         ids = torch.randint(0, rows, (tokens,), device=job.device)
-        pull = torch.randn(tokens, width, device=job.device)
+        gradient = torch.randn(tokens, width, device=job.device)
 
-        def work(table: Any = table, ids: Any = ids, pull: Any = pull) -> None:
-            F.embedding(ids, table).backward(pull)
+        def work(table: Any = table, ids: Any = ids, gradient: Any = gradient) -> None:
+            F.embedding(ids, table).backward(gradient)
 
         job.facts.info(f"embedding of {rows} rows ({name}), forward and backward",
                        ms=kernel_ms(work, job.device, 2 if job.quick else 20))

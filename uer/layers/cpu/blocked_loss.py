@@ -58,7 +58,7 @@ class _BlockedLoss(torch.autograd.Function):
         ctx.gradients = gradients
         products = (RoundedProducts(hidden, weight, bias, rows) if dtype == torch.bfloat16 else
                     Products(hidden, weight, bias))
-        for start in range(0, max(1, len(hidden)), rows):
+        for start in range(0, max(1, len(hidden)), rows):  # without rows one empty block, whose sums are zeros
             block = slice(start, start + rows)
             loss, grad_logits, others = block_loss(products.logits(block), block, differentiable)
             found.append((loss, *others))
