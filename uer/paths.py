@@ -44,14 +44,13 @@ def path_problems(sections: Sequence[Any]) -> list[str]:
     appended = {file.path for section in sections for file in _flagged(section, ("append",))}
     found = [line for file in [*written, *prefixes] if (line := _unwritable(file, appended))]
     found += [f"{one.flag} and {other.flag} name the same file, {one.path}" for one, other in _same(written)]
-    outputs = {}
+    outputs: dict[tuple[int, int], File] = {}
     for file in written:
         if (identity := _identity(file.path)) is not None:
             outputs.setdefault(identity, file)
-    if outputs:
-        found += [f"{outputs[_identity(file.path)].flag}: {outputs[_identity(file.path)].path} is read by this command "
-                  f"({file.flag}) and would be overwritten" for file in _read(sections)
-                  if _identity(file.path) in outputs]
+    for file in _read(sections) if outputs else ():
+        if (output := outputs.get(_identity(file.path))) is not None:
+            found.append(f"{output.flag}: {output.path} is read by this command ({file.flag}) and would be overwritten")
     return list(dict.fromkeys(found))
 
 
