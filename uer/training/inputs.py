@@ -104,25 +104,40 @@ def open_data(settings: Settings) -> Data:
     dev_processor = processor if alike else _with_tokens_masked(dev or train)
     preflight.check_targets(settings.model.target, processor_name, processor.labels)
     preflight.check_prefix(settings.model.prefix_lm_loss, processor_name, processor.has_prefix)
-    for target in processor.class_columns.keys() & set(settings.model.target):
-        for dataset in train + dev:
+    _check_classes(train + dev, processor, settings.model)
+    for datasets, each in ((train, processor), (dev or train, dev_processor)):
+        _check_lengths(str(datasets[0].path), each, settings.model)
+    preflight.check_update(config.batch_size * config.accumulation_steps, sum(processor.batch_lengths().values()))
+    return Data(_open_tokenizer(settings.tokenizer, train + dev), train, dev, processor, dev_processor)
+
+
+def _check_classes(datasets: list[TokenDataset], processor: Processor, model: ModelConfig) -> None:
+    """Check that the labels which number classes are numbers of the model's classes."""
+    for target in processor.class_columns.keys() & set(model.target):
+        for dataset in datasets:
             preflight.check_classes(str(dataset.path), dataset.columns[processor.class_columns[target]],
-                                    TARGETS[target].classes(settings.model))
-    lengths = processor.batch_lengths()
-    for path, each in ((train[0].path, processor), (dev[0].path if dev else train[0].path, dev_processor)):
-        for axis, length in each.batch_lengths().items():
-            longest = settings.model.longest_row if axis == "src" else settings.model.longest_tgt_row
-            preflight.check_lengths(str(path), length, longest,
-                                    "--seq_length" if axis == "src" else f"--{axis}_seq_length")
-    preflight.check_update(config.batch_size * config.accumulation_steps, sum(lengths.values()))
-    tokenizers = build_tokenizers(settings.tokenizer, (side for dataset in train + dev for side in dataset.info.vocabs))
-    for dataset in train + dev:
+                                    TARGETS[target].classes(model))
+
+
+def _check_lengths(path: str, processor: Processor, model: ModelConfig) -> None:
+    """Check that the model has positions for both sides of the batches."""
+    for axis, length in processor.batch_lengths().items():
+        if axis == "src":
+            preflight.check_lengths(path, length, model.longest_row)
+        else:
+            preflight.check_lengths(path, length, model.longest_tgt_row, f"--{axis}_seq_length")
+
+
+def _open_tokenizer(config: TokenizerConfig, datasets: list[TokenDataset]) -> Tokenizer:
+    """The source side's tokenizer, once those of all sides proved to be the datasets'."""
+    tokenizers = build_tokenizers(config, (side for dataset in datasets for side in dataset.info.vocabs))
+    for dataset in datasets:
         for side, vocab in dataset.info.vocabs.items():
             ours = tokenizers[side]
             preflight.check_vocabulary(str(dataset.path), (vocab.fingerprint, vocab.size, vocab.tokenizer),
                                        (ours.vocab.fingerprint, len(ours.vocab), ours.settings),
                                        "--vocab_path" if side == "src" else f"--{side}_vocab_path")
-    return Data(tokenizers["src"], train, dev, processor, dev_processor)
+    return tokenizers["src"]
 
 
 def _with_tokens_masked(held_out: list[TokenDataset]) -> Processor:
