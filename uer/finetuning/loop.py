@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from uer.checkpoint.files import frozen_state, to_host, trained_state
 from uer.config import OptimConfig
 from uer.finetuning.adversarial import adversarial_gradients
-from uer.finetuning.batches import Examples, batches_in_epoch, collate, epoch_batches, evaluation_batches, shard
+from uer.finetuning.batches import Examples, collate, epoch_batches, evaluation_batches, shard
 from uer.finetuning.config import AdversarialConfig
 from uer.finetuning.progress import Progress
 from uer.finetuning.ranks import gather_outputs, sum_gradients
@@ -108,26 +108,19 @@ class Diverged(SharedError):
     """Raised on every rank when the loss or the weights are not finite."""
 
 
-def fit(model: nn.Module, task: Task, train: Examples, dev: Examples, settings: FitSettings, pad_id: int,
-        world: World, precision: Precision, on_best: Callable[[Fit], None] | None = None,
-        progress: Progress | None = None, kept: Kept | None = None, split: Split | None = None,
-        threads: int = 1) -> Fit:
-    """Train `model`; the result is its best epoch on `dev` by `settings.save_best_by`, the earliest of equals.
+def fit(updater: "Updater", train: Examples, dev: Examples, on_best: Callable[[Fit], None] | None = None,
+        kept: Kept | None = None) -> Fit:
+    """Train the updater's model; the result is its best epoch on `dev` by `settings.save_best_by`, the earliest of
+    equals.
 
     Args:
         on_best: called after each epoch that is the best so far, to save it.
-        progress: shows the progress; nothing by default.
         kept: the training continues from what it has saved, and is saved after every epoch.
-        split, threads: see `Updater`.
 
     Raises:
         Diverged: the loss or the weights are not finite.
     """
-    per_epoch = batches_in_epoch(train, settings.batch_size)
-    progress = progress or Progress(world)
-    updater = Updater(model, task, settings, settings.epochs_num * per_epoch, pad_id, world, precision, progress,
-                      split, threads)
-    best = Fit(frozen=frozen_state(model))
+    settings, progress, best = updater.settings, updater.progress, Fit(frozen=frozen_state(updater.model))
     epoch = kept.restore(updater, best) if kept is not None else 0
     progress.begin(updater.step, updater.total_steps, epoch, settings.epochs_num, len(dev) / settings.batch_size)
     try:
@@ -215,6 +208,7 @@ class Updater:
     """Updates the model: it holds the optimizer, the schedule and the number of updates so far.
 
     Args:
+        progress: shows the progress; nothing by default.
         split: how the threads of a CPU divide a batch, on one rank; None on a GPU and with several ranks.
         threads: how many of them may run at the same moment.
     """

@@ -18,7 +18,7 @@ from uer.finetuning.batches import Examples, batches_in_epoch
 from uer.finetuning.compilation import compile_model, is_compiled
 from uer.finetuning.config import FinetuneConfig
 from uer.finetuning.heads import initialise_head
-from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, fit, predict
+from uer.finetuning.loop import Fit, FitSettings, Kept, Trial, Updater, fit, predict
 from uer.finetuning.progress import Progress
 from uer.finetuning.saved_model import load_pretrained, pretrained_hash, save_finetuned
 from uer.finetuning.task import Task, TextToRows
@@ -114,8 +114,9 @@ class Trials:
         split = self._split(model, settings, threads)
         if not quiet:
             logger.info(self._plan(model, settings, split))
-        trial = Trial(settings, fit(model, self.task, self.train, self.dev, settings, self.pad_id, self.world,
-                                    self.precision, on_best, progress, kept, split, threads))
+        trial = Trial(settings, fit(  # which alone holds the updater: its memory is free for the test file
+            Updater(model, self.task, settings, self._updates(settings), self.pad_id, self.world, self.precision,
+                    progress, split, threads), self.train, self.dev, on_best, kept))
         if self.test is not None:
             if not quiet:
                 logger.info("Evaluating %s of test with the model of epoch %d", amount(len(self.test), "example"),
@@ -125,25 +126,28 @@ class Trials:
             trial.test_metrics = self.task.metrics(trial.test_outputs, self.test)
         return trial
 
+    def _updates(self, settings: FitSettings) -> int:
+        """Updates of a whole training."""
+        return settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
+
     def _split(self, model: nn.Module, settings: FitSettings, threads: int) -> Split | None:
         """How the threads of a CPU divide a batch; None on a GPU, and where ranks share a batch."""
         if self.world.device.type != "cpu" or self.world.world_size > 1:
             return None
-        updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
         in_parts = not (self.task.whole_batch or model.encoder.reads_padding or draws_of_torch(model)
-                        or is_compiled(self.config.compile, updates, self.world.device))
+                        or is_compiled(self.config.compile, self._updates(settings), self.world.device))
         tokens = settings.batch_size * int(self.train.rows.lengths.sum()) // len(self.train)
         worth = self.config.threads or pays(sum(parameter.numel() for parameter in model.parameters()), tokens)
         return split_of(threads, settings.batch_size if in_parts and worth else 1)
 
     def _plan(self, model: nn.Module, settings: FitSettings, split: Split | None) -> str:
         """One line before the first update."""
-        updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         ranks = f"{self.world.world_size} ranks, each a " if self.world.world_size > 1 else ""
         return (f"Plan: {amount(len(self.train), 'example')} in batches of {settings.batch_size}, "
-                f"{amount(settings.epochs_num, 'epoch')}: {amount(updates, 'update')}; {parameters:,} parameters; "
-                f"seed {settings.seed}; {ranks}{device_name(self.world.device, split)}, {self.precision.describe()}")
+                f"{amount(settings.epochs_num, 'epoch')}: {amount(self._updates(settings), 'update')}; "
+                f"{parameters:,} parameters; seed {settings.seed}; {ranks}{device_name(self.world.device, split)}, "
+                f"{self.precision.describe()}")
 
     def _build(self, settings: FitSettings, quiet: bool) -> nn.Module:
         """The model before its first update: pretrained weights and a new head, on the device."""
@@ -160,8 +164,7 @@ class Trials:
         elif not quiet:
             logger.warning("No --pretrained_model_path: all weights of the model start at random")
         model.to(self.world.device)
-        updates = settings.epochs_num * batches_in_epoch(self.train, settings.batch_size)
-        if is_compiled(self.config.compile, updates, self.world.device):
+        if is_compiled(self.config.compile, self._updates(settings), self.world.device):
             compile_model(model, self.world.device)
         return model
 
