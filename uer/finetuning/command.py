@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -120,19 +120,11 @@ def outputs_of(command: Command, world: World, prepare: Callable[[], None]) -> I
         UserError: a file cannot be written, another run writes the same model, or a package is missing.
     """
     weights = weights_path(command.finetune.output_model_path)
-    lock: OutputLock | None = None
-    writer: MetricsWriter | None = None
-    try:
+    with ExitStack() as stack:
         world.check(lambda: prepare() if world.is_main else None)
-        lock = world.check(lambda: OutputLock(weights) if world.is_main else None)
+        world.check(lambda: stack.enter_context(OutputLock(weights)) if world.is_main else None)
         set_up_logging(command.log, LOGGER, PREFIX, world.is_main)
-        writer = world.check(lambda: MetricsWriter(command.log) if world.is_main else None)
-        yield writer
-    finally:
-        if writer is not None:
-            writer.close()
-        if lock is not None:
-            lock.release()
+        yield world.check(lambda: stack.enter_context(closing(MetricsWriter(command.log))) if world.is_main else None)
 
 
 def open_trials(command: Command, world: World) -> Trials:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -117,14 +118,11 @@ def _pretrain(world: World, settings: Settings) -> int:
     world.check(lambda: preflight.check_output(settings.train.output_model_path, 0))
     data = world.check(lambda: open_data(settings))
     folder = StateFolder(settings.train.output_model_path, settings.train.keep_checkpoints)
-    lock = world.check(lambda: OutputLock(folder.output) if world.is_main else None)
-    try:
+    with ExitStack() as stack:
+        world.check(lambda: stack.enter_context(OutputLock(folder.output)) if world.is_main else None)
+        stack.callback(reporter.close)
         begin = _decay if settings.train.decay_from else Run
         return begin(settings, world, reporter, folder, data).train()
-    finally:
-        reporter.close()
-        if lock:
-            lock.release()
 
 
 def _decay(settings: Settings, world: World, reporter: Reporter, folder: StateFolder, data: Data) -> "Run":
