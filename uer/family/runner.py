@@ -20,7 +20,7 @@ from uer.family.mps import Mps, available
 from uer.family.scheduling import DeviceGroup, device_groups, next_to_start, start_order
 from uer.json_files import parse_json
 from uer.runtime.lock import Lock
-from uer.runtime.processes import death_note, death_signal, signal_name
+from uer.runtime.processes import death_note, death_signal, on_stop_signal, signal_name
 from uer.text import hours
 
 POLL_SECONDS = 0.05
@@ -104,14 +104,10 @@ class Runner:
             UserError: a command failed; the message has the last line of its log, and names the log.
             Stopped: SIGTERM or Ctrl-C arrived, and the children have saved.
         """
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        unfinished = [cost for cost in costs if not self.folder.finished(cost.size)]
-        try:
+        with on_stop_signal(self._on_signal):
+            unfinished = [cost for cost in costs if not self.folder.finished(cost.size)]
             with self._mps(unfinished):  # until the children have saved
                 self._make(unfinished, devices)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _make(self, unfinished: Sequence[Cost], devices: int) -> None:
         try:
@@ -129,7 +125,7 @@ class Runner:
             self.mps = Mps.start(self.folder.folder / "logs" / "mps", self.say)
         return self.mps
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int) -> None:
         self._signal = number
 
     def _make_datasets(self) -> None:

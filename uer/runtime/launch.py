@@ -27,7 +27,7 @@ import torch
 from uer.config import ParallelConfig
 from uer.errors import UserError
 from uer.runtime.failures import Failure, SharedError, as_user_errors, describe
-from uer.runtime.processes import death_note, die_with_parent, start_method
+from uer.runtime.processes import death_note, die_with_parent, on_stop_signal, start_method
 from uer.terminal import output_error
 
 GRACE_SECONDS = 2.0
@@ -207,21 +207,17 @@ def _watch(ranks: list[_Rank]) -> int:
     """Wait for every rank; end the others once one has failed. SIGTERM and Ctrl-C are passed on."""
     passed_on: list[int] = []
 
-    def pass_on(number: int, frame: Any) -> None:
+    def pass_on(number: int) -> None:
         passed_on.append(number)
         for rank in ranks:
             if rank.process.is_alive():
                 os.kill(rank.process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with on_stop_signal(pass_on):
         while any(rank.process.is_alive() for rank in ranks):
             multiprocessing.connection.wait([rank.process.sentinel for rank in ranks if rank.process.is_alive()], 0.5)
             if any(_collect(rank) for rank in ranks):
                 _end(ranks)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if any(-number in [rank.process.exitcode for rank in ranks] for number in passed_on):
         return 128 + passed_on[-1]
     return _verdict(ranks)

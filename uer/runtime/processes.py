@@ -75,6 +75,18 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+@contextlib.contextmanager
+def on_stop_signal(handler: Callable[[int], None]) -> Iterator[None]:
+    """A context in which SIGTERM and Ctrl-C call `handler` with the signal's number, and do nothing else."""
+    before = {number: signal.signal(number, lambda number, frame: handler(number))
+              for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
 def die_with_parent() -> None:
     """End this process by SIGKILL when its parent ends, however that ends.
 

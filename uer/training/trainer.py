@@ -13,6 +13,7 @@ from uer.config import TrainConfig
 from uer.optim import set_learning_rate
 from uer.runtime.memory import memory_gib
 from uer.runtime.parallel import World
+from uer.runtime.processes import on_stop_signal
 from uer.text import amount
 from uer.training.report import Clock, averages
 from uer.training.skipped_updates import dump_batches, lost_weights_message, stop_message
@@ -32,6 +33,7 @@ class Trainer:
         self.step = 0
         self.clock = Clock()
         self.before = {"real_tokens": 0.0, "seconds": 0.0}  # since the last report, before the run was resumed
+        self.stop_signal = 0  # SIGTERM or SIGINT, once one has arrived
         self.update = (parts.update or Update)(parts, config, world)
 
     def resume(self, state: Any) -> None:
@@ -43,15 +45,15 @@ class Trainer:
 
     def train(self) -> int:
         """Train to the end; returns the exit status: 0, or 128 + the number of the signal that stopped the run."""
-        with StopSignals() as stop:
+        with on_stop_signal(self._note_signal):
             self.clock = Clock()
             self.parts.reporter.start(self.step)
             while self.step < self.config.total_steps:
                 self.run_update()
                 self.parts.reporter.advance()
                 self._between_updates()
-                if self._asked_to_stop(stop):
-                    return self._stop(stop)
+                if self._asked_to_stop():
+                    return self._stop()
         self.parts.saver.finish()
         self.world.barrier()
         self.parts.reporter.say(f"finished: {amount(self.config.total_steps, 'step')}; training waited "
@@ -133,38 +135,21 @@ class Trainer:
                     "seconds": torch.tensor(self.before["seconds"] + self.clock.seconds(), dtype=torch.float64)}
         self.parts.saver.save(self.step, {**self.update.sums.collect(self.world), **interval}, with_weights)
 
-    def _asked_to_stop(self, stop: "StopSignals") -> bool:
+    def _note_signal(self, number: int) -> None:
+        self.stop_signal = number
+
+    def _asked_to_stop(self) -> bool:
         """Whether any rank has received a signal; all ranks check after the same step."""
         # A signal may reach the ranks at different times, so `world.any` is a collective operation.
         if self.world.world_size > 1 and self.step % STOP_CHECK_EVERY[self.world.device.type]:
             return False
-        return self.step < self.config.total_steps and self.world.any(stop.number != 0)
+        return self.step < self.config.total_steps and self.world.any(self.stop_signal != 0)
 
-    def _stop(self, stop: "StopSignals") -> int:
-        number = stop.number or signal.SIGTERM
+    def _stop(self) -> int:
+        number = self.stop_signal or signal.SIGTERM
         self._save(with_weights=False)
         self.parts.saver.finish()
         self.world.barrier()
         self.parts.reporter.say(f"stopped by {signal.Signals(number).name} after step {self.step}; the same command "
                                 "goes on from there")
         return 128 + number
-
-
-class StopSignals:
-    """A context in which SIGTERM and Ctrl-C set `number` to that of the signal, instead of ending the process."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.number = number
