@@ -287,8 +287,8 @@ class Run:
                           both_sides=bool(self.settings.model.decoder))
         loader, held_out = world.check(lambda: (loaders.training(), loaders.held_out()))
         self._set_flops(precision, teacher)
-        update = (partial(GraphedUpdate, compiled=self.compiled) if graphed else
-                  self._cpu_update(model, began.get("threads"), loaders.trim))
+        self.split = self._split_of_batches(model, began.get("threads"))
+        update = partial(GraphedUpdate, compiled=self.compiled) if graphed else self._plain_update(loaders.trim)
         kept = {"precision": precision.name, **({"threads": self.split.values()} if self.split else {})}
         return Parts(
             model=model, module=module, loader=loader, optimizer=optimizer,
@@ -307,30 +307,36 @@ class Run:
             optimizer.sum_ = self.world.sum_  # for StableAdamW, which measures whole gradients
         return optimizer
 
-    def _cpu_update(self, model: Model, split: dict[str, int] | None, trim: bool) -> Callable[..., Update]:
-        """The update where it is no CUDA graph: with workers where one rank has several CPU threads. Sets `self.split`.
+    def _split_of_batches(self, model: Model, began: dict[str, int] | None) -> Split | None:
+        """How threads divide a batch, on a CPU with one rank; None elsewhere.
 
         Args:
-            split: the values of the `Split` with which the run began; None at its beginning.
-            trim: whether positions that are padding in every row are left out.
+            began: the values of the `Split` with which the run began; None at its beginning.
         """
         config, parallel = self.config, self.settings.parallel
-        if self.world.device.type != "cpu":
-            return Update
-        if self.world.world_size > 1 or parallel.sharding != "none":
-            if config.threads:
-                torch.set_num_threads(config.threads)
-            return Update
+        if self.world.device.type != "cpu" or self.world.world_size > 1 or parallel.sharding != "none":
+            return None
         in_parts = not (self.compiled or parallel.activation_checkpointing != "off" or draws_of_torch(model))
         worth = config.threads or pays(model.num_parameters(), config.batch_size * self.data.seq_length)
-        self.split = split_of(self.threads, config.batch_size if in_parts and worth else 1)
-        if split is not None and (in_parts or split["parts"] == 1):
-            if Split(**split) != self.split:
-                self.reporter.say(f"the run began with {Split(**split)} and goes on so, as its results depend on them; "
-                                  f"now there are {self.threads}")
-            self.split = Split(**split)
-        torch.set_num_threads(self.split.openmp)
-        if self.split.parts == 1:
+        split = split_of(self.threads, config.batch_size if in_parts and worth else 1)
+        if began is None or not (in_parts or began["parts"] == 1):
+            return split
+        if Split(**began) != split:
+            self.reporter.say(f"the run began with {Split(**began)} and goes on so, as its results depend on them; "
+                              f"now there are {self.threads}")
+        return Split(**began)
+
+    def _plain_update(self, trim: bool) -> Callable[..., Update]:
+        """The update where it is no CUDA graph: with workers where threads divide a batch.
+
+        Args:
+            trim: whether positions that are padding in every row are left out.
+        """
+        if self.split is not None:
+            torch.set_num_threads(self.split.openmp)
+        elif self.world.device.type == "cpu" and self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        if self.split is None or self.split.parts == 1:
             return Update
         return partial(ThreadedUpdate, workers=Workers(self.split, self.threads), seeded=masks_from, trim=trim)
 
