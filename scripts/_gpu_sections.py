@@ -155,7 +155,8 @@ def families(job: Job) -> None:
             (job.facts.out / f"error_{name}.txt").write_text(traceback.format_exc())
             continue
         worst = worst_difference(reference, curve)
-        job.facts.check(worst < 0.1 and curve[-1] < curve[0], name, worst=worst, at=furthest(reference, curve),
+        falls = job.quick or curve[-1] < curve[0]  # a few updates of a few rows do not show whether a model learns
+        job.facts.check(worst < 0.1 and falls, name, worst=worst, at=furthest(reference, curve),
                         first=curve[0], last=curve[-1],
                         step_ms=step_ms, update=type(trainer.update).__name__)
 

@@ -6,8 +6,9 @@ Each run is a name and the --metrics_path files of its seeds. The held-out losse
 the same --dev_dataset_path (or --dev_fraction), and --eval_masking tokens where the trainings mask otherwise. The
 loss of an mlm model with such masks is the logarithm of its pseudo-perplexity per token.
 
-The picture shows the loss over updates, real tokens, floating-point operations and seconds. Differences are those of
-runs with the same position in their lists (so give the seeds in the same order), with their standard error.
+The picture shows the loss over updates, real tokens, floating-point operations and seconds. Operations are there where
+pretrain.py knew the device's peak or had --peak_flops. Differences are those of runs with the same position in their
+lists (so give the seeds in the same order), with their standard error.
 """
 
 import json

@@ -7,16 +7,17 @@ each seed:
 
     {"common": {"dataset_path": "train.pt", "dev_dataset_path": "dev.pt", "vocab_path": "models/google_zh_vocab.txt",
                 "config_path": "models/bert/tiny_config.json", "total_steps": 1000, "batch_size": 32,
-                "learning_rate": 1e-3, "eval_masking": "tokens", "eval_steps": 100},
+                "learning_rate": 1e-3, "target": "mlm", "precision": "fp32", "eval_masking": "tokens",
+                "eval_steps": 100},
      "seeds": [7, 8],
      "runs": {"base": {}, "3e-3": {"learning_rate": 3e-3}, "muon": {"optimizer": "muon", "learning_rate": 3e-3}}}
 
 On a GPU the runs share it by CUDA MPS, where that is installed: small models leave most of one unused.
 
-Every run has one thread, so its result depends on its settings alone and not on what runs beside it. It is in
-OUTPUT_DIR/NAME-seedN: metrics.jsonl, log.txt, the weights, and command.json. Started again, the command leaves out what
-is finished and goes on with what was interrupted. The table ranks the runs; the first one is what the others are
-compared with.
+Every run has one thread, so its result depends on its settings alone and not on what runs beside it, if "precision" is
+given ("auto" measures the CPU, which other runs disturb). It is in OUTPUT_DIR/NAME-seedN: metrics.jsonl, log.txt, the
+weights, and command.json. Started again, the command leaves out what is finished and goes on with what was interrupted.
+The table ranks the runs; the first one is what the others are compared with.
 """
 
 import json

@@ -202,6 +202,20 @@ def test_a_mistyped_flag_waits_for_no_torch():
     assert done.stdout == "False\n", done.stderr
 
 
+def test_help_shows_defaults_but_no_empty_ones(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Part:
+        """A section"""
+
+        size: str = flag("", "Such as 5GB.")
+        rate: float = flag(0.0, "A number.")
+
+    with pytest.raises(SystemExit):
+        cli.parse("A test.", (Part,), ["--help"])
+    shown = capsys.readouterr().out
+    assert "Such as 5GB.\n" in shown and "A number. (default: 0.0)" in shown
+
+
 def test_every_setting_is_read_or_says_that_it_is_not(root):
     """A field that the sources never name is accepted for the sake of UER-py's commands."""
     paths = [*root.glob("*.py"), *(root / "uer").rglob("*.py")]

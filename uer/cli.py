@@ -205,7 +205,7 @@ def _add_flag(parser: argparse._ArgumentGroup, field: dataclasses.Field, helping
         help_text += f" One of: {', '.join(family_members(field.metadata['family']))}."
     if field.default is REQUIRED:
         help_text += " (required)"
-    elif field.default not in (None, ()):
+    elif field.default not in (None, (), ""):
         shown = " ".join(map(str, field.default)) if many else field.default
         help_text += f" (default: {shown})"
     name = f"--{field.name}"

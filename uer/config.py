@@ -266,7 +266,8 @@ class TrainConfig:
     dry_run: bool = flag(False, "Print what the run would need (memory by part, operations, hours, the largest "
                                 "--batch_size) and do nothing. The datasets need not exist.", identity=False)
     device_name: str | None = flag(None, "With --dry_run: plan for this GPU, such as H100.", identity=False)
-    mfu: float = flag(0.4, "With --dry_run: the part of the devices' peak that training reaches.", identity=False)
+    mfu: float = flag(0.4, "With --dry_run: the part of the devices' peak that training reaches (BERT-base reached "
+                           "0.26 of an H100's, tiny 0.03).", identity=False)
     loss_law: str | None = flag(None, "With --dry_run: file of scripts/fit_loss_law.py, which tells the loss to "
                                       "expect (default: a shipped law, where one is of such a model).", path="read",
                                 identity=False)

@@ -102,6 +102,13 @@ def test_given_or_cpu_mfu(sizes):
     assert seconds(sizes["tiny"], devices=cpu) == pytest.approx(operations / (1e11 * 0.70))
 
 
+@pytest.mark.parametrize("name, measured", [("tiny", 0.294), ("mini", 0.940)])
+def test_updates_of_a_cpu_in_bf16_are_planned_near_the_measured_ones(sizes, name, measured):
+    """Seconds of BENCHMARKS.md for 64 rows of 128, on a CPU with AMX whose products reach 1.1 TFLOP/s in bf16."""
+    amx = Devices("c", "cpu", 1, 1.1e12, 1 << 33, precision="bf16")
+    assert measured / 1.5 < seconds(sizes[name], devices=amx) < measured * 1.5
+
+
 def test_measured_times_replace_the_assumptions(sizes):
     """A measured update is returned as it is; another number of rows is corrected by the ratio of the nearest."""
     measured = [Measured("tiny", ROWS, 2e-3), Measured("2/128", Batch(512, 1, 128), 5e-3)]

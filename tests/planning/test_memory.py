@@ -118,7 +118,8 @@ def test_a_plan_for_7_billion():
     assert 31 / 8 + 1 < table["activations"] / states < 31 / 8 + 4
     # 6 FLOP for each parameter but the embedding, and attention's products.
     flops = 6 * (6_738_415_616 - 32000 * 4096) + 12 * 32 * 4096 * 2048
-    assert f"{flops / 1e9:.3g} GFLOP a token" in lines[-3] and " h at 40% of 16 x 989 TFLOP/s" in lines[-1]
+    assert f"{flops / 1e9:.3g} GFLOP a token" in lines[-3]
+    assert " h at 40% of 16 x 989 TFLOP/s (--mfu, assumed)" in lines[-1]
     # Half of 842 million gradients go to the other node, at 40 GB/s, and as many weights in bf16, twice.
     assert "gradients 1.69 GB in 0.042" in lines[-2] and "weights 1.69 GB in 0.042" in lines[-2]
 
@@ -170,6 +171,13 @@ def test_a_teacher_is_planned_for():
     flops = [float(lines[-1].split()[1]) for lines in (alone, taught)]
     assert flops[1] / flops[0] == pytest.approx(4 / 3, rel=0.02)
     assert len(taught) == len(alone) + 1 and any(line.startswith("    teacher ") for line in taught)
+
+
+def test_the_plan_of_a_small_model_says_that_it_reaches_less():
+    """A billion parameters and more reach the part of the peak that is assumed; LLaMA's are above."""
+    train = TrainConfig(output_model_path="m", dry_run=True, device_name="H100")
+    lines = plan_lines(SMALL, train, ParallelConfig(), rows_of(SMALL))
+    assert "(--mfu, assumed; a small model reaches less)" in lines[-1]
 
 
 def test_plans_that_cannot_be():

@@ -5,6 +5,7 @@ import importlib
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,19 @@ def test_sections_run_on_a_cpu(command, facts, capsys, monkeypatch):
     assert (step["size"], step["batch_size"], step["device"]) == ("tiny", 4, "cpu") and step["step_ms"] > 0
     table = command.table([record for record in records if record["kind"] != "BEGIN"])
     assert any(line.startswith("tiny ") and "tokens/s" in line for line in table)
+
+
+@pytest.mark.parametrize("quick, kind", [(True, "PASS"), (False, "FAIL")])
+def test_three_updates_need_not_lower_the_loss(facts, monkeypatch, tmp_path, quick, kind):
+    """--quick compares the losses of two ways to run, and no more: each update has other rows."""
+    sections = importlib.import_module("_gpu_sections")
+    stand_ins = {"FAMILIES": {"albert": None}, "prepare": lambda *_: [], "losses": lambda *_: [8.35, 8.45],
+                 "open_trainer": lambda *_: SimpleNamespace(update=None), "run": lambda *_: 0.1}
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(sections, name, value)
+    facts.begin("families", 60.0)
+    sections.families(SimpleNamespace(quick=quick, facts=facts, new_folder=lambda: tmp_path, device="cpu", cuda=False))
+    assert facts.read()[-1]["kind"] == kind
 
 
 def test_a_failed_section_does_not_stop_the_next(command, facts, monkeypatch):

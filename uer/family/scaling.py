@@ -45,9 +45,10 @@ LOGIT_BYTES = 12
 """The same for a logit."""
 OPTIMIZER_BYTES = 32
 """Bytes for a parameter in an update: gradient norm and AdamW."""
-CPU_EFFICIENCY = 0.70
-"""MFU of a CPU. Its peak is the speed of a matrix product: the forward and backward passes of tiny and mini reach 0.80
-and 0.87 of it, without padding."""
+CPU_EFFICIENCY = {"fp32": 0.70, "bf16": 0.15}
+"""MFU of a CPU by precision. Its peak is the speed of a matrix product: in fp32 the forward and backward passes of tiny
+and mini reach 0.80 and 0.87 of it, without padding. With AMX a product is so fast in bf16 that the rest takes most of
+the time: updates of tiny, mini and medium reach 0.11, 0.17 and 0.19 of 1.1 TFLOP/s (BENCHMARKS.md)."""
 HOST_SECONDS = 0.2e-3
 """What the host does for a micro-batch: the order, one copy of the input, one launch of the graph."""
 
@@ -156,7 +157,8 @@ def step_time(size: Size, vocab_size: int, batch: Batch, ranks: int, devices: De
     config = size.config
     flops = flops_per_token(config, vocab_size, batch.attended, mask_rate=batch.mask_rate) * batch.tokens
     if mfu or devices.kind == "cpu":
-        return StepTime(flops / (devices.peak_flops * (mfu or CPU_EFFICIENCY)))
+        reached = mfu or CPU_EFFICIENCY["bf16" if devices.precision == "bf16" else "fp32"]
+        return StepTime(flops / (devices.peak_flops * reached))
     alone = _alone(config, vocab_size, batch, devices)
     own = [one for one in measured if one.is_of(size)]
     if own:

@@ -27,6 +27,9 @@ FILLED = 0.9
 """The part of a GPU's memory that a batch may fill: blocks of different sizes leave gaps between them."""
 FIXED_BYTES = 1 << 30
 """What a process uses besides its tensors: the CUDA context, buffers of the communication library."""
+LARGE_MODEL = 6e9
+"""FLOPs a token, those of a billion parameters. The default of --mfu is for models that have as many; on one H100
+BERT-base reached 0.26 and tiny 0.03 (BENCHMARKS.md)."""
 DEFAULT_PROCESSORS = {("mlm",): "mlm", ("lm",): "lm", ("bilm",): "bilm", ("mlm", "sp"): "bert"}
 
 
@@ -131,7 +134,8 @@ def _time_lines(model: ModelConfig, train: TrainConfig, parallel: ParallelConfig
     peak = train.peak_flops or (gpu.peak_flops(precision) if gpu else 0.0)
     if peak:
         needed = per_token * tokens / (parallel.world_size * peak * train.mfu)
-        at = (f"at {train.mfu:.0%} of {parallel.world_size} x {peak / 1e12:.4g} TFLOP/s (--mfu, assumed)")
+        small = "; a small model reaches less" if per_token < LARGE_MODEL else ""
+        at = f"at {train.mfu:.0%} of {parallel.world_size} x {peak / 1e12:.4g} TFLOP/s (--mfu, assumed{small})"
         if gpu and parallel.world_size > 1:
             found = communication_of(model, train, parallel, rows, precision)
             waiting = train.total_steps * found.exposed(needed / train.total_steps)

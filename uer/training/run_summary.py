@@ -48,15 +48,15 @@ class Plan:
         steps = sorted({round(fraction * (self.total_steps - 1)) for fraction in (0.0, 0.05, 0.1, 0.5, 1.0)})
         learning_rates = ", ".join(f"{self.learning_rate(step):.2e} at {step + 1}" for step in steps)
         peak = f" at a peak of {self.peak_flops / 1e12:.4g} TFLOP/s" if self.peak_flops else ""
-        memory = f"about {self.memory_bytes() / 2**30:.2f} GiB a process"
         rows = self.total_steps * self.global_batch
         flops = self.flops_per_token * rows * self.tokens / max(1, self.instances)
-        counted = f"{self.flops_per_token / 1e6:.1f} MFLOP a real token, {flops:.2e} FLOP in all; " if flops else ""
+        compute = f"compute: {self.flops_per_token / 1e6:.1f} MFLOP a real token, {flops:.2e} FLOP in all"
         return [
             f"model: {self.parameters:,} parameters, {self.start}",
             f"data: {amount(self.instances, 'instance')}, {self.tokens:,} tokens an epoch; "
             f"{amount(self.total_steps, 'step')} of {self.global_batch} x {self.seq_length} make {epochs:.2f} epochs",
-            f"compute: {counted}{memory}",
+            f"memory: about {self.memory_bytes() / 2**30:.2f} GiB a process, beside Python and torch",
+            *[compute] * bool(flops),
             f"learning rate: {learning_rates}",
             f"runs on: {self.devices}, {self.precision}{peak}; {self.kernels}",
         ]

@@ -10,7 +10,7 @@ from uer.data.processors.base import Block, Builder, Lines
 
 @dataclass(frozen=True)
 class LineConfig:
-    """Lines as documents (--data_processor mlm and lm)"""
+    """Lines as documents (--data_processor mlm, lm and t5)"""
 
     full_sentences: bool = flag(False, "Concatenate the documents before they are cut into rows (RoBERTa).")
 
