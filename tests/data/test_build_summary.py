@@ -49,7 +49,7 @@ def test_the_summary_says_what_was_lost_and_what_is_unknown(tmp_path, small_toke
     summary = make(tmp_path, small_tokenizer, tmp_path / "a.txt")
     text = "\n".join(summary.lines(10, [small_tokenizer]))
     assert "documents: 3 (16 blank lines skipped)" in text  # the damaged lines, once replaced, hold no token
-    assert "damaged lines: 15 not UTF-8, replaced" in text and "damaged lines: 1 NUL bytes, dropped" in text
+    assert "damaged lines: 15 (not UTF-8, replaced)" in text and "damaged lines: 1 (NUL bytes, dropped)" in text
     assert "a.txt: line 5: not UTF-8, replaced" in text and "and 6 more" in text
     assert "commonest unknown: ☃ 3  鑫 2  龘 1  𠀀 1\n" in text
     assert in_bytes((tmp_path / "d.pt").stat().st_size) in text

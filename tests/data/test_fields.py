@@ -90,11 +90,11 @@ def test_every_line_is_an_instance_blank_or_counted_and_located(made, tmp_path):
     corpus = tmp_path / "corpus.tsv"
     number = "the label is no whole number from 0 to 65,535, left out"
     assert report[1:-4] == [
-        "damaged lines: 1 1 tab-separated fields instead of 2 or 3, left out",
-        "damaged lines: 1 4 tab-separated fields instead of 2 or 3, left out",
-        "damaged lines: 2 field 2 has no text, left out",
-        "damaged lines: 1 not UTF-8, replaced",
-        f"damaged lines: 4 {number}",
+        "damaged lines: 1 (1 tab-separated fields instead of 2 or 3, left out)",
+        "damaged lines: 1 (4 tab-separated fields instead of 2 or 3, left out)",
+        "damaged lines: 2 (field 2 has no text, left out)",
+        "damaged lines: 1 (not UTF-8, replaced)",
+        f"damaged lines: 4 ({number})",
         f"  {corpus}: line 2: {number}",
         f"  {corpus}: line 5: 4 tab-separated fields instead of 2 or 3, left out",
         f"  {corpus}: line 6: {number}",

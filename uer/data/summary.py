@@ -128,7 +128,7 @@ class Summary:
                 f"peak memory of a process: {in_bytes(self.peak_memory)}"]
 
     def _damage_lines(self) -> list[str]:
-        report = [f"damaged lines: {count:,} {kind}" for kind, count in sorted(self.totals.damage.items())]
+        report = [f"damaged lines: {count:,} ({kind})" for kind, count in sorted(self.totals.damage.items())]
         report += [f"  {path}: line {line}: {kind}" for path, line, kind in self.locations]
         more = sum(self.totals.damage.values()) - len(self.locations)
         return [*report, f"  and {more:,} more"] if more else report
