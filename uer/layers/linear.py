@@ -28,7 +28,7 @@ class Linear(nn.Linear):
 
 
 class ScoreLinear(Linear):
-    """The last layer of a task's head. Under autocast it too computes float32 scores.
+    """The last layer of a task's head. Its scores are float32, under autocast too.
 
     The 8 bits of bfloat16 give neighbouring scores the same value: 2.501 and 2.505 are both 2.5. Then rows tie in a
     ranking, and of two equal logits the first wins.
